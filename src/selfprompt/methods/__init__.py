@@ -1,0 +1,1 @@
+"""One file a paper: parameters, logits and loss of each method."""

@@ -1,0 +1,284 @@
+"""What every method is: parameters around a frozen backbone, logits, a loss; and how a method is found by its name."""
+
+import ast
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfprompt.prompters.prototypes import SampleSource
+from selfprompt.text import clean
+from selfprompt.towers.load import Backbone
+
+NOT_METHODS = ("__init__", "base", "heads")
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of a loss by name, their weights (1 where none is given), and the logits they came from."""
+
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    logits: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The weighted sum, a scalar."""
+        return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum()
+
+    def backward(self) -> None:
+        """Gradients of the total."""
+        self.total.backward()
+
+
+class TrainingSource(SampleSource, Protocol):
+    """Training data as ``prepare`` sees it: images by index, their labels, and one pass in batches."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def plain(self) -> "TrainingSource":
+        """The same images under the evaluation transform."""
+        ...
+
+    def epoch(self, number: int, start_step: int = 0) -> Any:
+        """Batches of (images, labels, indices) in the order of that epoch."""
+        ...
+
+
+class Method(nn.Module):
+    """A prompt-tuning method, or a baseline, on a frozen backbone.
+
+    A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults) and writes ``logits``; the
+    other methods have defaults that suit most papers. Parameters that require a gradient are what is tuned.
+
+    Args:
+        backbone: The frozen towers; they are shared, not copied.
+        classes: Class names, in the order of the logits.
+        options: The method's options.
+        generator: Source of every random start.
+    """
+
+    Options: ClassVar[type] = object
+    open_vocabulary: ClassVar[bool] = False
+    training_only: ClassVar[frozenset[str]] = frozenset()
+    needs_text: ClassVar[bool] = False
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Any, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        if self.needs_text and backbone.text is None:
+            raise ValueError(f"{self.name} needs a CLIP backbone; {backbone.name} has no text tower.")
+        self.backbone = backbone
+        self.classes = tuple(clean(name) for name in classes)
+        self.options = options
+        self.vision = backbone.vision
+        self.text = backbone.text
+        self._cache: tuple[Any, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's file name, with hyphens."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that ``logits`` takes."""
+        return self.vision.image_size
+
+    @property
+    def sample_wise(self) -> bool:
+        """Whether a prediction depends on its own image alone."""
+        return True
+
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Start from the data, where the paper does: SPT's prototypes, SEP's class means."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores of preprocessed images, (B, 3, H, W) to (B, C)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
+        return self.logits(images)
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        """Mean cross-entropy, unless the paper has more terms."""
+        logits = self.logits(images)
+        return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Called at the end of each epoch, counted from 0."""
+
+    def encode_classes(self) -> Tensor:
+        """Unit features of the classes, (C, E); for methods that have a text tower."""
+        raise NotImplementedError
+
+    def class_features(self) -> Tensor:
+        """``encode_classes()``, computed once for as long as no tuned tensor changes, unless gradients are wanted."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.encode_classes()
+        probe = next(self.vision.parameters())
+        state = [(name, p._version, p.data_ptr()) for name, p in self.trainable().items()]
+        key = (state, probe.device, probe.dtype, torch.is_autocast_enabled(probe.device.type))
+        if self._cache is None or self._cache[0] != key:
+            self._cache = (key, self.encode_classes())
+        return self._cache[1]
+
+    def class_logits(self, features: Tensor, classes: Tensor) -> Tensor:
+        """CLIP's scores: scale times the cosine, plus the bias some models have. Both arguments are unit vectors."""
+        return self.backbone.scale * features @ classes.t() + self.backbone.bias
+
+    def with_classes(self, names: Sequence[str]) -> "Method":
+        """The same tuned method for other class names, without training.
+
+        Raises:
+            ValueError: If the method's classifier belongs to its training classes.
+        """
+        if not self.open_vocabulary:
+            raise ValueError(
+                f"{self.name} cannot take new class names: its head was trained for {len(self.classes)} classes. "
+                "Use a method that reads class names (sep, coop, zero-shot)."
+            )
+        other = type(self)(self.backbone, names, self.options, torch.Generator().manual_seed(0))
+        other.to(next(self.vision.parameters()).device)
+        other.load_learned(self.learned())
+        return other.train(self.training)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Everything that is tuned, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def learned(self) -> dict[str, Tensor]:
+        """What an artifact stores: the tuned tensors that a prediction needs."""
+        return {name: p.detach() for name, p in self.trainable().items() if name not in self.training_only}
+
+    def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over tuned tensors.
+
+        Raises:
+            ValueError: If a tensor is missing, unexpected or of another shape; nothing is changed then.
+        """
+        own = {name: p for name, p in self.trainable().items() if name not in self.training_only}
+        problems = [f"missing {name}" for name in own.keys() - tensors.keys()]
+        problems += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
+        problems += [
+            f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+            for name in own.keys() & tensors.keys()
+            if own[name].shape != tensors[name].shape
+        ]
+        if problems:
+            raise ValueError(f"The tensors do not fit {self.name}: {'; '.join(sorted(problems))}.")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+
+
+def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from N(0, std^2)."""
+    return nn.Parameter(torch.randn(*shape, generator=generator) * std)
+
+
+def list_methods() -> dict[str, str]:
+    """Every method that ships: name and first line of its file's docstring. Reads the files, imports none."""
+    rows = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in NOT_METHODS:
+            rows[path.stem.replace("_", "-")] = (ast.get_docstring(ast.parse(path.read_text())) or "").split(
+                "\n"
+            )[0]
+    return rows
+
+
+def find(name: str) -> type[Method]:
+    """The method class of a name; the file name is the registry, and "package.module:Class" is one's own method.
+
+    Raises:
+        ValueError: If there is none; the message lists the known ones.
+    """
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"Method {name!r} could not be imported: {error}.") from error
+    known = list_methods()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Unknown method {name!r}.{hint} Known: {', '.join(known)}. For your own use 'package.module:Class'."
+        )
+    module = importlib.import_module(f"selfprompt.methods.{name.replace('-', '_')}")
+    (found,) = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    return found
+
+
+def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
+    """The method's options from plain values; lists become tuples.
+
+    Raises:
+        ValueError: If a name is unknown; the message lists the options.
+    """
+    known = [f.name for f in fields(method.Options)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            shown = method.__module__.rpartition(".")[2].replace("_", "-")
+            raise ValueError(
+                f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}."
+            )
+    return method.Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def build_method(
+    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, **options: Any
+) -> Method:
+    """Build a method, ready for ``prepare`` and training.
+
+    Args:
+        name: A method's name, or "package.module:Class".
+        backbone: From ``load_backbone``.
+        class_names: At least two, all different.
+        seed: Of every random start.
+        options: The method's options.
+
+    Raises:
+        ValueError: If the name, an option or the class names are wrong.
+    """
+    names = [clean(str(n)) for n in class_names]
+    if len(names) < 2:
+        raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
+    if not all(names):
+        raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Class names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
+        )
+    method = find(name)
+    generator = torch.Generator().manual_seed(seed)
+    return method(backbone, names, make_options(method, options), generator)
+
+
+def check_positive(**numbers: int) -> None:
+    """Raise ValueError for the first option that is not at least 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")

@@ -1,0 +1,75 @@
+"""CoOp: learned context words around the class names of a frozen CLIP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.heads import unit
+from selfprompt.prompters.static import Scatter
+from selfprompt.text import class_ids, prompt_texts, slots, word_embeddings, words_inside
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of CoOp."""
+
+    prompts: int = 16
+    """Context tokens M."""
+    words: str = ""
+    """Start from these words, "a photo of a" say, instead of at random; then M is their number of tokens."""
+    class_specific: bool = False
+    """An own context for each class; the result then cannot take new class names."""
+    position: Literal["end", "middle", "front"] = "end"
+    """Where the class name stands: behind the context, in its middle, or in front of it."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts)
+        if self.position not in ("end", "middle", "front"):
+            raise ValueError(f"position must be end, middle or front, got {self.position!r}.")
+        if self.words and self.class_specific:
+            raise ValueError("words and class_specific exclude each other: words start one shared context.")
+
+
+class CoOp(Method):
+    """``logits = scale cos(f, t_c)``, where t_c encodes the learned context and the name of class c.
+
+    The context is (M, D), shared by the classes, or (C, M, D). Random starts are N(0, 0.02^2).
+
+    Source: Zhou et al. 2022 (arXiv 2109.01134), section 3.2; words as a start: Zhou et al. 2022 (arXiv 2203.05557).
+    """
+
+    Options = Options
+    needs_text = True
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        shape = (len(classes),) if options.class_specific else ()
+        if options.words:
+            self.context = nn.Parameter(word_embeddings(backbone, options.words))
+        else:
+            self.context = normal(*shape, options.prompts, self.text.width, std=0.02, generator=generator)
+        count = self.context.shape[-2]
+        texts = prompt_texts(self.classes, count, options.position)
+        places = slots(words_inside(backbone.tokenizer, self.classes), count, options.position)
+        self.register_buffer("ids", class_ids(backbone, texts), persistent=False)
+        self.register_buffer("slots", places.to(self.ids.device), persistent=False)
+
+    @property
+    def open_vocabulary(self) -> bool:  # type: ignore[override]
+        """A shared context takes new class names, a class-specific one does not."""
+        return not self.options.class_specific
+
+    def encode_classes(self) -> Tensor:
+        return unit(self.text(self.ids, Scatter(self.context, self.slots)))
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = unit(self.vision(images))
+        return self.class_logits(features, self.class_features())

@@ -1,0 +1,39 @@
+"""Full fine-tuning: every weight of a copy of the vision tower, and a linear head."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method
+from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of full fine-tuning."""
+
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg or patches."""
+    head_std: float = 0.02
+    """Standard deviation of the head's starting weights."""
+
+
+class Full(Method):
+    """All weights are trained, without dropout or drop path; the given backbone stays as it is, a copy changes."""
+
+    Options = Options
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.vision = copy.deepcopy(backbone.vision).requires_grad_(True)
+        self.pooling = pooling_for(options.pooling, backbone)
+        self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.head(self.vision(images, pooling=self.pooling))

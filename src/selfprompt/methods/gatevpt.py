@@ -1,0 +1,69 @@
+"""GateVPT: shallow prompts with learned gates and attention temperatures, for self-supervised backbones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfprompt.methods.base import LossTerms, Method, check_positive
+from selfprompt.methods.heads import pooling_for, rare_class_head
+from selfprompt.prompters.gated import Gated
+from selfprompt.prompters.static import uniform_prompts
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of GateVPT."""
+
+    prompts: int = 100
+    """Prompt tokens."""
+    gate_start: float = 5.0
+    """Gates start at sigmoid(-gate_start): prompts skip the blocks at first."""
+    dropout: float = 0.1
+    """Dropout on prompts in training."""
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+
+
+class GateVPT(Method):
+    """``logits = W f + b``; prompts, one gate behind each block but the last, one temperature a block, head.
+
+    Temperatures stay in [0.01, 10]: they are clamped in front of every training step, as in the released code, and
+    where they are used.
+
+    Source: Yoo et al. 2023 (arXiv 2306.05067), section 4.
+    """
+
+    Options = Options
+    temperature_range = (0.01, 10.0)
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        vision = self.vision
+        self.pooling = pooling_for(options.pooling, backbone)
+        self.prompts = uniform_prompts(1, options.prompts, vision.width, vision.patch_size, generator)
+        self.gates = nn.Parameter(torch.full((vision.depth - 1,), -options.gate_start))
+        self.temperatures = nn.Parameter(torch.ones(vision.depth))
+        self.head = rare_class_head(vision.features, len(classes), generator=generator)
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        with torch.no_grad():
+            self.temperatures.clamp_(*self.temperature_range)
+        return super().loss(images, labels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        # Clamped values with the gradient of the unclamped ones: the parameter itself is only changed in training.
+        clamped = self.temperatures.detach().clamp(*self.temperature_range)
+        temperatures = self.temperatures + (clamped - self.temperatures.detach())
+        dropout = self.options.dropout if self.training else 0.0
+        prompter = Gated(self.prompts[0], self.gates, temperatures, dropout=dropout)
+        return self.head(self.vision(images, prompter, pooling=self.pooling))

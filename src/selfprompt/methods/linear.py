@@ -1,0 +1,39 @@
+"""Linear probe: one linear layer on the frozen backbone's features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method
+from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the linear probe."""
+
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg or patches."""
+    head_std: float = 0.02
+    """Standard deviation of the head's starting weights."""
+
+
+class Linear(Method):
+    """``logits = W f + b`` on frozen features f; only W and b are trained."""
+
+    Options = Options
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.pooling = pooling_for(options.pooling, backbone)
+        self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.vision(images, pooling=self.pooling)
+        return self.head(features)

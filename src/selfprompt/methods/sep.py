@@ -1,0 +1,271 @@
+"""SEP: prompts in both CLIP towers, refreshed in front of each block from the stream's own representative tokens."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
+from selfprompt.methods.heads import unit
+from selfprompt.prompters.fusion import Fuse, TokenFusion, take_strongest
+from selfprompt.text import (
+    PHOTO,
+    check_template,
+    class_ids,
+    ends,
+    fill,
+    prompt_texts,
+    template_features,
+    word_embeddings,
+)
+from selfprompt.tokens import Tokens
+from selfprompt.towers.base import Tower
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of SEP. The defaults fuse within one input; the recipe sep-authors is the released behaviour."""
+
+    text_prompts: int = 6
+    """Prompt tokens in the text tower (n)."""
+    image_prompts: int = 4
+    """Prompt tokens in the vision tower (m)."""
+    layers: tuple[int, ...] = ()
+    """Blocks, counted from 0, in front of which prompts are refreshed; empty means all but the first."""
+    fusion_axis: Literal["tokens", "batch"] = "tokens"
+    """Fusion attends over the tokens of one input, or (as released) across the inputs of a batch."""
+    selection: Literal["image", "batch"] = "image"
+    """Representative patches are chosen for each image, or (as released) once for a batch."""
+    text_tokens: Literal["following", "valid"] = "following"
+    """Representative text tokens: the n behind the prompt, padding included, or none behind EOT."""
+    words: str = ""
+    """Start the text prompts from these words; they must be text_prompts tokens long."""
+    template: str = PHOTO
+    """Hand-written text that the learned class texts are mixed with and kept close to."""
+    text_weight: float = 8.0
+    """Weight of the text consistency loss."""
+    image_weight: float = 6.0
+    """Weight of the image consistency loss."""
+    consistency_on: Literal["mixed", "prompted"] = "mixed"
+    """Features that the consistency losses look at: mixed with the frozen ones (as released), or prompted alone."""
+    prototype_weight: float = 1.0
+    """Weight of the auxiliary class-prototype losses."""
+    prototype_views: Literal["train", "plain"] = "train"
+    """Prototypes from augmented views (as released) or from plain ones."""
+
+    def __post_init__(self) -> None:
+        check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts)
+        check_template(self.template)
+        choices = {
+            "fusion_axis": ("tokens", "batch"),
+            "selection": ("image", "batch"),
+            "text_tokens": ("following", "valid"),
+            "consistency_on": ("mixed", "prompted"),
+            "prototype_views": ("train", "plain"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}.")
+        if len(set(self.layers)) < len(self.layers) or any(layer < 0 for layer in self.layers):
+            raise ValueError(f"layers must be different block numbers from 0, got {list(self.layers)}.")
+
+
+class SEP(Method):
+    """``logits = scale f . u``, with f and u unit sums of prompted and frozen unit features of image and class text.
+
+    Prompts are given once, at the input of each tower; in front of each chosen block a token fusion module makes new
+    ones from the m strongest image tokens, or the n text tokens that follow the prompt.
+
+        loss = CE(logits) + w_t (1 - cos(u, u_frozen)) + w_v (1 - cos(f, f_frozen))
+               + 1/2 [CE(10 f . W) + CE(10 f_frozen . W)]
+
+    W are class prototypes, (C, E), that start as class means; they are trained, but no part of a prediction.
+
+    Differs from the reference code: see ``Options``; unused modules do not exist; features that cannot change are
+    computed once; texts end where they stop mattering.
+
+    Source: SEP, arXiv 2405.15549.
+    """
+
+    Options = Options
+    open_vocabulary = True
+    needs_text = True
+    training_only = frozenset({"prototypes"})
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.text_layers = refreshed_layers(options.layers, self.text)
+        self.image_layers = refreshed_layers(options.layers, self.vision)
+        self.text_prompts = normal(options.text_prompts, self.text.width, std=0.02, generator=generator)
+        self.image_prompts = normal(options.image_prompts, self.vision.width, std=0.02, generator=generator)
+        self.text_fusions = copies(self.text.width, len(self.text_layers), options.fusion_axis, generator)
+        self.image_fusions = copies(self.vision.width, len(self.image_layers), options.fusion_axis, generator)
+        if options.words:
+            self._start_from_words(options.words)
+        texts = prompt_texts(self.classes, options.text_prompts)
+        reach = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
+        self.register_buffer("ids", class_ids(backbone, texts, reach), persistent=False)
+        frozen = template_features(backbone, options.template, self.classes)
+        self.register_buffer("frozen_texts", frozen, persistent=False)
+        self.prototypes = nn.Parameter(frozen.clone())
+
+    @property
+    def sample_wise(self) -> bool:
+        """False with the released fusion or selection, which mix the images of a batch."""
+        return self.options.fusion_axis == "tokens" and self.options.selection == "image"
+
+    def _start_from_words(self, words: str) -> None:
+        start = word_embeddings(self.backbone, words)
+        if len(start) != self.options.text_prompts:
+            raise ValueError(
+                f"words {words!r} are {len(start)} tokens, but text_prompts is {self.options.text_prompts}."
+            )
+        with torch.no_grad():
+            self.text_prompts.copy_(start)
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Start the prototypes as class means of the frozen image features.
+
+        Raises:
+            ValueError: If a class has no image.
+        """
+        if self.options.prototype_views == "plain":
+            source = source.plain()
+        sums = torch.zeros_like(self.prototypes)
+        done = 0
+        for images, labels, *_ in source.epoch(0):
+            features = unit(self.vision(images.to(sums.device)))
+            sums.index_add_(0, labels.to(sums.device), features.to(sums.dtype))
+            done += len(labels)
+            if progress:
+                progress(done, source.size)
+        empty = [name for name, total in zip(self.classes, sums.abs().sum(dim=1), strict=True) if total == 0]
+        if empty:
+            raise ValueError(f"No training images of: {', '.join(empty)}.")
+        self.prototypes.copy_(unit(sums))
+
+    def prompted_images(self, images: Tensor) -> Tensor:
+        """Pooled features of images with prompts, not normalised, (B, E)."""
+        choose = partial(take_strongest, count=self.options.image_prompts, selection=self.options.selection)
+        fusions = dict(zip(self.image_layers, self.image_fusions, strict=True))
+        return self.vision(images, Fuse(self.image_prompts, fusions, choose))
+
+    def prompted_texts(self) -> Tensor:
+        """Pooled features of the class texts with prompts, not normalised, (C, E)."""
+        fusions = dict(zip(self.text_layers, self.text_fusions, strict=True))
+        return self.text(self.ids, Fuse(self.text_prompts, fusions, self._text_tokens, in_place=True))
+
+    def _text_tokens(self, tokens: Tokens) -> Tensor:
+        """The n tokens behind the prompt; with "valid", positions behind EOT are exchanged for EOT."""
+        count = self.options.text_prompts
+        if self.options.text_tokens == "following":
+            return tokens.body[:, :count]
+        last = ends(self.ids) - tokens.prefix - count
+        index = torch.arange(count, device=last.device).minimum(last[:, None])
+        return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
+
+    def image_features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit features of images, (B, E) each: frozen, prompted, mixed."""
+        with torch.no_grad():
+            frozen = unit(self.vision(images))
+        prompted = unit(self.prompted_images(images))
+        return frozen, prompted, unit(prompted + frozen)
+
+    def encode_classes(self) -> Tensor:
+        return unit(unit(self.prompted_texts()) + self.frozen_texts)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.class_logits(self.image_features(images)[2], self.class_features())
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        frozen, prompted, mixed = self.image_features(images)
+        prompted_text = unit(self.prompted_texts())
+        mixed_text = unit(prompted_text + self.frozen_texts)
+        logits = self.class_logits(mixed, mixed_text)
+        compared, compared_text = (
+            (mixed, mixed_text) if self.options.consistency_on == "mixed" else (prompted, prompted_text)
+        )
+        prototypes = unit(self.prototypes)
+        terms = {
+            "ce": F.cross_entropy(logits, labels),
+            "text": 1 - (compared_text * self.frozen_texts).sum(dim=-1).mean(),
+            "image": 1 - (compared * frozen).sum(dim=-1).mean(),
+            "prototype_mixed": F.cross_entropy(10 * mixed @ prototypes.t(), labels),
+            "prototype_frozen": F.cross_entropy(10 * frozen @ prototypes.t(), labels),
+        }
+        half = self.options.prototype_weight / 2
+        weights = {
+            "text": self.options.text_weight,
+            "image": self.options.image_weight,
+            "prototype_mixed": half,
+            "prototype_frozen": half,
+        }
+        return LossTerms(terms, weights, logits.detach())
+
+
+def refreshed_layers(layers: Sequence[int], tower: Tower) -> tuple[int, ...]:
+    """Blocks of a tower in front of which prompts are refreshed; none given means all but the first.
+
+    Raises:
+        ValueError: If the tower has no such block.
+    """
+    chosen = tuple(sorted(layers)) or tuple(range(1, tower.depth))
+    if chosen and chosen[-1] >= tower.depth:
+        raise ValueError(f"layers names block {chosen[-1]}, but a tower has blocks 0 to {tower.depth - 1}.")
+    return chosen
+
+
+def copies(
+    width: int, count: int, axis: Literal["tokens", "batch"], generator: torch.Generator
+) -> nn.ModuleList:
+    """Fusion modules that all start with the same numbers."""
+    first = TokenFusion(width, axis=axis, generator=generator)
+    modules = nn.ModuleList(TokenFusion(width, axis=axis) for _ in range(count))
+    for module in modules:
+        module.load_state_dict(first.state_dict())
+    return modules
+
+
+AUTHORS_NAMES = {
+    "ctx": "text_prompts",
+    "ctx_visual": "image_prompts",
+    "VPT_fc.weight": "prototypes",
+    "prompt_projections.": "text_fusions.",
+    "visual_prompts.": "image_fusions.",
+    "promt_attention_visual": "attention",
+    "ln_pa_1_visual": "norm_attention",
+    "ln_pa_2_visual": "norm_mlp",
+    "mlp_pa_visual.c_fc1": "down",
+    "mlp_pa_visual.c_proj": "up",
+    "scale1": "keep_tokens",
+    "scale2": "keep_attention",
+}
+
+
+def own_name(authors: str) -> str:
+    """Our name of a tensor in a checkpoint of the released code."""
+    if authors in AUTHORS_NAMES:
+        return AUTHORS_NAMES[authors]
+    for theirs, ours in AUTHORS_NAMES.items():
+        if theirs not in ("ctx", "ctx_visual"):
+            authors = authors.replace(theirs, ours)
+    return authors
+
+
+def from_authors(state: Mapping[str, Tensor], method: SEP) -> dict[str, Tensor]:
+    """The tuned tensors in a checkpoint of the released code, under our names; its dead weights are left out."""
+    renamed = {own_name(name): tensor for name, tensor in state.items()}
+    return {name: renamed[name].float() for name in method.trainable() if name in renamed}

@@ -1,0 +1,90 @@
+"""SPT: VPT's prompts, started as prototypes of the task's own patch tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method, TrainingSource, check_positive, normal
+from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.prompters.prototypes import prototypes
+from selfprompt.prompters.static import Static
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of SPT."""
+
+    prompts: int = 20
+    """Prompt tokens (a block, when deep); the paper has 20 deep or 100 shallow."""
+    deep: bool = True
+    """Own prompts for every block, or only for the first."""
+    start: Literal["random", "mean", "max", "kmeans"] = "random"
+    """Prototypes: drawn tokens, pooled windows of tokens, or k-means centres."""
+    images: int = 0
+    """Draw prototypes from this many training images; 0 means all."""
+    layer0_position: bool = False
+    """Collect the first block's tokens with their position embedding; the paper's code does not."""
+    authors: bool = False
+    """The released rules: images drawn with replacement, released pooling windows, shallow always random."""
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+    head_std: float = 0.02
+    """Standard deviation of the head's starting weights: 0.02, for MoCo-v3 0.01."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts)
+        if self.start not in ("random", "mean", "max", "kmeans"):
+            raise ValueError(f"start must be random, mean, max or kmeans, got {self.start!r}.")
+        if self.images < 0:
+            raise ValueError(f"images must be 0 (all) or more, got {self.images}.")
+
+
+class SPT(Method):
+    """``logits = W f + b``; only the prompts, (1, P, D) or (depth, P, D), and the head are trained.
+
+    Deep prompts replace those of the block before. The final norm is the checkpoint's, frozen. Until ``prepare`` has
+    seen data the prompts are small random numbers.
+
+    Source: Wang et al. 2024 (arXiv 2402.02382, ICML 2024), section 3.
+    """
+
+    Options = Options
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.pooling = pooling_for(options.pooling, backbone)
+        layers = self.vision.depth if options.deep else 1
+        self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
+        self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
+
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Take the prompts from the training images' tokens."""
+        options = self.options
+        start = prototypes(
+            self.vision,
+            source,
+            options.prompts,
+            layers=len(self.prompts),
+            start=options.start,
+            generator=generator,
+            images=options.images or None,
+            authors=options.authors,
+            position=options.layer0_position,
+            progress=progress,
+        )
+        with torch.no_grad():
+            self.prompts.copy_(start)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.head(self.vision(images, Static(self.prompts), pooling=self.pooling))

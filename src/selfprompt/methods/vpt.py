@@ -1,0 +1,69 @@
+"""VPT: prompts that start at random, in front of the first block (shallow) or of every block (deep)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.heads import pooling_for, rare_class_head
+from selfprompt.prompters.static import Static, uniform_prompts
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of VPT."""
+
+    prompts: int = 10
+    """Prompt tokens (a block, when deep)."""
+    deep: bool = True
+    """Own prompts for every block, or only for the first."""
+    dropout: float = 0.1
+    """Dropout on prompts in training: the paper's 0.1 for deep, 0 for shallow."""
+    project: int = 0
+    """Width of the prompts before a learned projection to the backbone's width; 0 has no projection."""
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        if self.project < 0:
+            raise ValueError(f"project must be 0 (none) or a width, got {self.project}.")
+
+
+class VPT(Method):
+    """``logits = W f + b`` on features of images that run through the frozen backbone together with prompts.
+
+    Prompts start uniform in +-sqrt(6 / (3 p^2 + D)) for patch size p; the head has Kaiming-normal (fan-out) weights and
+    a bias of -log(99).
+
+    Differs from the reference code: on MAE backbones the pretrained final norm is used; the released one is reset.
+
+    Source: Jia et al. 2022 (arXiv 2203.12119), sections 3.2 and 4.
+    """
+
+    Options = Options
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.pooling = pooling_for(options.pooling, backbone)
+        layers = self.vision.depth if options.deep else 1
+        width = options.project or self.vision.width
+        self.prompts = uniform_prompts(layers, options.prompts, width, self.vision.patch_size, generator)
+        self.projection: nn.Module = nn.Identity()
+        if options.project:
+            self.projection = nn.Linear(width, self.vision.width)
+            nn.init.kaiming_normal_(self.projection.weight, a=0, mode="fan_out", generator=generator)
+            nn.init.uniform_(self.projection.bias, -(width**-0.5), width**-0.5, generator=generator)
+        self.head = rare_class_head(self.vision.features, len(classes), generator=generator)
+
+    def logits(self, images: Tensor) -> Tensor:
+        dropout = self.options.dropout if self.training else 0.0
+        prompter = Static(self.projection(self.prompts), dropout=dropout)
+        return self.head(self.vision(images, prompter, pooling=self.pooling))

@@ -1,0 +1,60 @@
+"""Zero-shot CLIP: class names in hand-written templates, nothing is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+from torch import Tensor
+
+from selfprompt.methods.base import Method
+from selfprompt.methods.heads import unit
+from selfprompt.text import PHOTO, check_template, template_features
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of zero-shot CLIP."""
+
+    template: str = PHOTO
+    """Text of a class; {} is the class name."""
+    ensemble: Literal["none", "simple", "full"] = "none"
+    """Average over CLIP's 7 ("simple") or 80 ("full") ImageNet templates instead."""
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+        if self.ensemble not in ("none", "simple", "full"):
+            raise ValueError(f"ensemble must be none, simple or full, got {self.ensemble!r}.")
+
+
+class ZeroShot(Method):
+    """Logits are scale times the cosine of image and class text features.
+
+    Ensembles average the unit features of their templates and normalise again.
+
+    Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.
+    """
+
+    Options = Options
+    open_vocabulary = True
+    needs_text = True
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        ensembles = {
+            "none": [options.template],
+            "simple": [t("{}") for t in SIMPLE_IMAGENET_TEMPLATES],
+            "full": [t("{}") for t in OPENAI_IMAGENET_TEMPLATES],
+        }
+        features = [
+            template_features(backbone, template, self.classes) for template in ensembles[options.ensemble]
+        ]
+        self.register_buffer("texts", unit(torch.stack(features).mean(dim=0)), persistent=False)
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.class_logits(unit(self.vision(images)), self.texts)

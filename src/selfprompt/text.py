@@ -1,0 +1,146 @@
+"""From class names to token ids: templates, placeholders, and how much of a padded text matters."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from selfprompt.towers.load import Backbone
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+
+PLACEHOLDER = "X"
+PHOTO = "a photo of a {}."
+
+# Hand-written templates by data set, as the SEP paper's code has them (spec: class texts that SEP stays close to).
+TEMPLATES = {
+    "oxford_pets": "a photo of a {}, a type of pet.",
+    "oxford_flowers": "a photo of a {}, a type of flower.",
+    "fgvc_aircraft": "a photo of an aircraft {}.",
+    "dtd": "a photo of a {}, a type of texture.",
+    "eurosat": "a centered satellite photo of {}.",
+    "stanford_cars": "a photo of a {}, a type of car.",
+    "food101": "a photo of a {}, a type of food.",
+    "ucf101": "a photo of a person doing {}.",
+}
+
+
+def clean(name: str) -> str:
+    """A class name as the text encoder should read it: underscores are spaces, white space is single."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless the template has exactly one place ``{}`` for the class name."""
+    if template.count("{}") != 1:
+        raise ValueError(f"template must contain {{}} once, for the class name; got {template!r}.")
+
+
+def fill(template: str, names: Sequence[str]) -> list[str]:
+    """The template with each class name in it."""
+    check_template(template)
+    return [template.replace("{}", clean(name)) for name in names]
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """Token ids of the texts, (C, T).
+
+    Raises:
+        ValueError: If a text is longer than the context; tokenizers cut such texts without a word.
+    """
+    ids = tokenizer(list(texts))
+    encode = getattr(tokenizer, "encode", None)
+    for text in texts if encode else ():
+        if len(encode(text)) + 2 > ids.shape[1]:  # SOS and EOT
+            raise ValueError(
+                f"The text {text!r} does not fit the model's {ids.shape[1]} text tokens; shorten the name."
+            )
+    return ids
+
+
+def words_inside(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """Number of tokens of each text without SOS and EOT, (C,)."""
+    return tokenizer(list(texts)).argmax(dim=-1) - 1
+
+
+def prompt_texts(names: Sequence[str], count: int, position: str = "end") -> list[str]:
+    """Class texts with ``count`` placeholders, ``X X X X cat.``
+
+    Args:
+        names: Class names.
+        count: Placeholders a text.
+        position: Where the class name stands: "end" (behind all placeholders), "middle" (behind half of them),
+            "front" (before them).
+    """
+    before = {"end": count, "middle": count // 2, "front": 0}[position]
+    marks = [PLACEHOLDER] * count
+    return [" ".join([*marks[:before], clean(name), *marks[before:]]) + "." for name in names]
+
+
+def slots(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
+    """Positions of the placeholders of :func:`prompt_texts`, (C, count).
+
+    Args:
+        name_lengths: Tokens of each class name, (C,).
+        count: Placeholders a text.
+        position: "end", "middle" or "front".
+    """
+    before = {"end": count, "middle": count // 2, "front": 0}[position]
+    steps = torch.arange(count)
+    behind_name = (steps >= before).long()
+    return 1 + steps + behind_name * name_lengths[:, None]
+
+
+def ends(ids: Tensor) -> Tensor:
+    """Position of EOT, which has the largest id, (C,)."""
+    return ids.argmax(dim=-1)
+
+
+def useful_length(ids: Tensor, reach: int = 0) -> int:
+    """How many positions of causal text can influence the result: T* of the SEP specification.
+
+    Args:
+        ids: Token ids, (C, T).
+        reach: Positions that a prompter reads, padding included; SEP reads 1 + 2P of them.
+
+    Returns:
+        max(EOT + 1, reach), at most T. Everything behind is dropped without changing any output.
+    """
+    return min(max(int(ends(ids).max()) + 1, reach), ids.shape[1])
+
+
+@torch.no_grad()
+def template_features(backbone: Backbone, template: str, names: Sequence[str]) -> Tensor:
+    """Unit text features of the template with each class name, (C, E), from the frozen text tower."""
+    ids = class_ids(backbone, fill(template, names))
+    features = backbone.text(ids)
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+def class_ids(backbone: Backbone, texts: Sequence[str], reach: int = 0) -> Tensor:
+    """Token ids on the text tower's device, cut to the length that matters where the tower is causal, (C, L).
+
+    Args:
+        texts: One text a class.
+        reach: Positions that a prompter reads (see :func:`useful_length`).
+
+    Raises:
+        ValueError: If a text, or the prompter, does not fit the context.
+    """
+    ids = tokenize(backbone.tokenizer, texts)
+    if reach > ids.shape[1]:
+        raise ValueError(
+            f"The prompts read {reach} text positions, the model has {ids.shape[1]}; use fewer prompts."
+        )
+    if backbone.text.causal:
+        ids = ids[:, : useful_length(ids, reach)]
+    return ids.to(next(backbone.text.parameters()).device)
+
+
+@torch.no_grad()
+def word_embeddings(backbone: Backbone, words: str) -> Tensor:
+    """Token embeddings of some words, without positions, (number of tokens, D)."""
+    ids = tokenize(backbone.tokenizer, [words])
+    count = int(ends(ids)) - 1
+    tokens = backbone.text.embed(ids[:, : count + 2].to(next(backbone.text.parameters()).device))
+    return tokens.x[0, 1 : 1 + count].float().clone()

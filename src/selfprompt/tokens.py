@@ -1,0 +1,82 @@
+"""The token sequence of a transformer and the only edits that prompts make to it; knows nothing of models."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tokens(NamedTuple):
+    """A token sequence laid out as ``prefix | prompts | body``.
+
+    Without a mask a block does not care in which order its tokens stand, so prompts have one fixed place. A text
+    prompt's place is real: it stands at positions 1..P, directly behind SOS, which is the same layout.
+
+    Attributes:
+        x: The sequence, (B, L, D).
+        prefix: Number of CLS and register tokens, or 1 for SOS.
+        count: Number of prompts, 0 before any were put in.
+    """
+
+    x: Tensor
+    prefix: int
+    count: int = 0
+
+    @property
+    def prompts(self) -> Tensor:
+        """The prompts, (B, P, D)."""
+        return self.x[:, self.prefix : self.prefix + self.count]
+
+    @property
+    def body(self) -> Tensor:
+        """Patch tokens, or class-name words, EOT and padding, (B, N, D)."""
+        return self.x[:, self.prefix + self.count :]
+
+    def others(self) -> Tensor:
+        """Everything but the prompts, (B, prefix + N, D)."""
+        if self.count == 0:
+            return self.x
+        return torch.cat([self.x[:, : self.prefix], self.body], dim=1)
+
+    def insert(self, prompts: Tensor) -> "Tokens":
+        """Put prompts between prefix and body.
+
+        Args:
+            prompts: (P, D), shared by the batch, or (B, P, D).
+
+        Raises:
+            ValueError: If there are prompts already, or their width is not the sequence's.
+        """
+        if self.count:
+            raise ValueError(f"The sequence holds {self.count} prompts already; use replace().")
+        return self._with(prompts)
+
+    def replace(self, prompts: Tensor) -> "Tokens":
+        """Exchange the prompts for others of the same number.
+
+        Args:
+            prompts: (P, D) or (B, P, D) with P equal to ``count``.
+
+        Raises:
+            ValueError: If the number or the width differs.
+        """
+        if prompts.shape[-2] != self.count:
+            raise ValueError(f"replace() needs {self.count} prompts, got {prompts.shape[-2]}.")
+        return self._with(prompts)
+
+    def drop(self) -> "Tokens":
+        """Take the prompts out."""
+        return Tokens(self.others(), self.prefix)
+
+    def mark(self, count: int) -> "Tokens":
+        """Declare the first ``count`` body tokens to be prompts (the placeholders of a text)."""
+        if self.count:
+            raise ValueError(f"The sequence holds {self.count} prompts already.")
+        return Tokens(self.x, self.prefix, count)
+
+    def _with(self, prompts: Tensor) -> "Tokens":
+        if prompts.shape[-1] != self.x.shape[-1]:
+            raise ValueError(f"Prompts have width {prompts.shape[-1]}, the tokens {self.x.shape[-1]}.")
+        prompts = prompts.to(self.x.dtype).expand(len(self.x), -1, -1)
+        parts = [self.x[:, : self.prefix], prompts, self.body]
+        return Tokens(torch.cat(parts, dim=1), self.prefix, prompts.shape[1])

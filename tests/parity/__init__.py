@@ -1,0 +1,1 @@
+"""Compare this library with arrays recorded from other implementations: ``python -m tests.parity FILE...``."""

@@ -1,0 +1,323 @@
+"""Recorded SEP results."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from selfprompt.config import TrainOptions
+from selfprompt.data.fewshot import base_new_labels, few_shot
+from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.methods.base import build_method
+from selfprompt.methods.sep import SEP, from_authors, own_name
+from selfprompt.prompters.fusion import TokenFusion, strongest
+from selfprompt.prompters.record import Record
+from selfprompt.tokens import Tokens
+from selfprompt.towers.load import Preprocess
+from selfprompt.train.optim import build_optimizer
+from selfprompt.train.schedule import dassl_cosine, set_learning_rate
+from tests.parity.rebuild import clip_backbone, config_of
+from tests.parity.report import FLOAT32, Arrays, Report
+
+LOSSES = {
+    "loss_ce": "ce",
+    "loss_text_consistency_unweighted": "text",
+    "loss_visual_consistency_unweighted": "image",
+    "loss_ce_proto_mixed": "prototype_mixed",
+    "loss_ce_proto_frozen": "prototype_frozen",
+}
+GRADIENT = {"tolerance": FLOAT32, "relative": 1e-3}
+ROUNDING = 1e-6  # of the largest entry: float32 in another order of summation
+
+
+def recorded_method(arrays: Arrays) -> SEP:
+    """SEP by the released rules, with the recorded CLIP, prompts and fusion modules."""
+    meta = config_of(arrays)
+    prompts, templates = arrays.tensor("token_ids_prompt"), arrays.tensor("token_ids_template")
+    names = [f"class {i}" for i in range(len(prompts))]
+
+    def tokenizer(texts: Sequence[str]) -> Tensor:
+        recorded = templates if texts[0].startswith("template") else prompts
+        return recorded[[names.index(text.removeprefix("template ").strip("X. ")) for text in texts]]
+
+    method = build_method(
+        "sep",
+        clip_backbone(arrays.group("clip/"), meta, tokenizer),
+        names,
+        text_prompts=len(arrays["prompt_learner/ctx"]),
+        image_prompts=len(arrays["prompt_learner/ctx_visual"]),
+        layers=tuple(meta["layers"]),
+        fusion_axis="batch",
+        selection="batch",
+        template="template {}",
+        text_weight=meta["W"],
+        image_weight=meta["W_V"],
+    )
+    assert isinstance(method, SEP)
+    state = {
+        name: torch.from_numpy(np.array(array)) for name, array in arrays.group("prompt_learner/").items()
+    }
+    tuned = from_authors(state, method)
+    missing = set(method.trainable()) - set(tuned)
+    assert not missing, f"{arrays.path} lacks {missing}"
+    with torch.no_grad():
+        for name, parameter in method.trainable().items():
+            parameter.copy_(tuned[name])
+    return method
+
+
+class Support:
+    """The recorded images from which class means are made."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels, self.size = images, labels, len(labels)
+
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.images, self.labels
+
+
+def check_step(arrays: Arrays, report: Report) -> None:
+    """Every intermediate, loss and gradient of one training step."""
+    method = recorded_method(arrays)
+    check_class_means(arrays, report)
+    images, labels = arrays.tensor("images"), arrays.tensor("labels")
+    streams, fused = watch(method, images)
+    terms = method.loss(images, labels)
+    terms.backward()
+    ours = features(method, images) | {name: terms.terms[term] for name, term in LOSSES.items()}
+    ours |= {"logits": method.logits(images), "loss_total": terms.total}
+    for name, value in ours.items():
+        if f"out/{name}" in arrays:
+            report.check(f"out/{name}", value, arrays[f"out/{name}"], relative=ROUNDING)
+    check_choices(arrays, report, method, streams["visual.prompted"], "out/")
+    check_blocks(arrays, report, streams)
+    for name, value in fused.items():
+        if name in arrays:
+            report.check(name, value, arrays[name])
+    gradients = {name: p.grad for name, p in method.trainable().items()}
+    recorded = {own_name(name): name for name in arrays.group("grad/")}
+    report.same("parameters with a gradient", sorted(recorded), sorted(gradients))
+    for own, name in recorded.items():
+        if own in gradients:
+            report.check(f"grad/{name}", gradients[own], arrays[f"grad/{name}"], **GRADIENT)
+    frozen = [p.grad is None for tower in (method.vision, method.text) for p in tower.parameters()]
+    report.same("frozen weights without gradient", all(frozen), True)
+
+
+def check_class_means(arrays: Arrays, report: Report) -> None:
+    """Prototypes from the support images."""
+    method = recorded_method(arrays)
+    source = Support(arrays.tensor("support_images"), arrays.tensor("support_labels"))
+    method.prepare(source, torch.Generator())  # type: ignore[arg-type]
+    report.check("proto_weight_init", method.prototypes, arrays["proto_weight_init"])
+
+
+def features(method: SEP, images: Tensor) -> dict[str, Tensor]:
+    """Image and text features at each stage, under their recorded names."""
+    frozen, prompted, mixed = method.image_features(images)
+    raw_text = method.prompted_texts()
+    return {
+        "image_features_frozen_raw": method.vision(images),
+        "image_features_frozen": frozen,
+        "image_features_prompted_raw": method.prompted_images(images),
+        "image_features_prompted": prompted,
+        "image_features_mixed": mixed,
+        "text_features_template": method.frozen_texts,
+        "text_features_prompted_raw": raw_text,
+        "text_features_prompted": raw_text / raw_text.norm(dim=-1, keepdim=True),
+        "text_features_mixed": method.encode_classes(),
+    }
+
+
+def watch(method: SEP, images: Tensor) -> tuple[dict[str, Record], dict[str, Tensor]]:
+    """The streams around the blocks of each pass, and what goes in and out of the fusion modules."""
+    fused: dict[str, Tensor] = {}
+
+    def keep(branch: str, number: int):
+        def hook(module: TokenFusion, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+            for name, value in zip(("tokens", "prompts_in", "prompts_out"), (*inputs, output), strict=True):
+                fused[f"tfm.{branch}.{number}.{name}"] = value
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(branch, number))
+        for branch, modules in (("text", method.text_fusions), ("visual", method.image_fusions))
+        for number, module in enumerate(modules)
+    ]
+    streams = {"visual.frozen": Record()}
+    method.vision(images, streams["visual.frozen"])
+    originals = method.vision.forward, method.text.forward
+    for name, tower, run in (
+        ("visual.prompted", method.vision, lambda: method.prompted_images(images)),
+        ("text.prompted", method.text, method.prompted_texts),
+    ):
+        streams[name] = Record()
+        forward = tower.forward
+        tower.forward = lambda inputs, prompter, f=forward, r=streams[name]: f(inputs, _inside(r, prompter))  # type: ignore[method-assign]
+        run()
+    method.vision.forward, method.text.forward = originals  # type: ignore[method-assign]
+    for handle in handles:
+        handle.remove()
+    return streams, fused
+
+
+def _inside(record: Record, prompter: Any) -> Record:
+    record.inner = prompter
+    return record
+
+
+def check_choices(arrays: Arrays, report: Report, method: SEP, record: Record, prefix: str) -> None:
+    """Token power and the chosen indices in front of each refreshed block."""
+    for number, layer in enumerate(method.image_layers):
+        # What the choice saw: the other tokens are not edited, so the block's input shows them.
+        stream = record.inputs[layer]
+        if f"{prefix}topk_index.{number}" in arrays:
+            chosen = strongest(stream, method.options.image_prompts, "batch")
+            report.check(f"{prefix}topk_index.{number}", chosen, arrays[f"{prefix}topk_index.{number}"])
+        if f"{prefix}topk_power.{number}" in arrays:
+            power = stream.others().square().mean(dim=(0, 2))
+            report.check(f"{prefix}topk_power.{number}", power, arrays[f"{prefix}topk_power.{number}"])
+
+
+def check_blocks(arrays: Arrays, report: Report, streams: Mapping[str, Record]) -> None:
+    """Block outputs; recorded images have their prompts last, and texts are not cut."""
+    for name, record in streams.items():
+        branch, kind = name.split(".")
+        for index, stream in enumerate(record.outputs):
+            key = f"block.{branch}.{index}.{kind}"
+            if key in arrays:
+                ours = prompts_last(stream) if branch == "visual" else stream.x
+                report.check(key, ours, arrays[key][:, : ours.shape[1]], relative=ROUNDING)
+
+
+def prompts_last(tokens: Tokens) -> Tensor:
+    """A stream in the recorded order, prefix | body | prompts."""
+    return torch.cat([tokens.others(), tokens.prompts], dim=1)
+
+
+def check_training(arrays: Arrays, report: Report) -> None:
+    """Optimiser steps, then predictions that depend on the batch."""
+    first = Arrays(sibling(arrays))
+    meta = config_of(first)
+    method = recorded_method(first)
+    options = TrainOptions(
+        optimizer="adam", lr=2.5e-3, eps=1e-3, weight_decay=5e-4, schedule="dassl_cosine", decay="all"
+    )
+    optimizer = build_optimizer(method.trainable().items(), options)
+    steps = sorted(
+        {int(name.split("/")[0].removeprefix("step")) for name in arrays if name.startswith("step")}
+    )
+    for step in steps:
+        prefix = f"step{step}/"
+        rate = dassl_cosine(step - 1, epochs=meta["max_epoch"], lr=2.5e-3)
+        report.check(f"{prefix}lr", rate, arrays[f"{prefix}lr"], 1e-12)
+        set_learning_rate(optimizer, rate)
+        images, labels = arrays.tensor(f"{prefix}images"), arrays.tensor(f"{prefix}labels")
+        check_choices(arrays, report, method, watch(method, images)[0]["visual.prompted"], prefix)
+        terms = method.loss(images, labels)
+        report.check(f"{prefix}loss", terms.total, arrays[f"{prefix}loss"])
+        report.check(f"{prefix}logits", terms.logits, arrays[f"{prefix}logits"], relative=ROUNDING)
+        optimizer.zero_grad()
+        terms.backward()
+        optimizer.step()
+        tuned = method.trainable()
+        for name, array in arrays.group(f"{prefix}param/").items():
+            report.check(f"{prefix}param/{name}", tuned[own_name(name)], array)
+    check_evaluation(arrays, report, method)
+
+
+def check_evaluation(arrays: Arrays, report: Report, method: SEP) -> None:
+    """Logits of the tuned model for the same images in other batches."""
+    if "eval/images" not in arrays:
+        return
+    images = arrays.tensor("eval/images")
+    batches = {
+        "logits_batch": [images],
+        "logits_reversed": [images.flip(0)],
+        "logits_one_by_one": images.split(1),
+        "logits_first_two": [images[:2]],
+    }
+    method.eval()
+    with torch.no_grad():
+        for name, parts in batches.items():
+            if f"eval/{name}" in arrays:
+                report.check(
+                    f"eval/{name}",
+                    torch.cat([method.logits(part) for part in parts]),
+                    arrays[f"eval/{name}"],
+                    relative=ROUNDING,
+                )
+        report.check("eval/text_features_mixed", method.class_features(), arrays["eval/text_features_mixed"])
+
+
+def sibling(arrays: Arrays):
+    """The file that holds the weights of a ``*_train.npz``."""
+    own = arrays.path.with_name(arrays.path.name.replace("_train", ""))
+    return own if own.exists() and own != arrays.path else arrays.path.with_name("sep_tiny.npz")
+
+
+def check_protocol(arrays: Arrays, report: Report) -> None:
+    """Learning rates, few-shot draws, class halves and image transforms."""
+    for name, rates in arrays.group("lr_by_epoch/max_epoch_").items():
+        ours = np.array([dassl_cosine(epoch, epochs=int(name), lr=2.5e-3) for epoch in range(int(name))])
+        report.check(f"lr_by_epoch/max_epoch_{name}", ours, rates, 1e-12)
+    labels = {
+        part: arrays[f"fewshot/{part}_labels"].tolist()
+        for part in ("train", "val")
+        if f"fewshot/{part}_labels" in arrays
+    }
+    draws = sorted({name.split("/")[1] for name in arrays if name.startswith("fewshot/seed")})
+    for draw in draws:
+        seed, shots = (int(part.strip("seedhot")) for part in draw.split("_"))
+        rng = random.Random(seed)
+        for part, count in (("train", shots), ("val", min(shots, 4))):
+            report.check(
+                f"fewshot/{draw}/{part}_index",
+                np.array(few_shot(labels[part], count, rng)),
+                arrays[f"fewshot/{draw}/{part}_index"],
+            )
+    for part in ("base", "new"):
+        if f"subsample/{part}/index" in arrays:
+            index, renamed = base_new_labels(labels["train"], part)
+            report.check(f"subsample/{part}/index", np.array(index), arrays[f"subsample/{part}/index"])
+            report.check(f"subsample/{part}/label", np.array(renamed), arrays[f"subsample/{part}/label"])
+    check_transforms(arrays, report)
+
+
+CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def check_transforms(arrays: Arrays, report: Report) -> None:
+    """The evaluation transform, and the training transform under a seed."""
+    if "transform/input_uint8_hwc" not in arrays:
+        return
+    image = Image.fromarray(arrays["transform/input_uint8_hwc"])
+    for name, array in arrays.group("transform/").items():
+        kind, _, rest = name.partition("_output_")
+        if not rest:
+            continue
+        size, _, seed = rest.partition("_torchseed")
+        preprocess = Preprocess(int(size), *CLIP_STATISTICS)
+        if kind == "eval":
+            ours = eval_transform(preprocess)(image)
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(int(seed))
+                ours = train_transform(preprocess)(image)
+        report.check(f"transform/{name}", ours, array)
+
+
+def checker(arrays: Arrays):
+    """The comparison for what a file holds."""
+    if any(name.startswith("clip/") for name in arrays):
+        return check_step
+    if any(name.startswith("step") for name in arrays):
+        return check_training
+    if any(name.startswith(("lr_by_epoch/", "fewshot/", "transform/")) for name in arrays):
+        return check_protocol
+    return None
