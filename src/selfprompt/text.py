@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from selfprompt.data.names import clean_name
 from selfprompt.towers.load import Backbone
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -25,11 +26,6 @@ TEMPLATES = {
 }
 
 
-def clean(name: str) -> str:
-    """A class name as the text encoder should read it: underscores are spaces, white space is single."""
-    return " ".join(name.replace("_", " ").split())
-
-
 def check_template(template: str) -> None:
     """Raise ValueError unless the template has exactly one place ``{}`` for the class name."""
     if template.count("{}") != 1:
@@ -39,7 +35,7 @@ def check_template(template: str) -> None:
 def fill(template: str, names: Sequence[str]) -> list[str]:
     """The template with each class name in it."""
     check_template(template)
-    return [template.replace("{}", clean(name)) for name in names]
+    return [template.replace("{}", clean_name(name)) for name in names]
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
@@ -50,8 +46,8 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     """
     ids = tokenizer(list(texts))
     encode = getattr(tokenizer, "encode", None)
-    for text in texts if encode else ():
-        if len(encode(text)) + 2 > ids.shape[1]:  # SOS and EOT
+    for text in texts:
+        if encode is not None and len(encode(text)) + 2 > ids.shape[1]:  # SOS and EOT
             raise ValueError(
                 f"The text {text!r} does not fit the model's {ids.shape[1]} text tokens; shorten the name."
             )
@@ -74,7 +70,7 @@ def prompt_texts(names: Sequence[str], count: int, position: str = "end") -> lis
     """
     before = {"end": count, "middle": count // 2, "front": 0}[position]
     marks = [PLACEHOLDER] * count
-    return [" ".join([*marks[:before], clean(name), *marks[before:]]) + "." for name in names]
+    return [" ".join([*marks[:before], clean_name(name), *marks[before:]]) + "." for name in names]
 
 
 def slots(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
@@ -89,6 +85,16 @@ def slots(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
     steps = torch.arange(count)
     behind_name = (steps >= before).long()
     return 1 + steps + behind_name * name_lengths[:, None]
+
+
+def check_slots(ids: Tensor, places: Tensor) -> None:
+    """Raise ValueError unless one and the same token, the placeholder, stands at all the places, (C, count)."""
+    found = ids.gather(1, places)
+    if not bool((found == found[0, 0]).all()):
+        raise ValueError(
+            "Text prompts need a tokenizer that starts a text with one token of its own and keeps the "
+            f"placeholders {PLACEHOLDER!r} apart, as CLIP's does; this backbone's does not."
+        )
 
 
 def ends(ids: Tensor) -> Tensor:
@@ -113,7 +119,7 @@ def useful_length(ids: Tensor, reach: int = 0) -> int:
 def template_features(backbone: Backbone, template: str, names: Sequence[str]) -> Tensor:
     """Unit text features of the template with each class name, (C, E), from the frozen text tower."""
     ids = class_ids(backbone, fill(template, names))
-    features = backbone.text(ids)
+    features = backbone.text_side()[0](ids)
     return features / features.norm(dim=-1, keepdim=True)
 
 
@@ -127,20 +133,26 @@ def class_ids(backbone: Backbone, texts: Sequence[str], reach: int = 0) -> Tenso
     Raises:
         ValueError: If a text, or the prompter, does not fit the context.
     """
-    ids = tokenize(backbone.tokenizer, texts)
+    text, tokenizer = backbone.text_side()
+    ids = tokenize(tokenizer, texts)
     if reach > ids.shape[1]:
-        raise ValueError(
-            f"The prompts read {reach} text positions, the model has {ids.shape[1]}; use fewer prompts."
-        )
-    if backbone.text.causal:
+        raise ValueError(f"The prompts read {reach} text positions, the model has {ids.shape[1]}; use fewer prompts.")
+    if text.causal:
         ids = ids[:, : useful_length(ids, reach)]
-    return ids.to(next(backbone.text.parameters()).device)
+    return ids.to(next(text.parameters()).device)
 
 
 @torch.no_grad()
 def word_embeddings(backbone: Backbone, words: str) -> Tensor:
-    """Token embeddings of some words, without positions, (number of tokens, D)."""
-    ids = tokenize(backbone.tokenizer, [words])
+    """Token embeddings of some words, without positions, (number of tokens, D).
+
+    Raises:
+        ValueError: If there are no words.
+    """
+    text, tokenizer = backbone.text_side()
+    ids = tokenize(tokenizer, [words])
     count = int(ends(ids)) - 1
-    tokens = backbone.text.embed(ids[:, : count + 2].to(next(backbone.text.parameters()).device))
+    if count < 1:
+        raise ValueError(f"words must hold at least one word to start from, got {words!r}.")
+    tokens = text.embed(ids[:, : count + 2].to(next(text.parameters()).device))
     return tokens.x[0, 1 : 1 + count].float().clone()

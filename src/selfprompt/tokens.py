@@ -20,7 +20,7 @@ class Tokens(NamedTuple):
 
     x: Tensor
     prefix: int
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # a tuple's own count() is not used
 
     @property
     def prompts(self) -> Tensor:
@@ -69,14 +69,20 @@ class Tokens(NamedTuple):
         return Tokens(self.others(), self.prefix)
 
     def mark(self, count: int) -> "Tokens":
-        """Declare the first ``count`` body tokens to be prompts (the placeholders of a text)."""
+        """Declare the first ``count`` body tokens to be prompts (the placeholders of a text).
+
+        Raises:
+            ValueError: If there are prompts already, or fewer body tokens than that.
+        """
         if self.count:
             raise ValueError(f"The sequence holds {self.count} prompts already.")
+        if count > self.body.shape[1]:
+            raise ValueError(f"{count} prompts need as many places; the body has {self.body.shape[1]} tokens.")
         return Tokens(self.x, self.prefix, count)
 
     def _with(self, prompts: Tensor) -> "Tokens":
         if prompts.shape[-1] != self.x.shape[-1]:
             raise ValueError(f"Prompts have width {prompts.shape[-1]}, the tokens {self.x.shape[-1]}.")
-        prompts = prompts.to(self.x.dtype).expand(len(self.x), -1, -1)
+        prompts = prompts.to(self.x.dtype).expand(self.x.shape[0], -1, -1)
         parts = [self.x[:, : self.prefix], prompts, self.body]
         return Tokens(torch.cat(parts, dim=1), self.prefix, prompts.shape[1])

@@ -22,9 +22,7 @@ def compare(path: Path) -> Report:
     if check is not None:
         check(arrays, report)
     elif not set(arrays.group("w.")):
-        raise ValueError(
-            f"{path}: not a recorded file of a known form; it holds {', '.join(sorted(arrays)[:8])}."
-        )
+        raise ValueError(f"{path}: not a recorded file of a known form; it holds {', '.join(sorted(arrays)[:8])}.")
     else:
         report.same("weights only: loads into a backbone", spt.loads(arrays), True)
     return report
@@ -40,7 +38,7 @@ def main(arguments: list[str]) -> int:
         print(f"{argument}\n{'quantity':<58} {'max abs':>10} {'max rel':>10}")
         try:
             report = compare(Path(argument))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a broken file is reported like a wrong one, and the next file is read
             print(f"FAIL: {type(error).__name__}: {error}")
             status = 1
             continue

@@ -31,9 +31,7 @@ def vit_weights(arrays: Arrays) -> dict[str, np.ndarray]:
     return weights or Arrays(arrays.path.with_name("spt_weights.npz")).group("w.")
 
 
-def vit_backbone(
-    weights: Mapping[str, np.ndarray], config: Mapping[str, Any], dtype: torch.dtype
-) -> Backbone:
+def vit_backbone(weights: Mapping[str, np.ndarray], config: Mapping[str, Any], dtype: torch.dtype) -> Backbone:
     """A timm ViT of the recorded sizes and weights; the token layout follows from which arrays there are."""
     patch, size = config["patch_size"], config["img_size"]
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
@@ -57,6 +55,7 @@ def vit_backbone(
         "no_embed_class": weights["pos_embed"].shape[1] == patches,
         "global_pool": "token" if class_token else "avg",
         "fc_norm": "fc_norm.weight" in weights,
+        "init_values": 1.0 if "blocks.0.ls1.gamma" in weights else None,
     }
     eps = config.get("layer_norm_eps")
     if eps:
@@ -72,9 +71,7 @@ def vit_backbone(
     return Backbone("recorded", tower, None, None, 1.0, preprocess)
 
 
-def seeded_weights(
-    names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], seed: int
-) -> dict[str, np.ndarray]:
+def seeded_weights(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
     """The full-size weights that a recipe describes (golden README, spt_vitb16_mae_deep)."""
     weights = {}
     for name in names:
@@ -122,9 +119,7 @@ def clip_backbone(
         ),
         quick_gelu=True,
     )
-    clip.load_state_dict(
-        {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}, strict=True
-    )
+    clip.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()}, strict=True)
     vision, text = clip_towers(clip)
     preprocess = Preprocess(meta["res"], (0.5,) * 3, (0.5,) * 3)
     return Backbone("recorded", vision, text, tokenizer, float(np.exp(weights["logit_scale"])), preprocess)

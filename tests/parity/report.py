@@ -10,6 +10,7 @@ import torch
 
 FLOAT32 = 1e-5
 FLOAT64 = 1e-9
+ROUNDING = 5e-6  # of the largest entry: float32 in another order of summation, where entries exceed 2
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,7 @@ class Report:
 
     quantities: list[Quantity] = field(default_factory=list)
 
-    def check(
-        self, name: str, ours: Any, theirs: Any, tolerance: float = FLOAT32, relative: float = 0.0
-    ) -> None:
+    def check(self, name: str, ours: Any, theirs: Any, tolerance: float = FLOAT32, relative: float = 0.0) -> None:
         """Compare two arrays.
 
         Args:
@@ -56,9 +55,7 @@ class Report:
 
     def require(self, name: str, value: float, bound: float) -> None:
         """Note a figure that must not exceed a bound."""
-        self.quantities.append(
-            Quantity(name, value, value / bound, bool(value <= bound), f"at most {bound:g}")
-        )
+        self.quantities.append(Quantity(name, value, value / bound, bool(value <= bound), f"at most {bound:g}"))
 
     def same(self, name: str, ours: object, theirs: object) -> None:
         """Compare two plain values, names say."""

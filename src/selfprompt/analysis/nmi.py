@@ -25,10 +25,8 @@ class Information:
 
     def normalised(self, mean: Mean = "geometric") -> Tensor:
         """I / sqrt(Hp Ht), or 2 I / (Hp + Ht); in [0, 1], 0 for one prompt or an entropy of 0."""
-        if mean == "geometric":
-            scale = (self.prompts * self.tokens).sqrt()
-        else:
-            scale = (self.prompts + self.tokens) / 2
+        geometric = mean == "geometric"
+        scale = (self.prompts * self.tokens).sqrt() if geometric else (self.prompts + self.tokens) / 2
         return torch.where(scale > 0, self.mutual / scale.clamp_min(torch.finfo(scale.dtype).tiny), 0.0)
 
 

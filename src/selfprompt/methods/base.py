@@ -1,22 +1,19 @@
 """What every method is: parameters around a frozen backbone, logits, a loss; and how a method is found by its name."""
 
-import ast
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.names import clean_name
+from selfprompt.methods import list_methods
 from selfprompt.prompters.prototypes import SampleSource
-from selfprompt.text import clean
 from selfprompt.towers.load import Backbone
-
-NOT_METHODS = ("__init__", "base", "heads")
 
 
 @dataclass(frozen=True)
@@ -65,19 +62,18 @@ class Method(nn.Module):
         generator: Source of every random start.
     """
 
-    Options: ClassVar[type] = object
+    Options: ClassVar[type[Any]] = object
     open_vocabulary: ClassVar[bool] = False
     training_only: ClassVar[frozenset[str]] = frozenset()
     needs_text: ClassVar[bool] = False
+    text: Any  # the text tower, None for a plain ViT
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Any, generator: torch.Generator
-    ) -> None:
+    def __init__(self, backbone: Backbone, classes: Sequence[str], options: Any, generator: torch.Generator) -> None:
         super().__init__()
         if self.needs_text and backbone.text is None:
             raise ValueError(f"{self.name} needs a CLIP backbone; {backbone.name} has no text tower.")
         self.backbone = backbone
-        self.classes = tuple(clean(name) for name in classes)
+        self.classes = tuple(clean_name(name) for name in classes)
         self.options = options
         self.vision = backbone.vision
         self.text = backbone.text
@@ -191,17 +187,6 @@ def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape, generator=generator) * std)
 
 
-def list_methods() -> dict[str, str]:
-    """Every method that ships: name and first line of its file's docstring. Reads the files, imports none."""
-    rows = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in NOT_METHODS:
-            rows[path.stem.replace("_", "-")] = (ast.get_docstring(ast.parse(path.read_text())) or "").split(
-                "\n"
-            )[0]
-    return rows
-
-
 def find(name: str) -> type[Method]:
     """The method class of a name; the file name is the registry, and "package.module:Class" is one's own method.
 
@@ -242,15 +227,11 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             shown = method.__module__.rpartition(".")[2].replace("_", "-")
-            raise ValueError(
-                f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}."
-            )
+            raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
     return method.Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
-def build_method(
-    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, **options: Any
-) -> Method:
+def build_method(name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, **options: Any) -> Method:
     """Build a method, ready for ``prepare`` and training.
 
     Args:
@@ -263,7 +244,7 @@ def build_method(
     Raises:
         ValueError: If the name, an option or the class names are wrong.
     """
-    names = [clean(str(n)) for n in class_names]
+    names = [clean_name(str(n)) for n in class_names]
     if len(names) < 2:
         raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
     if not all(names):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.heads import unit
 from selfprompt.prompters.static import Scatter
-from selfprompt.text import class_ids, prompt_texts, slots, word_embeddings, words_inside
+from selfprompt.text import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
 from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class CoOpOptions:
     """Options of CoOp."""
 
     prompts: int = 16
@@ -43,11 +43,13 @@ class CoOp(Method):
     Source: Zhou et al. 2022 (arXiv 2109.01134), section 3.2; words as a start: Zhou et al. 2022 (arXiv 2203.05557).
     """
 
-    Options = Options
+    Options = CoOpOptions
     needs_text = True
+    ids: Tensor
+    slots: Tensor
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: CoOpOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         shape = (len(classes),) if options.class_specific else ()
@@ -57,9 +59,10 @@ class CoOp(Method):
             self.context = normal(*shape, options.prompts, self.text.width, std=0.02, generator=generator)
         count = self.context.shape[-2]
         texts = prompt_texts(self.classes, count, options.position)
-        places = slots(words_inside(backbone.tokenizer, self.classes), count, options.position)
+        places = slots(words_inside(backbone.text_side()[1], self.classes), count, options.position)
         self.register_buffer("ids", class_ids(backbone, texts), persistent=False)
         self.register_buffer("slots", places.to(self.ids.device), persistent=False)
+        check_slots(self.ids, self.slots)
 
     @property
     def open_vocabulary(self) -> bool:  # type: ignore[override]

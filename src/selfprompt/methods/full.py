@@ -13,7 +13,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class FullOptions:
     """Options of full fine-tuning."""
 
     pooling: str = "auto"
@@ -25,10 +25,10 @@ class Options:
 class Full(Method):
     """All weights are trained, without dropout or drop path; the given backbone stays as it is, a copy changes."""
 
-    Options = Options
+    Options = FullOptions
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: FullOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.vision = copy.deepcopy(backbone.vision).requires_grad_(True)

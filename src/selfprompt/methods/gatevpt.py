@@ -14,7 +14,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class GateVPTOptions:
     """Options of GateVPT."""
 
     prompts: int = 100
@@ -41,11 +41,11 @@ class GateVPT(Method):
     Source: Yoo et al. 2023 (arXiv 2306.05067), section 4.
     """
 
-    Options = Options
+    Options = GateVPTOptions
     temperature_range = (0.01, 10.0)
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: GateVPTOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         vision = self.vision

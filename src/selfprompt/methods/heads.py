@@ -1,4 +1,4 @@
-"""What methods put behind the pooled features: linear classifiers and their starts, unit vectors, the pooling choice."""
+"""What stands behind the pooled features: linear classifiers and their starts, unit vectors, the pooling choice."""
 
 import math
 from typing import get_args

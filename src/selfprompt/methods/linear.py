@@ -12,7 +12,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class LinearOptions:
     """Options of the linear probe."""
 
     pooling: str = "auto"
@@ -24,10 +24,10 @@ class Options:
 class Linear(Method):
     """``logits = W f + b`` on frozen features f; only W and b are trained."""
 
-    Options = Options
+    Options = LinearOptions
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: LinearOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.pooling = pooling_for(options.pooling, backbone)

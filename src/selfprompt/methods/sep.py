@@ -14,10 +14,10 @@ from selfprompt.methods.heads import unit
 from selfprompt.prompters.fusion import Fuse, TokenFusion, take_strongest
 from selfprompt.text import (
     PHOTO,
+    check_slots,
     check_template,
     class_ids,
     ends,
-    fill,
     prompt_texts,
     template_features,
     word_embeddings,
@@ -28,7 +28,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class SEPOptions:
     """Options of SEP. The defaults fuse within one input; the recipe sep-authors is the released behaviour."""
 
     text_prompts: int = 6
@@ -86,19 +86,21 @@ class SEP(Method):
 
     W are class prototypes, (C, E), that start as class means; they are trained, but no part of a prediction.
 
-    Differs from the reference code: see ``Options``; unused modules do not exist; features that cannot change are
+    Differs from the reference code: see ``SEPOptions``; unused modules do not exist; features that cannot change are
     computed once; texts end where they stop mattering.
 
     Source: SEP, arXiv 2405.15549.
     """
 
-    Options = Options
+    Options = SEPOptions
     open_vocabulary = True
     needs_text = True
+    ids: Tensor
+    frozen_texts: Tensor
     training_only = frozenset({"prototypes"})
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: SEPOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.text_layers = refreshed_layers(options.layers, self.text)
@@ -112,6 +114,7 @@ class SEP(Method):
         texts = prompt_texts(self.classes, options.text_prompts)
         reach = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
         self.register_buffer("ids", class_ids(backbone, texts, reach), persistent=False)
+        check_slots(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
         frozen = template_features(backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
@@ -160,12 +163,12 @@ class SEP(Method):
     def prompted_images(self, images: Tensor) -> Tensor:
         """Pooled features of images with prompts, not normalised, (B, E)."""
         choose = partial(take_strongest, count=self.options.image_prompts, selection=self.options.selection)
-        fusions = dict(zip(self.image_layers, self.image_fusions, strict=True))
+        fusions = by_layer(self.image_layers, self.image_fusions)
         return self.vision(images, Fuse(self.image_prompts, fusions, choose))
 
     def prompted_texts(self) -> Tensor:
         """Pooled features of the class texts with prompts, not normalised, (C, E)."""
-        fusions = dict(zip(self.text_layers, self.text_fusions, strict=True))
+        fusions = by_layer(self.text_layers, self.text_fusions)
         return self.text(self.ids, Fuse(self.text_prompts, fusions, self._text_tokens, in_place=True))
 
     def _text_tokens(self, tokens: Tokens) -> Tensor:
@@ -228,9 +231,12 @@ def refreshed_layers(layers: Sequence[int], tower: Tower) -> tuple[int, ...]:
     return chosen
 
 
-def copies(
-    width: int, count: int, axis: Literal["tokens", "batch"], generator: torch.Generator
-) -> nn.ModuleList:
+def by_layer(layers: Sequence[int], modules: nn.ModuleList) -> dict[int, TokenFusion]:
+    """The fusion module of each refreshed block; their order is that of the blocks, not the block numbers."""
+    return {layer: module for layer, module in zip(layers, modules, strict=True) if isinstance(module, TokenFusion)}
+
+
+def copies(width: int, count: int, axis: Literal["tokens", "batch"], generator: torch.Generator) -> nn.ModuleList:
     """Fusion modules that all start with the same numbers."""
     first = TokenFusion(width, axis=axis, generator=generator)
     modules = nn.ModuleList(TokenFusion(width, axis=axis) for _ in range(count))

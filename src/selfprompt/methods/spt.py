@@ -15,7 +15,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class SPTOptions:
     """Options of SPT."""
 
     prompts: int = 20
@@ -52,10 +52,10 @@ class SPT(Method):
     Source: Wang et al. 2024 (arXiv 2402.02382, ICML 2024), section 3.
     """
 
-    Options = Options
+    Options = SPTOptions
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: SPTOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.pooling = pooling_for(options.pooling, backbone)

@@ -13,7 +13,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class VPTOptions:
     """Options of VPT."""
 
     prompts: int = 10
@@ -46,10 +46,10 @@ class VPT(Method):
     Source: Jia et al. 2022 (arXiv 2203.12119), sections 3.2 and 4.
     """
 
-    Options = Options
+    Options = VPTOptions
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: VPTOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.pooling = pooling_for(options.pooling, backbone)

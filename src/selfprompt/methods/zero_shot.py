@@ -15,7 +15,7 @@ from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
-class Options:
+class ZeroShotOptions:
     """Options of zero-shot CLIP."""
 
     template: str = PHOTO
@@ -37,12 +37,13 @@ class ZeroShot(Method):
     Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.
     """
 
-    Options = Options
+    Options = ZeroShotOptions
     open_vocabulary = True
     needs_text = True
+    texts: Tensor
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: Options, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[str], options: ZeroShotOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         ensembles = {
@@ -50,9 +51,7 @@ class ZeroShot(Method):
             "simple": [t("{}") for t in SIMPLE_IMAGENET_TEMPLATES],
             "full": [t("{}") for t in OPENAI_IMAGENET_TEMPLATES],
         }
-        features = [
-            template_features(backbone, template, self.classes) for template in ensembles[options.ensemble]
-        ]
+        features = [template_features(backbone, template, self.classes) for template in ensembles[options.ensemble]]
         self.register_buffer("texts", unit(torch.stack(features).mean(dim=0)), persistent=False)
 
     def logits(self, images: Tensor) -> Tensor:

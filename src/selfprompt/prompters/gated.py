@@ -30,7 +30,7 @@ class Gated:
     def start(self, tokens: Tokens) -> Tokens:
         prompts = self.prompts
         if self.dropout:
-            prompts = F.dropout(prompts.expand(len(tokens.x), -1, -1), self.dropout)
+            prompts = F.dropout(prompts.expand(tokens.x.shape[0], -1, -1), self.dropout)
         return tokens.insert(prompts)
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:

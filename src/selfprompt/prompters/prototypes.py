@@ -11,6 +11,7 @@ window, and the strategy holds for shallow prompts too; ``authors=True`` brings 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Literal, Protocol
 
@@ -111,12 +112,12 @@ def pooling_windows(tokens: int, count: int, *, authors: bool = False) -> Window
     if not 1 <= count <= tokens:
         raise ValueError(f"Pooling needs 1 to {tokens} prompts (the image's patch tokens), got {count}.")
     edges = [round(k * tokens / count) for k in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 @dataclass
 class _LayerInputs:
-    """A prompter that puts nothing in: it hands over what enters each block, and skips the blocks behind ``deepest``."""
+    """A prompter that puts nothing in: hands over what enters each block, skips those behind ``deepest``."""
 
     take: Callable[[int, Tensor], None]
     deepest: int
@@ -185,9 +186,7 @@ def gather(
     prompts = torch.zeros(layers, count, tower.width, device=weight.device, dtype=weight.dtype)
     done = 0
     for places in _batches(draw.images, wanted, batch_size):
-        images = source.batch([draw.images[p] for p, _ in places], draw=places[0][1]).to(
-            weight.device, weight.dtype
-        )
+        images = source.batch([draw.images[p] for p, _ in places], draw=places[0][1]).to(weight.device, weight.dtype)
         deepest = max(layer for place, _ in places for layer, _, _ in wanted[place])
         collected = layer_tokens(tower, images, deepest, position=position)
         for row_in_batch, (place, _) in enumerate(places):
@@ -282,9 +281,7 @@ def prototypes(
     rows = count
     if start == "kmeans":
         rows, images = _kmeans_sample(source.size if images is None else images, patches, count)
-    draw = draw_candidates(
-        source.size, layers, rows, offered, images=images, generator=generator, authors=authors
-    )
+    draw = draw_candidates(source.size, layers, rows, offered, images=images, generator=generator, authors=authors)
     pool: Literal["mean", "max"] = "max" if start == "max" else "mean"
     taken = gather(tower, source, draw, windows=windows, pool=pool, position=position, progress=progress)
     if start != "kmeans":

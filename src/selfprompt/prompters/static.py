@@ -41,7 +41,7 @@ class Static:
     def _for_batch(self, index: int, tokens: Tokens) -> Tensor:
         prompts = self.prompts[index]
         if self.dropout:
-            prompts = F.dropout(prompts.expand(len(tokens.x), -1, -1), self.dropout)
+            prompts = F.dropout(prompts.expand(tokens.x.shape[0], -1, -1), self.dropout)
         return prompts
 
 
@@ -60,7 +60,7 @@ class Scatter:
 
     def start(self, tokens: Tokens) -> Tokens:
         width = tokens.x.shape[-1]
-        prompts = self.prompts.to(tokens.x.dtype).expand(len(tokens.x), -1, -1)
+        prompts = self.prompts.to(tokens.x.dtype).expand(tokens.x.shape[0], -1, -1)
         places = self.slots[..., None].expand(-1, -1, width)
         return tokens._replace(x=tokens.x.scatter(1, places, prompts))
 

@@ -1,0 +1,31 @@
+# make demo   set up, then see the whole job on small images (no downloads besides Python packages)
+# make test   set up, then run the test suite
+# make check  set up, then lint and type-check
+VENV := .venv
+PY := $(VENV)/bin/python
+BASE ?= python3
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check clean
+
+# uv installs several times faster; plain pip does as well where uv cannot be had.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(BASE) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check uv \
+	  && $(VENV)/bin/uv pip install -q -p $(PY) -c constraints.txt --compile-bytecode -e ".[dev]" \
+	  || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.ready
+	OMP_NUM_THREADS= $(PY) -m selfprompt demo
+
+test: $(VENV)/.ready
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --durations 8
+
+check: $(VENV)/.ready
+	$(VENV)/bin/ruff check src tests
+	$(VENV)/bin/ruff format --check src tests
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output

@@ -1,0 +1,52 @@
+"""Adapt a frozen vision transformer or CLIP to your own images with a few prompts made from the model's own tokens.
+
+    import selfprompt
+
+    classifier = selfprompt.tune("photos/", method="sep", shots=16)
+    classifier.save("my-classifier")
+    selfprompt.load("my-classifier").predict(["new.jpg"])
+
+The names below are imported when they are first used, so that ``import selfprompt`` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from selfprompt.api import build_method
+    from selfprompt.classifier import Classifier, Prediction, load
+    from selfprompt.recipe import Recipe, load_recipe
+    from selfprompt.towers.load import list_backbones, load_backbone
+    from selfprompt.tuning import tune
+
+_HOMES = {
+    "Classifier": "selfprompt.classifier",
+    "Prediction": "selfprompt.classifier",
+    "Recipe": "selfprompt.recipe",
+    "build_method": "selfprompt.api",
+    "list_backbones": "selfprompt.towers.load",
+    "load": "selfprompt.classifier",
+    "load_backbone": "selfprompt.towers.load",
+    "load_recipe": "selfprompt.recipe",
+    "tune": "selfprompt.tuning",
+}
+
+__all__ = [
+    "Classifier",
+    "Prediction",
+    "Recipe",
+    "build_method",
+    "list_backbones",
+    "load",
+    "load_backbone",
+    "load_recipe",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'selfprompt' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,222 @@
+"""A tuned classifier as its user holds it: predict, evaluate, save, load, take new class names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfprompt.artifact import Artifact, locate, read_artifact, save_artifact, versions
+from selfprompt.data.images import BadImageError, from_value, open_image
+from selfprompt.data.items import Item
+from selfprompt.data.loader import Batches, ImageStore
+from selfprompt.data.transforms import eval_transform
+from selfprompt.evaluate.metrics import Metrics, compute_metrics
+from selfprompt.methods.base import Method, build_method
+from selfprompt.towers.load import Backbone, Preprocess, load_backbone
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an image shows.
+
+    Attributes:
+        image: The image's path, or its number where it has none.
+        label: The most likely class; empty when the image cannot be read.
+        score: Its probability, in [0, 1].
+        top: The most likely classes with their probabilities, best first.
+        error: Why the image cannot be read; empty when it can.
+    """
+
+    image: str
+    label: str = ""
+    score: float = 0.0
+    top: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+@dataclass
+class Classifier:
+    """A method with its tuned tensors, and all that is needed to feed it images.
+
+    Attributes:
+        method: The tuned method, a ``torch.nn.Module``.
+        preprocess: Size and statistics of the images.
+        batch_size: Images a batch in evaluation; part of the result where ``method.sample_wise`` is false.
+        recipe: How it was tuned.
+        results: What was measured: metrics by name, notes, seconds.
+    """
+
+    method: Method
+    preprocess: Preprocess
+    batch_size: int = 100
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.method.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.method.vision.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Classifier":
+        """Move the model."""
+        self.method.to(device)
+        return self
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores of preprocessed images, (B, 3, H, W) to (B, C), on the CPU."""
+        self.method.eval()
+        return self.method.logits(images.to(self.device)).float().cpu()
+
+    def predict(self, images: Any, *, top: int = 1, progress: Progress | None = None) -> list[Prediction]:
+        """Classify images.
+
+        Args:
+            images: A path, a PIL image, an array (H, W, 3), or a sequence of these.
+            top: How many classes to give for each image.
+            progress: Called with (images done, images in all).
+
+        Returns:
+            One prediction an image, in order; unreadable images have an ``error``.
+
+        Raises:
+            ValueError: If ``top`` is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}.")
+        if isinstance(images, (str, Path)) or not isinstance(images, Sequence):
+            images = [images]
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), self.batch_size):
+            predictions += self._predict_batch(images[start : start + self.batch_size], start, top)
+            if progress:
+                progress(len(predictions), len(images))
+        return predictions
+
+    def _predict_batch(self, images: Sequence[Any], first: int, top: int) -> list[Prediction]:
+        transform = eval_transform(self.preprocess)
+        pixels, found = [], []
+        for number, image in enumerate(images):
+            name = str(image) if isinstance(image, (str, Path)) else f"image {first + number}"
+            try:
+                opened = open_image(Path(image)) if isinstance(image, (str, Path)) else from_value(image)
+                pixels.append(transform(opened))
+                found.append(Prediction(name))
+            except BadImageError as error:
+                found.append(Prediction(name, error=error.bad.reason))
+        if not pixels:
+            return found
+        scores = iter(self.logits(torch.stack(pixels)).softmax(dim=-1))
+        return [entry if entry.error else self._named(entry.image, next(scores), top) for entry in found]
+
+    def _named(self, image: str, scores: Tensor, top: int) -> Prediction:
+        best = scores.topk(min(top, len(scores)))
+        pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
+        return Prediction(image, *pairs[0], top=pairs)
+
+    def evaluate(
+        self, items: Sequence[Item], store: ImageStore | None = None, *, progress: Progress | None = None
+    ) -> Metrics:
+        """Accuracy and more on labelled images, whose labels count this classifier's classes.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        return evaluate(self.method, self.batches(items, store), progress=progress)
+
+    def batches(self, items: Sequence[Item], store: ImageStore | None = None) -> Batches:
+        """The images in order, under the evaluation transform."""
+        return Batches(items, store or ImageStore(0), eval_transform(self.preprocess), self.batch_size, shuffle=False)
+
+    def with_classes(self, names: Sequence[str]) -> "Classifier":
+        """The same tuned prompts for other class names, without training.
+
+        Raises:
+            ValueError: If the method's head belongs to its training classes.
+        """
+        method = self.method.with_classes(names)
+        return Classifier(method, self.preprocess, self.batch_size, self.recipe)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artifact: learned tensors, configuration, model card."""
+        backbone = self.method.backbone
+        method = type(self.method)
+        shipped = method.__module__.startswith("selfprompt.methods.")
+        config = {
+            "method": self.method.name if shipped else f"{method.__module__}:{method.__qualname__}",
+            "options": asdict(self.method.options),
+            "backbone": {
+                "name": backbone.name,
+                "fingerprint": backbone.fingerprint,
+                "architecture": backbone.architecture,
+                "note": backbone.note,
+            },
+            "classes": list(self.classes),
+            "preprocess": asdict(self.preprocess),
+            "batch_size": self.batch_size,
+            "sample_wise": self.method.sample_wise,
+            "recipe": dict(self.recipe),
+            "results": dict(self.results),
+            "versions": versions(),
+        }
+        save_artifact(Path(folder), Artifact(config, self.method.learned()))
+
+
+def load(source: str | Path, *, backbone: str | Backbone | None = None, device: str = "auto") -> Classifier:
+    """Load a classifier that ``save`` wrote.
+
+    Args:
+        source: A folder, or a hub repository "owner/name".
+        backbone: Where to find the backbone now, if not under the name it had (a moved file, say).
+        device: "auto" takes a GPU where there is one.
+
+    Raises:
+        ValueError: If the folder is no artifact or damaged, or the backbone is not the one it was tuned on.
+    """
+    artifact = read_artifact(locate(source))
+    config = artifact.config
+    found = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or config["backbone"]["name"])
+    if found.fingerprint != config["backbone"]["fingerprint"]:
+        raise ValueError(
+            f"{source} was tuned on {config['backbone']['name']} with fingerprint "
+            f"{config['backbone']['fingerprint'][:12]}, but {found.name} has {found.fingerprint[:12]}: "
+            "its weights or architecture differ."
+        )
+    method = build_method(config["method"], found, config["classes"], **config["options"])
+    method.load_learned(artifact.tensors)
+    stored = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
+    preprocess = Preprocess(**stored)  # type: ignore[arg-type]  # config.json has what save() took from one
+    classifier = Classifier(method, preprocess, config["batch_size"], config["recipe"], config["results"])
+    return classifier.to(pick_device(device))
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device of that name; "auto" is the GPU where there is one."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def evaluate(method: Method, batches: Batches, *, progress: Progress | None = None) -> Metrics:
+    """Metrics of a method over batches."""
+    method.eval()
+    device = next(method.vision.parameters()).device
+    logits: list[Tensor] = []
+    done = 0
+    for images, labels, _ in batches.epoch(0):
+        logits.append(method.logits(images.to(device)).float().cpu())
+        done += len(labels)
+        if progress:
+            progress(done, batches.size)
+    return compute_metrics(torch.cat(logits), batches.labels, method.classes)

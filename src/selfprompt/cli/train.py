@@ -1,0 +1,98 @@
+"""``selfprompt train``: a folder of photos in, a tuned classifier out."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_rows, table
+from selfprompt.config import DataOptions, TrainOptions
+from selfprompt.recipe import Recipe, load_recipe, read_values
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the command's arguments; the recipe that ``given`` names supplies their defaults."""
+    recipe = base_recipe(given)
+    parser.add_argument(
+        "data", type=str, help="folder of class folders, folder with train/ and test/, or .csv/.parquet"
+    )
+    parser.add_argument("--out", type=str | None, help="folder for the classifier and its results")
+    parser.add_argument("--method", type=str, help="method or shipped recipe (selfprompt methods)")
+    parser.add_argument("--config", type=str | None, help="recipe file (.yaml); other options override it")
+    parser.add_argument("--options", type=dict[str, Any], help="the method's own options: --options.NAME VALUE")
+    parser.add_argument("--backbone", type=str, help="frozen model (selfprompt backbones)")
+    parser.add_argument("--statistics", type=Literal["backbone", "imagenet"], help="mean and std of the images")
+    parser.add_argument("--seed", type=int, help="seed of every random choice")
+    parser.add_argument("--eval_batch_size", type=int, help="images a batch in evaluation")
+    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+    parser.add_argument("--print_config", action="store_true", help="print the recipe of this run and stop")
+    parser.add_argument("--quiet", action="store_true", help="print results only")
+    parser.add_class_arguments(DataOptions)
+    parser.add_class_arguments(TrainOptions)
+    parser.set_defaults({**recipe.flat(), "method": chosen(given)[0] or recipe.method})
+
+
+def chosen(given: Sequence[str]) -> tuple[str | None, str | None]:
+    """The values of --method and --config, before anything else is known."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--method")
+    early.add_argument("--config")
+    try:
+        found, _ = early.parse_known_args(list(given))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error.argument_name} needs a value.") from error
+    return found.method, found.config
+
+
+def base_recipe(given: Sequence[str]) -> Recipe:
+    """The recipe that --method and --config name together; a file's values stand over the method's own."""
+    method, config = chosen(given)
+    if config is None:
+        return load_recipe(method or "sep")
+    values = read_values(Path(config))
+    recipe = load_recipe(method or values.get("method", "sep"))
+    return recipe.changed({key: value for key, value in values.items() if key != "method"})
+
+
+def final_recipe(options: Namespace, base: Recipe) -> Recipe:
+    """The base recipe with what the command line changed."""
+    before = base.flat()
+    keys = [f.name for f in (*fields(DataOptions), *fields(TrainOptions))]
+    keys += ["options", "backbone", "statistics", "seed", "eval_batch_size"]
+    changes = {key: getattr(options, key) for key in keys if getattr(options, key) != before[key]}
+    return base.changed(changes)
+
+
+def train(options: Namespace) -> int:
+    """Run the command."""
+    given = [f"--method={options.method}", *([f"--config={options.config}"] if options.config else [])]
+    recipe = final_recipe(options, base_recipe(given))
+    if options.print_config:
+        print(recipe.to_yaml(), end="")
+        return 0
+    if options.out is None:
+        raise ValueError("--out is needed: the folder that the classifier is saved to.")
+    from selfprompt.tuning import tune
+
+    show = Show(quiet=options.quiet)
+    classifier = tune(
+        options.data,
+        recipe=recipe,
+        out=options.out,
+        resume=options.resume,
+        progress=not options.quiet,
+        watcher=show,
+    )
+    results = classifier.results
+    rows = accuracy_rows(results)
+    if rows:
+        show.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
+    else:
+        show.say("There are no test images, so the accuracy is not known.")
+    if results["backbone_note"]:
+        show.console.print(f"Note: {results['backbone_note']}", markup=False)
+    show.say(f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES...")
+    return 0

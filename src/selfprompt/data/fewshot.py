@@ -1,0 +1,90 @@
+"""Few-shot draws and base/new halves, exactly as the CLIP line's published protocol makes them.
+
+The draw is Dassl's ``generate_fewshot_dataset`` (``repeat=False``): classes in order of first appearance,
+``random.sample`` of K items where a class has at least K, all of them as they are otherwise. CoOp draws K
+training images and then, with the same generator, min(K, 4) validation images per class. The halves are
+CoOp's ``subsample_classes``.
+"""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeVar
+
+from selfprompt.data.items import SPLITS, Dataset, Item
+
+VAL_SHOTS = 4
+
+
+class Labelled(Protocol):
+    """Anything with a label."""
+
+    @property
+    def label(self) -> int: ...
+
+
+T = TypeVar("T", bound=Labelled)
+
+
+def few_shot(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, ...]:
+    """Draw ``shots`` items of each class without replacement; all of a class that has fewer.
+
+    Args:
+        items: The items to draw from.
+        shots: Items per class; below 1 means all items, in their order.
+        rng: The generator; it is advanced.
+
+    Returns:
+        Class by class in order of first appearance, within a class in the order of the draw.
+    """
+    if shots < 1:
+        return tuple(items)
+    members: dict[int, list[T]] = {}
+    for item in items:
+        members.setdefault(item.label, []).append(item)
+    drawn: list[T] = []
+    for group in members.values():
+        drawn += rng.sample(group, shots) if len(group) >= shots else group
+    return tuple(drawn)
+
+
+def few_shot_split(train: Sequence[T], val: Sequence[T], shots: int, seed: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """CoOp's draw: K training items per class, then min(K, 4) validation items, with one generator.
+
+    Args:
+        train: Training items.
+        val: Validation items; may be empty.
+        shots: K; below 1 keeps both as they are.
+        seed: Seed of the draw; 0 is a seed.
+    """
+    rng = random.Random(seed)
+    return few_shot(train, shots, rng), few_shot(val, min(shots, VAL_SHOTS), rng)
+
+
+def base_new_split(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dataset:
+    """One half of the classes, renumbered from 0, in all three splits.
+
+    Of the n labels that occur in ``train``, in ascending order, the first ceil(n / 2) are "base" and the rest
+    "new". Draw the shots first: base, new and all classes then share the draw.
+
+    Raises:
+        ValueError: If the part is unknown, or empty.
+    """
+    if part not in ("base", "new", "all"):
+        raise ValueError(f"Unknown part {part!r}. Known: base, new, all.")
+    if part == "all":
+        return dataset
+    labels = sorted({item.label for item in dataset.train})
+    half = (len(labels) + 1) // 2
+    chosen = labels[:half] if part == "base" else labels[half:]
+    if not chosen:
+        raise ValueError(f"The {part!r} half needs classes; the training split of {dataset.name} has {len(labels)}.")
+    renumbered = {label: number for number, label in enumerate(chosen)}
+    train, val, test = (
+        tuple(Item(item.source, renumbered[item.label]) for item in dataset.select(split) if item.label in renumbered)
+        for split in SPLITS
+    )
+    classes = tuple(dataset.classes[label] for label in chosen)
+    note = f"Only the {part} classes: {len(chosen)} of {len(labels)}, renumbered from 0."
+    notes = (*dataset.notes, note)
+    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=notes)

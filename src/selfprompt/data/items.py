@@ -1,0 +1,111 @@
+"""The records of a data set: images with labels, and splits of them with class names."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+from PIL import Image
+
+from selfprompt.data.images import BadImage, BadImageError, from_value, open_image, reason
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(eq=False)
+class ImageTable:
+    """Images that live in an object: fetched by index, one at a time, because few such objects bear threads.
+
+    Attributes:
+        name: What to call it in messages.
+        fetch: Index -> PIL image, array or tensor.
+    """
+
+    name: str
+    fetch: Callable[[int], Any]
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+    def image(self, index: int) -> Image.Image:
+        """One image as RGB; BadImageError if it cannot be read."""
+        try:
+            with self.lock:
+                value = self.fetch(index)
+            return from_value(value)
+        except Exception as error:  # whatever the object's own reading raises
+            raise BadImageError(BadImage(f"{self.name}[{index}]", reason(error))) from None
+
+
+@dataclass(frozen=True)
+class IndexedSource:
+    """A lazy reference to image ``index`` of a table; equal when both mean the same image of one object."""
+
+    table: ImageTable
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.table.name}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and the index of its class."""
+
+    source: Path | IndexedSource
+    label: int
+
+    def load(self) -> Image.Image:
+        """The image as 8-bit RGB; BadImageError if it cannot be read."""
+        if isinstance(self.source, Path):
+            return open_image(self.source)
+        return self.source.table.image(self.source.index)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of labelled images.
+
+    Attributes:
+        name: A short name for results.
+        classes: Cleaned class names; an item's label is an index into them.
+        train, val, test: The items of each split; each may be empty.
+        notes: Every choice that was made for the user, one sentence each.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Item, ...] = ()
+    val: tuple[Item, ...] = ()
+    test: tuple[Item, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def select(self, split: Split | Literal["all"]) -> tuple[Item, ...]:
+        """The items of one split, or of all three."""
+        if split == "all":
+            return self.train + self.val + self.test
+        if split not in SPLITS:
+            raise ValueError(f"Unknown split {split!r}. Known: {', '.join(SPLITS)}, all.")
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    def summary(self) -> list[tuple[str, int, int, int, int]]:
+        """Rows of a table: split, images, classes with images, fewest and most images of these classes."""
+        rows: list[tuple[str, int, int, int, int]] = []
+        for split in SPLITS:
+            counts = Counter(item.label for item in self.select(split)).values()
+            rows.append((split, sum(counts), len(counts), min(counts, default=0), max(counts, default=0)))
+        return rows
+
+
+def listing(names: list[str], limit: int = 20, separator: str = ", ") -> str:
+    """Up to ``limit`` names in one line, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``3 classes``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -1,0 +1,118 @@
+"""Reads a manifest: a table with the columns path, label and, if it likes, split; opens no image."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from selfprompt.data.items import SPLITS, Split, listing, plural
+from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
+
+COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
+    "label": ("label", "class", "class_name", "classname", "category"),
+    "split": ("split", "subset", "set"),
+}
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def read_manifest(path: Path) -> dict[Split, Part]:
+    """The images of a .csv, .tsv or .parquet manifest.
+
+    Args:
+        path: The manifest. Image paths in it are relative to its folder, or absolute. Without a split column
+            all images are for training (and `sources.read_dataset` holds some out).
+
+    Raises:
+        ValueError: If a column or a value is missing, a split word is unknown, or images do not exist.
+        ImportError: If a parquet manifest is read without pyarrow.
+    """
+    rows, columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
+    if not rows:
+        raise ValueError(f"{path} must list at least one image, but it has no rows.")
+    faults = [f"{place} has no {name}" for place, row in rows for name in columns if not row[name]]
+    if faults:
+        raise ValueError(f"{path} must be filled in completely: {listing(faults)}.")
+    parts: dict[Split, Part] = {}
+    for place, row in rows:
+        split = split_word(row["split"]) if "split" in row else "train"
+        if split is None:
+            raise ValueError(f"{path}, {place}: unknown split {row['split']!r}. {UNKNOWN_SPLIT}")
+        part = parts.setdefault(split, Part([], []))
+        part.sources.append(path.parent / row["path"])
+        part.labels.append(row["label"])
+    _check_files(path, parts)
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+Rows = list[tuple[str, dict[str, str]]]  # where the row stands ("line 2"), and its values by our column names
+
+
+def _read_text(path: Path) -> tuple[Rows, dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            file.seek(0)
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+            reader = csv.DictReader(file, delimiter=delimiter)
+            columns = _find_columns(path, [name for name in reader.fieldnames or [] if name])
+            rows = []
+            for record in reader:
+                values = {name: (record[column] or "").strip() for name, column in columns.items()}
+                rows.append((f"line {reader.line_num}", values))
+            return rows, columns
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a readable UTF-8 table: {error}.") from None
+
+
+def _read_parquet(path: Path) -> tuple[Rows, dict[str, str]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError("Parquet manifests need pyarrow: pip install 'selfprompt[data]'.") from None
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} must be a readable parquet file: {' '.join(str(error).split())}") from None
+    columns = _find_columns(path, table.column_names)
+    if pyarrow.types.is_struct(table.schema.field(columns["path"]).type):
+        raise ValueError(
+            f"{path} holds the images themselves, not their paths: read it with "
+            f"datasets.load_dataset('parquet', data_files=...) and pass that data set."
+        )
+    values = {name: [_word(value) for value in table[column].to_pylist()] for name, column in columns.items()}
+    return [(f"row {i}", {name: values[name][i] for name in columns}) for i in range(table.num_rows)], columns
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _find_columns(path: Path, present: list[str]) -> dict[str, str]:
+    """Our name -> the table's name, for the columns that are there; "split" may be missing."""
+    lower = {column.strip().lower(): column for column in present}
+    columns = {}
+    for name, aliases in COLUMNS.items():
+        found = next((lower[alias] for alias in aliases if alias in lower), None)
+        if found is not None:
+            columns[name] = found
+        elif name != "split":
+            raise ValueError(
+                f"{path} needs a column {name!r} (or {', '.join(aliases[1:])}); its columns are: {listing(present)}."
+            )
+    return columns
+
+
+def _check_files(path: Path, parts: dict[Split, Part]) -> None:
+    """Missing files are an error; an image that is listed twice is told."""
+    missing = [str(file) for part in parts.values() for file in part.sources if not Path(str(file)).is_file()]
+    if missing:
+        raise ValueError(
+            f"Files in {path} must exist (paths are relative to its folder); "
+            f"missing {plural(len(missing), 'file')}: {listing(missing)}."
+        )
+    for split, part in parts.items():
+        repeated = [str(file) for file, count in Counter(part.sources).items() if count > 1]
+        if repeated:
+            part.notes += (f"Listed more than once in {split}: {listing(repeated, 5)}.",)

@@ -1,0 +1,185 @@
+"""`read_dataset`: whatever the user has becomes splits of labelled images, class names, and notes on it."""
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfprompt.data.folders import read_class_folders, read_folder
+from selfprompt.data.items import SPLITS, Dataset, ImageTable, IndexedSource, Item, Split, listing, plural
+from selfprompt.data.manifest import SUFFIXES, read_manifest
+from selfprompt.data.names import ClassNames, Naming, clean_name, name_classes
+from selfprompt.data.objects import read_object
+from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
+
+__all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "hold_out", "read_dataset"]
+
+
+def read_dataset(
+    source: str | Path | Any, *, classes: ClassNames | None = None, holdout: float = 0.25, seed: int = 1
+) -> Dataset:
+    """Read labelled images; opens none of them where labels can be had without.
+
+    Args:
+        source: A folder with a folder of images for each class; a folder with train, (val,) and test folders
+            of that kind; a manifest (.csv, .tsv, .parquet) with columns path, label and perhaps split; a
+            torchvision or Hugging Face data set; a list of (PIL image or path, label or class name); or a
+            dict of split -> any of these.
+        classes: Class names: a list, a mapping label -> name, or a file of either (see
+            `names.read_class_file`). A file classes.txt in the folder (or beside the manifest) is used by
+            itself.
+        holdout: The part of each class that is held out for testing where there is no test split; 0 for none.
+        seed: Seed of that choice.
+
+    Returns:
+        The data set. Classes are numbered in the case-sensitive order of their labels, as torchvision's
+        ``ImageFolder`` does, unless the
+        source or ``classes`` fixes an order. `Dataset.notes` tells every choice.
+
+    Raises:
+        ValueError: If there is nothing to read, or something does not fit; the message names the file or
+            folder.
+        TypeError: If ``source`` is of no known kind.
+    """
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout must lie in [0, 1), got {holdout}.")
+    notes: list[str] = []
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        parts = _read_path(path)
+        name = path.stem if path.is_file() else path.resolve().name
+        beside = (path.parent if path.is_file() else path) / "classes.txt"
+        if classes is None and beside.is_file():
+            classes = beside
+            notes.append(f"Class names are from {beside.name}.")
+    elif isinstance(source, Mapping):
+        parts, name = _read_splits(source), "images"
+    else:
+        parts = {"train": read_object(source)}
+        name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
+    notes += [note for part in parts.values() for note in part.notes]
+    naming = name_classes(_labels(name, parts), _given_names(parts), classes)
+    if len(naming.names) < 2:
+        raise ValueError(
+            f"A classifier needs at least 2 classes, got {listing(list(naming.names)) or 'none'} in {name}. "
+            f"If its class folders lie deeper, give the folder that holds them."
+        )
+    dataset = _build(name, parts, naming, notes)
+    return dataset if dataset.test or not holdout else hold_out(dataset, holdout, seed)
+
+
+def hold_out(dataset: Dataset, part: float, seed: int) -> Dataset:
+    """Move a part of each class from train to test.
+
+    Of a class with n >= 2 training images ``round(part * n)`` are moved, at least 1 and never all; a single
+    image stays. Which ones depends on the seed and n only: renaming, adding or reordering classes moves none.
+    """
+    chosen: set[int] = set()
+    single = []
+    for label, name in enumerate(dataset.classes):
+        members = [index for index, item in enumerate(dataset.train) if item.label == label]
+        if len(members) == 1:
+            single.append(name)
+        if len(members) > 1:
+            count = min(max(1, round(part * len(members))), len(members) - 1)
+            chosen.update(random.Random(f"{seed}:{len(members)}").sample(members, count))
+    train = tuple(item for index, item in enumerate(dataset.train) if index not in chosen)
+    test = tuple(item for index, item in enumerate(dataset.train) if index in chosen)
+    notes = [
+        f"There is no test split: held out {plural(len(test), 'image')} of {len(dataset.train)} for testing "
+        f"({part:.0%} of each class, seed {seed})."
+    ]
+    if single:
+        notes.append(f"A single image, kept for training, so none to test on: {listing(single)}.")
+    return dataclasses.replace(dataset, train=train, test=test, notes=(*dataset.notes, *notes))
+
+
+def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The data set with the labels of another class list, to evaluate a model that was trained on that list.
+
+    Raises:
+        ValueError: If the data set has images of a class that is not in the list.
+    """
+    if tuple(names) == dataset.classes:
+        return dataset
+    index = {clean_name(name): label for label, name in enumerate(names)}
+    present = {item.label for item in dataset.select("all")}
+    unknown = [dataset.classes[label] for label in sorted(present) if dataset.classes[label] not in index]
+    if unknown:
+        raise ValueError(f"Every class must be among the {len(names)} known ones; not among them: {listing(unknown)}.")
+    if len(index) < len(names):
+        raise ValueError("Class names must differ from one another to be matched by name.")
+    train, val, test = (
+        tuple(Item(item.source, index[dataset.classes[item.label]]) for item in dataset.select(split))
+        for split in SPLITS
+    )
+    return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test)
+
+
+def _read_path(path: Path) -> dict[Split, Part]:
+    if path.is_dir():
+        return read_folder(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: give a folder of images or a manifest ({', '.join(SUFFIXES)}).")
+    if path.suffix.lower() in SUFFIXES:
+        return read_manifest(path)
+    raise ValueError(f"{path} must be a folder or a manifest ({', '.join(SUFFIXES)}).")
+
+
+def _read_splits(source: Mapping[str, Any]) -> dict[Split, Part]:
+    """A dict of split -> data set object or folder of class folders."""
+    parts: dict[Split, Part] = {}
+    for word, value in source.items():
+        split = split_word(str(word))
+        if split is None or split in parts:
+            fault = "Unknown" if split is None else "Repeated"
+            raise ValueError(f"{fault} split {word!r} among {listing(list(map(str, source)))}. {UNKNOWN_SPLIT}")
+        is_path = isinstance(value, (str, Path))
+        parts[split] = read_class_folders(Path(value)) if is_path else read_object(value)
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def _labels(name: str, parts: Mapping[Split, Part]) -> list[str]:
+    """All labels in order; train must know them all."""
+    orders = {part.order for part in parts.values()}
+    if len(orders) > 1:
+        raise ValueError(f"All splits of {name} must have the same classes; {listing(sorted(parts))} differ.")
+    order = orders.pop() if orders else None
+    if order is not None:
+        return list(order)
+    found = {split: set(part.labels) for split, part in parts.items()}
+    if "train" in found:
+        for split, labels in found.items():
+            strange = labels - found["train"]
+            if strange:
+                names = listing(sorted(strange))
+                raise ValueError(f"Every class of {name} needs training images; only in {split}: {names}.")
+    return sorted(set().union(*found.values()))
+
+
+def _given_names(parts: Mapping[Split, Part]) -> dict[str, str]:
+    """The names that the source itself gives; all splits must agree."""
+    names: dict[str, str] = {}
+    for part in parts.values():
+        for label, name in part.names.items():
+            if names.setdefault(label, name) != name:
+                raise ValueError(f"All splits must name classes alike; {label} is {names[label]!r} and {name!r}.")
+    return names
+
+
+def _build(name: str, parts: Mapping[Split, Part], naming: Naming, notes: Sequence[str]) -> Dataset:
+    splits: dict[Split, tuple[Item, ...]] = {}
+    for split, part in parts.items():
+        pairs = zip(part.sources, part.labels, strict=True)
+        splits[split] = tuple(Item(source, naming.index[label]) for source, label in pairs)
+    both = _shared(splits)
+    return Dataset(name, naming.names, **splits, notes=(*notes, *naming.notes, *both))
+
+
+def _shared(splits: Mapping[Split, Sequence[Item]]) -> list[str]:
+    """A note for images that stand in more than one split."""
+    counts = Counter(source for items in splits.values() for source in {item.source for item in items})
+    twice = [str(source) for source, count in counts.items() if count > 1]
+    return [f"{plural(len(twice), 'image')} in more than one split: {listing(twice, 5)}."] if twice else []

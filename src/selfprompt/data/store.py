@@ -1,0 +1,155 @@
+"""Holds decoded images and tells which cannot be decoded; knows items, no models."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from selfprompt.data.images import BadImage, BadImageError
+from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item, listing, plural
+
+OnBad = Literal["skip", "fail"]
+Progress = Callable[[int, int], None]
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+CHUNK = 1024  # images in flight between two looks at the results
+
+
+class ImageStore:
+    """Decoded images, 8-bit RGB: each is decoded once and kept while the budget lasts, others on demand.
+
+    Nothing is ever thrown out: an epoch visits every image once, and for that pattern the first ones are as
+    good to keep as any others. Threads may share a store.
+
+    Args:
+        budget: Bytes to keep, or a string such as "2GB", "500MB", "0".
+
+    Raises:
+        ValueError: If the budget is negative or cannot be read.
+    """
+
+    def __init__(self, budget: int | str = "2GB") -> None:
+        self.budget = parse_bytes(budget)
+        self.used = 0
+        self._lock = Lock()
+        self._kept: dict[Path | IndexedSource, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Number of images kept."""
+        return len(self._kept)
+
+    def get(self, item: Item) -> Image.Image:
+        """The item's image as RGB; BadImageError if it cannot be read."""
+        kept = self._kept.get(item.source)
+        if kept is not None:
+            return Image.fromarray(kept)
+        image = item.load()
+        self._keep(item.source, image)
+        return image
+
+    def _keep(self, source: Path | IndexedSource, image: Image.Image) -> None:
+        size = image.width * image.height * 3
+        with self._lock:
+            if source in self._kept or self.used + size > self.budget:
+                return
+            self._kept[source] = np.asarray(image)
+            self.used += size
+
+
+def check_images(
+    items: Sequence[Item],
+    store: ImageStore | None = None,
+    *,
+    on_bad: OnBad = "skip",
+    progress: Progress | None = None,
+) -> tuple[tuple[Item, ...], list[BadImage]]:
+    """Decode every image once, in threads, and set those aside that cannot be decoded.
+
+    Args:
+        items: The images.
+        store: Filled with the decoded images as far as its budget goes.
+        on_bad: "skip" returns the bad images by name; "fail" raises when there are any.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        The good items in their order, and the bad images in theirs.
+
+    Raises:
+        ValueError: With "fail", naming the bad images.
+    """
+    if on_bad not in ("skip", "fail"):
+        raise ValueError(f"on_bad must be 'skip' or 'fail', got {on_bad!r}.")
+    store = ImageStore(0) if store is None else store
+    good: list[Item] = []
+    bad: list[BadImage] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            for done, (item, fault) in enumerate(zip(chunk, pool.map(_check(store), chunk), strict=True), start + 1):
+                if fault is None:
+                    good.append(item)
+                else:
+                    bad.append(fault)
+                if progress is not None:
+                    progress(done, len(items))
+    if bad and on_bad == "fail":
+        raise ValueError(
+            f"{plural(len(bad), 'image')} cannot be read: {listing([str(b) for b in bad], separator='; ')}."
+        )
+    return tuple(good), bad
+
+
+def check_dataset(
+    dataset: Dataset,
+    store: ImageStore | None = None,
+    *,
+    on_bad: OnBad = "skip",
+    progress: Progress | None = None,
+) -> tuple[Dataset, list[BadImage]]:
+    """`check_images` over all splits, the training images first.
+
+    Returns:
+        The data set without its bad images (a note says which), and the bad images.
+
+    Raises:
+        ValueError: With "fail" if there are bad images; with "skip" if a class loses all its training images.
+    """
+    good, bad = check_images(dataset.select("all"), store, on_bad=on_bad, progress=progress)
+    if not bad:
+        return dataset, []
+    kept = {id(item) for item in good}
+    train, val, test = (tuple(item for item in dataset.select(split) if id(item) in kept) for split in SPLITS)
+    lost = {item.label for item in dataset.train} - {item.label for item in train}
+    if lost:
+        names = listing([dataset.classes[label] for label in sorted(lost)])
+        raise ValueError(
+            f"Every class needs a readable training image; none is left of: {names}. "
+            f"Unreadable: {listing([str(b) for b in bad], separator='; ')}."
+        )
+    note = f"Left out {plural(len(bad), 'image')} that cannot be read: {listing([b.path for b in bad])}."
+    return dataclasses.replace(dataset, train=train, val=val, test=test, notes=(*dataset.notes, note)), bad
+
+
+def parse_bytes(budget: int | str) -> int:
+    """A number of bytes from an int or a string such as "2GB" (10**9), "1.5 GiB" (2**30)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(budget))
+    if match is None or match[2].upper() not in UNITS:
+        raise ValueError(f"An image budget must be like '2GB', '500MB' or 0, got {budget!r}.")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _check(store: ImageStore) -> Callable[[Item], BadImage | None]:
+    def check(item: Item) -> BadImage | None:
+        try:
+            store.get(item)
+        except BadImageError as error:
+            return error.bad
+        return None
+
+    return check

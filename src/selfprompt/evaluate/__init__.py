@@ -1,0 +1,1 @@
+"""What a model is worth: metrics, the record of a run, the published protocols."""

@@ -1,0 +1,157 @@
+"""Numbers of one evaluation, from logits and labels; counts are exact, everything shown is derived from them.
+
+torchmetrics is imported where it is used, so that reading a `Metrics` costs nothing.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BINS = 15  # of the calibration error
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The result of one evaluation; percentages lie in [0, 100].
+
+    Attributes:
+        accuracy: Images whose largest logit is their class's, in percent of all.
+        correct, total: The counts behind it.
+        interval: 95 % Wilson interval of the accuracy, in percent: what the number of test images alone
+            leaves open.
+        macro: Mean of ``per_class``: every class that has test images counts alike.
+        per_class: Class name -> accuracy on its images in percent, for the classes that have images.
+        calibration_error: Expected calibration error of softmax(logits), 15 bins, in [0, 1].
+        confusion: Images by [true class][predicted class].
+    """
+
+    accuracy: float
+    correct: int
+    total: int
+    interval: tuple[float, float]
+    macro: float
+    per_class: dict[str, float]
+    calibration_error: float
+    confusion: list[list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as values that ``json.dumps`` takes."""
+        return {**asdict(self), "interval": list(self.interval)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Metrics":
+        """What `to_json` gave."""
+        low, high = record["interval"]
+        return cls(**{**record, "interval": (low, high)})
+
+
+def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[str]) -> Metrics:
+    """Evaluate predictions.
+
+    Args:
+        logits: Scores of any floating type, (N, C).
+        labels: Class indices, (N,).
+        class_names: C names; names that occur twice get their index appended in ``per_class``.
+
+    Raises:
+        ValueError: If shapes do not fit, there is no image, a label is out of range, or logits are
+            not finite.
+    """
+    from torchmetrics.functional.classification import (
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+    )
+
+    classes = len(class_names)
+    _check(logits, labels, classes)
+    # softmax here: torchmetrics would take logits that happen to lie in [0, 1] for probabilities
+    shares = logits.detach().cpu().double().softmax(1)
+    labels = labels.cpu()
+    unusable = int(shares.isnan().any(1).sum())
+    if unusable:
+        raise ValueError(f"Logits must be finite numbers; those of {unusable} of {len(labels)} images are not.")
+    predicted = logits.detach().cpu().argmax(1)
+    counts = multiclass_confusion_matrix(predicted, labels, num_classes=classes).tolist()
+    calibration = multiclass_calibration_error(shares, labels, num_classes=classes, n_bins=BINS)
+    correct, total = sum(counts[i][i] for i in range(classes)), len(labels)
+    per_class = {
+        name: 100 * row[i] / sum(row)
+        for i, (name, row) in enumerate(zip(_distinct(class_names), counts, strict=True))
+        if sum(row)
+    }
+    return Metrics(
+        accuracy=100 * correct / total,
+        correct=correct,
+        total=total,
+        interval=wilson_interval(correct, total),
+        macro=math.fsum(per_class.values()) / len(per_class),
+        per_class=per_class,
+        calibration_error=calibration.item(),
+        confusion=counts,
+    )
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of an accuracy, in percent.
+
+    Unlike the usual ``p +- 1.96 s`` it stays inside [0, 100] and does not shrink to a point at 0 or 100 %.
+
+    Raises:
+        ValueError: If there are not ``0 <= correct <= total`` images, at least one.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22:209.
+    """
+    if total < 1 or not 0 <= correct <= total:
+        raise ValueError(f"Need 0 <= correct <= total and total >= 1, got {correct} of {total}.")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / total
+    centre = share + z**2 / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    low = 0.0 if correct == 0 else (centre - spread) / (1 + z**2 / total)
+    high = 1.0 if correct == total else (centre + spread) / (1 + z**2 / total)
+    return 100 * low, 100 * high
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """Harmonic mean of base and new accuracy.
+
+    Args:
+        base: Accuracy on the base classes in percent, in [0, 100].
+        new: Accuracy on the new classes in percent, in [0, 100].
+
+    Returns:
+        The mean in percent; 0.0 when both are 0.
+
+    Raises:
+        ValueError: If either value is outside [0, 100].
+
+    Source: Zhou et al. 2022 (arXiv 2203.05557), section 4.1.
+    """
+    for value in (base, new):
+        if not 0 <= value <= 100:
+            raise ValueError(f"An accuracy must lie in [0, 100] percent, got {value}.")
+    return 0.0 if base + new == 0 else 2 * base * new / (base + new)
+
+
+def _check(logits: "Tensor", labels: "Tensor", classes: int) -> None:
+    """Shapes, at least one image, labels in range."""
+    if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"logits must be (N, {classes}) and labels (N,), got {shapes}.")
+    if len(labels) == 0:
+        raise ValueError("Metrics need at least 1 image, got none.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"Labels must lie in 0..{classes - 1}, got {low}..{high}.")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names; those that occur more than once with their index, so that none is lost as a key."""
+    counts = Counter(names)
+    return [f"{name} (#{i})" if counts[name] > 1 else name for i, name in enumerate(names)]

@@ -1,0 +1,157 @@
+"""Everything that fixes a run, as one record that can be written to YAML and read back; imports no torch.
+
+A recipe file is flat: the keys are ``method``, ``options``, ``backbone``, ``statistics``, ``seed``,
+``eval_batch_size``, and the fields of ``DataOptions`` and ``TrainOptions``. It never inherits from another one.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from selfprompt.config import DataOptions, TrainOptions
+
+SHIPPED = files("selfprompt") / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A method with its options, a backbone, data and training."""
+
+    method: str = "sep"
+    """A method (see `selfprompt methods`), or package.module:Class for one's own."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own options."""
+    backbone: str = "open_clip/ViT-B-16/openai"
+    """Name of the frozen model (see `selfprompt backbones`)."""
+    statistics: Literal["backbone", "imagenet"] = "backbone"
+    """Normalise images with the backbone's own mean and std, or with ImageNet's as some papers did."""
+    seed: int = 1
+    """Seed of every random choice; 0 is a seed."""
+    eval_batch_size: int = 100
+    """Images a batch in evaluation."""
+    data: DataOptions = field(default_factory=DataOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self) -> None:
+        if self.statistics not in ("backbone", "imagenet"):
+            raise ValueError(f"statistics must be backbone or imagenet, got {self.statistics!r}.")
+        if self.eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size must be at least 1, got {self.eval_batch_size}.")
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"options must be names with values, got {self.options!r}.")
+
+    def flat(self) -> dict[str, Any]:
+        """The recipe as the keys and values of its file."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "train")}
+        return {**own, "options": dict(self.options), **asdict(self.data), **asdict(self.train)}
+
+    def changed(self, overrides: Mapping[str, Any]) -> Self:
+        """The recipe with other values; ``options`` are merged name by name.
+
+        Epochs that leave no room for the recipe's warm-up shorten it to a tenth of them.
+
+        Raises:
+            ValueError: If a key is unknown (the message has the nearest one) or a value does not fit.
+        """
+        check_keys(overrides)
+        overrides = dict(overrides)
+        epochs = overrides.get("epochs")
+        if epochs is not None and "warmup_epochs" not in overrides and self.train.warmup_epochs >= epochs:
+            overrides["warmup_epochs"] = epochs // 10
+        parts = {
+            name: {key: overrides.pop(key) for key in list(overrides) if key in FIELDS[name]}
+            for name in ("data", "train")
+        }
+        options = {**self.options, **(overrides.pop("options", None) or {})}
+        return replace(
+            self,
+            **overrides,
+            options=options,
+            data=replace(self.data, **parts["data"]),
+            train=replace(self.train, **parts["train"]),
+        )
+
+    def to_yaml(self) -> str:
+        """The recipe as a file's text."""
+        return yaml.safe_dump(_plain(self.flat()), sort_keys=False)
+
+
+FIELDS = {
+    "recipe": [f.name for f in fields(Recipe) if f.name not in ("data", "train")],
+    "data": [f.name for f in fields(DataOptions)],
+    "train": [f.name for f in fields(TrainOptions)],
+}
+
+
+def check_keys(values: Mapping[str, Any], where: str = "") -> None:
+    """Raise ValueError for the first key that no recipe has, with the nearest one that it has."""
+    known = [key for keys in FIELDS.values() for key in keys]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else " The method's own options go under 'options'."
+            raise ValueError(f"{where}unknown key {key!r}.{hint}")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in SHIPPED.iterdir() if entry.name.endswith(".yaml"))
+
+
+def shipped_recipe(name: str) -> str | None:
+    """The recipe a method's or recipe's name stands for; a bare ``spt`` or ``vpt`` means its deep variant."""
+    names = recipe_names()
+    return next((candidate for candidate in (name, f"{name}-deep") if candidate in names), None)
+
+
+def load_recipe(name: str) -> Recipe:
+    """A shipped recipe by name, a recipe file by path, or defaults for one's own "package.module:Class".
+
+    Raises:
+        ValueError: If there is no such recipe or the file is wrong; the message names it.
+    """
+    if ":" in name and not Path(name).exists():
+        return Recipe(method=name)
+    if name.endswith((".yaml", ".yml")):
+        values = read_values(Path(name))
+        return load_recipe(values.get("method", Recipe.method)).changed(values)
+    shipped = shipped_recipe(name)
+    if shipped is None:
+        near = difflib.get_close_matches(name, recipe_names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Unknown method or recipe {name!r}.{hint} Known: {', '.join(recipe_names())}. "
+            "For your own method use 'package.module:Class'."
+        )
+    return Recipe().changed(read_values(SHIPPED / f"{shipped}.yaml"))
+
+
+def read_values(path: Path | Traversable) -> dict[str, Any]:
+    """The keys and values of a recipe file.
+
+    Raises:
+        ValueError: If there is no such file, it is no YAML mapping, or has unknown keys; the message names it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such recipe file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe consists of 'key: value' lines, got {type(values).__name__}.")
+    check_keys(values, f"{path}: ")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""Training: one readable loop, its schedules, optimisers, averages, checkpoints and logs."""

@@ -1,0 +1,56 @@
+"""An exponential moving average of the tuned tensors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from selfprompt.methods.base import Method
+
+
+class Ema:
+    """``e <- d e + (1 - d) m`` after every optimiser step, starting as a copy of m; no warm-up of d.
+
+    Only tuned tensors are averaged. Differs from the reference code (SPT, ``--model_ema``): it averages the
+    frozen weights as well, which stay the same but for rounding.
+
+    Args:
+        tensors: The tuned tensors by name, as ``Method.trainable()`` gives them.
+        decay: d, in (0, 1).
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must be between 0 and 1, got {decay}.")
+        self.decay = decay
+        self.average = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take in the tensors as they are after a step."""
+        for name, average in self.average.items():
+            average.lerp_(tensors[name], 1 - self.decay)  # exact where a tensor does not change
+
+    @contextmanager
+    def applied(self, method: "Method") -> Iterator[None]:
+        """Put the average in place of the method's tuned tensors; on leaving, those are back, bit for bit."""
+        tensors = method.trainable()
+        own = {name: tensors[name].detach().clone() for name in self.average}
+        overwrite(tensors, self.average)
+        try:
+            yield
+        finally:
+            overwrite(tensors, own)
+
+
+@torch.no_grad()
+def overwrite(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into the tensors of the same names, in place.
+
+    Not through ``.data``: a method that caches class features sees a change by the tensor's version.
+    """
+    for name, value in values.items():
+        tensors[name].copy_(value)

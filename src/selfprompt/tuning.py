@@ -1,0 +1,316 @@
+"""From images to a tuned classifier: the steps of a run, in order."""
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from selfprompt.artifact import versions, write_json
+from selfprompt.classifier import Classifier, evaluate
+from selfprompt.data.fewshot import base_new_split, few_shot_split
+from selfprompt.data.items import Dataset
+from selfprompt.data.loader import Batches, ImageStore, check_dataset
+from selfprompt.data.sources import read_dataset
+from selfprompt.data.transforms import train_transform
+from selfprompt.evaluate.metrics import Metrics
+from selfprompt.methods.base import Method, build_method, find, make_options
+from selfprompt.recipe import Recipe, load_recipe
+from selfprompt.towers.load import Backbone, load_backbone
+from selfprompt.train.distributed import make_fabric
+from selfprompt.train.fit import CHECKPOINT, FitResult, fit
+
+logger = logging.getLogger(__name__)
+RESULT = "result.json"
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+Progress = Callable[[int, int], None]
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes: the command line shows it, Python code may ignore it."""
+
+    def say(self, line: str) -> None:
+        """One line about what was done or chosen."""
+
+    def stage(self, name: str) -> AbstractContextManager[Progress]:
+        """A step that takes time; the callback gets (done, in all)."""
+
+
+class Silent:
+    """Tells the log, nobody else."""
+
+    def say(self, line: str) -> None:
+        logger.info(line)
+
+    def stage(self, name: str) -> AbstractContextManager[Progress]:
+        logger.info(name)
+        return nullcontext(lambda done, total: None)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The images of a run, and where their pixels are kept."""
+
+    dataset: Dataset
+    store: ImageStore
+    key: str
+
+
+def tune(
+    data: Any,
+    *,
+    method: str = "sep",
+    backbone: str | Backbone | None = None,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    watcher: Watcher | None = None,
+    **overrides: Any,
+) -> Classifier:
+    """Adapt a frozen backbone to labelled images.
+
+    Args:
+        data: A folder of class folders, a folder with train/ (val/) test/, a CSV or Parquet manifest, or a torchvision
+            or Hugging Face data set.
+        method: A method or recipe: "sep", "spt-deep", "coop", ...; the recipe's values are the defaults.
+        backbone: A name (see ``list_backbones``) or a loaded backbone; None is the recipe's.
+        out: Folder for the artifact, the result and what resuming needs; None keeps everything in memory.
+        options: The method's own options, "text_prompts" say.
+        recipe: A recipe of one's own instead of ``method``.
+        resume: Go on with the interrupted run in ``out``.
+        progress: Show a bar while training, in a terminal.
+        watcher: Is told what happens.
+        overrides: Any other value of the recipe: shots, epochs, lr, seed, classes, ...
+
+    Returns:
+        The tuned classifier, evaluated on the test images; ``results`` has the numbers.
+
+    Raises:
+        ValueError: If an argument, the data or the backbone's name is wrong.
+        RuntimeError: If training diverges or a file cannot be written.
+    """
+    watcher = watcher or Silent()
+    recipe = (recipe or load_recipe(method)).changed({**overrides, **({"options": options} if options else {})})
+    if isinstance(backbone, str):
+        recipe = recipe.changed({"backbone": backbone})
+    folder = None if out is None else Path(out)
+    _check_folder(folder, resume)
+    fabric = make_fabric(recipe.train)
+    fabric.launch()
+    if not fabric.is_global_zero:
+        watcher, progress = Silent(), False
+    make_options(find(recipe.method), recipe.options)  # a wrong option is told before anything is read
+    start = time.monotonic()
+    run_data = read_data(data, recipe, watcher)
+    found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
+    found = with_statistics(found, recipe.statistics)
+    built = build_method(recipe.method, found, run_data.dataset.classes, seed=recipe.seed, **recipe.options)
+    built.to(fabric.device)
+    classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat() | {"backbone": found.name})
+    baseline = zero_shot(classifier, run_data, watcher)
+    result = train(classifier, run_data, recipe, fabric, folder, watcher, resume=resume, progress=progress)
+    classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, watcher)
+    if folder is not None and fabric.is_global_zero:
+        save_run(classifier, folder)
+    return classifier
+
+
+def _check_folder(folder: Path | None, resume: bool) -> None:
+    """Raise ValueError where a run would overwrite another one."""
+    if resume and folder is None:
+        raise ValueError("resume needs out, the folder of the interrupted run.")
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another name for the output folder.")
+    if (folder / RESULT).exists():
+        raise ValueError(f"{folder} holds a finished run. Choose another folder, or delete it first.")
+    if (folder / CHECKPOINT).exists() and not resume:
+        raise ValueError(f"{folder} holds an unfinished run. Resume it (--resume), or choose another folder.")
+
+
+def read_data(data: Any, recipe: Recipe, watcher: Watcher) -> RunData:
+    """Read the data, draw the shots over all classes, cut out base or new classes, decode every image once."""
+    options = recipe.data
+    names = None if options.class_names is None else Path(options.class_names)
+    dataset = read_dataset(data, classes=names, holdout=options.holdout, seed=recipe.seed)
+    if not dataset.train:
+        raise ValueError(f"{dataset.name} has no training images.")
+    drawn, drawn_val = few_shot_split(dataset.train, dataset.val, options.shots, recipe.seed)
+    notes = list(dataset.notes)
+    if options.shots:
+        notes.append(f"Drew up to {options.shots} training images a class (seed {recipe.seed}): {len(drawn)} in all.")
+        short = Counter(item.label for item in drawn)
+        few = [name for label, name in enumerate(dataset.classes) if 0 < short[label] < options.shots]
+        if few:
+            notes.append(f"Fewer than {options.shots} training images in {len(few)} of {len(dataset.classes)} classes.")
+    dataset = replace(dataset, train=drawn, val=drawn_val, notes=tuple(notes))
+    dataset = base_new_split(dataset, options.classes)
+    store = ImageStore(options.memory)
+    with watcher.stage("reading images") as progress:
+        dataset, bad = check_dataset(dataset, store, on_bad=options.on_bad_image, progress=progress)
+    for note in dataset.notes:
+        watcher.say(note)
+    for image in bad:
+        watcher.say(f"  {image}")
+    return RunData(dataset, store, data_key(data))
+
+
+def data_key(data: Any) -> str:
+    """A hash that tells whether a path is the one a classifier was tuned on; empty for objects."""
+    if not isinstance(data, (str, Path)):
+        return ""
+    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()
+
+
+def _load_backbone(name: str, watcher: Watcher) -> Backbone:
+    with watcher.stage(f"loading {name}"):
+        backbone = load_backbone(name)
+    if backbone.note:
+        watcher.say(backbone.note)
+    return backbone
+
+
+def with_statistics(backbone: Backbone, statistics: str) -> Backbone:
+    """The backbone with other image statistics, where the recipe asks for ImageNet's."""
+    if statistics == "backbone":
+        return backbone
+    mean, std = IMAGENET_STATISTICS
+    return replace(backbone, preprocess=replace(backbone.preprocess, mean=mean, std=std))
+
+
+def zero_shot(classifier: Classifier, data: RunData, watcher: Watcher) -> Metrics | None:
+    """Accuracy of the untuned CLIP on the test images; None without a text tower or test images."""
+    backbone = classifier.method.backbone
+    if backbone.text is None or not data.dataset.test:
+        return None
+    options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
+    untuned = build_method("zero-shot", backbone, classifier.classes, **options).to(classifier.device)
+    with watcher.stage("zero-shot on the test images") as progress:
+        return evaluate(untuned, classifier.batches(data.dataset.test, data.store), progress=progress)
+
+
+def train(
+    classifier: Classifier,
+    data: RunData,
+    recipe: Recipe,
+    fabric: Any,
+    folder: Path | None,
+    watcher: Watcher,
+    *,
+    resume: bool,
+    progress: bool,
+) -> FitResult | None:
+    """Prepare the method and train it; None where there is nothing to train."""
+    method, options, dataset = classifier.method, recipe.train, data.dataset
+    if not method.trainable():
+        watcher.say(f"{method.name} has nothing to train.")
+        return None
+    transform = train_transform(classifier.preprocess, options.augment)
+    batches = Batches(
+        dataset.train,
+        data.store,
+        transform,
+        options.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        drop_last="auto" if options.drop_last else False,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=options.workers,
+    )
+    val = classifier.batches(dataset.val, data.store) if dataset.val else None
+    resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
+    if not resuming:  # a checkpoint holds everything that prepare would make
+        prepare(method, dataset, data.store, batches, recipe.seed, watcher)
+    tuned = sum(p.numel() for p in method.trainable().values())
+    watcher.say(f"training {tuned:,} numbers of {method.name} on {len(dataset.train)} images, {options.epochs} epochs")
+    identity = {
+        "method": recipe.method,
+        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
+        "backbone": method.backbone.fingerprint,
+        "classes": list(classifier.classes),
+        "images": [f"{item.source}:{item.label}" for item in dataset.train],
+    }
+    return fit(
+        method,
+        batches,
+        val,
+        options,
+        seed=recipe.seed,
+        run_dir=folder,
+        resume=resume,
+        identity=identity,
+        progress=progress,
+        fabric=fabric,
+        log=watcher.say,
+    )
+
+
+def prepare(method: Method, dataset: Dataset, store: ImageStore, batches: Batches, seed: int, watcher: Watcher) -> None:
+    """The method's start from the data; every process sees all images, so all start alike."""
+    whole = Batches(
+        dataset.train,
+        store,
+        batches.transform,
+        batches.batch_size,
+        shuffle=True,
+        seed=seed,
+        workers=batches.workers,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with watcher.stage("starting from the training images") as progress:
+        method.prepare(whole, generator, progress)
+
+
+def measure(
+    classifier: Classifier,
+    data: RunData,
+    baseline: Metrics | None,
+    result: FitResult | None,
+    seconds: float,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """The record of a run: metrics on the test images, counts, notes, time."""
+    method, dataset = classifier.method, data.dataset
+    tuned = None
+    if dataset.test:
+        with watcher.stage("evaluating on the test images") as progress:
+            tuned = classifier.evaluate(dataset.test, data.store, progress=progress)
+    return {
+        "method": classifier.recipe["method"],
+        "tuned": tuned and tuned.to_json(),
+        "zero_shot": baseline and baseline.to_json(),
+        "images": {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)},
+        "data_key": data.key,
+        "classes": list(dataset.classes),
+        "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
+        "weights": result.weights if result else "untouched",
+        "best_epoch": result.best_epoch if result else None,
+        "history": list(result.history) if result else [],
+        "train_seconds": result.seconds if result else 0.0,
+        "seconds": seconds,
+        "eval_batch_size": classifier.batch_size,
+        "sample_wise": method.sample_wise,
+        "backbone": {"name": method.backbone.name, "fingerprint": method.backbone.fingerprint},
+        "backbone_note": method.backbone.note,
+        "notes": [*dataset.notes, *([method.backbone.note] if method.backbone.note else [])],
+        "recipe": dict(classifier.recipe),
+        "versions": versions(),
+    }
+
+
+def save_run(classifier: Classifier, folder: Path) -> None:
+    """Write the artifact, then the result that says the run is done; the checkpoint is not needed any more."""
+    classifier.save(folder)
+    write_json(folder / RESULT, classifier.results)
+    (folder / CHECKPOINT).unlink(missing_ok=True)

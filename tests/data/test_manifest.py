@@ -1,0 +1,154 @@
+"""Manifests: tables of paths, labels and splits."""
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfprompt.data.sources import read_dataset
+from tests.data.images import picture
+
+ROWS = [
+    ("images/0.png", "cat"),
+    ("images/1.png", "sea_lion"),
+    ("images/2.png", "cat"),
+    ("images/3.png", "sea_lion"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for index in range(4):
+        picture(index).save(tmp_path / "images" / f"{index}.png")
+    return tmp_path
+
+
+def write(file: Path, header: str, rows: list[tuple[str, ...]], separator: str = ",") -> Path:
+    lines = [header.replace(",", separator), *(separator.join(row) for row in rows)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("pets.csv", ","), ("pets.csv", ";"), ("pets.tsv", "\t"), ("P.CSV", ",")]
+)
+def test_text_manifests(folder: Path, name: str, separator: str) -> None:
+    dataset = read_dataset(write(folder / name, "Path,Label,note", [(*row, "") for row in ROWS], separator), holdout=0)
+    assert dataset.name == name[:-4]
+    assert dataset.classes == ("cat", "sea lion")
+    assert [item.label for item in dataset.train] == [0, 1, 0, 1]
+    assert dataset.train[0].source == folder / "images/0.png"
+    assert dataset.train[0].load().size == picture(0).size
+
+
+def test_splits_and_absolute_paths(folder: Path) -> None:
+    rows = [("images/0.png", "cat", "train"), (str(folder / "images/1.png"), "dog", "TRAIN")]
+    rows += [("images/2.png", "cat", "validation"), ("images/3.png", "dog", "test")]
+    dataset = read_dataset(write(folder / "a.csv", "filename,class,split", rows))
+    assert [row[1] for row in dataset.summary()] == [2, 1, 1]
+    assert dataset.notes == ()
+
+
+def test_quoted_values(folder: Path) -> None:
+    (folder / "images/0.png").rename(folder / "images/a,b.png")
+    file = folder / "a.csv"
+    file.write_text('path,label\n"images/a,b.png","cat, ""big"""\nimages/1.png,dog\n')
+    assert read_dataset(file, holdout=0).classes == ('cat, "big"', "dog")
+
+
+def test_number_labels_index_the_given_names(folder: Path) -> None:
+    file = write(folder / "a.csv", "path,label", [(path, str(i % 2)) for i, (path, _) in enumerate(ROWS)])
+    assert read_dataset(file).classes == ("0", "1")
+    assert read_dataset(file, classes=["cat", "dog", "eel"]).classes == ("cat", "dog", "eel")
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    assert read_dataset(file).classes == ("cat", "dog")
+
+
+def test_doubles_are_told(folder: Path) -> None:
+    rows = [
+        ("images/0.png", "cat", "train"),
+        ("images/1.png", "dog", "train"),
+        ("images/1.png", "dog", "train"),
+    ]
+    dataset = read_dataset(write(folder / "a.csv", "path,label,split", [*rows, ("images/0.png", "cat", "test")]))
+    assert "Listed more than once in train: " in dataset.notes[0]
+    assert dataset.notes[1].startswith("1 image in more than one split: ")
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        (
+            "image_name,label",
+            [("a", "b")],
+            r"needs a column 'path' \(or file.*its columns are: image_name, label",
+        ),
+        ("path,species", [("a", "b")], "needs a column 'label'"),
+        ("path,label", [], "has no rows"),
+        ("path,label", [("images/0.png", "")], "line 2 has no label"),
+        ("path,label", [("images/0.png",)], "line 2 has no label"),
+        ("path,label,split", [("images/0.png", "cat", "")], "line 2 has no split"),
+        (
+            "path,label,split",
+            [("images/0.png", "cat", "tset")],
+            "line 2: unknown split 'tset'. Known: .*train",
+        ),
+        ("path,label", [("images/0.png", "cat"), ("x.png", "dog")], r"missing 1 file: .*x\.png"),
+        ("path,label", [("images", "cat")], "missing 1 file"),
+        ("path,label", [("images/0.png", "cat")], "at least 2 classes, got cat in a"),
+    ],
+)
+def test_faults_are_named(folder: Path, header: str, rows: list[tuple[str, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_dataset(write(folder / "a.csv", header, rows))
+
+
+def test_labels_outside_of_the_classes_are_named(folder: Path) -> None:
+    file = write(folder / "a.csv", "path,label", ROWS)
+    with pytest.raises(ValueError, match="among the classes; not among them: sea_lion"):
+        read_dataset(file, classes=["cat", "dog", "eel"])
+    with pytest.raises(ValueError, match="among the classes; not among them: sea_lion"):
+        read_dataset(file, classes=["dog", "cat"])
+
+
+def test_what_is_no_table_is_refused(folder: Path) -> None:
+    (folder / "a.csv").write_bytes(b"path,label\n\xff\xfe,\x80\n")
+    with pytest.raises(ValueError, match=r"a\.csv must be a readable UTF-8 table"):
+        read_dataset(folder / "a.csv")
+    (folder / "b.csv").touch()
+    with pytest.raises(ValueError, match="needs a column 'path'"):
+        read_dataset(folder / "b.csv")
+
+
+def test_parquet_manifests(folder: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file = folder / "a.parquet"
+    parquet.write_table(arrow.table({"path": [path for path, _ in ROWS], "label": [0, 1, 0, 1]}), file)
+    assert [item.label for item in read_dataset(file, holdout=0).train] == [0, 1, 0, 1]
+    parquet.write_table(arrow.table({"path": ["images/0.png", None], "label": [0, 1]}), file)
+    with pytest.raises(ValueError, match="row 1 has no path"):
+        read_dataset(file)
+    parquet.write_table(arrow.table({"image": [{"bytes": b"", "path": "a"}], "label": [0]}), file)
+    with pytest.raises(ValueError, match="holds the images themselves"):
+        read_dataset(file)
+    file.write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="readable parquet file"):
+        read_dataset(file)
+
+
+def test_parquet_needs_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    (folder / "a.parquet").touch()
+    with pytest.raises(ImportError, match=r"need pyarrow: pip install 'selfprompt\[data\]'"):
+        read_dataset(folder / "a.parquet")

@@ -1,0 +1,97 @@
+"""Class names and their order."""
+
+from pathlib import Path
+
+import pytest
+
+from selfprompt.data.names import clean_name, name_classes, read_class_file
+
+PETS = ["Faces", "Leopards", "accordion", "airplanes"]  # Caltech101's kind of order
+
+
+def test_cleaning() -> None:
+    assert clean_name(" great__white_shark\t ") == "great white shark"
+    assert clean_name("Cafe\u0301") == "Caf\u00e9"
+
+
+def test_names_default_to_the_labels() -> None:
+    naming = name_classes(["a_b", "1"], {"1": "one"}, None)
+    assert (naming.index, naming.names, naming.notes) == ({"a_b": 0, "1": 1}, ("a b", "one"), ())
+
+
+def test_mapping_renames() -> None:
+    naming = name_classes(PETS, {}, {"Faces": "face", "airplanes": "airplane", "zebra": "zebra"})
+    assert naming.names == ("face", "Leopards", "accordion", "airplane")
+    assert "Leopards, accordion" in naming.notes[0]
+    assert "Ignored 1 class name without images" in naming.notes[1]
+    with pytest.raises(ValueError, match="for the labels of the data"):
+        name_classes(PETS, {}, {"zebra": "zebra"})
+
+
+def test_list_of_the_labels_gives_the_order() -> None:
+    naming = name_classes(["cat", "sea_lion"], {}, ["sea lion", "dog", "cat"])
+    assert naming.index == {"sea_lion": 0, "cat": 2}
+    assert naming.names == ("sea lion", "dog", "cat")
+    assert "Classes without an image: dog" in naming.notes[0]
+
+
+def test_list_of_other_names_follows_the_order() -> None:
+    naming = name_classes(PETS, {}, ["face", "leopard", "accordion", "airplane"])
+    assert naming.names == ("face", "leopard", "accordion", "airplane")
+    assert "Faces is 'face'" in naming.notes[0]
+
+
+def test_numbers_count_the_names() -> None:
+    naming = name_classes(["0", "2"], {}, ["a", "b", "c"])
+    assert naming.index == {"0": 0, "2": 2}
+    assert "Labels are numbers" in naming.notes[1] + naming.notes[0]
+    assert name_classes(["1", "2", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "2": 1, "3": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["face", "leopard", "airplane"], "3 class names cannot name 4 labels"),
+        (["leopard", "accordion", "face", "airplane"], "Every label must be among the classes; .*Faces"),
+        (["Faces", "accordion"], "not among them: Leopards, airplanes"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        name_classes(PETS, {}, names)
+
+
+def test_empty_and_equal_names_are_told() -> None:
+    with pytest.raises(ValueError, match="nothing is left of '__'"):
+        name_classes(["__", "a"], {}, None)
+    assert (
+        "share a name and cannot be told apart by text: crane" in name_classes(["a", "b"], {}, ["crane"] * 2).notes[1]
+    )
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", "=", "=>", " => ", ", ", " "])
+def test_class_file_maps(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_text(f"n01{separator}great white shark\n\nn02{separator}tench\n")
+    assert read_class_file(file, ["n01", "n02"]) == {"n01": "great white shark", "n02": "tench"}
+
+
+def test_class_file_lists(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("\ufefftench, Tinca tinca\r\ngoldfish, Carassius\r\n".encode())
+    assert read_class_file(file, ["n01", "n02"]) == ["tench, Tinca tinca", "goldfish, Carassius"]
+
+
+def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    with pytest.raises(ValueError, match="readable UTF-8"):
+        read_class_file(file, [])
+    file.write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ValueError, match="readable UTF-8"):
+        read_class_file(file, [])
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="at least one class, but it is empty"):
+        read_class_file(file, [])
+    file.write_text("a,b\na,c\n")
+    with pytest.raises(ValueError, match="more than once: a"):
+        read_class_file(file, ["a"])

@@ -1,0 +1,241 @@
+"""Class texts: placeholders stand where we say, texts end where they stop mattering, long names are named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import open_clip
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from selfprompt.prompters.static import Scatter
+from selfprompt.text import (
+    TEMPLATES,
+    check_slots,
+    check_template,
+    class_ids,
+    clean,
+    fill,
+    prompt_texts,
+    slots,
+    template_features,
+    tokenize,
+    useful_length,
+    word_embeddings,
+    words_inside,
+)
+from selfprompt.tokens import Tokens
+from selfprompt.towers.base import Prompter
+from tests.methods.tiny import backbone, small
+
+NAMES = (
+    "cat",
+    "X",
+    "x x x",
+    "lawn mower",
+    "fish_tank",
+    "2012 Tesla Model S",
+    "737-800",
+    "jack-o'-lantern",
+    "Électricité & gaz",
+    "honeycombed",
+    "a  cardigan\twelsh corgi",
+    "U.S.",
+)
+printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=8).filter(clean)
+
+
+def tokenizer() -> Callable[..., Tensor]:
+    found = backbone("clip").tokenizer
+    assert found is not None
+    return found
+
+
+def placeholder() -> int:
+    return int(tokenizer()(["X"])[0, 1])
+
+
+def check_text(name: str, count: int, position: str) -> None:
+    (text,) = prompt_texts([name], count, position)
+    ids = tokenizer()([text])
+    places = slots(words_inside(tokenizer(), [clean(name)]), count, position)
+    assert places.shape == (1, count)
+    assert ids.gather(1, places).eq(placeholder()).all()
+    check_slots(ids, places)
+    rest = torch.ones_like(ids, dtype=torch.bool).scatter(1, places, False)
+    without = tokenizer()([f"{clean(name)}."])
+    if not clean(name)[-1].isalnum() and position != "end":
+        return  # the full stop belongs to a placeholder and does not join the name's own punctuation
+    assert ids[rest].equal(without[0, : ids.shape[1] - count])
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("name", NAMES)
+def test_placeholders_stand_at_the_slots(name: str, position: str) -> None:
+    for count in (1, 4, 5):
+        check_text(name, count, position)
+
+
+@given(printable, st.integers(1, 6), st.sampled_from(["end", "middle", "front"]))
+def test_placeholders_stand_at_the_slots_for_any_printable_name(name: str, count: int, position: str) -> None:
+    check_text(name, count, position)
+
+
+def test_slots_of_several_names_differ_only_behind_the_name() -> None:
+    lengths = words_inside(tokenizer(), ["cat", "stop sign"])
+    assert lengths.tolist() == [1, 2]
+    assert slots(lengths, 4, "end").tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
+    assert slots(lengths, 4, "middle").tolist() == [[1, 2, 4, 5], [1, 2, 5, 6]]
+    assert slots(lengths, 4, "front").tolist() == [[2, 3, 4, 5], [3, 4, 5, 6]]
+
+
+def test_slots_hold_for_the_full_size_tokenizer_too() -> None:
+    full = open_clip.SimpleTokenizer(context_length=77)
+    for position in ("end", "middle", "front"):
+        ids = full(prompt_texts(NAMES, 16, position))
+        places = slots(words_inside(full, [clean(name) for name in NAMES]), 16, position)
+        assert ids.gather(1, places).eq(full(["X"])[0, 1]).all()
+
+
+def test_a_tokenizer_without_a_start_token_is_refused() -> None:
+    ids = torch.tensor([[7, 7, 7, 20, 1], [7, 7, 7, 21, 1]])  # X X X name EOS, no SOS in front
+    with pytest.raises(ValueError, match="starts a text with one token of its own"):
+        check_slots(ids, 1 + torch.arange(3).expand(2, -1))
+
+
+def test_clean_reads_underscores_as_spaces() -> None:
+    assert clean("fish_tank ") == "fish tank"
+    assert clean("  a\t b__c\n") == "a b c"
+    assert clean("jack-o'-lantern") == "jack-o'-lantern"
+
+
+@given(st.text(max_size=20))
+def test_cleaning_twice_is_cleaning_once(name: str) -> None:
+    assert clean(clean(name)) == clean(name)
+
+
+def test_templates_take_the_cleaned_name_even_with_braces_in_it() -> None:
+    assert fill("a {} here.", ["fish_tank", "{}"]) == ["a fish tank here.", "a {} here."]
+    for template in TEMPLATES.values():
+        check_template(template)
+
+
+@pytest.mark.parametrize("template", ["a photo", "a {} of {}", "a {name}."])
+def test_a_template_without_one_place_is_refused(template: str) -> None:
+    with pytest.raises(ValueError, match=r"template must contain \{\} once, for the class name; got "):
+        check_template(template)
+
+
+def test_too_long_texts_are_refused_by_name() -> None:
+    fits, long = " ".join(["cat"] * 30), " ".join(["cat"] * 31)  # 32 tokens with SOS and EOT
+    assert tokenize(tokenizer(), [fits]).shape == (1, 32)
+    with pytest.raises(ValueError, match=rf"The text '{long}' does not fit the model's 32 text tokens; shorten"):
+        tokenize(tokenizer(), ["dog", long])
+
+
+@pytest.mark.parametrize("method", ["coop", "sep", "zero-shot"])
+def test_methods_name_the_class_that_is_too_long(method: str) -> None:
+    name = " ".join(["mower"] * 40)
+    with pytest.raises(ValueError, match=f"{name}.* does not fit the model's 32 text tokens"):
+        small(method, names=["cat", name])
+
+
+def test_prompts_that_read_beyond_the_context_are_refused() -> None:
+    with pytest.raises(ValueError, match="The prompts read 33 text positions, the model has 32; use fewer"):
+        small("sep", text_prompts=16)
+
+
+def test_word_embeddings_are_the_table_s_rows() -> None:
+    clip = backbone("clip")
+    assert clip.text is not None
+    ids = tokenizer()(["a photo of a"])
+    rows = clip.text.embed(ids).x[0, 1:5]
+    found = word_embeddings(clip, "a photo of a")
+    assert found.equal(rows)
+    assert not found.requires_grad
+
+
+def test_words_to_start_from_must_be_there() -> None:
+    with pytest.raises(ValueError, match="words must hold at least one word"):
+        word_embeddings(backbone("clip"), "  ")
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 12))
+def test_useful_length_is_the_last_end_or_the_reach(ends: list[int], reach: int) -> None:
+    ids = torch.zeros(len(ends), 14, dtype=torch.long)
+    for row, end in enumerate(ends):
+        ids[row, : end + 1] = torch.tensor([98] + [5] * (end - 1) + [99])
+    assert useful_length(ids, reach) == max(*ends, *ends, reach - 1) + 1
+
+
+def test_template_features_have_length_one_and_do_not_depend_on_the_other_names() -> None:
+    both = template_features(backbone("clip"), "a photo of a {}.", ["cat", "very long class name indeed"])
+    assert both.norm(dim=-1).sub(1).abs().max() < 1e-6
+    alone = template_features(backbone("clip"), "a photo of a {}.", ["cat"])
+    assert (both[:1] - alone).abs().max() < 1e-5  # another length: float32 in another order
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """A prompter whose embeddings are moved at some positions before the first block."""
+
+    inner: Prompter
+    positions: slice
+    reach: int = 0
+
+    def start(self, tokens: Tokens) -> Tokens:
+        tokens = self.inner.start(tokens)
+        x = tokens.x.clone()
+        x[:, self.positions] += 1
+        return tokens._replace(x=x)
+
+    def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
+        return self.inner.layer(index, block, tokens)
+
+
+def encode(method: object, monkeypatch: pytest.MonkeyPatch, ids: Tensor, positions: slice | None) -> Tensor:
+    """SEP's class texts from given ids, with embeddings moved at some positions."""
+    forward = type(method.text).forward
+
+    def moved(tower: torch.nn.Module, _: Tensor, prompter: Prompter) -> Tensor:
+        return forward(tower, ids, prompter if positions is None else Perturbed(prompter, positions))
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(type(method.text), "forward", moved)
+        return method.prompted_texts()
+
+
+@pytest.mark.parametrize("count", [2, 6, 9])
+@pytest.mark.parametrize("axis", ["tokens", "batch"])
+def test_text_matters_up_to_its_useful_length_and_no_further(
+    count: int, axis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["cat", "lawn mower", "stop sign"]
+    method = small("sep", names=names, text_prompts=count, fusion_axis=axis)
+    ids = class_ids(backbone("clip"), prompt_texts(names, count), reach=1 + 2 * count)
+    full = tokenizer()(prompt_texts(names, count))
+    end = int(full.argmax(dim=1).max())
+    length = max(end + 1, 1 + 2 * count)
+    assert ids.equal(full[:, :length])
+    assert method.ids.equal(ids)
+    plain = encode(method, monkeypatch, full, None)
+    assert encode(method, monkeypatch, full, slice(length, None)).equal(plain)  # bit for bit
+    for position in range(length):
+        moved = encode(method, monkeypatch, full, slice(position, position + 1))
+        assert not moved.equal(plain), f"position {position} of {length} has no influence"
+    with torch.no_grad():
+        cut = method.prompted_texts()
+    assert (cut - plain).abs().max() < 1e-5  # float32 in another order of summation
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_coop_texts_are_cut_without_a_change(position: str) -> None:
+    names = ["cat", "lawn mower", "jack-o'-lantern"]
+    method = small("coop", names=names, position=position)
+    full = tokenizer()(prompt_texts(names, 4, position))
+    assert method.ids.shape[1] == int(full.argmax(dim=1).max()) + 1 < full.shape[1]
+    with torch.no_grad():
+        whole = method.text(full, Scatter(method.context, method.slots))
+        assert (method.encode_classes() - whole / whole.norm(dim=-1, keepdim=True)).abs().max() < 1e-5
