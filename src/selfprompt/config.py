@@ -1,8 +1,20 @@
 """The options of data and training as plain records; imports nothing heavy, for the command line's sake."""
 
+import math
 import re
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    NoneType: "null",
+    Mapping: "names with values",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +35,7 @@ class DataOptions:
     """A classes.txt with the names that are shown and read, when folder names are not good names."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_kinds(type(self), vars(self))
         _check_range("shots", self.shots, at_least=0)
         _check_range("holdout", self.holdout, above=0, below=1)
         if not re.fullmatch(r"\d+(\.\d+)?\s*([KMG]i?)?B?", self.memory, flags=re.IGNORECASE):
@@ -86,7 +98,7 @@ class TrainOptions:
     """Write TensorBoard logs too; needs the package tensorboard."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_kinds(type(self), vars(self))
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
             _check_range(name, getattr(self, name), at_least=1)
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "workers"):
@@ -129,13 +141,42 @@ class TrainOptions:
             raise ValueError(f"warmup_lr must not exceed lr, got warmup_lr {self.warmup_lr} and lr {self.lr}.")
 
 
-def _check_choices(options: Any) -> None:
-    """Raise ValueError for a Literal field with another value."""
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if get_origin(field.type) is Literal and value not in get_args(field.type):
-            choices = ", ".join(repr(choice) for choice in get_args(field.type))
-            raise ValueError(f"{field.name} must be one of {choices}, got {value!r}.")
+def check_kinds(record: type, values: Mapping[str, Any]) -> None:
+    """Check that values are of the kinds that a dataclass declares; names that it does not have are left alone.
+
+    Raises:
+        ValueError: For the first that is not; the message names it, its kind or choices, and the value.
+    """
+    for name, kind in get_type_hints(record).items():
+        if name in values and not _fits(values[name], kind):
+            raise ValueError(f"{name} must be {_in_words(kind)}, got {values[name]!r}.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind; of kinds that options do not use, anything is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is tuple:  # tuple[int, ...], which is a list in YAML
+        return isinstance(value, (list, tuple)) and all(_fits(entry, inner[0]) for entry in value)
+    if isinstance(value, bool):
+        return kind is bool or kind not in WORDS
+    expected = (int, float) if kind is float else origin or kind
+    return not isinstance(expected, (type, tuple)) or isinstance(value, expected)
+
+
+def _in_words(kind: Any) -> str:
+    """A kind as a message names it."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(choice) for choice in inner)
+    if origin is tuple:
+        return f"a list, each {_in_words(inner[0])}"
+    return WORDS.get(origin or kind, str(kind))
 
 
 def _check_range(
@@ -146,7 +187,9 @@ def _check_range(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise ValueError for a value outside its range; not a number is outside every range."""
+    """Raise ValueError for a value outside its range; infinity and not a number are outside every range."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}.")
     if at_least is not None and not value >= at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}.")
     if above is not None and not value > above:

@@ -5,6 +5,7 @@ A recipe file is flat: the keys are ``method``, ``options``, ``backbone``, ``sta
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
@@ -14,9 +15,16 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from selfprompt.config import DataOptions, TrainOptions
+from selfprompt.config import DataOptions, TrainOptions, check_kinds
 
 SHIPPED = files("selfprompt") / "recipes"
+
+
+class Loader(yaml.SafeLoader):
+    """Reads ``1e-3`` as the number that everybody means; YAML 1.1 wants a dot in it."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +47,11 @@ class Recipe:
     train: TrainOptions = field(default_factory=TrainOptions)
 
     def __post_init__(self) -> None:
-        if self.statistics not in ("backbone", "imagenet"):
-            raise ValueError(f"statistics must be backbone or imagenet, got {self.statistics!r}.")
+        check_kinds(type(self), vars(self))
         if self.eval_batch_size < 1:
             raise ValueError(f"eval_batch_size must be at least 1, got {self.eval_batch_size}.")
-        if not isinstance(self.options, Mapping):
-            raise ValueError(f"options must be names with values, got {self.options!r}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0..2**63 - 1, got {self.seed}.")
 
     def flat(self) -> dict[str, Any]:
         """The recipe as the keys and values of its file."""
@@ -61,14 +68,16 @@ class Recipe:
         """
         check_keys(overrides)
         overrides = dict(overrides)
-        epochs = overrides.get("epochs")
-        if epochs is not None and "warmup_epochs" not in overrides and self.train.warmup_epochs >= epochs:
+        check_kinds(TrainOptions, overrides)
+        check_kinds(Recipe, overrides)
+        epochs = overrides.get("epochs", self.train.epochs)
+        if "warmup_epochs" not in overrides and self.train.warmup_epochs >= epochs:
             overrides["warmup_epochs"] = epochs // 10
         parts = {
             name: {key: overrides.pop(key) for key in list(overrides) if key in FIELDS[name]}
             for name in ("data", "train")
         }
-        options = {**self.options, **(overrides.pop("options", None) or {})}
+        options = {**self.options, **overrides.pop("options", {})}
         return replace(
             self,
             **overrides,
@@ -119,8 +128,7 @@ def load_recipe(name: str) -> Recipe:
     if ":" in name and not Path(name).exists():
         return Recipe(method=name)
     if name.endswith((".yaml", ".yml")):
-        values = read_values(Path(name))
-        return load_recipe(values.get("method", Recipe.method)).changed(values)
+        return read_recipe(Path(name))
     shipped = shipped_recipe(name)
     if shipped is None:
         near = difflib.get_close_matches(name, recipe_names(), n=1)
@@ -132,6 +140,21 @@ def load_recipe(name: str) -> Recipe:
     return Recipe().changed(read_values(SHIPPED / f"{shipped}.yaml"))
 
 
+def read_recipe(path: Path | Traversable, method: str | None = None) -> Recipe:
+    """A recipe file's values over those of the recipe that its ``method``, or the argument, names.
+
+    Raises:
+        ValueError: If the file is wrong; the message names it.
+    """
+    values = read_values(path)
+    named = values.pop("method", Recipe.method)
+    try:
+        check_kinds(Recipe, {"method": named})
+        return load_recipe(method or named).changed(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def read_values(path: Path | Traversable) -> dict[str, Any]:
     """The keys and values of a recipe file.
 
@@ -141,7 +164,7 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such recipe file.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from selfprompt.artifact import versions, write_json
+from selfprompt.artifact import CONFIG, versions, write_file, write_json
 from selfprompt.classifier import Classifier, evaluate
 from selfprompt.data.fewshot import base_new_split, few_shot_split
 from selfprompt.data.items import Dataset
@@ -27,7 +27,7 @@ from selfprompt.train.distributed import make_fabric
 from selfprompt.train.fit import CHECKPOINT, FitResult, fit
 
 logger = logging.getLogger(__name__)
-RESULT = "result.json"
+RESULT, RECIPE = "result.json", "recipe.yaml"
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Progress = Callable[[int, int], None]
@@ -100,22 +100,25 @@ def tune(
     """
     watcher = watcher or Silent()
     recipe = (recipe or load_recipe(method)).changed({**overrides, **({"options": options} if options else {})})
-    if isinstance(backbone, str):
-        recipe = recipe.changed({"backbone": backbone})
+    if backbone is not None:
+        recipe = recipe.changed({"backbone": backbone if isinstance(backbone, str) else backbone.name})
     folder = None if out is None else Path(out)
     _check_folder(folder, resume)
+    make_options(find(recipe.method), recipe.options)  # wrong options and missing images are told before work is done
+    dataset = choose_images(data, recipe)
     fabric = make_fabric(recipe.train)
     fabric.launch()
     if not fabric.is_global_zero:
         watcher, progress = Silent(), False
-    make_options(find(recipe.method), recipe.options)  # a wrong option is told before anything is read
     start = time.monotonic()
-    run_data = read_data(data, recipe, watcher)
     found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
     found = with_statistics(found, recipe.statistics)
+    if folder is not None and fabric.is_global_zero:
+        write_file(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
+    run_data = read_images(dataset, recipe, data_key(data), watcher)
     built = build_method(recipe.method, found, run_data.dataset.classes, seed=recipe.seed, **recipe.options)
     built.to(fabric.device)
-    classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat() | {"backbone": found.name})
+    classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
     baseline = zero_shot(classifier, run_data, watcher)
     result = train(classifier, run_data, recipe, fabric, folder, watcher, resume=resume, progress=progress)
     classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, watcher)
@@ -126,25 +129,39 @@ def tune(
 
 def _check_folder(folder: Path | None, resume: bool) -> None:
     """Raise ValueError where a run would overwrite another one."""
-    if resume and folder is None:
-        raise ValueError("resume needs out, the folder of the interrupted run.")
     if folder is None:
+        if resume:
+            raise ValueError("resume needs out, the folder of the interrupted run.")
         return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another name for the output folder.")
     if (folder / RESULT).exists():
         raise ValueError(f"{folder} holds a finished run. Choose another folder, or delete it first.")
-    if (folder / CHECKPOINT).exists() and not resume:
-        raise ValueError(f"{folder} holds an unfinished run. Resume it (--resume), or choose another folder.")
+    if (folder / CHECKPOINT).exists():
+        if not resume:
+            raise ValueError(
+                f"{folder} holds an unfinished run. Go on with it (--resume), delete it, or choose another folder."
+            )
+    elif (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds a saved classifier. Choose another folder, or delete it first.")
 
 
-def read_data(data: Any, recipe: Recipe, watcher: Watcher) -> RunData:
-    """Read the data, draw the shots over all classes, cut out base or new classes, decode every image once."""
+def choose_images(data: Any, recipe: Recipe) -> Dataset:
+    """List the images, draw the shots over all classes, cut out base or new classes; opens no file of them.
+
+    Raises:
+        ValueError: If there are no fitting images.
+    """
     options = recipe.data
     names = None if options.class_names is None else Path(options.class_names)
     dataset = read_dataset(data, classes=names, holdout=options.holdout, seed=recipe.seed)
     if not dataset.train:
         raise ValueError(f"{dataset.name} has no training images.")
+    if recipe.train.select == "best-val" and not dataset.val:
+        raise ValueError(
+            f"select 'best-val' needs validation images, and {dataset.name} has none: "
+            "add a val folder (or split val in a manifest), or use select 'last'."
+        )
     drawn, drawn_val = few_shot_split(dataset.train, dataset.val, options.shots, recipe.seed)
     notes = list(dataset.notes)
     if options.shots:
@@ -154,15 +171,19 @@ def read_data(data: Any, recipe: Recipe, watcher: Watcher) -> RunData:
         if few:
             notes.append(f"Fewer than {options.shots} training images in {len(few)} of {len(dataset.classes)} classes.")
     dataset = replace(dataset, train=drawn, val=drawn_val, notes=tuple(notes))
-    dataset = base_new_split(dataset, options.classes)
-    store = ImageStore(options.memory)
+    return base_new_split(dataset, options.classes)
+
+
+def read_images(dataset: Dataset, recipe: Recipe, key: str, watcher: Watcher) -> RunData:
+    """Decode every image once; tell what was chosen and left out."""
+    store = ImageStore(recipe.data.memory)
     with watcher.stage("reading images") as progress:
-        dataset, bad = check_dataset(dataset, store, on_bad=options.on_bad_image, progress=progress)
+        dataset, bad = check_dataset(dataset, store, on_bad=recipe.data.on_bad_image, progress=progress)
     for note in dataset.notes:
         watcher.say(note)
     for image in bad:
         watcher.say(f"  {image}")
-    return RunData(dataset, store, data_key(data))
+    return RunData(dataset, store, key)
 
 
 def data_key(data: Any) -> str:

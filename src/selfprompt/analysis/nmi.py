@@ -27,7 +27,8 @@ class Information:
         """I / sqrt(Hp Ht), or 2 I / (Hp + Ht); in [0, 1], 0 for one prompt or an entropy of 0."""
         geometric = mean == "geometric"
         scale = (self.prompts * self.tokens).sqrt() if geometric else (self.prompts + self.tokens) / 2
-        return torch.where(scale > 0, self.mutual / scale.clamp_min(torch.finfo(scale.dtype).tiny), 0.0)
+        share = self.mutual / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+        return torch.where(scale > 0, share, 0.0).clamp_max(1)  # rounding goes beyond 1 by the last digit
 
 
 def information(attention: Tensor) -> Information:

@@ -4,11 +4,12 @@ Imports no torch: commands import what they need when they run.
 """
 
 import difflib
+import logging
 import os
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -21,12 +22,13 @@ COMMANDS = {
     "backbones": "list names of frozen models",
     "demo": "see the whole job on small images, without downloads",
 }
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "dict": "a mapping"}
 MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
-    given = [_underscored(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    given = _underscored(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(overview())
         return 0 if given else 2
@@ -45,29 +47,48 @@ def run(command: str, given: Sequence[str]) -> int:
     """Parse one command's arguments and run it."""
     module = import_module(f"selfprompt.cli.{MODULES.get(command, command)}")
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=f"selfprompt {command}", description=COMMANDS[command], exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"selfprompt {command}",
+        description=COMMANDS[command],
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,  # train has one of its own
+    )
     try:
         module.add_arguments(parser, given)
         options = parser.parse_args(list(given))
     except ArgumentError as error:
         return _fail(explain(error, parser), 2)
-    except ValueError as error:
+    except (ValueError, TypeError, OSError) as error:
         return _fail(str(error), 2)
-    return _run(getattr(module, command), options)
+    _quieten()
+    return _run(command, getattr(module, command), options)
 
 
-def _run(function: object, options: Namespace) -> int:
+def _run(command: str, function: Callable[[Namespace], int], options: Namespace) -> int:
     try:
-        return int(function(options) or 0)  # type: ignore[operator]
+        status = function(options)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        return _fail("interrupted. A run with --out can go on: repeat the command with --resume.", 130)
+        on = " A run with --out can go on: repeat the command with --resume." if command == "train" else ""
+        return _fail(f"interrupted.{on}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; say nothing more
         return 0
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
+    except Exception as error:
         if os.environ.get("SELFPROMPT_DEBUG"):
             raise
-        return _fail(str(error), 1)
+        expected = isinstance(error, (ValueError, TypeError, RuntimeError, OSError, ImportError)) and str(error)
+        tell = f"{type(error).__name__}: {error}. This should not happen; SELFPROMPT_DEBUG=1 shows where it did."
+        return _fail(str(error) if expected else tell, 1)
+
+
+def _quieten() -> None:
+    """Keep libraries from logging what an error message says already; SELFPROMPT_DEBUG lets them."""
+    if not os.environ.get("SELFPROMPT_DEBUG"):
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+        logging.basicConfig(level=logging.CRITICAL)
 
 
 def overview() -> str:
@@ -82,25 +103,47 @@ def overview() -> str:
 
 
 def explain(error: ArgumentError, parser: ArgumentParser) -> str:
-    """A parser's error as one sentence, with the nearest option where a name is unknown."""
-    text = str(error.message if isinstance(error, ArgumentError) else error)
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", text) or re.search(r'option "?([\w.]+)"?', text)
-    if unknown:
+    """A parser's error as one sentence, with the nearest option or choice where there is one."""
+    text = str(error.message)
+    help_hint = f"See {parser.prog} --help."
+    if found := re.search(r"unrecognized arguments: (?:--([\w.]+))?(.*)", text, re.DOTALL):
+        if not found[1]:
+            return f"unexpected {found[2].strip()!r}. {help_hint} Put quotes around names with spaces."
         known = [action.dest for action in parser._actions]
-        near = difflib.get_close_matches(unknown[1], known, n=1)
-        hint = f" Did you mean --{near[0]}?" if near else " See --help; a method's own options are --options.NAME."
-        return f"unknown option --{unknown[1]}.{hint}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    text = " ".join(lines).replace("typing.Literal", "").replace("Parser key ", "option ")
-    return re.sub(r"<class '(\w+)'>", r"\1", text)
+        return f"unknown option --{found[1]}.{_nearest(found[1], known, '--') or ' ' + help_hint}"
+    if found := re.search(r"argument --([\w.]+): expected one argument", text):
+        return f"--{found[1]} needs a value. {help_hint}"
+    if found := re.search(r"argument --([\w.]+): ignored explicit argument (.*)", text):
+        return f"--{found[1]} takes no value, got {found[2]}."
+    if found := re.search(r'Parser key "([\w.]+)":(.*)(?:Got|Given) value: (.*)', text, re.DOTALL):
+        return _wrong_value(*found.groups())
+    return f"{' '.join(text.split())}. {help_hint}"
 
 
-def _underscored(argument: str) -> str:
+def _wrong_value(name: str, expected: str, value: str) -> str:
+    """What an option takes, and what it got."""
+    choices = [
+        choice for listed in re.findall(r"Literal\[(.*?)\]", expected) for choice in re.findall(r"'(.*?)'", listed)
+    ]
+    kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected a <class '(\w+)'>", expected)]
+    kinds += [f"one of {', '.join(choices)}"] if choices else []
+    return f"--{name} must be {' or '.join(kinds)}, got {value!r}.{_nearest(value, choices)}"
+
+
+def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
+    """A question after the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _underscored(arguments: Sequence[str]) -> list[str]:
     """``--on-bad-image=skip`` as ``--on_bad_image=skip``: both spellings of an option are fine."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    changed = []
+    for argument in arguments[:end]:
+        name, equals, value = argument.partition("=")
+        changed.append(name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument)
+    return changed + list(arguments[end:])
 
 
 def _fail(message: str, status: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.table import Table
 
 from selfprompt.cli.show import Show, table
 
@@ -102,12 +103,17 @@ def write(predictions: "Sequence[Prediction]", form: str) -> None:
             writer.writerows([p.image, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(p.top, 1))
         sys.stdout.write(text.getvalue())
         return
+    Console(highlight=False).print(prediction_table(good))
+
+
+def prediction_table(predictions: "Sequence[Prediction]") -> Table:
+    """Images with their most likely classes."""
     rows = [
         [p.image if rank == 0 else "", label, f"{100 * score:.1f} %"]
-        for p in good
+        for p in predictions
         for rank, (label, score) in enumerate(p.top)
     ]
-    Console(highlight=False).print(table("", ["image", "class", "probability"], rows))
+    return table("", ["image", "class", "probability"], rows)
 
 
 def as_record(prediction: "Prediction") -> dict[str, object]:

@@ -10,14 +10,17 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_rows, table
 from selfprompt.config import DataOptions, TrainOptions
-from selfprompt.recipe import Recipe, load_recipe, read_values
+from selfprompt.recipe import Recipe, load_recipe, read_recipe
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments; the recipe that ``given`` names supplies their defaults."""
     recipe = base_recipe(given)
     parser.add_argument(
-        "data", type=str, help="folder of class folders, folder with train/ and test/, or .csv/.parquet"
+        "data",
+        type=str | None,
+        nargs="?",
+        help="folder of class folders, folder with train/ and test/, or .csv/.parquet",
     )
     parser.add_argument("--out", type=str | None, help="folder for the classifier and its results")
     parser.add_argument("--method", type=str, help="method or shipped recipe (selfprompt methods)")
@@ -50,11 +53,7 @@ def chosen(given: Sequence[str]) -> tuple[str | None, str | None]:
 def base_recipe(given: Sequence[str]) -> Recipe:
     """The recipe that --method and --config name together; a file's values stand over the method's own."""
     method, config = chosen(given)
-    if config is None:
-        return load_recipe(method or "sep")
-    values = read_values(Path(config))
-    recipe = load_recipe(method or values.get("method", "sep"))
-    return recipe.changed({key: value for key, value in values.items() if key != "method"})
+    return load_recipe(method or Recipe.method) if config is None else read_recipe(Path(config), method)
 
 
 def final_recipe(options: Namespace, base: Recipe) -> Recipe:
@@ -73,6 +72,10 @@ def train(options: Namespace) -> int:
     if options.print_config:
         print(recipe.to_yaml(), end="")
         return 0
+    if options.data is None:
+        raise ValueError(
+            "Images are needed: selfprompt train PHOTOS --out OUT, where PHOTOS has a folder for each class."
+        )
     if options.out is None:
         raise ValueError("--out is needed: the folder that the classifier is saved to.")
     from selfprompt.tuning import tune

@@ -4,7 +4,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,11 @@ class TrainingSource(SampleSource, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
 class Method(nn.Module):
     """A prompt-tuning method, or a baseline, on a frozen backbone.
 
@@ -62,7 +67,7 @@ class Method(nn.Module):
         generator: Source of every random start.
     """
 
-    Options: ClassVar[type[Any]] = object
+    Options: ClassVar[type[Any]] = NoOptions
     open_vocabulary: ClassVar[bool] = False
     training_only: ClassVar[frozenset[str]] = frozenset()
     needs_text: ClassVar[bool] = False
@@ -128,7 +133,9 @@ class Method(nn.Module):
             return self.encode_classes()
         probe = next(self.vision.parameters())
         state = [(name, p._version, p.data_ptr()) for name, p in self.trainable().items()]
-        key = (state, probe.device, probe.dtype, torch.is_autocast_enabled(probe.device.type))
+        kind = probe.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (state, probe.device, probe.dtype, autocast)
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, self.encode_classes())
         return self._cache[1]
@@ -141,14 +148,15 @@ class Method(nn.Module):
         """The same tuned method for other class names, without training.
 
         Raises:
-            ValueError: If the method's classifier belongs to its training classes.
+            ValueError: If the method's classifier belongs to its training classes, or the names are wrong.
         """
         if not self.open_vocabulary:
             raise ValueError(
                 f"{self.name} cannot take new class names: its head was trained for {len(self.classes)} classes. "
                 "Use a method that reads class names (sep, coop, zero-shot)."
             )
-        other = type(self)(self.backbone, names, self.options, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        other = type(self)(self.backbone, check_names(names), self.options, generator)
         other.to(next(self.vision.parameters()).device)
         other.load_learned(self.learned())
         return other.train(self.training)
@@ -196,9 +204,12 @@ def find(name: str) -> type[Method]:
     if ":" in name:
         module_name, _, class_name = name.partition(":")
         try:
-            return getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
+            own = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"Method {name!r} could not be imported: {error}.") from error
+        if not (isinstance(own, type) and issubclass(own, Method)):
+            raise ValueError(f"{name!r} must name a subclass of selfprompt.methods.base.Method, got {own!r}.")
+        return own
     known = list_methods()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -220,15 +231,55 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
 
     Raises:
         ValueError: If a name is unknown; the message lists the options.
+        TypeError: If a value is of another kind than the option.
     """
-    known = [f.name for f in fields(method.Options)]
-    for name in values:
+    kinds = {f.name: f.type for f in fields(method.Options)}
+    known = list(kinds)
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in plain.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             shown = method.__module__.rpartition(".")[2].replace("_", "-")
             raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
-    return method.Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        if not _fits(value, kinds[name]):
+            raise TypeError(f"{name} must be {_word(kinds[name])}, got {value!r}.")
+    return method.Options(**plain)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an option's kind; choices between words are the options' own business."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _word(kind: Any) -> str:
+    """What a message calls a kind: ``int``, ``tuple[int, ...]``."""
+    return kind.__name__ if get_origin(kind) is None else str(kind)
+
+
+def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Cleaned class names.
+
+    Raises:
+        ValueError: Unless there are at least two, all different and none empty.
+        TypeError: If they are one text.
+    """
+    if isinstance(class_names, str):
+        raise TypeError(f"Class names must be a list of texts, got the text {class_names!r}.")
+    names = [clean_name(str(n)) for n in class_names]
+    if len(names) < 2:
+        raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
+    if not all(names):
+        raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Class names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
+        )
+    return tuple(names)
 
 
 def build_method(name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, **options: Any) -> Method:
@@ -243,16 +294,9 @@ def build_method(name: str, backbone: Backbone, class_names: Sequence[str], *, s
 
     Raises:
         ValueError: If the name, an option or the class names are wrong.
+        TypeError: If an option is of the wrong kind.
     """
-    names = [clean_name(str(n)) for n in class_names]
-    if len(names) < 2:
-        raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
-    if not all(names):
-        raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"Class names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
-        )
+    names = check_names(class_names)
     method = find(name)
     generator = torch.Generator().manual_seed(seed)
     return method(backbone, names, make_options(method, options), generator)

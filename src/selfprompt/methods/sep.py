@@ -1,5 +1,6 @@
 """SEP: prompts in both CLIP towers, refreshed in front of each block from the stream's own representative tokens."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -239,10 +240,7 @@ def by_layer(layers: Sequence[int], modules: nn.ModuleList) -> dict[int, TokenFu
 def copies(width: int, count: int, axis: Literal["tokens", "batch"], generator: torch.Generator) -> nn.ModuleList:
     """Fusion modules that all start with the same numbers."""
     first = TokenFusion(width, axis=axis, generator=generator)
-    modules = nn.ModuleList(TokenFusion(width, axis=axis) for _ in range(count))
-    for module in modules:
-        module.load_state_dict(first.state_dict())
-    return modules
+    return nn.ModuleList(copy.deepcopy(first) for _ in range(count))
 
 
 AUTHORS_NAMES = {

@@ -85,8 +85,15 @@ def strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Ten
 
     Returns:
         Indices into ``tokens.others()``, (B, count), or (count,) for "batch".
+
+    Raises:
+        ValueError: If there are fewer tokens.
     """
     power = tokens.others().detach().square().mean(dim=-1)
+    if count > power.shape[1]:
+        raise ValueError(
+            f"{count} image prompts need as many representative tokens, an image has {power.shape[1]}; use fewer."
+        )
     if selection == "batch":
         power = power.mean(dim=0)
     return power.topk(count, dim=-1).indices

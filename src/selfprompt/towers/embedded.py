@@ -56,8 +56,8 @@ def build_mae() -> VisionTransformer:
 def draw_informative(model: nn.Module, generator: torch.Generator) -> None:
     """Random weights whose features tell images apart, for as long as no pretrained ones ship.
 
-    The libraries' own starts are made for training: their blocks hardly do anything yet. Matrices of N(0, 1.44 / inputs)
-    and positions of N(0, 1) mix position and content (a linear probe on 8 x 8 digits rises from 69 to 88 %).
+    The libraries' own starts are made for training: their blocks hardly do anything yet. With matrices drawn from
+    N(0, 1.44 / inputs) and positions from N(0, 1) they mix place and content, and a linear probe has something to read.
     """
     for name, parameter in model.named_parameters():
         if "pos" in name.rpartition(".")[2]:

@@ -1,0 +1,71 @@
+"""The documentation is true: its Python examples run, its links and options exist."""
+
+import doctest
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfprompt.cli import train
+from selfprompt.recipe import recipe_names
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the pages speak of: two classes of 6 images, held apart by their brightness."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(6):
+            pixels = rng.integers(level - 30, level + 30, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_python_page(photos: Path) -> None:
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.testfile(str(ROOT / "docs" / "python.md"), module_relative=False, optionflags=flags)
+    assert result.attempted > 20
+    assert result.failed == 0
+
+
+def test_api_docstring() -> None:
+    from selfprompt import api
+
+    result = doctest.testmod(api)
+    assert result.attempted
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), f"{page.name} names {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_and_recipes_exist(page: Path) -> None:
+    from jsonargparse import ArgumentParser
+
+    from selfprompt.cli import evaluate, predict
+
+    known = {"--help", "--method", "--torch-backend", "--no-header", "--no-annotate", "--python-version", "--extra"}
+    for command in (train, evaluate, predict):
+        parser = ArgumentParser(exit_on_error=False)
+        command.add_arguments(parser, [])
+        known |= {option for action in parser._actions for option in action.option_strings}
+    text = page.read_text()
+    for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
+        assert option in known or option.replace("-", "_").replace("__", "--", 1) in known, f"{page.name}: {option}"
+    for name in re.findall(r"--method ([a-z][\w-]*)\b(?![.:_])", text):
+        if name not in ("NAME", "RECIPE", "my"):
+            assert name in recipe_names(), f"{page.name}: --method {name}"
