@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from selfprompt.data.names import clean_name
 from selfprompt.prompters.static import Scatter
 from selfprompt.text import (
     TEMPLATES,
     check_slots,
     check_template,
     class_ids,
-    clean,
     fill,
     prompt_texts,
     slots,
@@ -44,7 +44,7 @@ NAMES = (
     "a  cardigan\twelsh corgi",
     "U.S.",
 )
-printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=8).filter(clean)
+printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=8).filter(clean_name)
 
 
 def tokenizer() -> Callable[..., Tensor]:
@@ -60,13 +60,13 @@ def placeholder() -> int:
 def check_text(name: str, count: int, position: str) -> None:
     (text,) = prompt_texts([name], count, position)
     ids = tokenizer()([text])
-    places = slots(words_inside(tokenizer(), [clean(name)]), count, position)
+    places = slots(words_inside(tokenizer(), [clean_name(name)]), count, position)
     assert places.shape == (1, count)
     assert ids.gather(1, places).eq(placeholder()).all()
     check_slots(ids, places)
     rest = torch.ones_like(ids, dtype=torch.bool).scatter(1, places, False)
-    without = tokenizer()([f"{clean(name)}."])
-    if not clean(name)[-1].isalnum() and position != "end":
+    without = tokenizer()([f"{clean_name(name)}."])
+    if not clean_name(name)[-1].isalnum() and position != "end":
         return  # the full stop belongs to a placeholder and does not join the name's own punctuation
     assert ids[rest].equal(without[0, : ids.shape[1] - count])
 
@@ -95,7 +95,7 @@ def test_slots_hold_for_the_full_size_tokenizer_too() -> None:
     full = open_clip.SimpleTokenizer(context_length=77)
     for position in ("end", "middle", "front"):
         ids = full(prompt_texts(NAMES, 16, position))
-        places = slots(words_inside(full, [clean(name) for name in NAMES]), 16, position)
+        places = slots(words_inside(full, [clean_name(name) for name in NAMES]), 16, position)
         assert ids.gather(1, places).eq(full(["X"])[0, 1]).all()
 
 
@@ -103,17 +103,6 @@ def test_a_tokenizer_without_a_start_token_is_refused() -> None:
     ids = torch.tensor([[7, 7, 7, 20, 1], [7, 7, 7, 21, 1]])  # X X X name EOS, no SOS in front
     with pytest.raises(ValueError, match="starts a text with one token of its own"):
         check_slots(ids, 1 + torch.arange(3).expand(2, -1))
-
-
-def test_clean_reads_underscores_as_spaces() -> None:
-    assert clean("fish_tank ") == "fish tank"
-    assert clean("  a\t b__c\n") == "a b c"
-    assert clean("jack-o'-lantern") == "jack-o'-lantern"
-
-
-@given(st.text(max_size=20))
-def test_cleaning_twice_is_cleaning_once(name: str) -> None:
-    assert clean(clean(name)) == clean(name)
 
 
 def test_templates_take_the_cleaned_name_even_with_braces_in_it() -> None:
@@ -140,6 +129,13 @@ def test_methods_name_the_class_that_is_too_long(method: str) -> None:
     name = " ".join(["mower"] * 40)
     with pytest.raises(ValueError, match=f"{name}.* does not fit the model's 32 text tokens"):
         small(method, names=["cat", name])
+
+
+def test_more_prompts_than_the_context_holds_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="does not fit the model's 32 text tokens; shorten the name or use fewer prompts"
+    ):
+        small("coop", prompts=30)
 
 
 def test_prompts_that_read_beyond_the_context_are_refused() -> None:

@@ -10,7 +10,6 @@ that a folder is either whole or refused.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +21,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from selfprompt.files import write_atomically, write_json
+
 FORMAT = 1
+KEYS = ("method", "options", "backbone", "classes", "preprocess", "batch_size", "recipe", "results", "tensors_sha256")
 CONFIG, TENSORS, CARD = "config.json", "prompts.safetensors", "README.md"
+CHECKPOINT = "checkpoint.safetensors"  # what an unfinished run has instead
 
 
 @dataclass(frozen=True)
@@ -34,38 +37,12 @@ class Artifact:
     tensors: Mapping[str, Tensor]
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        RuntimeError: If it cannot be written (no space, no permission); an earlier file of that name is intact.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RuntimeError(
-            f"{path} could not be written: {error.strerror or error}. Free space or choose another folder."
-        ) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
 def save_artifact(folder: Path, artifact: Artifact) -> None:
     """Write the folder, which may exist."""
     content = save_tensors({name: t.detach().cpu().contiguous().clone() for name, t in artifact.tensors.items()})
     config = {**artifact.config, "format": FORMAT, "tensors_sha256": hashlib.sha256(content).hexdigest()}
-    write_file(folder / TENSORS, content)
-    write_file(folder / CARD, model_card(config).encode())
+    write_atomically(folder / TENSORS, content)
+    write_atomically(folder / CARD, model_card(config).encode(errors="backslashreplace"))
     write_json(folder / CONFIG, config)
 
 
@@ -77,20 +54,35 @@ def read_artifact(folder: Path) -> Artifact:
     """
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a saved classifier: it has no {name}.")
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: {error}.") from error
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{folder} has format {config.get('format')!r}; this version of selfprompt reads {FORMAT}.")
+            hint = " Its run is not finished: go on with it (--resume)." if (folder / CHECKPOINT).exists() else ""
+            raise ValueError(f"{folder} is not a saved classifier: it has no {name}.{hint}")
+    config = _read_config(folder / CONFIG)
     content = (folder / TENSORS).read_bytes()
     if hashlib.sha256(content).hexdigest() != config["tensors_sha256"]:
-        raise ValueError(f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}.")
+        raise ValueError(
+            f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}. "
+            "Restore it from a copy, or tune again."
+        )
     try:
         return Artifact(config, load_tensors(content))
     except SafetensorError as error:
         raise ValueError(f"{folder / TENSORS} is damaged: {error}.") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json, with all its keys."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy, or tune again.") from error
+    if not isinstance(config, dict) or "format" not in config:
+        raise ValueError(f"{path} is not the {CONFIG} of a saved classifier.")
+    if config["format"] != FORMAT:
+        raise ValueError(f"{path} has format {config['format']!r}; this version of selfprompt reads {FORMAT}.")
+    missing = [key for key in KEYS if key not in config]
+    if missing:
+        raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}. Restore it from a copy, or tune again.")
+    return config
 
 
 def locate(source: str | Path) -> Path:
@@ -109,7 +101,7 @@ def locate(source: str | Path) -> Path:
             return Path(snapshot_download(source, allow_patterns=[CONFIG, TENSORS, CARD]))
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{source} is neither a folder nor a hub repository in reach: {reason}") from error
+            raise ValueError(f"{source} is no folder here, and no hub repository could be reached: {reason}") from error
     raise ValueError(f"{source}: there is no such folder.")
 
 
@@ -164,6 +156,6 @@ def _accuracy(results: Mapping[str, Any]) -> list[str]:
     table = ["| model | accuracy | 95 % interval | test images |", "|---|---|---|---|"]
     for name, metrics in rows:
         low, high = metrics["interval"]
-        shown = name.replace("_", "-")
+        shown = "untuned" if name == "tuned" and results.get("weights") == "untouched" else name.replace("_", "-")
         table.append(f"| {shown} | {metrics['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {metrics['total']} |")
     return table

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfprompt.artifact import Artifact, locate, read_artifact, save_artifact, versions
+from selfprompt.artifact import CONFIG, Artifact, locate, read_artifact, save_artifact, versions
 from selfprompt.data.images import BadImageError, from_value, open_image
 from selfprompt.data.items import Item
 from selfprompt.data.loader import Batches, ImageStore
@@ -183,28 +183,43 @@ def load(source: str | Path, *, backbone: str | Backbone | None = None, device: 
     Raises:
         ValueError: If the folder is no artifact or damaged, or the backbone is not the one it was tuned on.
     """
+    place = pick_device(device)
     artifact = read_artifact(locate(source))
-    config = artifact.config
-    found = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or config["backbone"]["name"])
-    if found.fingerprint != config["backbone"]["fingerprint"]:
+    try:
+        return _rebuilt(artifact, source, backbone).to(place)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source}: its {CONFIG} is damaged: {error!r}. Restore it, or tune again.") from error
+
+
+def _rebuilt(artifact: Artifact, source: str | Path, backbone: str | Backbone | None) -> Classifier:
+    config, then = artifact.config, artifact.config["backbone"]
+    found = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or then["name"])
+    if found.fingerprint != then["fingerprint"]:
         raise ValueError(
-            f"{source} was tuned on {config['backbone']['name']} with fingerprint "
-            f"{config['backbone']['fingerprint'][:12]}, but {found.name} has {found.fingerprint[:12]}: "
-            "its weights or architecture differ."
+            f"{source} was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
+            f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on."
         )
     method = build_method(config["method"], found, config["classes"], **config["options"])
     method.load_learned(artifact.tensors)
-    stored = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
-    preprocess = Preprocess(**stored)  # type: ignore[arg-type]  # config.json has what save() took from one
-    classifier = Classifier(method, preprocess, config["batch_size"], config["recipe"], config["results"])
-    return classifier.to(pick_device(device))
+    stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
+    return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device of that name; "auto" is the GPU where there is one."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    kind = device.partition(":")[0]
+    if kind not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:NUMBER or mps, got {device!r}.")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, True):
+        raise ValueError(f"device {device!r} is not available here. Use auto or cpu.")
+    if device == "auto":
+        return torch.device("cuda" if present["cuda"] else "cpu")
+    return torch.device(device)
 
 
 @torch.no_grad()

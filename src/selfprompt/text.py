@@ -49,7 +49,8 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     for text in texts:
         if encode is not None and len(encode(text)) + 2 > ids.shape[1]:  # SOS and EOT
             raise ValueError(
-                f"The text {text!r} does not fit the model's {ids.shape[1]} text tokens; shorten the name."
+                f"The text {text!r} does not fit the model's {ids.shape[1]} text tokens; "
+                "shorten the name or use fewer prompts."
             )
     return ids
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,14 +13,15 @@ from typing import Any, Protocol
 
 import torch
 
-from selfprompt.artifact import CONFIG, versions, write_file, write_json
+from selfprompt.artifact import CONFIG, versions
 from selfprompt.classifier import Classifier, evaluate
 from selfprompt.data.fewshot import base_new_split, few_shot_split
-from selfprompt.data.items import Dataset
+from selfprompt.data.items import Dataset, plural
 from selfprompt.data.loader import Batches, ImageStore, check_dataset
 from selfprompt.data.sources import read_dataset
 from selfprompt.data.transforms import train_transform
 from selfprompt.evaluate.metrics import Metrics
+from selfprompt.files import write_atomically, write_json
 from selfprompt.methods.base import Method, build_method, find, make_options
 from selfprompt.recipe import Recipe, load_recipe
 from selfprompt.towers.load import Backbone, load_backbone
@@ -114,7 +116,7 @@ def tune(
     found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
     found = with_statistics(found, recipe.statistics)
     if folder is not None and fabric.is_global_zero:
-        write_file(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
+        write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
     run_data = read_images(dataset, recipe, data_key(data), watcher)
     built = build_method(recipe.method, found, run_data.dataset.classes, seed=recipe.seed, **recipe.options)
     built.to(fabric.device)
@@ -190,7 +192,7 @@ def data_key(data: Any) -> str:
     """A hash that tells whether a path is the one a classifier was tuned on; empty for objects."""
     if not isinstance(data, (str, Path)):
         return ""
-    return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(Path(data).resolve())).hexdigest()
 
 
 def _load_backbone(name: str, watcher: Watcher) -> Backbone:
@@ -251,10 +253,14 @@ def train(
     )
     val = classifier.batches(dataset.val, data.store) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
+    if resume:
+        watcher.say("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
     if not resuming:  # a checkpoint holds everything that prepare would make
         prepare(method, dataset, data.store, batches, recipe.seed, watcher)
     tuned = sum(p.numel() for p in method.trainable().values())
-    watcher.say(f"training {tuned:,} numbers of {method.name} on {len(dataset.train)} images, {options.epochs} epochs")
+    watcher.say(
+        f"training {tuned:,} numbers of {method.name} on {len(dataset.train)} images, {plural(options.epochs, 'epoch')}"
+    )
     identity = {
         "method": recipe.method,
         "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},

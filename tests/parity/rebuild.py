@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from selfprompt.towers.openclip import clip_towers
 from selfprompt.towers.timm_vit import TimmViT
 from tests.parity.report import Arrays
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 def config_of(arrays: Arrays) -> dict[str, Any]:
     """The JSON that a file carries."""
@@ -25,10 +28,16 @@ def config_of(arrays: Arrays) -> dict[str, Any]:
     return json.loads(bytes(arrays["meta_json"]).decode())
 
 
+def beside(path: Path, name: str) -> Path:
+    """Another file that a recorded file refers to: in its folder, or else in ours."""
+    near = path.with_name(name)
+    return near if near.exists() else GOLDEN / name
+
+
 def vit_weights(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The ``w.*`` arrays of a file, or of ``spt_weights.npz`` beside it."""
+    """The ``w.*`` arrays of a file, or of ``spt_weights.npz`` beside it or among our own recorded files."""
     weights = arrays.group("w.")
-    return weights or Arrays(arrays.path.with_name("spt_weights.npz")).group("w.")
+    return weights or Arrays(beside(arrays.path, "spt_weights.npz")).group("w.")
 
 
 def vit_backbone(weights: Mapping[str, np.ndarray], config: Mapping[str, Any], dtype: torch.dtype) -> Backbone:

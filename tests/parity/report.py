@@ -81,8 +81,8 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with np.load(path, allow_pickle=False) as file:
-            self._arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            self._arrays = {name: arrays[name] for name in arrays.files}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]

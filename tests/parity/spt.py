@@ -190,7 +190,16 @@ def check_schedule(arrays: Arrays, report: Report) -> None:
         times = [step / steps for step in range(case["epochs"] * steps)]
         rates = np.array([warmup_cosine(time, **options) for time in times])
         report.check(f"lr_{number}", rates, arrays[f"lr_{number}"], 1e-12)
-        report.check(f"group_lr_{number}", np.stack([rates, 0.25 * rates], 1), arrays[f"group_lr_{number}"], 1e-12)
+        groups = np.array([group_rates(rate) for rate in rates])
+        report.check(f"group_lr_{number}", groups, arrays[f"group_lr_{number}"], 1e-12)
+
+
+def group_rates(rate: float) -> list[float]:
+    """What an optimiser's plain group, and one with a factor of 0.25, are set to."""
+    groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr_scale": 0.25}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    set_learning_rate(optimizer, rate)
+    return [group["lr"] for group in optimizer.param_groups]
 
 
 TRAIN = {"optimizer": "adamw", "decay": "weights", "schedule": "warmup_cosine", "eps": 1e-8}
@@ -276,7 +285,7 @@ def check_family(arrays: Arrays, report: Report) -> None:
         method.load_learned({**pairs, "head.weight": head[0], "head.bias": head[1]})
         images = arrays.tensor("images", dtype)
         features: list[Tensor] = []
-        method.head.register_forward_hook(lambda _, inputs, __: features.append(inputs[0]))
+        method.head.register_forward_hook(lambda _, inputs, __, kept=features: kept.append(inputs[0]))
         terms = method.loss(images, arrays.tensor("labels"))
         terms.backward()
         gradients = {name: p.grad for name, p in method.trainable().items()}

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from selfprompt.config import TrainOptions
+from selfprompt.files import write_atomically
 from selfprompt.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
     save_checkpoint,
-    write_atomically,
 )
 from selfprompt.train.optim import build_optimizer
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from selfprompt.cli.predict import class_names
-from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, table
+from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, make_console, table
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
@@ -27,7 +26,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         help="auto: the test images where the data have them, else all images",
     )
     parser.add_argument("--class_names", type=str | None, help="a classes.txt with the names of the classes")
-    parser.add_argument("--classes", type=str | None, help="other class names, a,b,c; no training needed")
+    parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
     parser.add_argument("--batch_size", type=int | None, help="images a batch, for methods that mix a batch's images")
     parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
@@ -42,18 +41,19 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def eval(options: Namespace) -> int:
     """Run the command."""
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}.")
     from selfprompt.classifier import load
     from selfprompt.data.loader import ImageStore, check_images
 
-    show = Show(Console(stderr=True, highlight=False))
+    show = Show(make_console(stderr=True))
     with show.stage("loading"):
         classifier = load(options.classifier, backbone=options.backbone, device=options.device)
-    if classifier.method.backbone.note:
-        show.say(f"Note: {classifier.method.backbone.note}")
-    if options.classes:
+    if options.classes is not None:
         classifier = classifier.with_classes(class_names(options.classes))
     if options.batch_size is not None:
         classifier.batch_size = options.batch_size
+    show.note(classifier.method, classifier.batch_size)
     dataset, split = labelled_images(options, classifier, show)
     store = ImageStore()
     with show.stage("reading images") as progress:
@@ -69,7 +69,7 @@ def eval(options: Namespace) -> int:
             json.dumps({**metrics, "split": split, "batch_size": classifier.batch_size}, indent=2, ensure_ascii=False)
         )
         return 0
-    console = Console(highlight=False)
+    console = make_console()
     console.print(
         table(
             f"{options.data}: {split} images",
@@ -88,18 +88,26 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
     "auto" is the test split where the data have one. For the very data that the classifier was tuned on it is the part
     that was held out then, and for other data without splits it is all of them.
     """
+    from selfprompt.data.fewshot import base_new_split
     from selfprompt.data.sources import align_classes, read_dataset
     from selfprompt.tuning import data_key
 
-    names = None if options.class_names is None else Path(options.class_names)
+    recipe = classifier.recipe
     same = classifier.results.get("data_key") == data_key(options.data)
-    holdout = classifier.recipe["holdout"] if same else 0.0
-    dataset = read_dataset(options.data, classes=names, holdout=holdout, seed=classifier.recipe["seed"])
+    names = options.class_names or (recipe.get("class_names") if same else None)
+    dataset = read_dataset(
+        options.data,
+        classes=None if names is None else Path(names),
+        holdout=recipe["holdout"] if same else 0.0,
+        seed=recipe["seed"] if same else 0,
+    )
+    if same and options.classes is None:
+        dataset = base_new_split(dataset, recipe["classes"])
     split = options.split
     if split == "auto":
         split = "test" if dataset.test else "all"
-        if same:
-            show.say("These are the data that the classifier was tuned on: only the images held out then are used.")
-        elif split == "all":
+        if split == "all":
             show.say("The data have no test split: all images are used.")
+        elif same:
+            show.say("The classifier was tuned on these data: only their test images are used.")
     return align_classes(dataset, classifier.classes), split

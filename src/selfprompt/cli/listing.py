@@ -1,25 +1,27 @@
 """``selfprompt methods`` and ``selfprompt backbones``: what there is to choose from."""
 
+import inspect
+from argparse import SUPPRESS
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table
 
+from selfprompt.cli.show import make_console
 from selfprompt.methods import list_methods
 from selfprompt.recipe import load_recipe, recipe_names
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the commands' arguments."""
-    parser.add_argument("name", type=str | None, nargs="?", help="show the options of this method")
+    shown = "show the options of this method or recipe" if parser.prog.endswith("methods") else "a part of the name"
+    parser.add_argument("name", type=str | None, nargs="?", help=shown)
 
 
 def methods(options: Namespace) -> int:
     """List the methods, or the options of one."""
-    console = Console(highlight=False)
     if options.name:
-        return _method(options.name, console)
+        return _method(options.name)
     recipes = {name: load_recipe(name).method for name in recipe_names()}
     shown = Table(title="methods", title_justify="left")
     for column in ("method", "what it is", "recipes"):
@@ -27,21 +29,25 @@ def methods(options: Namespace) -> int:
     for name, text in list_methods().items():
         own = [recipe for recipe, method in recipes.items() if method == name]
         shown.add_row(name, text, ", ".join(own))
-    console.print(shown)
-    console.print(
-        "Options of one: selfprompt methods NAME. Train: selfprompt train PHOTOS --method RECIPE --out FOLDER"
-    )
+    make_console().print(shown)
+    print("Options of one: selfprompt methods NAME")
+    print("Train:          selfprompt train PHOTOS --method RECIPE --out FOLDER")
     return 0
 
 
-def _method(name: str, console: Console) -> int:
+def _method(name: str) -> int:
     from selfprompt.methods.base import find
 
-    method = find(load_recipe(name).method)
-    parser = ArgumentParser(prog="", usage="selfprompt train ... --options.NAME VALUE", add_help=False)
+    recipe = load_recipe(name)
+    method = find(recipe.method)
+    usage = f"selfprompt train PHOTOS --out FOLDER --method {name} --options.NAME VALUE"
+    parser = ArgumentParser(prog="", usage=usage, add_help=False)
     parser.add_class_arguments(method.Options, "options")
-    console.print(f"{(method.__doc__ or '').strip()}\n", markup=False)
-    console.print(parser.format_help(), markup=False)
+    parser.set_defaults({f"options.{option}": value for option, value in recipe.options.items()})
+    for action in parser._actions:
+        if action.dest == "options":  # jsonargparse's own: a file of options
+            action.help = SUPPRESS
+    print(f"{inspect.getdoc(method) or ''}\n\n{parser.format_help()}", end="")
     return 0
 
 
@@ -49,11 +55,13 @@ def backbones(options: Namespace) -> int:
     """List forms of names, and recommended models."""
     from selfprompt.towers.load import list_backbones
 
+    rows = [row for row in list_backbones() if not options.name or options.name in row[0]]
+    if not rows:
+        raise ValueError(f"No listed backbone has {options.name!r} in its name; selfprompt backbones lists all forms.")
     shown = Table(title="backbones", title_justify="left")
-    shown.add_column("name", overflow="fold")
+    shown.add_column("name", no_wrap=True)
     shown.add_column("what it is")
-    for name, text in list_backbones():
-        if not options.name or options.name in name:
-            shown.add_row(name, text)
-    Console(highlight=False).print(shown)
+    for row in rows:
+        shown.add_row(*row)
+    make_console().print(shown)
     return 0

@@ -4,6 +4,7 @@ Imports no torch: commands import what they need when they run.
 """
 
 import difflib
+import io
 import logging
 import os
 import re
@@ -28,6 +29,8 @@ MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     given = _underscored(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(overview())
@@ -85,10 +88,10 @@ def _run(command: str, function: Callable[[Namespace], int], options: Namespace)
 
 
 def _quieten() -> None:
-    """Keep libraries from logging what an error message says already; SELFPROMPT_DEBUG lets them."""
+    """Keep libraries from logging beside the command's own output; SELFPROMPT_DEBUG lets them."""
     if not os.environ.get("SELFPROMPT_DEBUG"):
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-        logging.basicConfig(level=logging.CRITICAL)
+        logging.basicConfig(handlers=[logging.NullHandler()])
 
 
 def overview() -> str:
@@ -147,7 +150,8 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"selfprompt: {message}", file=sys.stderr)
+    rank = os.environ.get("LOCAL_RANK", "0")  # with several devices each has a process, and what it says is its own
+    print(f"selfprompt{'' if rank == '0' else f' (process {rank})'}: {message}", file=sys.stderr)
     return status
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table
 
-from selfprompt.cli.show import Show, table
+from selfprompt.cli.show import Show, make_console, table
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Prediction
@@ -22,7 +21,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or a hub repository")
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
-    parser.add_argument("--classes", type=str | None, help="other class names, a,b,c; no training needed")
+    parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
     parser.add_argument("--top", type=int, default=1, help="how many classes to show for each image")
     parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="form of the output")
     parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
@@ -37,16 +36,17 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def predict(options: Namespace) -> int:
     """Run the command; the status is 1 when no image could be read."""
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1, got {options.top}.")
     paths = image_files(options.images)
     from selfprompt.classifier import load
 
-    show = Show(Console(stderr=True, highlight=False))
+    show = Show(make_console(stderr=True))
     with show.stage("loading"):
         classifier = load(options.classifier, backbone=options.backbone, device=options.device)
-    if classifier.method.backbone.note:
-        show.say(f"Note: {classifier.method.backbone.note}")
-    if options.classes:
+    if options.classes is not None:
         classifier = classifier.with_classes(class_names(options.classes))
+    show.note(classifier.method, classifier.batch_size)
     with show.stage("predicting") as progress:
         predictions = classifier.predict(paths, top=options.top, progress=progress)
     bad = [p for p in predictions if p.error]
@@ -61,8 +61,8 @@ def predict(options: Namespace) -> int:
 
 
 def class_names(text: str) -> list[str]:
-    """Names out of "a,b,c"."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Names out of ``a,b,c``; a name that holds a comma stands in quotes: ``"salt, pepper",b``."""
+    return [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
 
 
 def image_files(names: Sequence[str]) -> list[Path]:
@@ -103,7 +103,7 @@ def write(predictions: "Sequence[Prediction]", form: str) -> None:
             writer.writerows([p.image, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(p.top, 1))
         sys.stdout.write(text.getvalue())
         return
-    Console(highlight=False).print(prediction_table(good))
+    make_console().print(prediction_table(good))
 
 
 def prediction_table(predictions: "Sequence[Prediction]") -> Table:

@@ -1,5 +1,6 @@
 """What commands show: notes, progress bars and tables that fit a terminal."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,19 +15,38 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+FILE_WIDTH = 160
+"""Columns of output that goes to a file or a pipe."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that shows text as it is; ``COLUMNS`` sets its width where there is no terminal."""
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    return console
 
 
 class Show:
     """Tells the steps of a run on a console; a ``tuning.Watcher``."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or make_console()
         self.quiet = quiet
 
     def say(self, line: str) -> None:
         """One line about what was done or chosen."""
         if not self.quiet:
-            self.console.print(line, markup=False)
+            self.console.print(line, markup=False, soft_wrap=True)
+
+    def note(self, method: Any, batch_size: int) -> None:
+        """What must be said about a loaded classifier."""
+        if method.backbone.note:
+            self.say(f"Note: {method.backbone.note}")
+        if not method.sample_wise:
+            self.say(f"Note: a prediction depends on the other images of its batch of {batch_size}, as released.")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
@@ -40,17 +60,20 @@ class Show:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are numbers."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(title) if title else None, title_justify="left")
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == 0 else "right")
+        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))  # a name may look like markup
     return made
 
 
 def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the accuracy table: zero-shot where there is a text tower, and tuned."""
-    named = {"zero-shot": results.get("zero_shot"), f"tuned ({results['method']})": results.get("tuned")}
+    """Rows of the accuracy table: zero-shot where there is a text tower, and the method."""
+    untouched = results["weights"] == "untouched"
+    zero_shot, tuned = results.get("zero_shot"), results.get("tuned")
+    own = results["method"] if untouched else f"tuned ({results['method']})"
+    named = {"zero-shot": None if untouched and zero_shot == tuned else zero_shot, own: tuned}
     return [[name, *accuracy_cells(metrics)] for name, metrics in named.items() if metrics]
 
 

@@ -89,6 +89,10 @@ def train(options: Namespace) -> int:
         progress=not options.quiet,
         watcher=show,
     )
+    from torch import distributed
+
+    if distributed.is_initialized() and distributed.get_rank() > 0:
+        return 0  # the first process tells
     results = classifier.results
     rows = accuracy_rows(results)
     if rows:
@@ -96,6 +100,6 @@ def train(options: Namespace) -> int:
     else:
         show.say("There are no test images, so the accuracy is not known.")
     if results["backbone_note"]:
-        show.console.print(f"Note: {results['backbone_note']}", markup=False)
+        show.console.print(f"Note: {results['backbone_note']}", markup=False, soft_wrap=True)
     show.say(f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES...")
     return 0

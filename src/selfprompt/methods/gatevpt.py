@@ -62,8 +62,8 @@ class GateVPT(Method):
 
     def logits(self, images: Tensor) -> Tensor:
         # Clamped values with the gradient of the unclamped ones: the parameter itself is only changed in training.
-        clamped = self.temperatures.detach().clamp(*self.temperature_range)
-        temperatures = self.temperatures + (clamped - self.temperatures.detach())
+        now = self.temperatures.detach()
+        temperatures = now.clamp(*self.temperature_range) + (self.temperatures - now)
         dropout = self.options.dropout if self.training else 0.0
         prompter = Gated(self.prompts[0], self.gates, temperatures, dropout=dropout)
         return self.head(self.vision(images, prompter, pooling=self.pooling))

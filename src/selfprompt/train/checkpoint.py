@@ -1,7 +1,6 @@
 """Resume checkpoints: one safetensors file; a crash at any moment leaves the old one or the new one."""
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
+
+from selfprompt.files import write_atomically
 
 FORMAT = 1
 
@@ -126,43 +127,6 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         name, _, entry = key.rpartition("/")
         state.setdefault(places[name], {})[entry] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader, or a crash, meets the old content or the new, never a part of one.
-
-    Raises:
-        RuntimeError: If it cannot be written, the disk being full say; what was there is untouched.
-    """
-    # One fixed name: what a killed process left behind is overwritten by the next attempt.
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise RuntimeError(
-            f"{path} could not be written: {error.strerror or error}. "
-            "What was there before is intact: free some space or permit writing, and resume."
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's new names to the disk, where the system has that (POSIX)."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:

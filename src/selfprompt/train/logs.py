@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_fabric.loggers import TensorBoardLogger
 
-from selfprompt.train.checkpoint import write_atomically
+from selfprompt.files import write_atomically
 
 
 class RunLog:

@@ -1,0 +1,48 @@
+"""Files that are written whole or not at all; used for everything a run leaves behind."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader, or a crash, meets the old content or the new, never a part of one.
+
+    Raises:
+        RuntimeError: If it cannot be written, the disk being full say; what was there is untouched.
+    """
+    # One fixed name: what a killed process left behind is overwritten by the next attempt.
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RuntimeError(
+            f"{path} could not be written: {error.strerror or error}. "
+            "What was there before is intact: free some space or permit writing, then try again."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, as ``write_atomically`` does."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's new names to the disk, where the system has that (POSIX)."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

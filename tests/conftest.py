@@ -1,0 +1,117 @@
+"""What tests of the whole program share: folders of small photos, classifiers tuned on them, the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the network, and none may wait for it
+
+COLOURS = {"dark_red": (150, 10, 10), "green apple": (60, 220, 60), "blue": (20, 60, 220), "猫, klein": (200, 180, 40)}
+"""Class folders, with a space, an underscore, a comma and other scripts in their names."""
+
+
+def photo(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    """A noisy picture of one colour, 32 x 24."""
+    noise = np.random.default_rng(seed).normal(0, 25, (24, 32, 3))
+    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
+
+
+def write_photos(root: Path, counts: Mapping[str, int]) -> Path:
+    """A folder of photos for each class; classes that have no colour of their own get one."""
+    for number, (name, count) in enumerate(counts.items()):
+        colour = COLOURS.get(name, list(COLOURS.values())[number % len(COLOURS)])
+        (root / name).mkdir(parents=True)
+        for seed in range(count):
+            photo(colour, 100 * number + seed).save(root / name / f"{seed}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder with a folder of 8 photos for each of 4 classes."""
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", dict.fromkeys(COLOURS, 8))
+
+
+@pytest.fixture(scope="session")
+def split_photos(tmp_path_factory) -> Path:
+    """A folder with train, val and test folders of two classes."""
+    root = tmp_path_factory.mktemp("data") / "split"
+    for split, count in (("train", 6), ("val", 3), ("test", 4)):
+        write_photos(root / split, {"dark_red": count, "blue": count})
+    return root
+
+
+@pytest.fixture(scope="session")
+def linear(photos, tmp_path_factory) -> Path:
+    """A linear probe on ``photos``, tuned and saved; whoever changes it takes a copy."""
+    return _tuned(photos, tmp_path_factory, method="linear", backbone="embedded/mae")
+
+
+@pytest.fixture(scope="session")
+def coop(photos, tmp_path_factory) -> Path:
+    """CoOp on ``photos``, tuned and saved: it reads class names."""
+    return _tuned(photos, tmp_path_factory, method="coop", backbone="embedded/clip")
+
+
+def _tuned(photos: Path, tmp_path_factory: pytest.TempPathFactory, **settings: Any) -> Path:
+    from selfprompt import tune
+
+    out = tmp_path_factory.mktemp("tuned") / settings["method"]
+    tune(photos, out=out, epochs=2, workers=0, lr=0.01, **settings)
+    return out
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command's exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys) -> Callable[..., Ran]:
+    """Run a command line in this process; whatever goes wrong must end in a sentence."""
+
+    def run(*arguments: object) -> Ran:
+        from selfprompt.cli.main import main
+
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return Ran(status, said.out, said.err)
+
+    return run
+
+
+def started(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
+    """Start a command line as a process of its own."""
+    command = [sys.executable, "-m", "selfprompt", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings.pop("env", {})
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes, **settings)
+
+
+def ran(*arguments: object, **settings: Any) -> Ran:
+    """Run a command line as a process of its own."""
+    process = started(*arguments, **settings)
+    out, err = process.communicate(timeout=200)
+    assert "Traceback" not in err, err
+    return Ran(process.returncode, out, err)
+
+
+FAST = ("--method", "linear", "--backbone", "embedded/mae", "--epochs", "1", "--workers", "0")
+"""Options of the quickest run."""

@@ -1,0 +1,1 @@
+"""Straightforward forwards, written from the papers' rules in plain torch: what the library is compared with."""

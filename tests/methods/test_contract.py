@@ -1,0 +1,334 @@
+"""What every method promises, whatever paper it comes from; new files in ``methods/`` are found by themselves."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from selfprompt.methods import list_methods
+from selfprompt.methods.base import Method, find
+from selfprompt.towers.load import Backbone
+from tests.methods.tiny import NAMES, backbone, images, labelled, small
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "coop, class specific": ("coop", {"class_specific": True}),
+    "coop, name in the middle": ("coop", {"position": "middle"}),
+    "sep, as released": ("sep", {"fusion_axis": "batch", "selection": "batch"}),
+    "sep, choice by batch": ("sep", {"selection": "batch", "layers": (1, 3)}),
+    "sep, valid tokens": ("sep", {"text_tokens": "valid", "consistency_on": "prompted"}),
+    "spt, shallow": ("spt", {"deep": False}),
+    "vpt, projected": ("vpt", {"deep": False, "project": 8}),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, its backbone and its options."""
+
+    name: str
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, seed: int = 1, names: tuple[str, ...] = NAMES) -> Method:
+        return small(self.name, self.kind, names, seed, **self.options)
+
+
+def all_cases() -> dict[str, Case]:
+    cases = {}
+    for name in list_methods():
+        for kind in ("clip",) if find(name).needs_text else ("clip", "mae"):
+            cases[f"{name}, {kind}"] = Case(name, kind)
+    return cases | {label: Case(name, "clip", options) for label, (name, options) in VARIANTS.items()}
+
+
+CASES = all_cases()
+every = pytest.mark.parametrize("label", CASES)
+clip_only = pytest.mark.parametrize("label", [label for label, case in CASES.items() if case.kind == "clip"])
+
+
+@dataclass
+class Training:
+    """What a few steps did to a method."""
+
+    method: Method
+    before: float
+    after: float
+    gradients: dict[str, Tensor]
+    unchanged: bool = True
+
+
+def weights(frozen: Backbone) -> dict[str, Tensor]:
+    """Copies of all tensors of both towers."""
+    towers = {"vision": frozen.vision, "text": frozen.text}
+    states = {side: tower.state_dict() for side, tower in towers.items() if tower}
+    return {f"{side}.{name}": tensor.clone() for side, state in states.items() for name, tensor in state.items()}
+
+
+@cache
+def trained(label: str) -> Training:
+    """A method after three steps of Adam on four images; the losses are those of evaluation mode."""
+    method = CASES[label].build()
+    frozen = weights(method.backbone)
+    pictures, labels = labelled(4)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return method.eval().loss(pictures, labels).total.item()
+
+    before, gradients = loss(), {}
+    parameters = method.trainable()
+    if not parameters:
+        return Training(method, before, before, gradients)
+    adam = torch.optim.Adam(parameters.values(), lr=1e-3)
+    with torch.random.fork_rng():  # dropout
+        torch.manual_seed(0)
+        for _ in range(3):
+            adam.zero_grad()
+            method.train().loss(pictures, labels).backward()
+            adam.step()
+    gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+    adam.zero_grad()
+    unchanged = all(tensor.equal(frozen[name]) for name, tensor in weights(method.backbone).items())
+    return Training(method, before, loss(), gradients, unchanged)
+
+
+@torch.no_grad()
+def logits(method: Method, pictures: Tensor) -> Tensor:
+    return method.eval().logits(pictures)
+
+
+def near(ours: Tensor, theirs: Tensor, method: Method, tolerance: float = 1e-5) -> bool:
+    """Equal up to float32 in another order, measured on the cosines where logits are scaled cosines."""
+    scale = max(1.0, method.backbone.scale, float(theirs.abs().max()))
+    return float((ours - theirs).abs().max()) < tolerance * scale
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untouched_backbones() -> Iterator[None]:
+    """The shared backbones are bit for bit what they were before any test of this file, and have no gradients."""
+    before = {kind: weights(backbone(kind)) for kind in ("clip", "mae")}
+    yield
+    for kind, tensors in before.items():
+        assert all(tensor.equal(tensors[name]) for name, tensor in weights(backbone(kind)).items())
+        for tower in (backbone(kind).vision, backbone(kind).text):
+            assert tower is None or all(p.grad is None and not p.requires_grad for p in tower.parameters())
+
+
+@every
+def test_the_loss_falls(label: str) -> None:
+    training = trained(label)
+    if training.method.trainable():
+        assert training.after < training.before
+    else:
+        assert CASES[label].name == "zero-shot"
+
+
+@every
+def test_exactly_the_trainable_parameters_get_a_gradient(label: str) -> None:
+    training = trained(label)
+    assert set(training.gradients) == set(training.method.trainable())
+    without = [name for name, gradient in training.gradients.items() if not gradient.any()]
+    assert without == []
+
+
+@every
+def test_training_leaves_the_backbone_bitwise_unchanged_and_in_eval_mode(label: str) -> None:
+    training, shared = trained(label), backbone(CASES[label].kind)
+    assert training.unchanged
+    frozen = [p for tower in (shared.vision, shared.text) if tower for p in tower.parameters()]
+    assert not {id(p) for p in frozen} & {id(p) for p in training.method.trainable().values()}
+    assert not any(module.training for module in training.method.train().vision.modules())
+
+
+@every
+def test_logits_and_loss_have_the_promised_form(label: str) -> None:
+    method = trained(label).method
+    pictures, labels = labelled(3)
+    scores = logits(method, pictures)
+    assert scores.shape == (3, len(NAMES))
+    assert scores.dtype == torch.float32
+    terms = method.loss(pictures, labels)
+    weighted = sum(terms.weights.get(name, 1.0) * term for name, term in terms.terms.items())
+    assert terms.total.ndim == 0
+    assert float((terms.total - weighted).detach().abs()) < 1e-4
+    assert terms.logits is not None
+    assert not terms.logits.requires_grad
+    assert near(terms.logits, scores, method)
+    assert method.classes == NAMES
+    assert method.image_size == (64, 64)
+    assert near(logits(method, pictures), method(pictures).detach(), method)
+
+
+@every
+def test_learned_tensors_saved_and_loaded_give_equal_logits(label: str) -> None:
+    method, other = trained(label).method, CASES[label].build(seed=2)
+    assert set(method.learned()) == set(method.trainable()) - method.training_only
+    stored = safetensors.torch.load(safetensors.torch.save(method.learned()))
+    pictures = images(2)
+    if stored:
+        assert not logits(other, pictures).equal(logits(method, pictures))
+    other.load_learned(stored)
+    assert logits(other, pictures).equal(logits(method, pictures))
+    assert all(p.requires_grad for p in other.trainable().values())
+
+
+@every
+def test_tensors_that_do_not_fit_are_listed_and_change_nothing(label: str) -> None:
+    method = CASES[label].build()
+    before = {name: tensor.clone() for name, tensor in method.learned().items()}
+    tensors = {name: tensor + 1 for name, tensor in before.items()} | {"stranger": torch.zeros(2)}
+    expected = ["unexpected stranger"]
+    if len(before) > 1:
+        gone, bent = sorted(before)[:2]
+        del tensors[gone]
+        tensors[bent] = torch.zeros(3, 1, 5)
+        expected += [f"missing {gone}", f"{bent} has shape (3, 1, 5), expected {tuple(before[bent].shape)}"]
+    with pytest.raises(ValueError, match="The tensors do not fit") as caught:
+        method.load_learned(tensors)
+    for problem in expected:
+        assert problem in str(caught.value)
+    assert all(tensor.equal(before[name]) for name, tensor in method.learned().items())
+
+
+@every
+def test_new_class_names_work_or_are_refused_with_a_sentence(label: str) -> None:
+    method, names, pictures = trained(label).method, ("dog", "fire_truck", "cat"), images(2)
+    if not method.open_vocabulary:
+        with pytest.raises(ValueError, match=r"cannot take new class names: .*\. Use a method that reads class names"):
+            method.with_classes(names)
+        return
+    before = logits(method, pictures)
+    other = method.with_classes(names)
+    assert other.classes == ("dog", "fire truck", "cat")
+    assert logits(other, pictures).shape == (2, 3)
+    fresh = CASES[label].build(seed=3, names=names)
+    fresh.load_learned(method.learned())
+    assert logits(fresh, pictures).equal(logits(other, pictures))
+    assert logits(method, pictures).equal(before)
+    assert logits(method.with_classes(NAMES), pictures).equal(before)
+    for wrong, message in (
+        (("cat",), "at least 2"),
+        (("a", "a"), "must differ, got a twice"),
+        (("a", " "), "not be empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method.with_classes(wrong)
+
+
+@every
+def test_permuting_classes_permutes_logits(label: str) -> None:
+    method, pictures, order = trained(label).method, images(2), [2, 0, 3, 1]
+    names = tuple(NAMES[index] for index in order)
+    other = CASES[label].build(seed=1, names=names)
+    own = {"head.weight", "head.bias"} | ({"context"} if not method.open_vocabulary else set())
+    other.load_learned({name: t[order] if name in own else t for name, t in method.learned().items()})
+    assert near(logits(other, pictures), logits(method, pictures)[:, order], method)
+
+
+@every
+def test_a_prediction_ignores_the_other_images_unless_said_otherwise(label: str) -> None:
+    method, pictures = trained(label).method, torch.cat([labelled(3)[0], images(2, seed=5)])
+    whole = logits(method, pictures)
+    others = [
+        torch.cat([logits(method, picture[None]) for picture in pictures]),
+        logits(method, pictures.flip(0)).flip(0),
+        torch.cat([logits(method, torch.cat([pictures[:2], images(3, seed=7)]))[:2], whole[2:]]),
+    ]
+    if method.sample_wise:
+        assert all(near(other, whole, method) for other in others)
+    else:
+        assert near(others[1], whole, method)  # the same images in another order
+        assert not near(others[0], whole, method, 1e-4)
+        assert not near(others[2], whole, method, 1e-4)
+
+
+def test_only_the_released_rules_of_sep_mix_images() -> None:
+    mixing = {label for label, case in CASES.items() if not case.build().sample_wise}
+    assert mixing == {"sep, as released", "sep, choice by batch"}
+    assert not small("sep", fusion_axis="batch").sample_wise
+
+
+@every
+def test_a_deep_copy_lives_its_own_life(label: str) -> None:
+    method, pictures = trained(label).method, images(2)
+    before = logits(method, pictures)
+    other = copy.deepcopy(method)
+    assert logits(other, pictures).equal(before)
+    assert other.backbone.vision is not method.backbone.vision
+    assert CASES[label].name == "full" or other.backbone.vision is other.vision
+    with torch.no_grad():
+        for parameter in other.trainable().values():
+            parameter.add_(0.1 * torch.ones_like(parameter).cumsum(dim=-1))
+    assert logits(method, pictures).equal(before)
+    if other.trainable():
+        assert not logits(other, pictures).equal(before)
+
+
+@contextmanager
+def counted(method: Method) -> Iterator[list[int]]:
+    """How many texts the text tower has encoded so far, call by call."""
+    calls: list[int] = []
+    handle = method.text.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    yield calls
+    handle.remove()
+
+
+@clip_only
+def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
+    method, pictures = CASES[label].build(), labelled(4)[0]
+    reads = CASES[label].name in ("coop", "sep")  # the others have no tuned text
+    with counted(method) as calls:
+        for _ in range(3):
+            logits(method, pictures[:1])
+        assert len(calls) == reads
+        with torch.inference_mode():
+            method.logits(pictures[:1])
+        assert len(calls) == reads
+        method.load_learned({name: tensor + 0.01 for name, tensor in method.learned().items()})
+        after = logits(method, pictures[:1])
+        assert len(calls) == 2 * reads
+        if method.trainable():
+            method.train().loss(*labelled(2)).backward()
+            seen = len(calls)
+            with torch.no_grad():
+                for parameter in method.trainable().values():
+                    parameter -= 1e-2 * parameter.grad
+            stepped = logits(method, pictures[:1])
+            assert len(calls) == seen + reads
+            assert not stepped.equal(after)
+
+
+@every
+def test_a_seed_fixes_the_start_whatever_the_global_state(label: str) -> None:
+    torch.manual_seed(1)
+    first = CASES[label].build(seed=0).trainable()
+    torch.manual_seed(2)
+    again, other = CASES[label].build(seed=0).trainable(), CASES[label].build(seed=1).trainable()
+    assert first.keys() == again.keys() == other.keys()
+    assert all(tensor.equal(again[name]) for name, tensor in first.items())
+    if first:
+        assert not all(tensor.equal(other[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("name", [name for name in list_methods() if find(name).needs_text])
+def test_methods_that_read_class_names_refuse_a_backbone_without_text(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} needs a CLIP backbone; embedded/mae has no text tower"):
+        small(name, "mae")
+
+
+@clip_only
+def test_mixed_precision_gives_nearly_the_same_predictions(label: str) -> None:
+    method, pictures = trained(label).method, labelled(2)[0]
+    plain = logits(method, pictures)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = logits(method, pictures).float()
+    assert near(mixed, plain, method, 0.1)  # bfloat16 has 8 bits
+    assert logits(method, pictures).equal(plain)  # nothing in half precision is left in a cache
+    assert all(p.dtype == torch.float32 for p in method.trainable().values())

@@ -1,0 +1,27 @@
+"""Every method's predictions as a program of their own, for any number of images."""
+
+import pytest
+import torch
+
+from selfprompt.methods import list_methods
+from selfprompt.methods.base import find
+from tests.methods.tiny import images, small
+
+CASES = [(name, "clip") for name in list_methods()] + [
+    (name, "mae") for name in ("gatevpt", "spt") if not find(name).needs_text
+]
+
+FEWER = {"sep": {"layers": (1,)}}  # one fused block in each tower, to save time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_predictions_are_exported_for_any_number_of_images(name: str, kind: str) -> None:
+    method = small(name, kind, **FEWER.get(name, {}))
+    with torch.no_grad():
+        count = torch.export.Dim("images", min=1, max=1024)
+        program = torch.export.export(method, (images(2),), dynamic_shapes=({0: count},))
+        exported = program.module()
+        for pictures in (images(2, seed=1), images(5, seed=2), images(1, seed=3)):
+            difference = (exported(pictures) - method.logits(pictures)).abs().max()
+            assert difference < 1e-5 * max(1.0, method.backbone.scale)  # float32 in another order

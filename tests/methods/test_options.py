@@ -1,0 +1,154 @@
+"""Names and options: what is wrong is said, with the nearest right word."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from selfprompt.methods import list_methods
+from selfprompt.methods.base import Method, build_method, find, make_options
+from tests.methods.own import Bias
+from tests.methods.tiny import NAMES, backbone, images, small
+
+OWN = "tests.methods.own"
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_a_method_s_file_is_its_name_and_has_a_first_line(name: str) -> None:
+    method = find(name)
+    assert issubclass(method, Method)
+    assert method.__module__ == f"selfprompt.methods.{name.replace('-', '_')}"
+    assert list_methods()[name].endswith(".")
+    assert dataclasses.is_dataclass(method.Options)
+    options = method.Options()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.anything = 1
+
+
+def test_an_unknown_method_names_the_nearest_and_lists_all() -> None:
+    with pytest.raises(
+        ValueError, match=r"Unknown method 'coopp'\. Did you mean 'coop'\? Known: coop, full, "
+    ) as caught:
+        find("coopp")
+    assert all(name in str(caught.value) for name in list_methods())
+    with pytest.raises(ValueError, match=r"Unknown method '???'\. Known: ".replace("?", r"\?")):
+        find("???")
+    with pytest.raises(ValueError, match="Unknown method 'base'"):
+        find("base")
+
+
+def test_a_method_of_one_s_own_needs_no_options() -> None:
+    method = build_method(f"{OWN}:Bias", backbone("mae"), NAMES)
+    assert isinstance(method, Bias)
+    assert method(images(2)).shape == (2, len(NAMES))
+    with pytest.raises(ValueError, match=r"own has no option 'prompts'\. Its options: none\."):
+        build_method(f"{OWN}:Bias", backbone("mae"), NAMES, prompts=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.at_all:Thing", "could not be imported: No module named 'nowhere'"),
+        (f"{OWN}:Missing", "could not be imported: .* has no attribute 'Missing'"),
+        (":Thing", "could not be imported: "),
+        (f"{OWN}:NOT_A_METHOD", "must name a subclass of selfprompt.methods.base.Method"),
+    ],
+)
+def test_a_method_of_one_s_own_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(name)
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_an_unknown_option_lists_the_options(name: str) -> None:
+    known = [field.name for field in dataclasses.fields(find(name).Options)]
+    typo = known[0][:-1] + "x"
+    with pytest.raises(ValueError, match=rf"{name} has no option '{typo}'\. Did you mean '{known[0]}'\?") as caught:
+        make_options(find(name), {typo: 1})
+    assert f"Its options: {', '.join(known)}." in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_an_option_of_another_kind_is_refused(name: str) -> None:
+    for field in dataclasses.fields(find(name).Options):
+        wrong: Any = 3.5 if field.type in (int, str, bool) else "many" if field.type is float else None
+        if wrong is not None:
+            with pytest.raises(TypeError, match=f"{field.name} must be {field.type.__name__}, got {wrong!r}"):
+                make_options(find(name), {field.name: wrong})
+
+
+def test_lists_become_tuples_and_whole_numbers_do_for_floats() -> None:
+    options = make_options(find("sep"), {"layers": [2, 1], "text_weight": 4})
+    assert options.layers == (2, 1)
+    assert options.text_weight == 4
+    with pytest.raises(TypeError, match=r"layers must be tuple\[int, \.\.\.\], got \(1, 'two'\)"):
+        make_options(find("sep"), {"layers": [1, "two"]})
+    with pytest.raises(TypeError, match="prompts must be int, got True"):
+        make_options(find("vpt"), {"prompts": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vpt", {"prompts": 0}, "prompts must be at least 1, got 0"),
+        ("vpt", {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ("vpt", {"project": -2}, r"project must be 0 \(none\) or a width, got -2"),
+        ("vpt", {"pooling": "mean"}, "pooling must be auto, native, cls, avg, patches, prompts; got 'mean'"),
+        ("spt", {"prompts": 0}, "prompts must be at least 1, got 0"),
+        ("spt", {"start": "median"}, "start must be random, mean, max or kmeans, got 'median'"),
+        ("spt", {"images": -1}, r"images must be 0 \(all\) or more, got -1"),
+        ("gatevpt", {"prompts": -3}, "prompts must be at least 1, got -3"),
+        ("gatevpt", {"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
+        ("linear", {"pooling": "first"}, "pooling must be auto, .*; got 'first'"),
+        ("full", {"pooling": "first"}, "pooling must be auto, .*; got 'first'"),
+        ("coop", {"prompts": 0}, "prompts must be at least 1, got 0"),
+        ("coop", {"position": "back"}, "position must be end, middle or front, got 'back'"),
+        ("coop", {"words": "a photo", "class_specific": True}, "words and class_specific exclude each other"),
+        ("sep", {"text_prompts": 0}, "text_prompts must be at least 1, got 0"),
+        ("sep", {"image_prompts": 0}, "image_prompts must be at least 1, got 0"),
+        ("sep", {"fusion_axis": "image"}, "fusion_axis must be tokens or batch, got 'image'"),
+        ("sep", {"selection": "tokens"}, "selection must be image or batch, got 'tokens'"),
+        ("sep", {"text_tokens": "all"}, "text_tokens must be following or valid, got 'all'"),
+        ("sep", {"consistency_on": "frozen"}, "consistency_on must be mixed or prompted, got 'frozen'"),
+        ("sep", {"prototype_views": "none"}, "prototype_views must be train or plain, got 'none'"),
+        ("sep", {"layers": (1, 1)}, r"layers must be different block numbers from 0, got \[1, 1\]"),
+        ("sep", {"layers": (-1,)}, r"layers must be different block numbers from 0, got \[-1\]"),
+        ("sep", {"layers": (5,)}, "layers names block 5, but a tower has blocks 0 to 3"),
+        ("sep", {"template": "a photo"}, r"template must contain \{\} once"),
+        (
+            "sep",
+            {"words": "a photo of a", "text_prompts": 3},
+            "words 'a photo of a' are 4 tokens, but text_prompts is 3",
+        ),
+        ("zero-shot", {"template": "{} {}"}, r"template must contain \{\} once"),
+        ("zero-shot", {"ensemble": "half"}, "ensemble must be none, simple or full, got 'half'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_rule(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_method(name, backbone("clip"), NAMES, **options)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat"], "needs at least 2 class names, got 1"),
+        ([], "needs at least 2 class names, got 0"),
+        (["cat", "  "], "Class names must not be empty"),
+        (["fish_tank", "cat", "fish  tank"], "Class names must differ, got fish tank twice"),
+    ],
+)
+def test_wrong_class_names_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_method("linear", backbone("mae"), names)
+
+
+def test_one_text_is_no_list_of_class_names() -> None:
+    with pytest.raises(TypeError, match="Class names must be a list of texts, got the text 'cats'"):
+        build_method("linear", backbone("mae"), "cats")
+
+
+def test_a_pooling_that_the_backbone_cannot_do_says_so() -> None:
+    with pytest.raises(ValueError, match="Pooling 'prompts' needs prompts, and the sequence holds none"):
+        small("linear", "mae", pooling="prompts")(torch.zeros(1, 3, 64, 64))

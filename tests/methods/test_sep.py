@@ -1,0 +1,177 @@
+"""SEP's own promises; its arithmetic is compared in ``tests/test_parity.py``."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfprompt.methods.sep import SEP, from_authors, own_name
+from selfprompt.text import template_features, word_embeddings
+from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
+
+
+def sep(**options: object) -> SEP:
+    method = small("sep", **options)
+    assert isinstance(method, SEP)
+    return method
+
+
+@pytest.mark.parametrize("text_tokens", ["following", "valid"])
+@torch.no_grad()
+def test_a_class_text_does_not_depend_on_the_other_names(text_tokens: str) -> None:
+    method = sep(text_tokens=text_tokens)
+    whole = method.encode_classes()
+    other = method.with_classes(["a very long class name", "X", "cat"])
+    assert (other.class_features()[2] - whole[0]).abs().max() < 1e-5
+    assert (other.class_features()[1] - whole[3]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_with_the_released_fusion_it_does() -> None:
+    method = sep(fusion_axis="batch")
+    other = method.with_classes(["dog", "X", "cat"])
+    assert (other.class_features()[2] - method.encode_classes()[0]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_valid_tokens_leave_out_the_padding() -> None:
+    """Other ids behind EOT change nothing for "valid" and something for "following" (n is 6, names are short)."""
+    for text_tokens, same in (("valid", True), ("following", False)):
+        method = sep(text_tokens=text_tokens)
+        before = method.prompted_texts()
+        behind = torch.arange(method.ids.shape[1]) > method.ids.argmax(dim=1, keepdim=True)
+        assert behind.any()
+        method.ids[behind] = 77
+        assert method.prompted_texts().equal(before) is same
+
+
+def test_features_are_unit_sums_of_frozen_and_prompted_ones() -> None:
+    method, pictures = sep(), images(3)
+    frozen, prompted, mixed = method.image_features(pictures)
+    assert not frozen.requires_grad
+    assert (frozen - F.normalize(method.vision(pictures), dim=-1)).abs().max() < 1e-6
+    assert (mixed - F.normalize(frozen + prompted, dim=-1)).abs().max() < 1e-6
+    texts = F.normalize(F.normalize(method.prompted_texts(), dim=-1) + method.frozen_texts, dim=-1)
+    assert (method.encode_classes() - texts).abs().max() < 1e-6
+    scale = backbone("clip").scale
+    assert (method.logits(pictures) - scale * mixed @ texts.t()).abs().max() < 1e-5 * scale
+
+
+def test_the_loss_has_the_published_terms_and_weights() -> None:
+    method, (pictures, labels) = sep(text_weight=3.0, image_weight=2.0, prototype_weight=0.5), labelled(4)
+    terms = method.loss(pictures, labels)
+    frozen, _, mixed = method.image_features(pictures)
+    texts, prototypes = method.encode_classes(), F.normalize(method.prototypes, dim=-1)
+    expected = {
+        "ce": F.cross_entropy(method.logits(pictures), labels),
+        "text": 1 - F.cosine_similarity(texts, method.frozen_texts).mean(),
+        "image": 1 - F.cosine_similarity(mixed, frozen).mean(),
+        "prototype_mixed": F.cross_entropy(10 * mixed @ prototypes.t(), labels),
+        "prototype_frozen": F.cross_entropy(10 * frozen @ prototypes.t(), labels),
+    }
+    assert terms.terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert abs(float((terms.terms[name] - value).detach())) < 1e-5, name
+    assert terms.weights == {"text": 3.0, "image": 2.0, "prototype_mixed": 0.25, "prototype_frozen": 0.25}
+
+
+def test_consistency_may_look_at_the_prompted_features_alone() -> None:
+    method, (pictures, labels) = sep(consistency_on="prompted"), labelled(4)
+    frozen, prompted, _ = method.image_features(pictures)
+    terms = method.loss(pictures, labels).terms
+    assert abs(float((terms["image"] - 1 + F.cosine_similarity(prompted, frozen).mean()).detach())) < 1e-5
+    raw = F.normalize(method.prompted_texts(), dim=-1)
+    expected = 1 - F.cosine_similarity(raw, method.frozen_texts).mean()
+    assert abs(float((terms["text"] - expected).detach())) < 1e-5
+
+
+def class_means(pictures: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        unit = F.normalize(backbone("clip").vision(pictures), dim=-1)
+    means = torch.stack([unit[labels == label].mean(dim=0) for label in range(len(NAMES))])
+    return F.normalize(means, dim=-1)
+
+
+@pytest.mark.parametrize("views", ["train", "plain"])
+def test_prototypes_start_as_class_means_over_all_batches(views: str) -> None:
+    method, source = sep(prototype_views=views), Source(*labelled(8))
+    done: list[tuple[int, int]] = []
+    method.prepare(source, torch.Generator(), lambda *now: done.append(now))
+    expected = class_means(source.pictures - float(views == "plain"), source.labels)
+    assert (method.prototypes - expected).abs().max() < 1e-5
+    assert method.prototypes.requires_grad
+    assert done == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_classes_without_an_image_are_named() -> None:
+    pictures, labels = labelled(4)
+    with pytest.raises(ValueError, match=r"No training images of: lawn mower, X\."):
+        sep().prepare(Source(pictures, labels % 2 * 2), torch.Generator())
+
+
+def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> None:
+    method, pictures = sep(), images(2)
+    assert "prototypes" in method.trainable()
+    assert "prototypes" not in method.learned()
+    before = method.logits(pictures)
+    with torch.no_grad():
+        method.prototypes.add_(1)
+    assert method.logits(pictures).equal(before)
+
+
+def test_text_prompts_may_start_from_words() -> None:
+    method = sep(words="a photo of a", text_prompts=4)
+    assert method.text_prompts.equal(word_embeddings(backbone("clip"), "a photo of a"))
+
+
+def test_texts_stay_close_to_the_given_template() -> None:
+    method = sep(template="a centered satellite photo of {}.")
+    expected = template_features(backbone("clip"), "a centered satellite photo of {}.", NAMES)
+    assert method.frozen_texts.equal(expected)
+
+
+def test_refreshed_blocks_are_all_but_the_first_or_the_stated_ones() -> None:
+    method = sep()
+    assert method.image_layers == (1, 2, 3, 4, 5)
+    assert method.text_layers == (1, 2, 3)
+    assert sep(layers=(3, 0)).image_layers == sep(layers=(3, 0)).text_layers == (0, 3)
+    assert len(method.image_fusions) == 5
+    first = method.image_fusions[0].state_dict()
+    for module in method.image_fusions:  # all start alike, and share nothing
+        assert all(tensor.equal(first[name]) for name, tensor in module.state_dict().items())
+    assert len({p.data_ptr() for p in method.image_fusions.parameters()}) == 5 * len(first)
+
+
+def test_more_image_prompts_than_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="66 image prompts need as many representative tokens, an image has 65"):
+        sep(image_prompts=66).logits(images(1))
+
+
+def authors_names() -> Iterator[tuple[str, str]]:
+    """Names in the authors' checkpoints and ours."""
+    yield from {"ctx": "text_prompts", "ctx_visual": "image_prompts", "VPT_fc.weight": "prototypes"}.items()
+    for theirs, ours in (("prompt_projections", "text_fusions"), ("visual_prompts", "image_fusions")):
+        yield f"{theirs}.3.promt_attention_visual.out_proj.bias", f"{ours}.3.attention.out_proj.bias"
+        yield f"{theirs}.10.ln_pa_1_visual.weight", f"{ours}.10.norm_attention.weight"
+        yield f"{theirs}.0.mlp_pa_visual.c_fc1.weight", f"{ours}.0.down.weight"
+        yield f"{theirs}.0.mlp_pa_visual.c_proj.weight", f"{ours}.0.up.weight"
+        yield f"{theirs}.0.scale2", f"{ours}.0.keep_attention"
+
+
+@pytest.mark.parametrize(("theirs", "ours"), authors_names())
+def test_names_of_the_released_code_have_one_of_ours(theirs: str, ours: str) -> None:
+    assert own_name(theirs) == ours
+
+
+def test_a_checkpoint_of_the_released_code_fits_and_its_dead_weights_are_left_out() -> None:
+    method = sep(layers=(1, 2))
+    state = {theirs: torch.ones(1) for theirs, ours in authors_names()}
+    state |= {"ctx": method.text_prompts.detach().half() + 1, "prompt_projections.7.scale1": torch.ones(1)}
+    state |= {"token_prefix": torch.ones(2), "prompt_projections.0.ln_pa_1_token.weight": torch.ones(2)}
+    found = from_authors(state, method)
+    assert set(found) <= set(method.trainable())
+    assert found["text_prompts"].dtype == torch.float32
+    assert (found["text_prompts"] - 1 - method.text_prompts).abs().max() < 1e-3
+    assert "text_fusions.0.keep_attention" in found

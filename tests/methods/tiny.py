@@ -1,0 +1,70 @@
+"""What the tests of methods share: the embedded backbones, a few images whose class shows, small options."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method, build_method
+from selfprompt.towers.load import Backbone, load_backbone
+
+NAMES = ("cat", "lawn mower", "stop sign", "X")
+SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers', to save time
+    "coop": {"prompts": 4},
+    "gatevpt": {"prompts": 5},
+    "spt": {"prompts": 3},
+    "vpt": {"prompts": 3},
+}
+
+
+@cache
+def backbone(name: str) -> Backbone:
+    """An embedded backbone, loaded once; it is frozen, so the tests may share it."""
+    return load_backbone(f"embedded/{name}")
+
+
+def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int = 1, **options: Any) -> Method:
+    """A method on an embedded backbone, in eval mode."""
+    method = build_method(name, backbone(kind), names, seed=seed, **{**SMALL.get(name, {}), **options})
+    return method.eval()
+
+
+def images(count: int, seed: int = 0, size: int = 64) -> Tensor:
+    """Noise, (count, 3, size, size)."""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def labelled(count: int, seed: int = 0, classes: int = len(NAMES)) -> tuple[Tensor, Tensor]:
+    """Images with a bright square whose corner is their class, and the labels."""
+    pictures = 0.3 * images(count, seed)
+    labels = torch.arange(count) % classes
+    for picture, label in zip(pictures, labels.tolist(), strict=True):
+        row, column = 32 * (label // 2 % 2), 32 * (label % 2)
+        picture[:, row : row + 32, column : column + 32] += 1.5
+    return pictures, labels
+
+
+class Source:
+    """Training images in memory; another ``draw`` of one is the image plus ``draw``. Notes what it is asked."""
+
+    def __init__(self, pictures: Tensor, labels: Tensor | None = None) -> None:
+        self.pictures = pictures
+        self.labels = torch.zeros(len(pictures), dtype=torch.long) if labels is None else labels
+        self.size = len(pictures)
+        self.asked: list[tuple[int, int]] = []
+        self.plain_views = False
+
+    def batch(self, indices: Sequence[int], draw: int = 0) -> Tensor:
+        self.asked += [(int(index), draw) for index in indices]
+        return self.pictures[list(indices)] + draw
+
+    def plain(self) -> "Source":
+        other = Source(self.pictures - 1, self.labels)
+        other.plain_views = True
+        return other
+
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for indices in torch.arange(self.size).split(3):
+            yield self.pictures[indices], self.labels[indices], indices

@@ -1,0 +1,93 @@
+"""Prompts that are given: where they stand, when they are exchanged, and how they start."""
+
+import math
+
+import pytest
+import torch
+
+from selfprompt.prompters.record import Record
+from selfprompt.prompters.static import Scatter, Static, uniform_prompts
+from selfprompt.tokens import Tokens
+from tests.prompters.tiny import LAYOUT, random, seeded, tower
+
+
+def halved(tokens: Tokens) -> Tokens:
+    return tokens._replace(x=tokens.x / 2)
+
+
+def test_shallow_prompts_flow_through_the_blocks() -> None:
+    prompter = Static(random(1, 3, 4))
+    tokens = prompter.start(Tokens(random(2, 6, 4, seed=1), prefix=2))
+    assert tokens.prompts.equal(prompter.prompts.expand(2, -1, -1))
+    for index in range(3):
+        tokens = prompter.layer(index, halved, tokens)
+    assert tokens.prompts.equal(prompter.prompts.expand(2, -1, -1) / 8)
+
+
+def test_deep_prompts_replace_what_the_block_before_made_of_them() -> None:
+    prompter, record = Static(random(3, 2, 32)), Record()
+    record.inner = prompter
+    tower()(random(2, 3, 32, 32, seed=1), record)
+    for index, entering in enumerate(record.inputs):
+        assert entering.prompts.equal(prompter.prompts[index].expand(2, -1, -1))
+        if index:
+            assert entering.others().equal(record.outputs[index - 1].others())
+
+
+def test_prompts_in_place_take_over_the_placeholders() -> None:
+    x = random(2, 6, 4, seed=1)
+    tokens = Static(random(1, 3, 4), in_place=True).start(Tokens(x, prefix=1))
+    assert tokens.x.shape == x.shape
+    assert tokens.prompts.equal(random(1, 3, 4).expand(2, -1, -1))
+    assert tokens.others().equal(x[:, [0, 4, 5]])
+
+
+def test_dropout_is_drawn_for_each_image() -> None:
+    prompter = Static(torch.ones(2, 50, 20), dropout=0.25)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokens = prompter.start(Tokens(random(2, 3, 20), prefix=1))
+        first = tokens.prompts
+        second = prompter.layer(1, lambda stream: stream, tokens).prompts
+    for prompts in (first, second):
+        assert prompts.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+        assert 0.2 < float((prompts == 0).float().mean()) < 0.3
+        assert not prompts[0].equal(prompts[1])
+    assert not first.equal(second)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_scattered_prompts_overwrite_their_slots_and_nothing_else(per_class: bool) -> None:
+    x, slots = random(2, 6, 4), torch.tensor([[1, 2, 4], [2, 3, 5]])
+    prompts = random(2, 3, 4, seed=1) if per_class else random(3, 4, seed=1)
+    scatter = Scatter(prompts, slots)
+    tokens = scatter.start(Tokens(x, prefix=1))
+    for row in range(2):
+        own = prompts[row] if per_class else prompts
+        assert tokens.x[row, slots[row]].equal(own)
+        rest = [position for position in range(6) if position not in slots[row].tolist()]
+        assert tokens.x[row, rest].equal(x[row, rest])
+    assert tokens.count == 0
+    assert scatter.layer(3, halved, tokens).x.equal(tokens.x / 2)
+
+
+def test_vpt_starts_uniformly_within_its_bound() -> None:
+    bound = math.sqrt(6 / (3 * 16 * 16 + 768))
+    prompts = uniform_prompts(12, 10, 768, (16, 16), seeded(1)).detach()
+    assert prompts.shape == (12, 10, 768)
+    assert bound == pytest.approx(0.0625)
+    assert 0.999 * bound < float(prompts.abs().max()) <= bound
+    assert float(prompts.std()) == pytest.approx(bound / math.sqrt(3), rel=0.01)
+    assert uniform_prompts(12, 10, 768, (16, 16), seeded(1)).equal(prompts)
+    assert not uniform_prompts(12, 10, 768, (16, 16), seeded(2)).equal(prompts)
+
+
+def test_a_record_changes_nothing() -> None:
+    vision, images = tower(), random(2, 3, 32, 32)
+    prompter = Static(random(LAYOUT.depth, 2, LAYOUT.width, seed=1))
+    record = Record(prompter)
+    assert vision(images, record).equal(vision(images, prompter))
+    assert vision(images, Record()).equal(vision(images))
+    assert record.reach == prompter.reach
+    assert len(record.inputs) == len(record.outputs) == LAYOUT.depth
+    assert [stream.count for stream in record.outputs] == [2] * LAYOUT.depth

@@ -1,0 +1,209 @@
+"""Reads the source and holds it to the import rules: arrows go one way, and the command line starts without torch."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import selfprompt
+from selfprompt.methods import NOT_METHODS, list_methods
+
+SOURCE = Path(selfprompt.__file__).parent
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module.
+
+    Attributes:
+        importer: The importing module without the package's name: "towers.load".
+        name: What is imported; modules of the package without its name, with a dot in front: ".tokens".
+        first: Whether it happens while the importer itself is imported.
+        typing: Whether it stands under TYPE_CHECKING.
+    """
+
+    importer: str
+    name: str
+    first: bool
+    typing: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer} imports {self.name}"
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Every import of the package."""
+    return tuple(found for path in sorted(SOURCE.rglob("*.py")) for found in _of_file(path))
+
+
+def _of_file(path: Path) -> Iterator[Import]:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    importer = ".".join(part for part in parts if part != "__init__") or "__init__"
+    for node, first, typing in _walk(ast.parse(path.read_text(encoding="utf-8")), True, False):
+        for name in _names(node):
+            inside = name == "selfprompt" or name.startswith("selfprompt.")
+            yield Import(importer, name.removeprefix("selfprompt") or "." if inside else name, first, typing)
+
+
+def _walk(node: ast.AST, first: bool, typing: bool) -> Iterator[tuple[ast.AST, bool, bool]]:
+    for child in ast.iter_child_nodes(node):
+        inner = first and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        guarded = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child, first, typing
+        yield from _walk(child, inner, guarded)
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Modules that a statement imports; ``from package import module`` gives the module."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert isinstance(node, ast.ImportFrom)
+    assert node.level == 0, "imports are absolute"
+    module = node.module or ""
+    folder = SOURCE.parent / module.replace(".", "/")
+    return [
+        f"{module}.{alias.name}" if (folder / alias.name).with_suffix(".py").is_file() else module
+        for alias in node.names
+    ]
+
+
+def within(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a module is one of those named, or lies inside one."""
+    return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in patterns)
+
+
+# who -> which modules of the package it may import, for typing included
+MAY_IMPORT = {
+    "tokens": (),
+    "config": (),
+    "files": (),
+    "towers": (".tokens", ".towers"),
+    "prompters": (".tokens", ".towers.base", ".prompters"),
+    "text": (".tokens", ".towers", ".data.names"),
+    "methods": (".tokens", ".towers", ".prompters", ".text", ".data.names", ".methods"),
+    "recipe": (".config",),
+    "data": (".data",),
+    "evaluate.metrics": (),
+    "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
+    "train": (".config", ".files", ".data", ".methods", ".train"),
+    "artifact": (".files",),
+    "report": (".report", ".evaluate"),
+}
+
+
+@pytest.mark.parametrize("who", MAY_IMPORT)
+def test_arrows_go_one_way(who):
+    own = [found for found in imports() if within(found.importer, (who,)) and found.name.startswith(".")]
+    wrong = [str(found) for found in own if not within(found.name, MAY_IMPORT[who])]
+    assert not wrong, f"{who} may import {MAY_IMPORT[who]}"
+
+
+def test_every_module_stands_under_a_rule_or_on_top():
+    modules = {found.importer for found in imports()}
+    top = ("__init__", "__main__", "api", "classifier", "tuning", "cli", "evaluate")
+    assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
+    below = [found for found in imports() if within(found.importer, tuple(MAY_IMPORT))]
+    assert not [str(found) for found in below if within(found.name, (".api", ".tuning", ".cli"))]
+
+
+# library -> the modules that may import it
+LIBRARIES = {
+    "timm": ("towers",),
+    "open_clip": ("towers", "methods.zero_shot"),
+    "lightning_fabric": ("train", "tuning"),
+    "matplotlib": ("report", "analysis"),
+    "yaml": ("recipe",),
+    "PIL": ("data", "report", "cli.demo"),
+    "torchvision": ("data",),
+    "sklearn": ("prompters.prototypes", "analysis", "cli.demo"),
+    "torchmetrics": ("evaluate.metrics",),
+    "jsonargparse": ("cli",),
+    "rich": ("cli", "train.progress"),
+    "safetensors": ("artifact", "train.checkpoint", "towers.checkpoints"),
+    "huggingface_hub": ("artifact",),
+    "pyarrow": ("data.manifest",),
+    "datasets": ("data",),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_in_its_place_only(library):
+    users = [found for found in imports() if within(found.name, (library,))]
+    assert not [str(found) for found in users if not within(found.importer, LIBRARIES[library])]
+
+
+LIGHT = ("__init__", "__main__", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
+HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
+
+
+def test_the_command_line_and_the_recipes_import_no_torch():
+    light = [found for found in imports() if found.first and not found.typing and within(found.importer, LIGHT)]
+    light = [found for found in light if not found.importer.startswith("methods.")]  # the package, not its methods
+    assert not [str(found) for found in light if within(found.name, HEAVY)]
+    inside = {found.name[1:] for found in light if found.name.startswith(".")}
+    assert not [name for name in sorted(inside) if name and not within(name, LIGHT)]
+
+
+def test_no_method_imports_another_one():
+    own = [found for found in imports() if within(found.importer, ("methods",))]
+    methods = tuple(f".methods.{path.stem}" for path in (SOURCE / "methods").glob("*.py") if path.stem not in NOT_METHODS)
+    wrong = [found for found in own if within(found.name, methods)]
+    assert not [str(found) for found in wrong if not _is_subclass_of(found)]
+
+
+def _is_subclass_of(found: Import) -> bool:
+    """The exception: a plain subclass of its parent method (KgCoOp of CoOp)."""
+    from selfprompt.methods.base import find
+
+    own, other = (find(name.rpartition(".")[2].replace("_", "-")) for name in (found.importer, found.name))
+    return issubclass(own, other)
+
+
+def test_the_files_of_methods_are_its_registry():
+    files = {path.stem.replace("_", "-") for path in (SOURCE / "methods").glob("*.py")}
+    assert set(list_methods()) == files - {"base", "heads", "--init--"}
+    assert all(text.endswith(".") for text in list_methods().values()), "each opens with one sentence"
+
+
+def test_no_submodule_has_a_name_that_export_cannot_bear():
+    """torch.export builds a GraphModule, which owns these names."""
+    from selfprompt.methods.base import build_method
+    from selfprompt.towers.load import load_backbone
+
+    backbone = load_backbone("embedded/clip")
+    for name in list_methods():
+        method = build_method(name, backbone, ["cat", "dog"])
+        words = {word for path, _ in method.named_modules() for word in path.split(".")}
+        words |= {word for path, _ in method.named_parameters() for word in path.split(".")}
+        assert not words & {"meta", "graph", "code"}, name
+
+
+def test_upstream_private_names_stay_in_the_towers():
+    private = {"_pos_embed", "_pool", "_embeds", "_attn_pool", "resblocks", "attn_mask", "patch_drop", "norm_pre"}
+    for path in sorted(SOURCE.rglob("*.py")):
+        if path.parent.name != "towers":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            assert not used & private, path
+
+
+def test_only_the_command_line_and_the_report_print():
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        prints = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
+        assert not prints or path.parent.name in ("cli", "report"), path
+
+
+def test_every_module_and_public_name_has_a_docstring():
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), path
+    for name in selfprompt.__all__:
+        assert inspect.getdoc(getattr(selfprompt, name)), name

@@ -1,0 +1,212 @@
+import json
+import re
+import string
+from dataclasses import asdict, fields
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfprompt.config import DataOptions, TrainOptions, check_kinds
+from selfprompt.recipe import FIELDS, SHIPPED, Recipe, load_recipe, read_recipe, recipe_names, shipped_recipe
+
+# What belongs to the machine or to the user's data and never to a recipe.
+MACHINE = {
+    *("memory", "workers", "devices", "accelerator", "on_bad_image", "class_names"),
+    *("checkpoint_every", "log_tensorboard", "holdout", "accumulate", "precision"),
+}
+OUTCOME = [name for names in FIELDS.values() for name in names if name not in MACHINE]
+
+
+def text_of(name: str) -> str:
+    return (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_the_recipes_that_the_documentation_names_ship():
+    expected = {"sep", "sep-authors", "spt-deep", "spt-shallow", "spt-kmeans", "spt-authors", "vpt-deep", "vpt-shallow"}
+    assert expected | {"gatevpt", "coop", "zero-shot", "linear", "full"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+class TestShipped:
+    def test_is_complete(self, name):
+        assert list(yaml.safe_load(text_of(name))) == OUTCOME, "all keys that change the outcome, in their order"
+
+    def test_lists_every_option_of_its_method(self, name):
+        from selfprompt.methods.base import find, make_options
+
+        values = yaml.safe_load(text_of(name))
+        method = find(values["method"])
+        assert list(values["options"]) == [field.name for field in fields(method.Options)]
+        options = make_options(method, values["options"])
+        assert json.loads(json.dumps(asdict(options))) == values["options"]
+
+    def test_opens_with_what_it_is_and_the_command(self, name):
+        header = text_of(name).split("\n\n")[0].splitlines()
+        assert header[0].startswith("# ")
+        assert all(line.startswith("#") for line in header)
+        assert header[-2:] == ["#", f"#   selfprompt train PHOTOS --method {name} --out OUT"]
+
+    def test_builds_its_method(self, name):
+        from selfprompt.methods.base import build_method
+        from selfprompt.towers.load import load_backbone
+
+        recipe = load_recipe(name)
+        kind = "clip" if recipe.method in ("sep", "coop", "zero-shot") else "mae"
+        method = build_method(recipe.method, load_backbone(f"embedded/{kind}"), ["cat", "dog"], **recipe.options)
+        assert method.name == recipe.method
+        assert shipped_recipe(name) == name
+
+    def test_names_a_backbone_that_exists(self, name):
+        import open_clip
+        import timm
+
+        family, *rest = load_recipe(name).backbone.split("/")
+        if family == "open_clip":
+            assert tuple(rest) in open_clip.list_pretrained()
+        else:
+            assert family == "timm"
+            assert rest[0] in timm.list_pretrained()
+
+    def test_survives_writing_and_reading(self, name, tmp_path):
+        recipe = load_recipe(name)
+        path = tmp_path / "copy.yaml"
+        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        assert load_recipe(str(path)) == recipe
+
+    def test_diffs_line_by_line_against_any_other(self, name):
+        lines = [line.split(":")[0] for line in text_of(name).splitlines() if re.match(r"\w", line)]
+        assert lines == OUTCOME
+
+
+@pytest.mark.parametrize(("name", "meant"), [("spt", "spt-deep"), ("vpt", "vpt-deep"), ("sep", "sep")])
+def test_a_bare_name_means_the_deep_variant(name, meant):
+    assert load_recipe(name) == load_recipe(meant)
+
+
+def test_ones_own_method_starts_from_the_defaults():
+    assert load_recipe("package.module:Class") == Recipe(method="package.module:Class")
+
+
+WORDS = st.text(string.printable + "äß猫\U0001f436", max_size=20)
+PLAIN = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), WORDS, st.lists(st.integers(), max_size=3))
+
+
+@st.composite
+def recipes(draw):
+    """Any valid recipe."""
+    data = DataOptions(
+        shots=draw(st.integers(0, 1000)),
+        classes=draw(st.sampled_from(["all", "base", "new"])),
+        holdout=draw(st.floats(0.01, 0.99)),
+        memory=draw(st.sampled_from(["2GB", "500 MB", "1.5GiB", "0"])),
+        class_names=draw(st.none() | WORDS),
+    )
+    lr = draw(st.floats(1e-12, 1e6))
+    epochs = draw(st.integers(1, 500))
+    train = TrainOptions(
+        epochs=epochs,
+        warmup_epochs=draw(st.integers(0, epochs - 1)),
+        lr=lr,
+        warmup_lr=lr * draw(st.floats(0, 1)),
+        min_lr=lr * draw(st.floats(0, 1)),
+        weight_decay=draw(st.floats(0, 10)),
+        decay="weights",
+        head_weight_decay=draw(st.none() | st.floats(0, 10)),
+        devices=draw(st.sampled_from([1, 4, "auto", "2"])),
+        precision=draw(st.sampled_from(["32-true", "bf16-mixed", "16-mixed"])),
+        ema_decay=draw(st.floats(0, 0.999)),
+        drop_last=draw(st.booleans()),
+    )
+    return Recipe(
+        method=draw(st.sampled_from(["sep", "spt", "linear"])),
+        options=draw(st.dictionaries(st.text(string.ascii_lowercase + "_", min_size=1), PLAIN, max_size=4)),
+        backbone=draw(WORDS),
+        statistics=draw(st.sampled_from(["backbone", "imagenet"])),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        eval_batch_size=draw(st.integers(1, 5000)),
+        data=data,
+        train=train,
+    )
+
+
+@given(recipe=recipes())
+def test_any_recipe_survives_writing_and_reading(recipe, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(recipe.to_yaml().encode())
+    again = read_recipe(path)
+    shipped = load_recipe(recipe.method).options  # a method's recipe lists all its options; a file adds to them
+    assert again.flat() == recipe.flat() | {"options": {**shipped, **recipe.options}}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_stands_over_the_recipe_that_its_method_names(tmp_path):
+    recipe = load_recipe(write(tmp_path / "my.yaml", "method: sep-authors\nlr: 1e-3\noptions: {text_prompts: 2}\n"))
+    released = load_recipe("sep-authors")
+    assert recipe.method == "sep"
+    assert recipe.train.lr == 1e-3, "1e-3 without a dot is a number, whatever YAML 1.1 says"
+    assert recipe.options == {**released.options, "text_prompts": 2}
+    assert recipe.eval_batch_size == released.eval_batch_size == 500
+
+
+def test_few_epochs_shorten_a_long_warm_up():
+    deep = load_recipe("spt-deep")
+    assert deep.train.warmup_epochs == 10
+    assert deep.changed({"epochs": 100}).train.warmup_epochs == 10
+    assert deep.changed({"epochs": 10}).train.warmup_epochs == 1
+    assert deep.changed({"epochs": 1}).train.warmup_epochs == 0
+    with pytest.raises(ValueError, match="warmup_epochs must be smaller than epochs, got 10 of 10"):
+        deep.changed({"epochs": 10, "warmup_epochs": 10})
+
+
+WRONG = {
+    "unknown key": ("metod: sep", "unknown key 'metod'. Did you mean 'method'?"),
+    "an option at the top": ("text_prompts: 3", "unknown key 'text_prompts'. The method's own options go under"),
+    "unknown method": ("method: seep", "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
+    "method is a number": ("method: 3", "method must be text, got 3."),
+    "text for a number": ("lr: fast", "lr must be a number, got 'fast'."),
+    "text for a whole number": ("epochs: many", "epochs must be a whole number, got 'many'."),
+    "a fraction": ("epochs: 1.5", "epochs must be a whole number, got 1.5."),
+    "true for a number": ("shots: true", "shots must be a whole number, got True."),
+    "null": ("seed: null", "seed must be a whole number, got None."),
+    "number or null": ("head_weight_decay: big", "head_weight_decay must be a number or null, got 'big'."),
+    "text for a switch": ("drop_last: 'no'", "drop_last must be true or false, got 'no'."),
+    "wrong choice": ("augment: flip", "augment must be one of crop-flip, none, got 'flip'."),
+    "options are no mapping": ("options: 5", "options must be names with values, got 5."),
+    "below the range": ("epochs: 0", "epochs must be at least 1, got 0."),
+    "above the range": ("holdout: 1.0", "holdout must be below 1, got 1.0."),
+    "infinite": ("lr: .inf", "lr must be a finite number, got inf."),
+    "not a number": ("lr: .nan", "lr must be a finite number, got nan."),
+    "negative seed": ("seed: -1", "seed must lie in 0..2**63 - 1, got -1."),
+    "no batch": ("eval_batch_size: 0", "eval_batch_size must be at least 1, got 0."),
+    "no mapping": ("- sep", "a recipe consists of 'key: value' lines, got list."),
+    "no YAML": ("a: b: c", "not valid YAML"),
+    "not text": ("a: \0", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_file_is_refused_by_name(fault, tmp_path):
+    text, message = WRONG[fault]
+    path = write(tmp_path / "wrong.yaml", text)
+    with pytest.raises(ValueError, match=re.escape(path) + ".*" + re.escape(message)):
+        load_recipe(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml: there is no such recipe file"):
+        load_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_an_empty_file_is_the_default_recipe(tmp_path):
+    assert load_recipe(write(tmp_path / "empty.yaml", "# nothing yet\n")) == load_recipe("sep")
+
+
+def test_check_kinds_leaves_other_names_and_other_kinds_alone():
+    check_kinds(TrainOptions, {"nonsense": 1, "epochs": 3, "lr": 1, "devices": "auto"})
+    check_kinds(dict, {"a": 1})
