@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.ready
-	OMP_NUM_THREADS= $(PY) -m selfprompt demo
+	$(PY) -m selfprompt demo
 
 test: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --durations 8

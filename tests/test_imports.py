@@ -153,7 +153,9 @@ def test_the_command_line_and_the_recipes_import_no_torch():
 
 def test_no_method_imports_another_one():
     own = [found for found in imports() if within(found.importer, ("methods",))]
-    methods = tuple(f".methods.{path.stem}" for path in (SOURCE / "methods").glob("*.py") if path.stem not in NOT_METHODS)
+    methods = tuple(
+        f".methods.{path.stem}" for path in (SOURCE / "methods").glob("*.py") if path.stem not in NOT_METHODS
+    )
     wrong = [found for found in own if within(found.name, methods)]
     assert not [str(found) for found in wrong if not _is_subclass_of(found)]
 

@@ -150,10 +150,8 @@ class Classifier:
     def save(self, folder: str | Path) -> None:
         """Write the artifact: learned tensors, configuration, model card."""
         backbone = self.method.backbone
-        method = type(self.method)
-        shipped = method.__module__.startswith("selfprompt.methods.")
         config = {
-            "method": self.method.name if shipped else f"{method.__module__}:{method.__qualname__}",
+            "method": self.method.name,
             "options": asdict(self.method.options),
             "backbone": {
                 "name": backbone.name,
@@ -186,21 +184,23 @@ def load(source: str | Path, *, backbone: str | Backbone | None = None, device: 
     place = pick_device(device)
     artifact = read_artifact(locate(source))
     try:
-        return _rebuilt(artifact, source, backbone).to(place)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{source}: its {CONFIG} is damaged: {error!r}. Restore it, or tune again.") from error
+        return _rebuilt(artifact.config, artifact.tensors, backbone).to(place)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error} in its {CONFIG}." if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{source} cannot be loaded: {reason}") from error
 
 
-def _rebuilt(artifact: Artifact, source: str | Path, backbone: str | Backbone | None) -> Classifier:
-    config, then = artifact.config, artifact.config["backbone"]
+def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: str | Backbone | None) -> Classifier:
+    """The classifier of an artifact, on the backbone that is there now."""
+    then = config["backbone"]
     found = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or then["name"])
     if found.fingerprint != then["fingerprint"]:
         raise ValueError(
-            f"{source} was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
+            f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
             f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on."
         )
     method = build_method(config["method"], found, config["classes"], **config["options"])
-    method.load_learned(artifact.tensors)
+    method.load_learned(tensors)
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
     return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])
 

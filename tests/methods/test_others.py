@@ -85,7 +85,7 @@ def test_the_linear_probe_is_linear_in_the_frozen_features(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["clip", "mae"])
 def test_full_fine_tuning_starts_as_the_linear_probe_on_a_tower_of_its_own(kind: str) -> None:
     full, linear = small("full", kind), small("linear", kind)
-    assert (full(images(2)) - linear(images(2))).abs().max() < 1e-5  # kernels with and without gradient differ
+    assert (full(images(2)) - linear(images(2))).abs().max() < 1e-4  # kernels with and without gradient differ
     shared = {p.data_ptr() for p in backbone(kind).vision.parameters()}
     own = {p.data_ptr() for p in full.vision.parameters()}
     assert not shared & own

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfprompt.methods.sep import SEP, from_authors, own_name
+from selfprompt.methods.sep import SEP, load_authors, own_name
 from selfprompt.text import template_features, word_embeddings
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 
@@ -165,13 +165,48 @@ def test_names_of_the_released_code_have_one_of_ours(theirs: str, ours: str) -> 
     assert own_name(theirs) == ours
 
 
-def test_a_checkpoint_of_the_released_code_fits_and_its_dead_weights_are_left_out() -> None:
+def released_state(method: SEP) -> dict[str, torch.Tensor]:
+    """A checkpoint as the released code writes it: its names, half precision, dead weights among the rest."""
+    theirs = {own_name(name): name for name in RELEASED}
+    state = {theirs[name]: tensor.half() + 1 for name, tensor in method.trainable().items()}
+    return state | {"token_prefix": torch.ones(2), "prompt_projections.0.ln_pa_1_token.weight": torch.ones(2)}
+
+
+RELEASED = ["ctx", "ctx_visual", "VPT_fc.weight"] + [
+    f"{branch}.{number}.{part}"
+    for branch in ("prompt_projections", "visual_prompts")
+    for number in range(2)
+    for part in (
+        "promt_attention_visual.in_proj_weight",
+        "promt_attention_visual.in_proj_bias",
+        "promt_attention_visual.out_proj.weight",
+        "promt_attention_visual.out_proj.bias",
+        "ln_pa_1_visual.weight",
+        "ln_pa_1_visual.bias",
+        "ln_pa_2_visual.weight",
+        "ln_pa_2_visual.bias",
+        "mlp_pa_visual.c_fc1.weight",
+        "mlp_pa_visual.c_proj.weight",
+        "scale1",
+        "scale2",
+    )
+]
+
+
+def test_a_checkpoint_of_the_released_code_is_taken_over() -> None:
     method = sep(layers=(1, 2))
-    state = {theirs: torch.ones(1) for theirs, ours in authors_names()}
-    state |= {"ctx": method.text_prompts.detach().half() + 1, "prompt_projections.7.scale1": torch.ones(1)}
-    state |= {"token_prefix": torch.ones(2), "prompt_projections.0.ln_pa_1_token.weight": torch.ones(2)}
-    found = from_authors(state, method)
-    assert set(found) <= set(method.trainable())
-    assert found["text_prompts"].dtype == torch.float32
-    assert (found["text_prompts"] - 1 - method.text_prompts).abs().max() < 1e-3
-    assert "text_fusions.0.keep_attention" in found
+    before = {name: tensor.detach().clone() for name, tensor in method.trainable().items()}
+    load_authors(method, released_state(method))
+    for name, tensor in method.trainable().items():
+        assert (tensor - 1 - before[name]).abs().max() < 5e-3, name
+
+
+def test_a_checkpoint_of_the_released_code_may_have_other_classes_but_no_gaps() -> None:
+    method = sep(layers=(1, 2))
+    state = released_state(method) | {"VPT_fc.weight": torch.ones(7, 3)}
+    prototypes = method.prototypes.detach().clone()
+    load_authors(method, state)
+    assert torch.equal(method.prototypes, prototypes)
+    del state["visual_prompts.1.scale2"]
+    with pytest.raises(ValueError, match=r"missing image_fusions.1.keep_attention"):
+        load_authors(method, state)

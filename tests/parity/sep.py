@@ -15,7 +15,7 @@ from selfprompt.data.fewshot import base_new_split, few_shot
 from selfprompt.data.items import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.transforms import eval_transform, train_transform
 from selfprompt.methods.base import build_method
-from selfprompt.methods.sep import SEP, from_authors, own_name
+from selfprompt.methods.sep import SEP, load_authors, own_name
 from selfprompt.prompters.fusion import TokenFusion, strongest
 from selfprompt.prompters.record import Record
 from selfprompt.tokens import Tokens
@@ -59,12 +59,7 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
     method = build_method("sep", clip_backbone(arrays.group("clip/"), meta, tokenizer), names, **options)
     assert isinstance(method, SEP)
     state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.group("prompt_learner/").items()}
-    tuned = from_authors(state, method)
-    missing = set(method.trainable()) - set(tuned)
-    assert not missing, f"{arrays.path} lacks {missing}"
-    with torch.no_grad():
-        for name, parameter in method.trainable().items():
-            parameter.copy_(tuned[name])
+    load_authors(method, state)
     return method
 
 

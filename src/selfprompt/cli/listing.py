@@ -36,9 +36,9 @@ def methods(options: Namespace) -> int:
 
 
 def _method(name: str) -> int:
+    recipe = load_recipe(name)
     from selfprompt.methods.base import find
 
-    recipe = load_recipe(name)
     method = find(recipe.method)
     usage = f"selfprompt train PHOTOS --out FOLDER --method {name} --options.NAME VALUE"
     parser = ArgumentParser(prog="", usage=usage, add_help=False)

@@ -29,8 +29,9 @@ MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     given = _underscored(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(overview())
@@ -128,9 +129,9 @@ def _wrong_value(name: str, expected: str, value: str) -> str:
     choices = [
         choice for listed in re.findall(r"Literal\[(.*?)\]", expected) for choice in re.findall(r"'(.*?)'", listed)
     ]
-    kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected a <class '(\w+)'>", expected)]
+    kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected (?:a )?<class '(\w+)'>", expected)]
     kinds += [f"one of {', '.join(choices)}"] if choices else []
-    return f"--{name} must be {' or '.join(kinds)}, got {value!r}.{_nearest(value, choices)}"
+    return f"--{name} must be {' or '.join(kinds) or 'another value'}, got {value!r}.{_nearest(value, choices)}"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:

@@ -86,8 +86,10 @@ class Method(nn.Module):
 
     @property
     def name(self) -> str:
-        """The method's file name, with hyphens."""
-        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+        """The name that ``find`` knows: the file's name with hyphens, or "package.module:Class"."""
+        kind = type(self)
+        package, _, module = kind.__module__.rpartition(".")
+        return module.replace("_", "-") if package == __package__ else f"{kind.__module__}:{kind.__qualname__}"
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -269,7 +269,17 @@ def own_name(authors: str) -> str:
     return authors
 
 
-def from_authors(state: Mapping[str, Tensor], method: SEP) -> dict[str, Tensor]:
-    """The tuned tensors in a checkpoint of the released code, under our names; its dead weights are left out."""
-    renamed = {own_name(name): tensor for name, tensor in state.items()}
-    return {name: renamed[name].float() for name in method.trainable() if name in renamed}
+def load_authors(method: SEP, state: Mapping[str, Tensor]) -> None:
+    """Take over the tuned tensors of a checkpoint of the released code.
+
+    Its dead weights are passed over; so are class prototypes of another number of classes, which no prediction needs.
+
+    Raises:
+        ValueError: If a tensor that a prediction needs is missing or of another shape; nothing is changed then.
+    """
+    renamed = {own_name(name): tensor.float() for name, tensor in state.items()}
+    method.load_learned({name: renamed[name] for name in method.learned() if name in renamed})
+    prototypes = renamed.get("prototypes")
+    if prototypes is not None and prototypes.shape == method.prototypes.shape:
+        with torch.no_grad():
+            method.prototypes.copy_(prototypes)

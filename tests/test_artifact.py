@@ -1,0 +1,195 @@
+"""The saved folder: what is in it, that it gives back the same classifier, and who may load it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import selfprompt
+from selfprompt.artifact import CARD, CONFIG, TENSORS, locate, read_artifact
+from selfprompt.classifier import Classifier, pick_device
+from selfprompt.methods.base import build_method
+from selfprompt.towers.load import load_backbone
+
+PICTURES = torch.linspace(-2, 2, 3 * 3 * 64 * 64).view(3, 3, 64, 64)
+SMALL = {
+    "coop": {"prompts": 4},
+    "gatevpt": {"prompts": 5},
+    "sep": {"text_prompts": 2, "image_prompts": 2, "layers": (1, 3)},
+    "spt": {"prompts": 3, "deep": False},
+    "vpt": {"prompts": 3},
+}
+
+
+def classifier(name: str) -> Classifier:
+    """A classifier whose tensors are anything but their start."""
+    kind = "clip" if name in ("coop", "sep", "zero-shot") else "mae"
+    backbone = load_backbone(f"embedded/{kind}")
+    method = build_method(name, backbone, ["cat", "lawn mower", "猫, klein"], seed=3, **SMALL.get(name, {}))
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in method.trainable().values():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return Classifier(method, backbone.preprocess, batch_size=7)
+
+
+@pytest.mark.parametrize("name", ["coop", "full", "gatevpt", "linear", "sep", "spt", "vpt", "zero-shot"])
+class TestEveryMethod:
+    def test_comes_back_bit_for_bit(self, name, tmp_path):
+        before = classifier(name)
+        before.save(tmp_path / "out")
+        after = selfprompt.load(tmp_path / "out")
+        assert torch.equal(before.logits(PICTURES), after.logits(PICTURES))
+        assert (after.classes, after.preprocess, after.batch_size) == (before.classes, before.preprocess, 7)
+        assert after.method.options == before.method.options
+
+    def test_stores_what_is_tuned_and_nothing_else(self, name, tmp_path):
+        saved = classifier(name)
+        saved.save(tmp_path)
+        tensors = load_file(tmp_path / TENSORS)
+        assert tensors.keys() == saved.method.learned().keys()
+        assert all(torch.equal(tensor, saved.method.learned()[key]) for key, tensor in tensors.items())
+        assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, CONFIG, TENSORS]
+
+
+def test_the_configuration_says_all_that_is_needed(linear):
+    config = json.loads((linear / CONFIG).read_text(encoding="utf-8"))
+    backbone = load_backbone("embedded/mae")
+    assert config["method"] == "linear"
+    assert config["options"] == {"pooling": "auto", "head_std": 0.02}
+    assert config["backbone"]["name"] == "embedded/mae"
+    assert config["backbone"]["fingerprint"] == backbone.fingerprint
+    assert json.loads(config["backbone"]["architecture"])["vision"]["depth"] == 6
+    assert config["classes"] == ["blue", "dark red", "green apple", "猫, klein"]
+    assert config["preprocess"]["size"] == 64
+    assert {"selfprompt", "torch", "torchvision", "timm", "open_clip_torch"} == set(config["versions"])
+    assert config["results"]["tuned"]["total"] == 8
+    assert config["recipe"]["epochs"] == 2
+
+
+def test_the_result_and_the_configuration_agree(linear):
+    config = json.loads((linear / CONFIG).read_text(encoding="utf-8"))
+    assert json.loads((linear / "result.json").read_text(encoding="utf-8")) == config["results"]
+
+
+def test_json_has_no_values_that_json_does_not_know(linear, coop):
+    def refuse(word):
+        raise AssertionError(word)
+
+    for path in (*linear.glob("*.json"), *coop.glob("*.json")):
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_the_model_card_tells_what_how_good_and_how_to_use(coop):
+    card = (coop / CARD).read_text(encoding="utf-8")
+    _, header, text = card.split("---\n", 2)
+    assert yaml.safe_load(header) == {"library_name": "selfprompt", "pipeline_tag": "image-classification"}
+    results = json.loads((coop / "result.json").read_text(encoding="utf-8"))
+    for said in (
+        "# coop on embedded/clip",
+        "An image classifier for 4 classes: blue, dark red, green apple, 猫, klein.",
+        f"**{results['backbone_note']}**",
+        f"| zero-shot | {results['zero_shot']['accuracy']:.1f} % |",
+        f"| tuned | {results['tuned']['accuracy']:.1f} % |",
+        "selfprompt.load(",
+        "- lr: 0.01",
+        "- There is no test split: held out 8 images of 32",
+    ):
+        assert said in text
+
+
+def test_saving_again_replaces_all_of_it(tmp_path):
+    classifier("vpt").save(tmp_path)
+    second = classifier("linear")
+    second.save(tmp_path)
+    assert torch.equal(selfprompt.load(tmp_path).logits(PICTURES), second.logits(PICTURES))
+
+
+def test_a_folder_that_was_half_replaced_is_refused(tmp_path):
+    classifier("vpt").save(tmp_path / "old")
+    classifier("linear").save(tmp_path / "new")
+    shutil.copy(tmp_path / "new" / TENSORS, tmp_path / "old" / TENSORS)
+    with pytest.raises(ValueError, match="is damaged or of another run: its hash is not the one in config"):
+        read_artifact(tmp_path / "old")
+
+
+def test_the_backbone_may_be_given_loaded_or_by_another_name(linear):
+    backbone = load_backbone("embedded/mae")
+    moved = replace(backbone, name="file/elsewhere.safetensors")
+    assert torch.equal(
+        selfprompt.load(linear, backbone=moved).logits(PICTURES), selfprompt.load(linear).logits(PICTURES)
+    )
+    with pytest.raises(ValueError, match="its weights or architecture differ. Give the one that it was tuned on"):
+        selfprompt.load(linear, backbone="embedded/clip")
+
+
+def test_one_changed_weight_is_another_backbone(linear):
+    backbone = load_backbone("embedded/mae")
+    with torch.no_grad():
+        next(backbone.vision.parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(ValueError, match="with fingerprint"):
+        selfprompt.load(linear, backbone=backbone)
+
+
+def test_new_names_are_saved_with_the_classifier(coop, tmp_path):
+    renamed = selfprompt.load(coop).with_classes(["a sea", "a_wood"])
+    renamed.save(tmp_path)
+    again = selfprompt.load(tmp_path)
+    assert again.classes == ("a sea", "a wood")
+    assert torch.equal(again.logits(PICTURES), renamed.logits(PICTURES))
+    assert again.results == {}, "what was measured was measured with other names"
+
+
+def test_images_of_every_python_kind_are_taken(linear, photos):
+    tuned = selfprompt.load(linear)
+    path = photos / "blue" / "0.png"
+    image = Image.open(path)
+    one = tuned.predict(path)[0]
+    same = tuned.predict([path, str(path), image, np.asarray(image)])
+    assert [p.top for p in same] == [one.top] * 4
+    assert [p.image for p in same] == [str(path), str(path), "image 2", "image 3"]
+    assert (one.label, one.score) == one.top[0]
+    assert tuned.predict([]) == []
+    (bad,) = tuned.predict([path.with_name("none.png")])
+    assert (bad.label, bad.top, bad.error) == ("", (), "the file does not exist")
+
+
+def test_batches_change_nothing_and_progress_is_told(linear, photos):
+    tuned = selfprompt.load(linear)
+    paths = sorted(photos.rglob("*.png"))[:10]
+    whole = tuned.predict(paths, top=3)
+    tuned.batch_size = 4
+    told: list[tuple[int, int]] = []
+    parts = tuned.predict(paths, top=3, progress=lambda done, total: told.append((done, total)))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+    for one, other in zip(whole, parts, strict=True):
+        assert [name for name, _ in one.top] == [name for name, _ in other.top]
+        scores = [[score for _, score in p.top] for p in (one, other)]
+        np.testing.assert_allclose(*scores, atol=1e-6)  # float32: matrix products of other sizes
+
+
+def test_top_is_checked(linear):
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+        selfprompt.load(linear).predict([], top=0)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    assert locate(tmp_path) == Path(tmp_path)
+    with pytest.raises(ValueError, match="none: there is no such folder"):
+        selfprompt.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="owner/none is no folder here, and no hub repository could be reached"):
+        selfprompt.load("owner/none")
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device().type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda, cuda:NUMBER or mps, got 'tpu'"):
+        pick_device("tpu")

@@ -1,0 +1,517 @@
+"""The command line as a user types it: what each command does, prints and leaves; wrong usage; killed and resumed."""
+
+import csv
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import selfprompt
+from selfprompt.cli.main import COMMANDS, main
+from tests.conftest import COLOURS, FAST, photo, ran, started, write_photos
+
+NAMES = ("blue", "dark red", "green apple", "猫, klein")
+
+
+class TestWithoutTorch:
+    """What must answer at once."""
+
+    SHORT = (
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["predict", "--help"],
+        ["train", "--print_config"],
+        ["methods"],
+    )
+
+    @pytest.mark.parametrize("arguments", SHORT, ids=" ".join)
+    def test_answers_at_once(self, arguments):
+        code = (
+            "import sys\nfrom selfprompt.cli.main import main\n"
+            "try: status = main(sys.argv[1:])\nexcept SystemExit as end: status = end.code\n"
+            "assert not {'torch', 'timm', 'open_clip', 'sklearn'} & set(sys.modules)\nsys.exit(status)"
+        )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+    def test_a_reader_that_goes_away_is_no_error(self):
+        command = [sys.executable, "-m", "selfprompt", "train", "--print_config"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 0)
+        process.stderr.close()
+
+    def test_a_name_that_the_terminal_cannot_show_is_no_error(self, tmp_path):
+        recipe = tmp_path / "my.yaml"
+        recipe.write_text("method: sep\nbackbone: file/猫\n", encoding="utf-8")
+        done = ran("train", "--config", recipe, "--resume", "--print_config", env={"PYTHONIOENCODING": "ascii"})
+        assert done.status == 0
+        assert yaml.safe_load(done.out)["backbone"] == "file/猫"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, run):
+    done = run(command, "--help")
+    assert done.status == 0
+    assert f"usage: selfprompt {command}" in done.out
+    assert COMMANDS[command] in done.out
+    assert command in run("--help").out
+
+
+def test_help_tells_the_defaults_of_the_recipe(run):
+    text = " ".join(run("train", "--method", "spt-deep", "--help").out.split())
+    assert "default: timm/vit_base_patch16_224.mae)" in text
+    assert "Passes over the training images. (type: int, default: 100)" in text
+
+
+USAGE = {
+    "no command": ([], 2, "usage: selfprompt COMMAND"),
+    "unknown command": (["trian", "x"], 2, "unknown command 'trian'. Did you mean 'train'? Commands: train, eval"),
+    "unknown option": (["train", "x", "--epohcs", "3"], 2, "unknown option --epohcs. Did you mean --epochs?"),
+    "strange option": (["train", "x", "--zzz"], 2, "unknown option --zzz. See selfprompt train --help."),
+    "short for an option": (["train", "x", "--epo", "3"], 2, "unknown option --epo."),
+    "no value": (["train", "x", "--epochs"], 2, "--epochs needs a value. See selfprompt train --help."),
+    "no value of --config": (["train", "x", "--config"], 2, "--config needs a value."),
+    "a value too many": (["train", "x", "--quiet=3"], 2, "--quiet takes no value, got '3'."),
+    "no whole number": (["train", "x", "--epochs", "3.5"], 2, "--epochs must be a whole number, got '3.5'."),
+    "no number": (["train", "x", "--lr", "fast"], 2, "--lr must be a number, got 'fast'."),
+    "no number or null": (["train", "x", "--head-weight-decay", "a"], 2, "must be a number or null, got 'a'."),
+    "no switch": (["train", "x", "--drop-last", "maybe"], 2, "--drop_last must be true or false, got 'maybe'."),
+    "no choice": (
+        ["train", "x", "--augment", "crop-flop"],
+        2,
+        "--augment must be one of crop-flip, none, got 'crop-flop'. Did you mean crop-flip?",
+    ),
+    "no format": (["predict", "a", "b", "--format", "xml"], 2, "must be one of table, json, csv, got 'xml'."),
+    "a word too many": (["train", "my", "photos"], 2, "unexpected 'photos'. See selfprompt train --help."),
+    "no images": (["predict", "a"], 2, "the following arguments are required: images. See selfprompt predict --help."),
+    "no data": (["train", "--out", "x"], 1, "Images are needed: selfprompt train PHOTOS --out OUT"),
+    "no out": (["train", "x"], 1, "--out is needed: the folder that the classifier is saved to."),
+    "out of range": (["train", "x", "--epochs", "0"], 1, "epochs must be at least 1, got 0."),
+    "infinite": (["train", "x", "--lr", "1e999"], 1, "lr must be a finite number, got inf."),
+    "unknown method": (["train", "x", "--method", "seep"], 2, "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
+    "no such recipe": (["train", "x", "--config", "none.yaml"], 2, "none.yaml: there is no such recipe file."),
+    "top 0": (["predict", "a", "b", "--top", "0"], 1, "--top must be at least 1, got 0."),
+    "batch size 0": (["eval", "a", "b", "--batch-size", "0"], 1, "--batch_size must be at least 1, got 0."),
+    "unknown method to list": (["methods", "seep"], 1, "Did you mean 'sep'?"),
+    "unknown backbone to list": (["backbones", "zzz"], 1, "No listed backbone has 'zzz' in its name"),
+}
+
+
+@pytest.mark.parametrize("fault", USAGE)
+def test_wrong_usage_is_told_in_a_sentence(fault, run):
+    arguments, status, message = USAGE[fault]
+    done = run(*arguments)
+    assert done.status == status
+    assert message in " ".join((done.err or done.out).split())
+    assert "class '" not in done.err, "Python's names are not the user's"
+
+
+OPTIONS = {
+    "unknown": (["--options.prompt", "3"], "sep has no option 'prompt'. Did you mean 'text_prompts'?"),
+    "of the wrong kind": (["--options.text-prompts", "x"], "text_prompts must be int, got 'x'."),
+    "out of range": (["--options.text_prompts=0"], "text_prompts must be at least 1, got 0."),
+    "no choice": (["--options.fusion_axis", "rows"], "fusion_axis must be tokens or batch, got 'rows'."),
+}
+
+
+@pytest.mark.parametrize("fault", OPTIONS)
+def test_wrong_options_of_a_method_are_told_before_anything_is_read(fault, run, tmp_path):
+    arguments, message = OPTIONS[fault]
+    done = run("train", tmp_path / "none", "--out", tmp_path / "out", *arguments)
+    assert done.status == 1
+    assert message in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_lists_all_and_shows_one(run):
+    listed = run("methods").out
+    assert all(name in listed for name in ("sep-authors", "spt-kmeans", "gatevpt", "zero-shot-ensemble"))
+    shown = run("methods", "sep-authors").out
+    assert "Source: SEP, arXiv 2405.15549." in shown
+    assert "--options.text_prompts" in shown
+    assert "default: batch" in shown, "the recipe's value, not the method's"
+    assert "CONFIG" not in shown
+
+
+def test_backbones_lists_forms_and_models_in_full(run):
+    listed = run("backbones").out
+    assert all(name in listed for name in ("embedded/mae", "file/<path>", "timm/vit_base_patch16_224.augreg_in21k"))
+    assert "embedded/mae" not in run("backbones", "clip").out
+
+
+class TestConfig:
+    def test_the_printed_recipe_gives_the_same_run(self, run, photos, tmp_path):
+        settings = ["--method", "spt-deep", "--epochs", "1", "--backbone", "embedded/mae", "--options.prompts", "2"]
+        printed = run("train", *settings, "--print-config")
+        assert printed.status == 0
+        recipe = tmp_path / "my.yaml"
+        recipe.write_text(printed.out, encoding="utf-8")
+        assert run("train", photos, *settings, "--out", tmp_path / "a", "--workers", "0").status == 0
+        assert run("train", photos, "--config", recipe, "--out", tmp_path / "b", "--workers", "0").status == 0
+        a, b = (load_file(tmp_path / name / "prompts.safetensors") for name in "ab")
+        assert a.keys() == b.keys() == {"prompts", "head.weight", "head.bias"}
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        kept = (tmp_path / "b" / "recipe.yaml").read_text(encoding="utf-8")
+        assert kept == printed.out.replace("workers: 2", "workers: 0"), "the folder has the recipe of its run"
+
+    def test_the_command_line_stands_over_the_file_and_the_file_over_the_recipe(self, run, tmp_path):
+        recipe = tmp_path / "my.yaml"
+        recipe.write_text("method: spt-deep\nlr: 1e-3\nseed: 7\noptions:\n  prompts: 5\n", encoding="utf-8")
+        done = run("train", "--config", recipe, "--seed=9", "--options.start=mean", "--epochs", "8", "--print_config")
+        values = yaml.safe_load(done.out)
+        assert (values["method"], values["lr"], values["seed"], values["epochs"]) == ("spt", 1e-3, 9, 8)
+        assert values["warmup_epochs"] == 0, "8 epochs leave no room for the recipe's 10"
+        assert values["options"]["prompts"] == 5
+        assert values["options"]["start"] == "mean"
+        assert values["weight_decay"] == 0.01
+        again = yaml.safe_load(run("train", "--config", recipe, "--method", "vpt-deep", "--print_config").out)
+        assert (again["method"], again["options"]["dropout"], again["lr"]) == ("vpt", 0.1, 1e-3)
+
+    def test_both_spellings_of_an_option_are_one(self, run):
+        one = run("train", "--print-config", "--batch-size", "7", "--on-bad-image=fail", "--options.text-prompts=2")
+        other = run("train", "--print_config", "--batch_size", "7", "--on_bad_image=fail", "--options.text_prompts=2")
+        assert one == other
+        assert yaml.safe_load(one.out)["on_bad_image"] == "fail"
+
+
+class TestTrain:
+    def test_says_what_was_chosen_and_how_good_it_is(self, run, photos, tmp_path):
+        out = tmp_path / "out"
+        settings = [
+            "--method",
+            "coop",
+            "--backbone",
+            "embedded/clip",
+            "--epochs",
+            "2",
+            "--shots",
+            "3",
+            "--workers",
+            "0",
+        ]
+        done = run("train", photos, "--out", out, *settings)
+        assert (done.status, done.err) == (0, "")
+        for said in (
+            "There is no test split: held out 8 images of 32 for testing (25% of each class, seed 1).",
+            "Drew up to 3 training images a class (seed 1): 12 in all.",
+            "training 512 numbers of coop on 12 images, 2 epochs",
+            "epoch 2/2",
+            "95 % interval",
+            "zero-shot",
+            "tuned (coop)",
+            "embedded/clip: ",
+            f"selfprompt predict {out} IMAGES...",
+        ):
+            assert said in done.out
+        files = {"README.md", "config.json", "log.csv", "prompts.safetensors", "recipe.yaml", "result.json"}
+        assert {path.name for path in out.iterdir()} == files
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        assert result["images"] == {"train": 12, "val": 0, "test": 8}
+        assert result["classes"] == list(NAMES)
+        assert result["tuned"]["total"] == result["zero_shot"]["total"] == 8
+        assert result["recipe"] == yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+        assert result["recipe"]["shots"] == 3
+        assert torch.__version__.startswith(result["versions"]["torch"])
+        assert len(result["history"]) == 2
+
+    def test_quiet_prints_the_result_only(self, run, photos, tmp_path):
+        done = run("train", photos, "--out", tmp_path / "out", *FAST, "--quiet")
+        assert "tuned (linear)" in done.out
+        assert "epoch" not in done.out
+        assert "random weights" in done.out or "small backbone" in done.out, "every output says what embedded/mae is"
+
+    def test_zero_shot_has_one_row_and_nothing_to_train(self, run, photos, tmp_path):
+        done = run("train", photos, "--out", tmp_path / "out", "--method", "zero-shot", "--backbone", "embedded/clip")
+        assert done.status == 0
+        assert "zero-shot has nothing to train." in done.out
+        assert "tuned" not in done.out
+        assert run("predict", tmp_path / "out", photos / "blue" / "0.png", "--classes", "a sea,a wood").status == 0
+
+    def test_the_methods_whose_batches_matter_say_so(self, run, photos, tmp_path):
+        out = tmp_path / "out"
+        settings = ["--method", "sep-authors", "--backbone", "embedded/clip", "--epochs", "1", "--shots", "1"]
+        assert run("train", photos, "--out", out, *settings, "--eval-batch-size", "3", "--workers", "0").status == 0
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        assert (result["sample_wise"], result["eval_batch_size"]) == (False, 3)
+        done = run("eval", out, photos, "--format", "json")
+        assert json.loads(done.out)["confusion"] == result["tuned"]["confusion"]
+        assert json.loads(done.out)["batch_size"] == 3
+        assert "depends on the other images of its batch of 3" in done.err
+
+    def test_manifests_are_read_like_folders(self, run, split_photos, tmp_path):
+        files = [(p, p.parent.name, p.parent.parent.name) for p in sorted(split_photos.rglob("*.png"))]
+        manifest = tmp_path / "photos.csv"
+        with manifest.open("w", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "label", "split"), *files])
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv(manifest), tmp_path / "photos.parquet")
+        tensors = []
+        for number, data in enumerate((split_photos, manifest, tmp_path / "photos.parquet")):
+            out = tmp_path / str(number)
+            assert run("train", data, "--out", out, *FAST, "--select", "best-val").status == 0
+            assert json.loads((out / "result.json").read_text())["images"] == {"train": 12, "val": 6, "test": 8}
+            tensors.append(load_file(out / "prompts.safetensors")["head.weight"])
+        assert torch.equal(tensors[0], tensors[1])
+        assert torch.equal(tensors[0], tensors[2])
+
+    def test_names_come_from_classes_txt(self, run, tmp_path):
+        photos = write_photos(tmp_path / "photos", {"n01": 4, "n02": 4})
+        (photos / "classes.txt").write_text("n01\tred_panda\nn02\tsalt, pepper\n", encoding="utf-8")
+        assert run("train", photos, "--out", tmp_path / "out", *FAST).status == 0
+        assert selfprompt.load(tmp_path / "out").classes == ("red panda", "salt, pepper")
+        elsewhere = tmp_path / "names.txt"
+        elsewhere.write_text("n01 => fox\nn02 => hen\n", encoding="utf-8")
+        assert run("train", photos, "--out", tmp_path / "two", *FAST, "--class-names", elsewhere).status == 0
+        assert selfprompt.load(tmp_path / "two").classes == ("fox", "hen")
+        done = run("eval", tmp_path / "two", photos, "--format", "json")
+        assert set(json.loads(done.out)["per_class"]) == {"fox", "hen"}, "the run's own names, without being told"
+
+    def test_base_classes_only(self, run, photos, tmp_path):
+        assert run("train", photos, "--out", tmp_path / "out", *FAST, "--classes", "base", "--shots", "0").status == 0
+        result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+        assert result["classes"] == ["blue", "dark red"]
+        assert result["images"] == {"train": 12, "val": 0, "test": 4}
+        measured = json.loads(run("eval", tmp_path / "out", photos, "--format", "json").out)
+        assert measured["confusion"] == result["tuned"]["confusion"]
+
+
+class TestEval:
+    def test_the_data_of_the_run_give_its_numbers(self, run, linear, photos):
+        result = json.loads((linear / "result.json").read_text(encoding="utf-8"))
+        done = run("eval", linear, photos, "--format", "json")
+        measured = json.loads(done.out)
+        assert {name: measured[name] for name in result["tuned"]} == result["tuned"]
+        assert (measured["split"], measured["total"]) == ("test", 8)
+        assert "tuned on these data: only their test images are used" in done.err
+
+    def test_other_data_are_used_in_full(self, run, linear, tmp_path):
+        other = write_photos(tmp_path / "other", {"blue": 3, "green_apple": 2})
+        done = run("eval", linear, other, "--format", "json")
+        measured = json.loads(done.out)
+        assert (measured["split"], measured["total"]) == ("all", 5)
+        assert set(measured["per_class"]) == {"blue", "green apple"}
+        assert len(measured["confusion"]) == 4, "of the classifier's classes"
+        assert "no test split: all images are used" in done.err
+
+    def test_a_split_can_be_chosen(self, run, linear, split_photos):
+        for split, total in (("auto", 8), ("test", 8), ("val", 6), ("train", 12), ("all", 26)):
+            done = run("eval", linear, split_photos, "--split", split, "--format", "json")
+            assert json.loads(done.out)["total"] == total
+
+    def test_shows_the_hardest_classes(self, run, linear, photos):
+        done = run("eval", linear, photos, "--split", "all")
+        assert all(name in done.out for name in (*NAMES, "hardest classes", "95 % interval"))
+
+    def test_strange_classes_are_named(self, run, linear, tmp_path):
+        done = run("eval", linear, write_photos(tmp_path / "zoo", {"blue": 1, "zebra": 1}))
+        assert done.status == 1
+        assert "not among them: zebra" in done.err
+
+    def test_new_names_need_no_training_where_names_are_read(self, run, coop, linear, tmp_path):
+        zoo = write_photos(tmp_path / "zoo", {"sea": 2, "wood": 2})
+        done = run("eval", coop, zoo, "--classes", "sea,wood,sand", "--format", "json")
+        assert json.loads(done.out)["total"] == 4
+        refused = run("eval", linear, zoo, "--classes", "sea,wood")
+        assert (refused.status, refused.out) == (1, "")
+        assert "linear cannot take new class names" in refused.err
+
+
+class TestPredict:
+    def test_json(self, run, linear, photos):
+        done = run("predict", linear, photos / "blue", photos / "dark_red" / "1.png", "--format", "json", "--top", "99")
+        records = json.loads(done.out)
+        paths = [*(f"{photos}/blue/{number}.png" for number in range(8)), f"{photos}/dark_red/1.png"]
+        assert [record["image"] for record in records] == paths
+        for record in records:
+            names, scores = zip(*record["top"], strict=True)
+            assert set(names) == set(NAMES), "no more than there are"
+            assert list(scores) == sorted(scores, reverse=True)
+            assert sum(scores) == pytest.approx(1, abs=1e-5)
+            assert (record["label"], record["score"]) == tuple(record["top"][0])
+
+    def test_csv(self, run, linear, photos):
+        done = run("predict", linear, photos, "--format", "csv", "--top", "2")
+        rows = list(csv.DictReader(io.StringIO(done.out)))
+        assert list(rows[0]) == ["image", "rank", "label", "score"]
+        assert [row["rank"] for row in rows] == ["1", "2"] * 32
+        assert {row["label"] for row in rows} <= set(NAMES), "a comma in a name is quoted"
+
+    def test_table(self, run, linear, photos):
+        done = run("predict", linear, photos / "blue" / "0.png", "--top", "4")
+        assert "probability" in done.out
+        assert all(name in done.out for name in (str(photos / "blue" / "0.png"), *NAMES))
+
+    def test_the_result_alone_goes_to_the_standard_output(self, run, linear, photos):
+        done = run("predict", linear, photos, "--format", "json")
+        json.loads(done.out)
+        note = selfprompt.load(linear).method.backbone.note
+        assert note in done.err
+        assert note not in done.out
+
+    def test_names_that_look_like_markup_are_shown_as_they_are(self, run, linear, tmp_path):
+        path = tmp_path / "a [bold] :cat: [link].png"
+        photo(COLOURS["blue"], 1).save(path)
+        assert str(path) in run("predict", linear, path).out
+
+    def test_new_names(self, run, coop, photos):
+        image = photos / "blue" / "0.png"
+        done = run(
+            "predict", coop, image, "--classes", 'sea, deep  wood ,"salt, pepper"', "--format", "json", "--top", "9"
+        )
+        (record,) = json.loads(done.out)
+        assert {name for name, _ in record["top"]} == {"sea", "deep wood", "salt, pepper"}
+
+    @pytest.mark.parametrize(("names", "message"), [("sea", "at least 2"), (",", "at least 2"), ("a,a", "must differ")])
+    def test_new_names_must_make_a_choice(self, run, coop, photos, names, message):
+        done = run("predict", coop, photos / "blue" / "0.png", "--classes", names)
+        assert (done.status, done.out) == (1, "")
+        assert message in done.err
+
+    def test_new_names_are_refused_where_none_are_read(self, run, linear, photos):
+        done = run("predict", linear, photos / "blue", "--classes", "sea,wood")
+        assert (done.status, done.out) == (1, "")
+        assert "linear cannot take new class names: its head was trained for 4 classes." in done.err
+
+
+@pytest.mark.parametrize(("command", "hint"), [("train", True), ("predict", False)])
+def test_ctrl_c_ends_in_a_sentence(command, hint, run, photos, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfprompt.tuning.tune", interrupted)
+    monkeypatch.setattr("selfprompt.classifier.load", interrupted)
+    arguments = {"train": [photos, "--out", tmp_path / "out"], "predict": [tmp_path, photos]}
+    done = run(command, *arguments[command])
+    assert done.status == 130
+    assert done.err.startswith("selfprompt: interrupted.")
+    assert ("--resume" in done.err) is hint
+
+
+def test_a_bug_of_ours_is_told_in_a_sentence_and_shown_on_request(run, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("selfprompt.tuning.tune", lambda *_, **__: {}["missing"])
+    done = run("train", photos, "--out", tmp_path / "out")
+    assert done.status == 1
+    assert "KeyError: 'missing'. This should not happen; SELFPROMPT_DEBUG=1 shows where it did." in done.err
+    monkeypatch.setenv("SELFPROMPT_DEBUG", "1")
+    with pytest.raises(KeyError):
+        main(["train", str(photos), "--out", str(tmp_path / "out")])
+
+
+def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, monkeypatch):
+    from selfprompt.train.logs import RunLog
+
+    settings = [photos, *FAST, "--epochs", "3", "--lr", "0.1"]
+    table = RunLog.table
+
+    def interrupted(self, history):
+        table(self, history)
+        if len(history) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "table", interrupted)
+        done = run("train", *settings, "--out", tmp_path / "out")
+    assert done.status == 130
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint.safetensors", "log.csv", "recipe.yaml"}
+    refused = run("train", *settings, "--out", tmp_path / "out")
+    assert refused.status == 1
+    assert "holds an unfinished run. Go on with it (--resume), delete it, or choose another folder." in refused.err
+    other = run("train", *settings, "--out", tmp_path / "out", "--resume", "--seed", "5")
+    assert other.status == 1
+    assert "belongs to another run: " in other.err
+    assert "seed was 1 and is 5" in other.err
+    resumed = run("train", *settings, "--out", tmp_path / "out", "--resume")
+    assert resumed.status == 0
+    assert "going on from the last checkpoint" in resumed.out
+    assert "epoch 2/3" not in resumed.out
+    started_late = run("train", *settings, "--out", tmp_path / "straight", "--resume")
+    assert "there is no checkpoint yet: starting" in started_late.out
+    tensors = [(tmp_path / name / "prompts.safetensors").read_bytes() for name in ("out", "straight")]
+    assert tensors[0] == tensors[1]
+
+
+IN_A_NEW_PROCESS = """
+import sys, torch, selfprompt
+from selfprompt.cli.main import main
+folder, photos, logits = sys.argv[1:]
+torch.save(selfprompt.load(folder).logits(torch.linspace(-2, 2, 2 * 3 * 64 * 64).view(2, 3, 64, 64)), logits)
+status = main(["eval", folder, photos, "--format", "json"])
+print("--")
+sys.exit(status or main(["predict", folder, photos, "--format", "json", "--top", "4"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_to_the_same_bytes_and_then_used(photos, tmp_path):
+    """The whole life of a classifier: train in a process that is killed, go on in another, use it in a third."""
+    settings = ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "9", "--ema-decay", "0.5"]
+    out = tmp_path / "killed"
+    process = started("train", photos, "--out", out, *settings)
+    while not (out / "log.csv").exists():  # written after the first checkpoint
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert (out / "checkpoint.safetensors").exists()
+    assert not (out / "result.json").exists(), "killed too late for this test to mean anything"
+    assert main(["predict", str(out), str(photos)]) == 1, "an unfinished run is no classifier"
+
+    resumed = ran("train", photos, "--out", out, *settings, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert "going on from the last checkpoint" in resumed.out
+    assert main(["train", str(photos), "--out", str(tmp_path / "straight"), *settings]) == 0
+    killed, straight = ((tmp_path / name / "prompts.safetensors").read_bytes() for name in ("killed", "straight"))
+    assert killed == straight
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["README.md", "config.json", "log.csv", "prompts.safetensors", "recipe.yaml", "result.json"]
+
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, out, photos, tmp_path / "logits.pt"]
+    said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert said.returncode == 0, said.stderr
+    measured, records = map(json.loads, said.stdout.split("--\n"))
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert {name: measured[name] for name in result["tuned"]} == result["tuned"]
+    classifier = selfprompt.load(tmp_path / "straight")
+    here = classifier.predict(sorted(photos.rglob("*.png")), top=4)
+    assert [record["top"] for record in records] == [[list(pair) for pair in p.top] for p in here]
+    logits = classifier.logits(torch.linspace(-2, 2, 2 * 3 * 64 * 64).view(2, 3, 64, 64))
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), logits)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_and_one_of_them_speaks(photos, tmp_path):
+    settings = ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "3", "--shots", "5", "--batch-size", "7"]
+    two = ran(
+        *("train", photos, "--out", tmp_path / "two", *settings, "--devices", "2", "--accelerator", "cpu"),
+        env={"GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert (two.status, two.err) == (0, "")
+    assert two.out.count("training 512 numbers") == two.out.count("Saved to") == two.out.count("zero-shot") == 1
+    assert main(["train", str(photos), "--out", str(tmp_path / "one"), *settings]) == 0
+    one, both = (load_file(tmp_path / name / "prompts.safetensors") for name in ("one", "two"))
+    assert one.keys() == both.keys()
+    for name in one:  # float32: a batch's gradient is summed in another order
+        torch.testing.assert_close(both[name], one[name], rtol=0, atol=1e-5, msg=name)
+    results = [json.loads((tmp_path / name / "result.json").read_text(encoding="utf-8")) for name in ("one", "two")]
+    assert results[0]["tuned"]["confusion"] == results[1]["tuned"]["confusion"]
+    assert not [path for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
