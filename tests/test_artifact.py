@@ -74,9 +74,12 @@ def test_the_configuration_says_all_that_is_needed(linear):
     assert config["recipe"]["epochs"] == 2
 
 
-def test_the_result_and_the_configuration_agree(linear):
-    config = json.loads((linear / CONFIG).read_text(encoding="utf-8"))
-    assert json.loads((linear / "result.json").read_text(encoding="utf-8")) == config["results"]
+def test_the_configuration_has_the_results_in_brief(linear):
+    kept = json.loads((linear / CONFIG).read_text(encoding="utf-8"))["results"]
+    result = json.loads((linear / "result.json").read_text(encoding="utf-8"))
+    assert result.keys() - kept.keys() == {"history", "recipe", "versions"}
+    del result["tuned"]["confusion"]
+    assert kept.items() <= result.items()
 
 
 def test_json_has_no_values_that_json_does_not_know(linear, coop):
@@ -126,7 +129,7 @@ def test_the_backbone_may_be_given_loaded_or_by_another_name(linear):
     assert torch.equal(
         selfprompt.load(linear, backbone=moved).logits(PICTURES), selfprompt.load(linear).logits(PICTURES)
     )
-    with pytest.raises(ValueError, match="its weights or architecture differ. Give the one that it was tuned on"):
+    with pytest.raises(ValueError, match="its weights or architecture differ"):
         selfprompt.load(linear, backbone="embedded/clip")
 
 

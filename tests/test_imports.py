@@ -82,13 +82,14 @@ def within(name: str, patterns: tuple[str, ...]) -> bool:
 # who -> which modules of the package it may import, for typing included
 MAY_IMPORT = {
     "tokens": (),
-    "config": (),
+    "kinds": (),
+    "config": (".kinds",),
     "files": (),
     "towers": (".tokens", ".towers"),
     "prompters": (".tokens", ".towers.base", ".prompters"),
     "text": (".tokens", ".towers", ".data.names"),
-    "methods": (".tokens", ".towers", ".prompters", ".text", ".data.names", ".methods"),
-    "recipe": (".config",),
+    "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".methods"),
+    "recipe": (".config", ".kinds"),
     "data": (".data",),
     "evaluate.metrics": (),
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
@@ -139,7 +140,7 @@ def test_a_library_is_imported_in_its_place_only(library):
     assert not [str(found) for found in users if not within(found.importer, LIBRARIES[library])]
 
 
-LIGHT = ("__init__", "__main__", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
+LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 

@@ -5,10 +5,11 @@ from dataclasses import asdict, fields
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfprompt.config import DataOptions, TrainOptions, check_kinds
+from selfprompt.config import DataOptions, TrainOptions
+from selfprompt.kinds import check_kinds
 from selfprompt.recipe import FIELDS, SHIPPED, Recipe, load_recipe, read_recipe, recipe_names, shipped_recipe
 
 # What belongs to the machine or to the user's data and never to a recipe.
@@ -131,6 +132,7 @@ def recipes(draw):
     )
 
 
+@settings(max_examples=40, deadline=None)
 @given(recipe=recipes())
 def test_any_recipe_survives_writing_and_reading(recipe, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "any.yaml"

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from selfprompt.methods import base, list_methods
 from selfprompt.methods.base import Method
 from selfprompt.recipe import load_recipe, shipped_recipe
 from selfprompt.towers.load import Backbone, load_backbone
 
 
+@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
 def build_method(
     name: str, backbone: Backbone | str, class_names: Sequence[str], *, seed: int = 1, **options: Any
 ) -> Method:

@@ -164,12 +164,22 @@ class Classifier:
             "batch_size": self.batch_size,
             "sample_wise": self.method.sample_wise,
             "recipe": dict(self.recipe),
-            "results": dict(self.results),
+            "results": brief(self.results),
             "versions": versions(),
         }
         save_artifact(Path(folder), Artifact(config, self.method.learned()))
 
 
+def brief(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without what grows with the classes squared or the epochs, or stands in the artifact anyway."""
+    kept = {name: value for name, value in results.items() if name not in ("history", "recipe", "versions")}
+    for name in ("tuned", "zero_shot"):
+        if kept.get(name):
+            kept[name] = {key: value for key, value in kept[name].items() if key != "confusion"}
+    return kept
+
+
+@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
 def load(source: str | Path, *, backbone: str | Backbone | None = None, device: str = "auto") -> Classifier:
     """Load a classifier that ``save`` wrote.
 

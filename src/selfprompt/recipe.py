@@ -15,7 +15,8 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from selfprompt.config import DataOptions, TrainOptions, check_kinds
+from selfprompt.config import DataOptions, TrainOptions
+from selfprompt.kinds import check_kinds
 
 SHIPPED = files("selfprompt") / "recipes"
 

@@ -65,6 +65,7 @@ class RunData:
     key: str
 
 
+@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
 def tune(
     data: Any,
     *,

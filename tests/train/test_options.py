@@ -24,14 +24,14 @@ def test_the_defaults_are_valid_and_frozen():
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0."),
         ({"lr": 0.0}, "lr must be above 0, got 0.0."),
-        ({"lr": float("nan")}, "lr must be above 0, got nan."),
+        ({"lr": float("nan")}, "lr must be a finite number, got nan."),
         ({"momentum": 1.0}, "momentum must be below 1, got 1.0."),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0."),
         ({"ema_decay": 1.0}, "ema_decay must be below 1, got 1.0."),
-        ({"optimizer": "lion"}, "optimizer must be one of 'sgd', 'adam', 'adamw', got 'lion'."),
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, adamw, got 'lion'."),
         (
             {"precision": "16-true"},
-            "precision must be one of '32-true', 'bf16-mixed', '16-mixed', got '16-true'.",
+            "precision must be one of 32-true, bf16-mixed, 16-mixed, got '16-true'.",
         ),
         ({"devices": 0}, "devices must be 'auto' or a number from 1, got 0."),
         ({"devices": "two"}, "devices must be 'auto' or a number from 1, got 'two'."),
@@ -70,7 +70,7 @@ def test_valid_combinations_are_taken(values):
     ("values", "message"),
     [
         ({"shots": -1}, "shots must be at least 0, got -1."),
-        ({"classes": "old"}, "classes must be one of 'all', 'base', 'new', got 'old'."),
+        ({"classes": "old"}, "classes must be one of all, base, new, got 'old'."),
         ({"holdout": 1.0}, "holdout must be below 1, got 1.0."),
         ({"memory": "much"}, "memory must be a size such as '500MB' or '2GB', got 'much'."),
     ],

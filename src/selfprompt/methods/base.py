@@ -4,13 +4,14 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, get_args, get_origin
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.data.names import clean_name
+from selfprompt.kinds import check_kinds
 from selfprompt.methods import list_methods
 from selfprompt.prompters.prototypes import SampleSource
 from selfprompt.towers.load import Backbone
@@ -232,35 +233,18 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     """The method's options from plain values; lists become tuples.
 
     Raises:
-        ValueError: If a name is unknown; the message lists the options.
-        TypeError: If a value is of another kind than the option.
+        ValueError: If a name is unknown (the message lists the options) or a value is of another kind than the option.
     """
-    kinds = {f.name: f.type for f in fields(method.Options)}
-    known = list(kinds)
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in plain.items():
+    known = [f.name for f in fields(method.Options)]
+    for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             shown = method.__module__.rpartition(".")[2].replace("_", "-")
             raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
-        if not _fits(value, kinds[name]):
-            raise TypeError(f"{name} must be {_word(kinds[name])}, got {value!r}.")
+    check_kinds(method.Options, values)
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return method.Options(**plain)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an option's kind; choices between words are the options' own business."""
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, get_args(kind)[0]) for part in value)
-    if kind in (int, float):
-        return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _word(kind: Any) -> str:
-    """What a message calls a kind: ``int``, ``tuple[int, ...]``."""
-    return kind.__name__ if get_origin(kind) is None else str(kind)
 
 
 def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -296,7 +280,6 @@ def build_method(name: str, backbone: Backbone, class_names: Sequence[str], *, s
 
     Raises:
         ValueError: If the name, an option or the class names are wrong.
-        TypeError: If an option is of the wrong kind.
     """
     names = check_names(class_names)
     method = find(name)

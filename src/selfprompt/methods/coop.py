@@ -29,8 +29,6 @@ class CoOpOptions:
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
-        if self.position not in ("end", "middle", "front"):
-            raise ValueError(f"position must be end, middle or front, got {self.position!r}.")
         if self.words and self.class_specific:
             raise ValueError("words and class_specific exclude each other: words start one shared context.")
 

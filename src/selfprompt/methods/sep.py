@@ -62,16 +62,6 @@ class SEPOptions:
     def __post_init__(self) -> None:
         check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts)
         check_template(self.template)
-        choices = {
-            "fusion_axis": ("tokens", "batch"),
-            "selection": ("image", "batch"),
-            "text_tokens": ("following", "valid"),
-            "consistency_on": ("mixed", "prompted"),
-            "prototype_views": ("train", "plain"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {getattr(self, name)!r}.")
         if len(set(self.layers)) < len(self.layers) or any(layer < 0 for layer in self.layers):
             raise ValueError(f"layers must be different block numbers from 0, got {list(self.layers)}.")
 

@@ -37,8 +37,6 @@ class SPTOptions:
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
-        if self.start not in ("random", "mean", "max", "kmeans"):
-            raise ValueError(f"start must be random, mean, max or kmeans, got {self.start!r}.")
         if self.images < 0:
             raise ValueError(f"images must be 0 (all) or more, got {self.images}.")
 

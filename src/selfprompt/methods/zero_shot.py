@@ -25,8 +25,6 @@ class ZeroShotOptions:
 
     def __post_init__(self) -> None:
         check_template(self.template)
-        if self.ensemble not in ("none", "simple", "full"):
-            raise ValueError(f"ensemble must be none, simple or full, got {self.ensemble!r}.")
 
 
 class ZeroShot(Method):
