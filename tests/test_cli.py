@@ -125,9 +125,9 @@ def test_wrong_usage_is_told_in_a_sentence(fault, run):
 
 OPTIONS = {
     "unknown": (["--options.prompt", "3"], "sep has no option 'prompt'. Did you mean 'text_prompts'?"),
-    "of the wrong kind": (["--options.text-prompts", "x"], "text_prompts must be int, got 'x'."),
+    "of the wrong kind": (["--options.text-prompts", "x"], "text_prompts must be a whole number, got 'x'."),
     "out of range": (["--options.text_prompts=0"], "text_prompts must be at least 1, got 0."),
-    "no choice": (["--options.fusion_axis", "rows"], "fusion_axis must be tokens or batch, got 'rows'."),
+    "no choice": (["--options.fusion_axis", "rows"], "fusion_axis must be one of tokens, batch, got 'rows'."),
 }
 
 
@@ -335,6 +335,12 @@ class TestEval:
         assert "linear cannot take new class names" in refused.err
 
 
+def first_column(text: str) -> str:
+    """A table's first column without spaces: a long path is folded at the terminal's width."""
+    cells = [line.split("│")[1] for line in text.splitlines() if line.count("│") > 1]
+    return "".join("".join(cells).split())
+
+
 class TestPredict:
     def test_json(self, run, linear, photos):
         done = run("predict", linear, photos / "blue", photos / "dark_red" / "1.png", "--format", "json", "--top", "99")
@@ -358,7 +364,8 @@ class TestPredict:
     def test_table(self, run, linear, photos):
         done = run("predict", linear, photos / "blue" / "0.png", "--top", "4")
         assert "probability" in done.out
-        assert all(name in done.out for name in (str(photos / "blue" / "0.png"), *NAMES))
+        assert first_column(done.out) == str(photos / "blue" / "0.png")
+        assert all(name in done.out for name in NAMES)
 
     def test_the_result_alone_goes_to_the_standard_output(self, run, linear, photos):
         done = run("predict", linear, photos, "--format", "json")
@@ -370,7 +377,7 @@ class TestPredict:
     def test_names_that_look_like_markup_are_shown_as_they_are(self, run, linear, tmp_path):
         path = tmp_path / "a [bold] :cat: [link].png"
         photo(COLOURS["blue"], 1).save(path)
-        assert str(path) in run("predict", linear, path).out
+        assert first_column(run("predict", linear, path).out) == str(path).replace(" ", "")
 
     def test_new_names(self, run, coop, photos):
         image = photos / "blue" / "0.png"
