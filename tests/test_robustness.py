@@ -168,8 +168,9 @@ def test_the_cheap_is_checked_before_the_costly(run, tmp_path, monkeypatch):
         raise AssertionError("loaded a backbone for a run that cannot be")
 
     monkeypatch.setattr("selfprompt.tuning.load_backbone", costly)
-    for arguments in ([empty_class(tmp_path / "a")], [write_photos(tmp_path / "b", TWO), "--options.nonsense", "1"]):
-        assert run("train", *arguments, "--out", tmp_path / "out", *FAST).status == 1
+    wrong_option = [write_photos(tmp_path / "b", TWO), "--method", "spt-deep", "--options.start", "nonsense"]
+    for arguments in ([empty_class(tmp_path / "a")], wrong_option):
+        assert run("train", *FAST, *arguments, "--out", tmp_path / "out").status == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -23,7 +23,14 @@ COMMANDS = {
     "backbones": "list names of frozen models",
     "demo": "see the whole job on small images, without downloads",
 }
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "dict": "a mapping"}
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list like [1,2]",
+    "dict": "a mapping",
+    "NoneType": "null",
+}
 MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 
 
@@ -113,8 +120,9 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
     if found := re.search(r"unrecognized arguments: (?:--([\w.]+))?(.*)", text, re.DOTALL):
         if not found[1]:
             return f"unexpected {found[2].strip()!r}. {help_hint} Put quotes around names with spaces."
-        known = [action.dest for action in parser._actions]
-        return f"unknown option --{found[1]}.{_nearest(found[1], known, '--') or ' ' + help_hint}"
+        group, dot, name = found[1].rpartition(".")  # an option of the method is options.NAME
+        known = [action.dest.removeprefix(group + dot) for action in parser._actions if action.dest.startswith(group)]
+        return f"unknown option --{found[1]}.{_nearest(name, known, f'--{group}{dot}') or ' ' + help_hint}"
     if found := re.search(r"argument --([\w.]+): expected one argument", text):
         return f"--{found[1]} needs a value. {help_hint}"
     if found := re.search(r"argument --([\w.]+): ignored explicit argument (.*)", text):

@@ -25,7 +25,6 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--out", type=str | None, help="folder for the classifier and its results")
     parser.add_argument("--method", type=str, help="method or shipped recipe (selfprompt methods)")
     parser.add_argument("--config", type=str | None, help="recipe file (.yaml); other options override it")
-    parser.add_argument("--options", type=dict[str, Any], help="the method's own options: --options.NAME VALUE")
     parser.add_argument("--backbone", type=str, help="frozen model (selfprompt backbones)")
     parser.add_argument("--statistics", type=Literal["backbone", "imagenet"], help="mean and std of the images")
     parser.add_argument("--seed", type=int, help="seed of every random choice")
@@ -35,7 +34,20 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_class_arguments(DataOptions)
     parser.add_class_arguments(TrainOptions)
-    parser.set_defaults({**recipe.flat(), "method": chosen(given)[0] or recipe.method})
+    add_options(parser, recipe)
+    defaults = {**recipe.flat(), "method": chosen(given)[0] or recipe.method}
+    del defaults["options"]
+    parser.set_defaults(defaults)
+
+
+def add_options(parser: ArgumentParser, recipe: Recipe) -> None:
+    """Declare the method's own options: a shipped method's recipe lists them all; of one's own any name is taken."""
+    if not recipe.options:
+        parser.add_argument("--options", type=dict[str, Any], default={}, help="the method's own options, by name")
+    group = parser.add_argument_group(f"Options of {recipe.method} (selfprompt methods {recipe.method} explains them)")
+    for name, value in recipe.options.items():
+        kind = {list: list[Any], type(None): Any}.get(type(value), type(value))
+        group.add_argument(f"--options.{name}", type=kind, default=value)
 
 
 def chosen(given: Sequence[str]) -> tuple[str | None, str | None]:
@@ -60,9 +72,10 @@ def final_recipe(options: Namespace, base: Recipe) -> Recipe:
     """The base recipe with what the command line changed."""
     before = base.flat()
     keys = [f.name for f in (*fields(DataOptions), *fields(TrainOptions))]
-    keys += ["options", "backbone", "statistics", "seed", "eval_batch_size"]
+    keys += ["backbone", "statistics", "seed", "eval_batch_size"]
     changes = {key: getattr(options, key) for key in keys if getattr(options, key) != before[key]}
-    return base.changed(changes)
+    own = options.options
+    return base.changed({**changes, "options": own if isinstance(own, dict) else vars(own)})
 
 
 def train(options: Namespace) -> int:
