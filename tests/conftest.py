@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the network, and none may wait for it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: on a busy machine threads wait for one another
 
 COLOURS = {"dark_red": (150, 10, 10), "green apple": (60, 220, 60), "blue": (20, 60, 220), "猫, klein": (200, 180, 40)}
 """Class folders, with a space, an underscore, a comma and other scripts in their names."""
@@ -101,7 +102,7 @@ def run(capsys) -> Callable[..., Ran]:
 def started(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
     """Start a command line as a process of its own."""
     command = [sys.executable, "-m", "selfprompt", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings.pop("env", {})
+    environment = os.environ | settings.pop("env", {})
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **pipes, **settings)
 
