@@ -487,7 +487,7 @@ sys.exit(status or main(["predict", folder, photos, "--format", "json", "--top",
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_bytes_and_then_used(photos, tmp_path):
     """The whole life of a classifier: train in a process that is killed, go on in another, use it in a third."""
-    settings = ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "5", "--ema-decay", "0.5"]
+    settings = ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "8", "--ema-decay", "0.5"]
     out = tmp_path / "killed"
     process = started("train", photos, "--out", out, *settings)
     while not (out / "log.csv").exists():  # written after the first checkpoint
