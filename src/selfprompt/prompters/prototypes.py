@@ -17,7 +17,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from selfprompt.tokens import Tokens
@@ -243,6 +242,8 @@ def cluster(tokens: Tensor, count: int, *, seed: int = 0, restarts: int = 10) ->
     Raises:
         ValueError: If there are fewer tokens than centres.
     """
+    from sklearn.cluster import KMeans  # takes two seconds to import, and only this start needs it
+
     if len(tokens) < count:
         raise ValueError(f"{count} k-means prompts need as many tokens, got {len(tokens)}.")
     points = tokens.detach().cpu().double().numpy()
