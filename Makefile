@@ -1,12 +1,13 @@
 # make demo   set up, then see the whole job on small images (no downloads besides Python packages)
 # make test   set up, then run the test suite
 # make check  set up, then lint and type-check
+# make pretrain   set up, then make the embedded backbones from nothing (about two hours on 2 cores; needs npm)
 VENV := .venv
 PY := $(VENV)/bin/python
 BASE ?= python3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check pretrain clean
 
 # uv installs several times faster; plain pip does as well where uv cannot be had.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -23,9 +24,12 @@ test: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --durations 8
 
 check: $(VENV)/.ready
-	$(VENV)/bin/ruff check src tests
-	$(VENV)/bin/ruff format --check src tests
+	$(VENV)/bin/ruff check src tests pretraining experiments
+	$(VENV)/bin/ruff format --check src tests pretraining experiments
 	$(VENV)/bin/mypy
+
+pretrain: $(VENV)/.ready
+	$(PY) -m pretraining
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output

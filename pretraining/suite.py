@@ -1,0 +1,197 @@
+"""Draws the suite that ships: small pictures of held-out drawings, and an index of each task.
+
+    python -m pretraining.suite --packages PACKAGES            # writes src/selfprompt/suites/embedded
+    python -m pretraining.suite --baselines
+
+Every picture depends on its task, part, class and number only, so another class or task changes no other file.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from pretraining.baselines import baselines
+from pretraining.concepts import Emoji, icon_words, read_emoji
+from pretraining.corpus import write_text
+from pretraining.drawings import Drawing, drawings, folder, licence, read_json
+from pretraining.render import is_black, render
+from pretraining.sets import SETS, Set
+from pretraining.tasks import DOMAIN_VIEWS, PLANS, VIEWS, Plan
+from pretraining.views import DRAWN, Look, view
+
+OUT = Path(__file__).parents[1] / "src" / "selfprompt" / "suites" / "embedded"
+BY_NAME = {drawn.name: drawn for drawn in SETS}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split or a domain of a task: where its pictures stand, the sets they are from, and how many a class."""
+
+    name: str
+    folder: str
+    sets: tuple[str, ...]
+    views: int
+    look: Look
+
+
+def parts(plan: Plan) -> list[Part]:
+    """The splits of a task, then its domains."""
+    look = Look(mirror=plan.mirror)
+    found = [Part(split, split, plan.test if split == "test" else plan.train, VIEWS[split], look) for split in VIEWS]
+    for domain, sets in plan.domains.items():
+        own = Look(mirror=plan.mirror, waving=domain == "waving", paper=domain == "outline")
+        found.append(Part(domain, f"domains/{domain}", sets, DOMAIN_VIEWS, own))
+    return found
+
+
+def write_suite(packages: Path, out: Path) -> None:
+    """Draw all tasks anew.
+
+    Raises:
+        ValueError: If a set may not be shipped, or a class has no drawing to train or test with.
+    """
+    emoji = read_emoji(packages)
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for plan in track(PLANS, "drawing tasks"):
+        write_task(packages, emoji, plan, part / plan.name)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+
+
+def write_task(packages: Path, emoji: Emoji, plan: Plan, out: Path) -> None:
+    """Draw one task and write its index."""
+    rows = []
+    used: set[str] = set()
+    for part in parts(plan):
+        shown = {name: pick(packages, emoji, plan, name) for name in part.sets}
+        for label, title in enumerate(plan.classes):
+            found = [(name, drawing) for name in part.sets for drawing in shown[name].get(title, [])]
+            if not found and part.name in VIEWS:
+                raise ValueError(f"{plan.name}: {title!r} has no drawing in {', '.join(part.sets)}.")
+            for number in range(part.views if found else 0):
+                name, drawing = found[number % len(found)]
+                file = f"{part.folder}/{slug(title)}/{number:02d}.png"
+                draw(drawing, part, f"{plan.name}/{file}", out / file)
+                rows.append([file, label, part.name, name])
+                used.add(name)
+    write_text(out / "index.json", index_text(packages, emoji, plan, rows, sorted(used)))
+
+
+def draw(drawing: Drawing, part: Part, key: str, path: Path) -> None:
+    """Write one picture."""
+    pixels = pixels_of(drawing)
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    view(pixels, part.look, is_black(pixels), rng).save(path, optimize=True)
+
+
+@cache
+def pixels_of(drawing: Drawing) -> np.ndarray:
+    """A drawing at twice the size of a picture."""
+    pixels = render(drawing, DRAWN)
+    if pixels is None:
+        raise ValueError(f"Nothing is visible of the drawing {drawing.name!r}.")
+    return pixels
+
+
+def pick(packages: Path, emoji: Emoji, plan: Plan, name: str) -> dict[str, list[Drawing]]:
+    """The drawings of a set by class.
+
+    Raises:
+        ValueError: If the set was used for pretraining, or its terms do not let it be shipped.
+    """
+    drawn = BY_NAME[name]
+    if drawn.role != "held-out":
+        raise ValueError(f"Only held-out sets can be shown: {name} is {drawn.role}.")
+    words = {word: title for title in plan.classes for word in (title, *plan.more.get(title, ()))}
+    found: dict[str, list[Drawing]] = {}
+    for drawing in all_drawings(packages, drawn):
+        title = words.get(meaning(emoji, plan, drawn, drawing.name))
+        if title is not None and f"{name} {drawing.name}" not in plan.skip:
+            found.setdefault(title, []).append(drawing)
+    return {title: plainest(drawn, group) for title, group in found.items()}
+
+
+def plainest(drawn: Set, group: list[Drawing]) -> list[Drawing]:
+    """Of an icon's drawings those with the fewest words in their names: none in a circle, if there is another."""
+    fewest = min(drawing.name.count("-") for drawing in group)
+    return [drawing for drawing in group if drawn.kind != "icon" or drawing.name.count("-") == fewest]
+
+
+@cache
+def all_drawings(packages: Path, drawn: Set) -> tuple[Drawing, ...]:
+    """Every drawing of a set."""
+    return tuple(drawings(packages, drawn))
+
+
+def meaning(emoji: Emoji, plan: Plan, drawn: Set, name: str) -> str:
+    """What a drawing's name means as a class name of the task; empty for nothing."""
+    if drawn.kind == "icon":
+        return icon_words(name)
+    concept = emoji.of(drawn, name)
+    return concept.name.removeprefix(plan.prefix) if concept and concept.name.startswith(plan.prefix) else ""
+
+
+def index_text(packages: Path, emoji: Emoji, plan: Plan, rows: list[list[Any]], used: list[str]) -> str:
+    """The index of a task: JSON with a line for each image."""
+    held_out = {concept.name for concept in emoji.concepts.values() if concept.held_out}
+    hidden = [title for title in plan.classes if plan.prefix + title in held_out]
+    head = {
+        "name": plan.name,
+        "template": plan.template,
+        "shared": plan.shared,
+        "classes": plan.classes,
+        "held_out": [] if BY_NAME[plan.train[0]].kind == "icon" else hidden,
+        "domains": list(plan.domains),
+        "sets": {name: about(packages, BY_NAME[name]) for name in used},
+        "columns": ["file", "label", "part", "set"],
+    }
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    return f'{json.dumps(head, indent=1, ensure_ascii=False)[:-2]},\n "images": [\n{lines}\n ]\n}}\n'
+
+
+def about(packages: Path, drawn: Set) -> dict[str, str]:
+    """Where a set is from, and its licence."""
+    stated, author = licence(packages, drawn)
+    version = read_json(folder(packages, drawn) / "package.json")["version"]
+    return {"package": drawn.npm, "version": version, "author": author, "licence": stated}
+
+
+def slug(title: str) -> str:
+    """A class name as a folder's name."""
+    return title.replace(" ", "_")
+
+
+def print_baselines(out: Path) -> None:
+    """A row for each test set: accuracies in percent without any backbone."""
+    print("| test set | images | chance | ridge on pixels | nearest neighbour on pixels |\n|---|---|---|---|---|")
+    for row in baselines(out):
+        print(f"| {row.name} | {row.images} | {row.chance:.1f} | {row.ridge:.1f} | {row.nearest:.1f} |")
+
+
+def main() -> None:
+    """Run as a program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=Path, default=Path("runs/pretraining"), help="folder with node_modules")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the suite")
+    parser.add_argument("--baselines", action="store_true", help="only print what raw pixels reach on the suite")
+    options = parser.parse_args()
+    if options.baselines:
+        print_baselines(options.out)
+        return
+    write_suite(options.packages, options.out)
+    files = list(options.out.rglob("*.png"))
+    print(f"{len(files)} pictures, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB, in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
