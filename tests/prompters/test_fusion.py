@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfprompt.prompters.fusion import Fuse, TokenFusion, attention_heads, strongest, take_strongest
+from selfprompt.prompters.fusion import (
+    Fuse,
+    LowRank,
+    LowRankAttention,
+    TokenFusion,
+    attention_heads,
+    by_layer,
+    fusion_modules,
+    strongest,
+    take_strongest,
+)
 from selfprompt.tokens import Tokens
 from tests.independent import sep
 from tests.prompters.tiny import random, seeded
@@ -99,6 +109,76 @@ def test_the_start_is_the_published_one_and_comes_from_the_generator() -> None:
 
 def test_heads_have_64_channels() -> None:
     assert [attention_heads(width) for width in (32, 64, 192, 512, 768, 1024)] == [1, 1, 3, 8, 12, 16]
+
+
+def factor(layer: LowRank, matrix: Tensor, bias: Tensor | None = None) -> None:
+    """Write a matrix as its product with the identity, on the side where that fits the rank."""
+    rank, inputs = layer.first.weight.shape
+    first, second = (torch.eye(rank), matrix) if inputs == rank else (matrix, torch.eye(rank))
+    layer.first.weight.copy_(first)
+    layer.second.weight.copy_(second)
+    if bias is not None:
+        layer.second.bias.copy_(bias)
+
+
+@pytest.mark.parametrize("axis", ["tokens", "batch"])
+@torch.no_grad()
+def test_low_rank_modules_of_full_rank_are_the_full_ones(axis: str) -> None:
+    width = 128
+    full = fusion(width, axis)
+    low = TokenFusion(width, axis=axis, rank=width)  # type: ignore[arg-type]
+    ours, theirs = low.attention, full.attention
+    assert isinstance(ours, LowRankAttention)
+    assert isinstance(theirs, nn.MultiheadAttention)
+    stacked = zip(theirs.in_proj_weight.split(width), theirs.in_proj_bias.split(width), strict=True)
+    for layer, (matrix, bias) in zip((ours.query, ours.key, ours.value), stacked, strict=True):
+        factor(layer, matrix, bias)
+    factor(ours.out_proj, theirs.out_proj.weight, theirs.out_proj.bias)
+    factor(low.down, full.down.weight)  # type: ignore[arg-type]
+    factor(low.up, full.up.weight)  # type: ignore[arg-type]
+    rest = {name: t for name, t in full.state_dict().items() if name in low.state_dict()}
+    assert len(rest) == 6  # norms and scalars
+    low.load_state_dict(rest, strict=False)
+    tokens, prompts = random(5, 3, width, seed=2), random(5, 3, width, seed=3)
+    assert (low(tokens, prompts) - full(tokens, prompts)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("rank", [1, 16, 64])
+@torch.no_grad()
+def test_low_rank_matrices_start_as_large_as_full_ones(rank: int) -> None:
+    width = 128
+    low, full = TokenFusion(width, rank=rank, generator=seeded(1)), TokenFusion(width, generator=seeded(1))
+    assert isinstance(low.attention, LowRankAttention)
+    assert isinstance(full.attention, nn.MultiheadAttention)
+    pairs = {
+        low.attention.key: full.attention.in_proj_weight,
+        low.attention.out_proj: full.attention.out_proj.weight,
+        low.down: full.down.weight,
+        low.up: full.up.weight,
+    }
+    for layer, matrix in pairs.items():
+        assert isinstance(layer, LowRank)
+        product = layer.second.weight @ layer.first.weight
+        assert product.shape in (matrix.shape, (width, width))
+        assert torch.linalg.matrix_rank(product) == rank
+        assert 0.7 < product.std() / matrix.std() < 1.4  # so few numbers vary
+    assert sum(p.numel() for p in low.parameters()) == 10 * width * rank + 512 * rank + 8 * width + 2
+    again = TokenFusion(width, rank=rank, generator=seeded(1)).state_dict()
+    assert all(tensor.equal(again[name]) for name, tensor in low.state_dict().items())
+
+
+def test_a_rank_above_the_width_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"fusion_rank must be 0 \(full matrices\) to 64, the width .*; got 65\."):
+        TokenFusion(64, rank=65)
+
+
+def test_each_block_finds_its_own_module_or_the_shared_one() -> None:
+    own = fusion_modules(64, 3, generator=seeded(1))
+    assert by_layer((1, 4, 5), own) == {1: own[0], 4: own[1], 5: own[2]}
+    shared = fusion_modules(64, 3, shared=True, generator=seeded(1))
+    assert by_layer((1, 4, 5), shared) == dict.fromkeys((1, 4, 5), shared[0])
+    assert shared[0].down.weight.equal(own[2].down.weight)
+    assert len(fusion_modules(64, 0, shared=True)) == 0
 
 
 def stream(*powers: list[float], prompts: int = 2) -> Tokens:

@@ -36,12 +36,12 @@ def test_deep_prompts_replace_what_the_block_before_made_of_them() -> None:
 
 
 def test_on_a_clip_the_first_prompts_pass_its_first_norm_and_the_others_do_not() -> None:
-    vision, record = backbone("clip").vision, Record(Static(random(6, 2, 192)))
+    vision, record = backbone("clip").vision, Record(Static(random(6, 2, 128)))
     with torch.no_grad():
         vision(random(1, 3, 64, 64), record)
-        normed = vision.enter(Tokens(random(6, 2, 192)[:1], prefix=0)).x
+        normed = vision.enter(Tokens(random(6, 2, 128)[:1], prefix=0)).x
     assert (record.inputs[0].prompts - normed).abs().max() < 1e-5
-    assert record.inputs[1].prompts.equal(random(6, 2, 192)[1:2])
+    assert record.inputs[1].prompts.equal(random(6, 2, 128)[1:2])
 
 
 def test_prompts_in_place_take_over_the_placeholders() -> None:

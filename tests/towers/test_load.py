@@ -1,12 +1,15 @@
 """Names become backbones, the same one every time; wrong names say what is known."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
+import open_clip
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from selfprompt.towers import load
@@ -66,12 +69,8 @@ def test_embedded_clip() -> None:
     assert ids.shape == (2, 32)
     assert backbone.text(ids).shape == (2, 128)
     assert backbone.vision(images(size=(64, 64))).shape == (2, 128)
-    assert (backbone.vision.depth, backbone.vision.width, backbone.text.depth, backbone.text.width) == (
-        6,
-        192,
-        4,
-        128,
-    )
+    assert (backbone.vision.depth, backbone.vision.width) == (6, 128)
+    assert (backbone.text.depth, backbone.text.width) == (4, 128)
     assert backbone.note.startswith("embedded/clip: ")
     assert backbone.fingerprint == load_backbone("embedded/clip").fingerprint
 
@@ -80,22 +79,33 @@ def test_embedded_clip() -> None:
 def test_embedded_mae() -> None:
     backbone = load_backbone("embedded/mae")
     assert backbone.pooling == "avg"
-    assert backbone.vision(images(size=(64, 64))).shape == (2, 192)
+    assert backbone.vision(images(size=(64, 64))).shape == (2, 128)
     assert backbone.text is backbone.tokenizer is None
     assert backbone.note.startswith("embedded/mae: ")
 
 
 @pytest.mark.parametrize("name", ["clip", "mae"])
-def test_embedded_weights_are_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load.embedded, "weights_file", lambda name: tmp_path / "none")
-    plain = load_backbone(f"embedded/{name}")
-    assert "random weights (not pretrained yet)" in plain.note
-    model = load.embedded.build_clip() if name == "clip" else load.embedded.build_mae()
-    save_file({key: value + 0.5 for key, value in model.state_dict().items()}, tmp_path / "weights.safetensors")
-    monkeypatch.setattr(load.embedded, "weights_file", lambda name: tmp_path / "weights.safetensors")
-    trained = load_backbone(f"embedded/{name}")
-    assert "random" not in trained.note
-    assert trained.fingerprint != plain.fingerprint
+def test_embedded_weights_are_those_of_the_manifest(name: str) -> None:
+    path = load.embedded.weights_file(name)
+    entry = json.loads((path.parent / "manifest.json").read_text())[name]
+    data = path.read_bytes()
+    assert len(data) == entry["bytes"] <= 10_000_000
+    assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+    backbone = load_backbone(f"embedded/{name}")
+    stored = load_file(path)
+    weight = backbone.vision.visual.conv1.weight if name == "clip" else backbone.vision.vit.patch_embed.proj.weight
+    assert weight.dtype == torch.float32
+    assert weight.equal(stored["visual.conv1.weight" if name == "clip" else "patch_embed.proj.weight"].float())
+
+
+def test_open_clip_reads_the_embedded_architecture_and_weights() -> None:
+    folder = load.embedded.weights_file("clip").parent
+    open_clip.add_model_config(folder / "clip.json")
+    model = open_clip.create_model("clip", pretrained=str(folder / "clip.safetensors"))
+    backbone = load_backbone("embedded/clip")
+    pixels = images(size=(64, 64))
+    with torch.no_grad():
+        assert backbone.vision(pixels).equal(model.eval().encode_image(pixels))
 
 
 def test_loading_leaves_the_random_state_alone() -> None:

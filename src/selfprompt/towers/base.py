@@ -12,12 +12,17 @@ from selfprompt.tokens import Tokens
 Pooling = Literal["native", "cls", "avg", "patches", "prompts"]
 """How the final tokens become one vector; see ``VisionTower.pool``."""
 
+Update = Tensor | Callable[[Tensor], Tensor]
+"""What is added to a block's stacked projection to q, k and v: to its weight, (3D, D), or to its output, as a function
+of its input, (B, L, D) -> (B, L, 3D), where the two differ (dropout of the input)."""
+
 
 class Prompter(Protocol):
     """What edits the token sequence on its way through a tower.
 
     ``layer`` receives the block as a callable, so it can edit before and after it. It calls
-    ``block(tokens)`` or ``block(tokens, temperature=t)`` to divide the attention logits.
+    ``block(tokens)``, ``block(tokens, temperature=t)`` to divide the attention logits, or
+    ``block(tokens, update=u)`` to change the attention's projections.
 
     Attributes:
         reach: The last text position that it reads; the bound for cutting padded text. 0 for images.
@@ -56,16 +61,19 @@ class Tower(nn.Module):
         """Do what upstream still does before block 0."""
         return tokens
 
-    def block(self, index: int, tokens: Tokens, *, temperature: Tensor | None = None) -> Tokens:
+    def block(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tokens:
         """Run one block.
 
         Args:
             index: Which block, from 0.
             tokens: Any sequence of this tower's width.
             temperature: Divides the attention logits; a scalar. None is upstream's own block.
+            update: Added to the projection to queries, keys and values; the weights themselves stay as they are.
 
         Raises:
-            TypeError: If a temperature is given and this kind of block does not take one.
+            TypeError: If a temperature or an update is given and this kind of block does not take one.
         """
         raise NotImplementedError
 
@@ -133,6 +141,25 @@ class VisionTower(Tower):
 
     def patches(self, images: Tensor) -> Tensor:
         """Patch embedding alone: no prefix and no position embedding, (B, N, D)."""
+        raise NotImplementedError
+
+    def attention(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tensor:
+        """The attention weights that a block computes from what enters it, to look at; ``block`` does not use this.
+
+        Args:
+            index: Which block, from 0.
+            tokens: What enters the block.
+            temperature: As the block was given it.
+            update: As the block was given it.
+
+        Returns:
+            (B, heads, L, L); rows are those who ask, and sum to 1.
+
+        Raises:
+            TypeError: If the block's attention is not the softmax of scaled products.
+        """
         raise NotImplementedError
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: Pooling = "native") -> Tensor:

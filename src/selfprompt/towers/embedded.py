@@ -1,17 +1,19 @@
 """The two small backbones that ship with the package: their architectures and the tokenizer of the CLIP."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
 
 IMAGE_SIZE = 64
 CONTEXT = 32
 VOCABULARY = 8192
+MAE_STATISTICS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Mean and deviation of the images that the masked autoencoder was trained on."""
+_FOLDER = Path(str(files("selfprompt") / "weights"))
 _SPECIAL = ("<start_of_text>", "<end_of_text>")
 _MERGES = VOCABULARY - 2 * 256 - len(_SPECIAL)
 
@@ -39,38 +41,19 @@ class EmbeddedTokenizer(SimpleTokenizer):
 
 
 def build_clip() -> CLIP:
-    """The embedded CLIP, with weights drawn from the global random state."""
-    vision = CLIPVisionCfg(layers=6, width=192, head_width=64, patch_size=8, image_size=IMAGE_SIZE)
-    text = CLIPTextCfg(context_length=CONTEXT, vocab_size=VOCABULARY, width=128, heads=2, layers=4)
-    return CLIP(embed_dim=128, vision_cfg=vision, text_cfg=text, quick_gelu=False)
+    """The embedded CLIP as ``clip.json`` has it, with weights drawn from the global random state."""
+    config = json.loads((_FOLDER / "clip.json").read_text())
+    vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+    return CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text, quick_gelu=False)
 
 
 def build_mae() -> VisionTransformer:
     """The encoder of the embedded masked autoencoder, drawn alike, without a classifier."""
     return VisionTransformer(
-        img_size=IMAGE_SIZE, patch_size=8, embed_dim=192, depth=6, num_heads=3, mlp_ratio=4, num_classes=0
+        img_size=IMAGE_SIZE, patch_size=8, embed_dim=128, depth=6, num_heads=4, mlp_ratio=4, num_classes=0
     )
 
 
-@torch.no_grad()
-def draw_informative(model: nn.Module, generator: torch.Generator) -> None:
-    """Random weights whose features tell images apart, for as long as no pretrained ones ship.
-
-    The libraries' own starts are made for training: their blocks hardly do anything yet. With matrices drawn from
-    N(0, 1.44 / inputs) and positions from N(0, 1) they mix place and content, and a linear probe has something to read.
-    """
-    for name, parameter in model.named_parameters():
-        if "pos" in name.rpartition(".")[2]:
-            parameter.normal_(generator=generator)
-        elif name.endswith(("cls_token", "class_embedding")):
-            parameter.normal_(std=0.5, generator=generator)
-        elif name.endswith("token_embedding.weight"):
-            parameter.normal_(generator=generator)
-        elif parameter.ndim >= 2:
-            inputs = parameter.shape[0] if name.endswith("proj") else parameter[0].numel()
-            parameter.normal_(std=1.2 * inputs**-0.5, generator=generator)
-
-
 def weights_file(name: str) -> Path:
-    """Where the weights of the embedded model ``name`` ("clip", "mae") are shipped; may not exist."""
-    return Path(str(files("selfprompt") / "weights" / f"{name}.safetensors"))
+    """Where the weights of the embedded model ``name`` ("clip", "mae") are."""
+    return _FOLDER / f"{name}.safetensors"

@@ -80,16 +80,12 @@ def _load_embedded(name: str, rest: str) -> Backbone:
         raise _unknown(name, ["embedded/clip", "embedded/mae"])
     with _seeded():
         model = embedded.build_clip() if rest == "clip" else embedded.build_mae()
-    note = f"{name}: random weights (not pretrained yet): good for trying, not for results"
     path = embedded.weights_file(rest)
-    if not path.is_file():
-        embedded.draw_informative(model, torch.Generator().manual_seed(_SEED))
-    else:
-        load_strict(model, read_checkpoint(path).state, path)
-        note = f"{name}: a small backbone that ships with the package: for trying and testing"
+    load_strict(model, read_checkpoint(path).state, path)
+    note = f"{name}: a small backbone that ships with the package: for trying and testing, not for photographs"
     if rest == "clip":
         return assemble.clip_backbone(name, model, embedded.EmbeddedTokenizer(), images={}, note=note)
-    return assemble.vit_backbone(name, model, layout="mae", note=note)
+    return assemble.vit_backbone(name, model, layout="mae", statistics=embedded.MAE_STATISTICS, note=note)
 
 
 def _load_timm(name: str, rest: str) -> Backbone:

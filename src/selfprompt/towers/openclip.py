@@ -1,17 +1,19 @@
 """open_clip's CLIP and CustomTextCLIP as two towers; the one place that touches open_clip's private names."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from selfprompt.tokens import Tokens
-from selfprompt.towers.base import TextTower, VisionTower
+from selfprompt.towers.base import TextTower, Update, VisionTower
 from selfprompt.towers.timm_vit import TimmViT
 
 
@@ -84,9 +86,17 @@ class OpenClipVision(VisionTower):
         """``ln_pre``; upstream's patch dropout does nothing in eval mode."""
         return tokens._replace(x=self.visual.ln_pre(tokens.x))
 
-    def block(self, index: int, tokens: Tokens, *, temperature: Tensor | None = None) -> Tokens:
+    def block(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tokens:
         """Run one block."""
-        return tokens._replace(x=_run(self.visual.transformer.resblocks[index], tokens.x, None, temperature))
+        return tokens._replace(x=_run(self.visual.transformer.resblocks[index], tokens.x, None, temperature, update))
+
+    def attention(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tensor:
+        """Attention weights of a block, (B, heads, L, L)."""
+        return attention_weights(self.visual.transformer.resblocks[index], tokens.x, temperature, update)
 
     def _native(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)
@@ -162,11 +172,13 @@ class OpenClipText(TextTower):
         positions = self.positional_embedding[: tokens.x.shape[1]]
         return tokens._replace(x=tokens.x + positions.to(tokens.x.dtype))
 
-    def block(self, index: int, tokens: Tokens, *, temperature: Tensor | None = None) -> Tokens:
+    def block(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tokens:
         """Run one block under the causal mask, if the model has one."""
         length = tokens.x.shape[1]
         mask = None if self.mask is None else self.mask[:length, :length]
-        return tokens._replace(x=_run(self.transformer.resblocks[index], tokens.x, mask, temperature))
+        return tokens._replace(x=_run(self.transformer.resblocks[index], tokens.x, mask, temperature, update))
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
         """Final norm, upstream's choice of token (end of text), projection: (C, E).
@@ -209,17 +221,56 @@ def _check_text(text: nn.Module) -> None:
         raise TypeError("A text tower that masks its padding or appends a class token is not supported.")
 
 
-def _run(block: Any, x: Tensor, mask: Tensor | None, temperature: Tensor | None) -> Tensor:
-    """One residual block; a temperature divides the rows of the projection that make q."""
-    if temperature is None:
+def _run(block: Any, x: Tensor, mask: Tensor | None, temperature: Tensor | None, update: Update | None) -> Tensor:
+    """One residual block, as it is or with other projections to q, k and v."""
+    if temperature is None and update is None:
         return cast(Tensor, block(x, attn_mask=mask))
     attn = block.attn
-    cosine = getattr(attn, "logit_scale", None) is not None
-    if cosine or isinstance(getattr(attn, "ln_q", None), nn.LayerNorm):
-        raise TypeError("An attention temperature needs plain attention; this CLIP normalises its queries.")
-    names = {"attn.in_proj_weight": attn.in_proj_weight, "attn.in_proj_bias": attn.in_proj_bias}
-    scaled = {name: _scale_queries(value, temperature) for name, value in names.items() if value is not None}
-    return cast(Tensor, functional_call(block, scaled, (x,), {"attn_mask": mask}))
+    if getattr(attn, "logit_scale", None) is not None or isinstance(getattr(attn, "ln_q", None), nn.LayerNorm):
+        raise TypeError("Changing the attention needs plain attention; this CLIP normalises its queries.")
+    if update is not None and not isinstance(update, Tensor):
+        return _add_inside(block, x, mask, update)
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    if update is not None:
+        weight = weight + update
+    if temperature is not None:  # it divides the rows that make q
+        weight, bias = (None if value is None else _scale_queries(value, temperature) for value in (weight, bias))
+    changed = {"attn.in_proj_weight": weight, "attn.in_proj_bias": bias}
+    tensors = {name: value for name, value in changed.items() if value is not None}
+    return cast(Tensor, functional_call(block, tensors, (x,), {"attn_mask": mask}))
+
+
+def attention_weights(block: Any, x: Tensor, temperature: Tensor | None = None, update: Update | None = None) -> Tensor:
+    """Attention weights, (B, heads, L, L), of a block without a mask from what enters it, (B, L, D).
+
+    Raises:
+        TypeError: If the block takes cosines in place of scaled products.
+    """
+    attn = block.attn
+    if getattr(attn, "logit_scale", None) is not None:
+        raise TypeError("Looking at the attention needs scaled products; this CLIP takes cosines.")
+    y = block.ln_1(x)
+    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
+    if update is not None:
+        qkv = qkv + (F.linear(y, update) if isinstance(update, Tensor) else update(y))
+    q, k, _ = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, D / heads)
+    q, k = (getattr(attn, name, nn.Identity())(part) for name, part in (("ln_q", q), ("ln_k", k)))
+    if temperature is not None:
+        q = q / temperature.to(q.dtype)
+    return cast(Tensor, (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1))
+
+
+def _add_inside(block: Any, x: Tensor, mask: Tensor | None, update: Callable[[Tensor], Tensor]) -> Tensor:
+    """A plain block with something added to its queries, keys and values; no weight could stand for it."""
+    attn = block.attn
+    if type(block) is not ResidualAttentionBlock:
+        raise TypeError(f"An update inside the attention needs open_clip's plain block, got {type(block).__name__}.")
+    y = block.ln_1(x)
+    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias) + update(y)
+    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, D / heads)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+    x = x + block.ls_1(attn.out_proj(y.transpose(1, 2).flatten(2)))
+    return cast(Tensor, x + block.ls_2(block.mlp(block.ln_2(x))))
 
 
 def _scale_queries(projection: Tensor, temperature: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from selfprompt.tokens import Tokens
-from selfprompt.towers.base import VisionTower
+from selfprompt.towers.base import Update, VisionTower
 
 _REASONS = {
     "eva": "its blocks need rotary embeddings, which must skip the prompts (EVA, EVA-02, DINOv3)",
@@ -76,11 +76,20 @@ class TimmViT(VisionTower):
         x = self.vit._pos_embed(self.vit.patch_embed(inputs))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
 
-    def block(self, index: int, tokens: Tokens, *, temperature: Tensor | None = None) -> Tokens:
-        """Run one block; a temperature needs the plain ``Block`` with ``Attention``."""
+    def block(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tokens:
+        """Run one block; a temperature or an update needs the plain ``Block`` with ``Attention``."""
         layer = self.vit.blocks[index]
-        x = layer(tokens.x) if temperature is None else _tempered(layer, tokens.x, temperature)
-        return tokens._replace(x=x)
+        if temperature is None and update is None:
+            return tokens._replace(x=layer(tokens.x))
+        return tokens._replace(x=_changed(layer, tokens.x, temperature, update))
+
+    def attention(
+        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+    ) -> Tensor:
+        """Attention weights, (B, heads, L, L), of the plain ``Block`` with ``Attention``."""
+        return attention_weights(self.vit.blocks[index], tokens.x, temperature, update)
 
     def _native(self, x: Tensor) -> Tensor:
         return self.head(self.vit.forward_head(self.vit.norm(x), pre_logits=True))
@@ -109,25 +118,56 @@ class TimmViT(VisionTower):
         }
 
 
-def _tempered(layer: nn.Module, x: Tensor, temperature: Tensor) -> Tensor:
-    """A plain block whose attention logits are divided by ``temperature``."""
+def attention_weights(
+    layer: nn.Module, x: Tensor, temperature: Tensor | None = None, update: Update | None = None
+) -> Tensor:
+    """Attention weights, (B, heads, L, L), of a plain block from what enters it, (B, L, D).
+
+    Raises:
+        TypeError: If it is another kind of block.
+    """
+    block, attn = _plain(layer, "Looking at")
+    q, k, _ = _queries_keys_values(attn, block.norm1(x), temperature, update)
+    return (q @ k.transpose(-2, -1) * attn.scale).softmax(dim=-1)
+
+
+def _plain(layer: nn.Module, what: str) -> tuple[Block, Attention]:
+    """The layer and its attention, if they are timm's plain ones."""
     if type(layer) is not Block or type(layer.attn) is not Attention:
         raise TypeError(
-            f"An attention temperature needs timm's plain Block with Attention, got {type(layer).__name__} "
-            f"with {type(getattr(layer, 'attn', None)).__name__}; use a method without temperatures."
+            f"{what} the attention needs timm's plain Block with Attention, got {type(layer).__name__} "
+            f"with {type(getattr(layer, 'attn', None)).__name__}; use a method that leaves it alone."
         )
-    x = x + layer.drop_path1(layer.ls1(_attend(layer.attn, layer.norm1(x), temperature)))
-    return cast(Tensor, x + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(x)))))
+    return layer, layer.attn
 
 
-def _attend(attn: Attention, x: Tensor, temperature: Tensor) -> Tensor:
-    """timm's ``Attention.forward`` with q / temperature; dropout is off in a tower."""
-    batch, length, _ = x.shape
-    qkv = attn.qkv(x).reshape(batch, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)  # (B, heads, L, D / heads)
-    q = attn.q_norm(q) / temperature.to(q.dtype)
-    y = F.scaled_dot_product_attention(q, attn.k_norm(k), v)
-    y = attn.norm(y.transpose(1, 2).reshape(batch, length, attn.attn_dim))
+def _changed(layer: nn.Module, x: Tensor, temperature: Tensor | None, update: Update | None) -> Tensor:
+    """A plain block whose attention logits are divided by ``temperature``, with something added to q, k and v."""
+    block, attn = _plain(layer, "Changing")
+    x = x + block.drop_path1(block.ls1(_attend(attn, block.norm1(x), temperature, update)))
+    return cast(Tensor, x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))
+
+
+def _attend(attn: Attention, x: Tensor, temperature: Tensor | None, update: Update | None) -> Tensor:
+    """timm's ``Attention.forward`` with q / temperature and an update of q, k and v; dropout is off in a tower."""
+    y = F.scaled_dot_product_attention(*_queries_keys_values(attn, x, temperature, update))
+    y = attn.norm(y.transpose(1, 2).reshape(*x.shape[:2], attn.attn_dim))
     if attn.gate is not None:
         y = y * attn.gate(x).sigmoid()
     return cast(Tensor, attn.proj(y))
+
+
+def _queries_keys_values(
+    attn: Attention, x: Tensor, temperature: Tensor | None, update: Update | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries divided by ``temperature``, keys and values, (B, heads, L, D / heads) each, of normed tokens."""
+    batch, length, _ = x.shape
+    qkv = attn.qkv(x)
+    if update is not None:
+        qkv = qkv + (F.linear(x, update) if isinstance(update, Tensor) else update(x))
+    qkv = qkv.reshape(batch, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unbind(0)
+    q = attn.q_norm(q)
+    if temperature is not None:
+        q = q / temperature.to(q.dtype)
+    return q, attn.k_norm(k), v
