@@ -73,8 +73,13 @@ def test_no_augmentation_is_the_eval_transform() -> None:
     assert train_transform(Preprocess()).random
 
 
+def test_crops_keep_a_small_part_or_half_of_the_area() -> None:
+    assert train_transform(Preprocess(), "crop-flip") == train_transform(Preprocess(), scale=(0.08, 1.0))
+    assert train_transform(Preprocess(), "half-crop-flip") == train_transform(Preprocess(), scale=(0.5, 1.0))
+
+
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Unknown augment 'mixup'\. Known: crop-flip, none"):
+    with pytest.raises(ValueError, match=r"Unknown augment 'mixup'\. Known: crop-flip, half-crop-flip, none"):
         train_transform(Preprocess(), "mixup")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scale must be"):
         train_transform(Preprocess(), scale=(0.5, 0.1))

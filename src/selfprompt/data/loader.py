@@ -54,6 +54,7 @@ class Batches:
         rank: This process, 0 to world - 1.
         world: Number of processes.
         workers: Threads that prepare images; 0 prepares them in the calling thread.
+        validation: Images of the same classes on which hyper-parameters may be chosen; None where there are none.
 
     Raises:
         ValueError: If there are no images, no batch is left, or a number is out of range.
@@ -72,6 +73,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        validation: "Batches | None" = None,
     ) -> None:
         if not items:
             raise ValueError("Batches need at least 1 image, got none.")
@@ -95,6 +97,7 @@ class Batches:
         self.rank = rank
         self.world = world
         self.workers = workers
+        self.validation = validation
         self.labels = torch.tensor([item.label for item in items])
 
     def __len__(self) -> int:

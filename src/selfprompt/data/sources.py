@@ -13,6 +13,7 @@ from selfprompt.data.manifest import SUFFIXES, read_manifest
 from selfprompt.data.names import ClassNames, Naming, clean_name, name_classes
 from selfprompt.data.objects import read_object
 from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
+from selfprompt.data.suites import SUITES, list_tasks, load_task, nearest
 
 __all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "hold_out", "read_dataset"]
 
@@ -26,7 +27,7 @@ def read_dataset(
         source: A folder with a folder of images for each class; a folder with train, (val,) and test folders
             of that kind; a manifest (.csv, .tsv, .parquet) with columns path, label and perhaps split; a
             torchvision or Hugging Face data set; a list of (PIL image or path, label or class name); or a
-            dict of split -> any of these.
+            dict of split -> any of these. Where there is no such path, the name of a suite's task, "embedded/animals".
         classes: Class names: a list, a mapping label -> name, or a file of either (see
             `names.read_class_file`). A file classes.txt in the folder (or beside the manifest) is used by
             itself.
@@ -46,6 +47,8 @@ def read_dataset(
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout must lie in [0, 1), got {holdout}.")
     notes: list[str] = []
+    if is_task(source):
+        return rename(load_task(str(source)).dataset, classes)
     if isinstance(source, (str, Path)):
         path = Path(source)
         parts = _read_path(path)
@@ -68,6 +71,30 @@ def read_dataset(
         )
     dataset = _build(name, parts, naming, notes)
     return dataset if dataset.test or not holdout else hold_out(dataset, holdout, seed)
+
+
+def is_task(source: Any) -> bool:
+    """Whether a source is the name of a suite's task, and no file or folder of that name exists."""
+    named = isinstance(source, str) and source.partition("/")[0] in SUITES and "/" in source
+    return named and not Path(source).exists()
+
+
+def nearest_task(name: str) -> str:
+    """A question after the task that ships whose name is most like ``name``, or nothing."""
+    return nearest(name, [f"embedded/{task}" for task in list_tasks("embedded")])
+
+
+def rename(dataset: Dataset, classes: ClassNames | None) -> Dataset:
+    """A ready data set under the user's class names; as it is without any."""
+    if classes is None:
+        return dataset
+    naming = name_classes(dataset.classes, {}, classes)
+    train, val, test = (
+        tuple(Item(item.source, naming.index[dataset.classes[item.label]]) for item in dataset.select(split))
+        for split in SPLITS
+    )
+    notes = (*dataset.notes, *naming.notes)
+    return dataclasses.replace(dataset, classes=naming.names, train=train, val=val, test=test, notes=notes)
 
 
 def hold_out(dataset: Dataset, part: float, seed: int) -> Dataset:
@@ -122,7 +149,8 @@ def _read_path(path: Path) -> dict[Split, Part]:
     if path.is_dir():
         return read_folder(path)
     if not path.exists():
-        raise ValueError(f"{path} does not exist: give a folder of images or a manifest ({', '.join(SUFFIXES)}).")
+        kinds = f"a folder of images or a manifest ({', '.join(SUFFIXES)})"
+        raise ValueError(f"{path} does not exist: give {kinds}.{nearest_task(path.as_posix())}")
     if path.suffix.lower() in SUFFIXES:
         return read_manifest(path)
     raise ValueError(f"{path} must be a folder or a manifest ({', '.join(SUFFIXES)}).")

@@ -20,7 +20,8 @@ from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-Augment = Literal["crop-flip", "none"]
+Augment = Literal["crop-flip", "half-crop-flip", "none"]
+SCALES = {"crop-flip": (0.08, 1.0), "half-crop-flip": (0.5, 1.0)}  # the second is Tip-Adapter's
 RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
 
@@ -116,22 +117,23 @@ def eval_transform(preprocess: PreprocessLike) -> Transform:
 
 
 def train_transform(
-    preprocess: PreprocessLike, augment: Augment = "crop-flip", scale: tuple[float, float] = (0.08, 1.0)
+    preprocess: PreprocessLike, augment: Augment = "crop-flip", scale: tuple[float, float] | None = None
 ) -> Transform:
     """The transform for training.
 
     Args:
         preprocess: The backbone's wishes.
-        augment: "crop-flip", or "none" for the evaluation transform.
-        scale: Smallest and largest part of the area that a crop keeps.
+        augment: "crop-flip", "half-crop-flip", or "none" for the evaluation transform.
+        scale: Smallest and largest part of the area that a crop keeps; None for those of ``augment``.
 
     Raises:
         ValueError: If an argument is unknown or out of range.
     """
     if augment == "none":
         return eval_transform(preprocess)
-    if augment != "crop-flip":
-        raise ValueError(f"Unknown augment {augment!r}. Known: crop-flip, none.")
+    if augment not in SCALES:
+        raise ValueError(f"Unknown augment {augment!r}. Known: {', '.join(SCALES)}, none.")
+    scale = scale or SCALES[augment]
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"scale must be 0 < smallest <= largest <= 1, got {scale}.")
     interpolation, squash = _settings(preprocess)

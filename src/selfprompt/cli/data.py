@@ -1,0 +1,136 @@
+"""``selfprompt data``: which data sets there are and how they look; checking and fetching published ones."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.markup import escape
+from rich.table import Table
+
+from selfprompt.cli.show import make_console
+
+if TYPE_CHECKING:
+    from selfprompt.data.suites.task import Task
+
+ACTIONS = {
+    "list": "list the suites and their tasks",
+    "show": "write a picture of some images of each class of a task",
+    "check": "hold a folder of published data sets against what is published",
+    "get": "fetch a published data set",
+}
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the arguments of the action that ``given`` begins with."""
+    told = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
+    parser.add_argument("action", type=str, help=f"{told} (selfprompt data ACTION --help tells more)")
+    action = next(iter(given), "")
+    if not action:
+        raise ValueError(f"An action is needed: selfprompt data {', '.join(ACTIONS)}.")
+    if action.startswith("-"):
+        return
+    if action not in ACTIONS:
+        from selfprompt.data.suites import nearest
+
+        raise ValueError(f"unknown action {action!r}.{nearest(action, list(ACTIONS))} Actions: {', '.join(ACTIONS)}.")
+    parser.description = ACTIONS[action]
+    if action == "list":
+        parser.add_argument("name", type=str | None, nargs="?", help="one suite only")
+    elif action == "show":
+        parser.add_argument("name", type=str, help="a task, such as embedded/animals")
+        parser.add_argument("--out", type=str | None, help="the picture (.png); by default named after the task")
+        parser.add_argument("--root", type=str | None, help="the folder that holds the data, for published suites")
+        parser.add_argument("--rows", type=int, default=40, help="how many classes at most, spread over all")
+    else:
+        _module(action).add_arguments(parser, given[1:])
+
+
+def data(options: Namespace) -> int:
+    """Run the command."""
+    if options.action == "list":
+        return list_suites(options)
+    if options.action == "show":
+        return show(options)
+    status: int = getattr(_module(options.action), options.action)(options)
+    return status
+
+
+def list_suites(options: Namespace) -> int:
+    """One table a suite."""
+    from selfprompt.data.suites import SUITES, list_tasks
+
+    suites = [options.name] if options.name else list(SUITES)
+    for suite in suites:
+        names = list_tasks(suite)
+        ships = suite == "embedded"
+        title = "in the package" if ships else "needs a folder of your own: selfprompt data check, selfprompt data get"
+        made = Table(title=f"{suite} ({title})", title_justify="left")
+        for column in ("task", "classes", "train / val / test", "shifted domains (images)", "licence or terms"):
+            made.add_column(column, justify="right" if column in ("classes", "train / val / test") else "left")
+        for name in names:
+            made.add_row(*map(escape, shipped_row(name) if ships else published_row(suite, name)))
+        make_console().print(made)
+    print("Look at one:  selfprompt data show embedded/animals")
+    print("Train on one: selfprompt train embedded/animals --method sep --backbone embedded/clip --out FOLDER")
+    return 0
+
+
+def shipped_row(name: str) -> list[str]:
+    """A row about a task that ships, from its files."""
+    from selfprompt.data.suites import load_task
+    from selfprompt.data.suites.embedded import licences
+
+    task = load_task(f"embedded/{name}")
+    counts = [len(task.dataset.select(split)) for split in ("train", "val", "test")]
+    domains = ", ".join(f"{domain} ({len(dataset.test)})" for domain, dataset in task.domains.items())
+    return [f"embedded/{name}", str(len(task.dataset.classes)), _counts(counts), domains, ", ".join(licences(name))]
+
+
+def published_row(suite: str, name: str) -> list[str]:
+    """A row about a published task, as it should be."""
+    from selfprompt.data.suites.expected import EXPECTED
+    from selfprompt.data.suites.origins import ORIGINS
+
+    expected, origin = EXPECTED[f"{suite}/{name}"], ORIGINS.get(f"{suite}/{name}")
+    domains = import_module(f"selfprompt.data.suites.{suite}").DOMAINS if name == "imagenet" else ()
+    terms = origin.terms if origin else ""
+    return [expected.key, str(expected.classes), _counts(expected.counts), ", ".join(domains), terms]
+
+
+def show(options: Namespace) -> int:
+    """Write the picture of one task."""
+    from selfprompt.data.suites import load_task
+    from selfprompt.data.suites.sheet import contact_sheet
+
+    task = load_task(options.name, options.root)
+    path = Path(options.out or f"{task.suite}-{task.name}.png")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png, got {path}.")
+    if options.rows < 1:
+        raise ValueError(f"--rows must be at least 1, got {options.rows}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(task, options.rows).save(path)
+    for line in told(task):
+        make_console().print(line, markup=False, soft_wrap=True)
+    print(f"Picture: {path.resolve()}")
+    return 0
+
+
+def told(task: "Task") -> list[str]:
+    """What there is to know about a task besides its picture."""
+    counts = ", ".join(f"{images} {split}" for split, images, *_ in task.dataset.summary())
+    domains = ", ".join(f"{name} ({len(shifted.classes)} classes)" for name, shifted in task.domains.items())
+    lines = [f"{task.suite}/{task.name}: {len(task.dataset.classes)} classes; images: {counts}."]
+    lines += [f"Shifted domains: {domains}."] if domains else []
+    lines += [f"Template: {task.template}", *task.dataset.notes]
+    return lines if task.source in lines or not task.source else [*lines, task.source]
+
+
+def _counts(counts: Sequence[int]) -> str:
+    return " / ".join(f"{count:,}" for count in counts)
+
+
+def _module(action: str) -> Any:
+    return import_module(f"selfprompt.cli.data_{action}")

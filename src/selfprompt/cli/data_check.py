@@ -1,0 +1,93 @@
+"""``selfprompt data check``: is a folder of published data sets as the readers want it?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.table import Table
+from rich.text import Text
+
+from selfprompt.cli.show import Show, make_console
+
+if TYPE_CHECKING:
+    from selfprompt.data.suites.audit import Finding
+
+STYLES = {"ok": "green", "differs": "yellow", "wrong": "red"}
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("root", type=str, help="the folder that holds the data sets")
+    parser.add_argument("--suite", type=Literal["coop", "vtab", "fgvc"] | None, help="only the data sets of one suite")
+    parser.add_argument("--strict", action="store_true", help="what is not of the published size counts as wrong, too")
+
+
+def check(options: Namespace) -> int:
+    """Show what is there, what is wrong and what is missing; 1 if something that is there is wrong."""
+    from selfprompt.data.suites.audit import TABLES, audit
+
+    root = Path(options.root)
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
+    show, console = Show(make_console(stderr=True)), make_console()
+    suites = [options.suite] if options.suite else list(TABLES)
+    findings: list[Finding] = []
+    with show.stage("looking at the data") as progress:
+        tables = [expected for suite in suites for expected in TABLES[suite]]
+        for done, expected in enumerate(tables, start=1):
+            findings.append(audit(expected, root))
+            progress(done, len(tables))
+    there = [finding for finding in findings if finding.state != "missing"]
+    if there:
+        console.print(_present(there, root))
+    for finding in there:
+        for remark in finding.remarks:
+            console.print(f"{finding.expected.key}: {remark}", markup=False, soft_wrap=True)
+    for suite in suites:
+        _tell_missing([finding for finding in findings if finding.expected.suite == suite], suite, root)
+    bad = ("wrong", "differs") if options.strict else ("wrong",)
+    return int(any(finding.state in bad for finding in there))
+
+
+def _present(findings: "Sequence[Finding]", root: Path) -> Table:
+    made = Table(title=Text(f"{root}"), title_justify="left")
+    for name, justify in (
+        ("data set", "left"),
+        ("state", "left"),
+        ("train / val / test", "right"),
+        ("classes", "right"),
+    ):
+        made.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    made.add_column("folder", overflow="fold")
+    for finding in findings:
+        counts = " / ".join(f"{count:,}" for count in finding.counts) if finding.counts else ""
+        classes = "" if finding.classes is None else str(finding.classes)
+        folder = "" if finding.folder is None else str(finding.folder.relative_to(root))
+        state = Text(finding.state, style=STYLES[finding.state])
+        made.add_row(finding.expected.key, state, counts, classes, Text(folder))
+    return made
+
+
+def _tell_missing(findings: "Sequence[Finding]", suite: str, root: Path) -> None:
+    """The data sets of a suite that are not there, and how to get them."""
+    from selfprompt.data.suites.origins import ORIGINS, VTAB
+
+    missing = [finding.expected for finding in findings if finding.state == "missing"]
+    if not missing:
+        return
+    console = make_console()
+    names = ", ".join(expected.name for expected in missing)
+    console.print(f"\nMissing of {suite} ({len(missing)} of {len(findings)}): {names}.", markup=False, soft_wrap=True)
+    if suite == "vtab":
+        console.print(
+            f"  all: selfprompt data get vtab --root {root}  (from {VTAB.home})", markup=False, soft_wrap=True
+        )
+        return
+    fetched = [expected.key for expected in missing if ORIGINS[expected.key].downloads]
+    if fetched:
+        console.print(f"  selfprompt data get NAME --root {root}", markup=False, soft_wrap=True)
+    for expected in missing:
+        origin = ORIGINS[expected.key]
+        tail = f" By hand: {origin.by_hand}" if origin.by_hand and not origin.downloads else ""
+        console.print(f"  {expected.name}: {origin.home}.{tail}", markup=False, soft_wrap=True)

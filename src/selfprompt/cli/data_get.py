@@ -1,0 +1,58 @@
+"""``selfprompt data get``: fetch a published data set."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from selfprompt.cli.show import Show
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("name", type=str, help="the data set: oxford_pets, fgvc/cub, or vtab for all of VTAB-1k")
+    parser.add_argument("--root", type=str, default="data", help="the folder that holds the data sets")
+
+
+def get(options: Namespace) -> int:
+    """Fetch what is not there yet; an interrupted command goes on when it is repeated."""
+    from selfprompt.data.suites.obtain import WORK, folder_of, lacking, obtain, resolve
+
+    show, root = Show(), Path(options.root)
+
+    @contextmanager
+    def stage(name: str) -> Iterator[Callable[[int, int], None]]:
+        with show.stage(f"{name} (MB)") as progress:
+            yield lambda done, total: progress(done >> 20, total >> 20)
+
+    key, origin = resolve(options.name)
+    folder, work = folder_of(key, root), root / WORK / key.replace("/", "-")
+    show.say(f"{key} is from {origin.sentence}")
+    wanted = lacking(origin, folder)
+    if origin.downloads and not wanted:
+        show.say(f"All that can be fetched is in {folder} already; nothing was changed.")
+    for item in wanted:
+        show.say(f"Fetching {item.url}")
+        for path in obtain(item, folder, work, stage):
+            show.say(f"New: {path}")
+    shutil.rmtree(work, ignore_errors=True)
+    if (root / WORK).is_dir() and not any((root / WORK).iterdir()):
+        (root / WORK).rmdir()
+    if origin.by_hand:
+        show.say(f"By hand, in {folder}: {origin.by_hand}")
+    if key != "vtab" and not folder.is_dir():
+        return 1
+    return _report(key, root, show)
+
+
+def _report(key: str, root: Path, show: Show) -> int:
+    """Say how the data set stands now; 1 if it cannot be used yet."""
+    from selfprompt.data.suites.audit import TABLES, audit
+    from selfprompt.data.suites.expected import EXPECTED
+
+    findings = [audit(expected, root) for expected in (TABLES["vtab"] if key == "vtab" else [EXPECTED[key]])]
+    for finding in findings:
+        show.say(f"{finding.expected.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
+    return int(any(finding.state in ("wrong", "missing") for finding in findings))

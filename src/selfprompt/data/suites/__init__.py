@@ -1,0 +1,68 @@
+"""Suites of tasks: the one that ships, and the published ones, read from the user's copy of the data.
+
+A suite is a module of this folder with ``TASKS``, its names in published order, and ``load(name, root)``.
+"""
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfprompt.data.suites.task import Task
+
+SUITES = ("embedded", "coop", "vtab", "fgvc")
+
+
+def list_tasks(suite: str) -> tuple[str, ...]:
+    """The names of a suite's tasks, in published order.
+
+    Raises:
+        ValueError: If there is no such suite.
+    """
+    return tuple(_module(suite).TASKS)
+
+
+def load_task(name: str, root: str | Path | None = None, **options: Any) -> "Task":
+    """Read one task: paths, labels, class names and domains; opens no image.
+
+    Args:
+        name: Suite and task, "embedded/animals".
+        root: The folder that holds the data, for suites that do not ship.
+        **options: What the suite's own ``load`` takes besides.
+
+    Raises:
+        ValueError: If there is no such task, or its data are not where they should be.
+    """
+    suite, slash, task = name.partition("/")
+    if not slash:
+        raise ValueError(f"A task is named SUITE/TASK, such as embedded/animals, got {name!r}. {_known_suites()}")
+    module = _module(suite)
+    if task not in module.TASKS:
+        near = nearest(task, module.TASKS, f"{suite}/")
+        raise ValueError(f"Unknown task {name!r}.{near} Tasks of {suite}: {', '.join(module.TASKS)}.")
+    loaded: Task = module.load(task, None if root is None else Path(root), **options)
+    return loaded
+
+
+def nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
+    """A question after the known word that is most like ``word``, or nothing."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _module(suite: str) -> Any:
+    if suite not in SUITES:
+        raise ValueError(f"Unknown suite {suite!r}.{nearest(suite, SUITES)} {_known_suites()}")
+    path = f"{__name__}.{suite}"
+    try:
+        return import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise ValueError(f"The suite {suite!r} is not part of this installation: {path} is missing.") from None
+
+
+def _known_suites() -> str:
+    return f"Suites: {', '.join(SUITES)}."

@@ -1,0 +1,254 @@
+"""The data sets of the CoOp line, read as published: split files, class names, templates; writes nothing.
+
+Ten data sets come with splits of their own. ImageNet is tested on its validation images and has no validation
+split; its shifted test sets are domains of the task ``imagenet``. Layouts and sizes: `expected`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfprompt.data.items import SPLITS, Dataset, Item, Split, listing
+from selfprompt.data.names import clean_name
+from selfprompt.data.suites.expected import EXPECTED, Expected
+from selfprompt.data.suites.origins import ORIGINS
+from selfprompt.data.suites.places import (
+    again,
+    class_folders,
+    find_folder,
+    images_in,
+    is_published,
+    need_folder,
+    need_images,
+    need_json,
+    need_text,
+    safe_path,
+)
+from selfprompt.data.suites.task import Task
+from selfprompt.data.templates import PHOTO, TEMPLATES
+
+TASKS = (
+    "imagenet",
+    "caltech101",
+    "oxford_pets",
+    "stanford_cars",
+    "oxford_flowers",
+    "food101",
+    "fgvc_aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
+)
+DOMAINS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+
+Entry = tuple[str, int, str]
+"""Relative path, label and class name of one image in a split file."""
+
+
+def load(name: str, root: Path | None) -> Task:
+    """Read one task; opens no image.
+
+    Args:
+        name: One of ``TASKS``.
+        root: The folder that holds the data sets.
+
+    Raises:
+        ValueError: If the data set is not there or not as published; the message names the file and the remedy.
+    """
+    expected = EXPECTED[f"coop/{name}"]
+    dataset = read(expected, root)
+    domains = {}
+    if name == "imagenet" and root is not None:
+        domains = {domain: read(EXPECTED[f"coop/{domain}"], root) for domain in DOMAINS if _is_there(domain, root)}
+        absent = [domain for domain in DOMAINS if domain not in domains]
+        if absent:
+            dataset = replace(dataset, notes=(*dataset.notes, f"Without the shifted test sets {listing(absent)}."))
+    return Task("coop", name, dataset, TEMPLATES.get(name, PHOTO), domains, ORIGINS[expected.key].sentence)
+
+
+def read(expected: Expected, root: Path | None) -> Dataset:
+    """Read one data set of the CoOp line, or one of ImageNet's shifted test sets."""
+    folder = need_folder(expected, root)
+    if expected.name == "imagenet":
+        return _imagenet(expected, folder)
+    if expected.name in DOMAINS:
+        return _shifted(expected, folder)
+    if expected.name == "fgvc_aircraft":
+        return _aircraft(expected, folder)
+    return _split_file(expected, folder)
+
+
+def _is_there(domain: str, root: Path) -> bool:
+    return find_folder(EXPECTED[f"coop/{domain}"], root) is not None
+
+
+# --- split_zhou_*.json ---
+
+
+def _split_file(expected: Expected, folder: Path) -> Dataset:
+    images = need_images(expected, folder)
+    base = folder if expected.base == "folder" else images
+    file = expected.lists[0]
+    entries = parse_split(need_json(expected, folder / file), f"{folder / file}", again(expected))
+    names = {label: name for split in SPLITS for _, label, name in entries[split]}
+    notes: tuple[str, ...] = ()
+    if is_published(expected, folder, file) is False:
+        notes = (f"{file} is not the published file: results cannot be compared with published ones.",)
+    splits = {
+        split: tuple(Item(safe_path(base, path, str(folder / file)), label) for path, label, _ in entries[split])
+        for split in SPLITS
+    }
+    classes = tuple(clean_name(names[label]) for label in range(len(names)))
+    return Dataset(expected.key, classes, **splits, notes=notes)
+
+
+def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[Entry]]:
+    """The entries of a split file, checked.
+
+    Args:
+        content: The file's JSON value: an object with the keys train, val and test, each a list of
+            ``[path, label, class name]``.
+        where: What to call the file in messages.
+        remedy: What to do about a file that is not so.
+
+    Returns:
+        The entries of each split in the file's order, which few-shot draws depend on.
+
+    Raises:
+        ValueError: If anything is of another form, the labels are not 0 to C - 1, a label has two names, a name
+            two labels, or an image is listed twice.
+    """
+    if not isinstance(content, dict) or not set(SPLITS) <= set(content):
+        held = listing(list(map(str, content)), 5) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{where} must hold the splits train, val and test, but it holds {held}. {remedy}")
+    entries = {split: _entries(content[split], f"{where}, {split}", remedy) for split in SPLITS}
+    every = [entry for split in SPLITS for entry in entries[split]]
+    names: dict[int, str] = {}
+    for _, label, name in every:
+        if names.setdefault(label, name) != name:
+            raise ValueError(f"{where}: label {label} has two names, {names[label]!r} and {name!r}. {remedy}")
+    if sorted(names) != list(range(len(names))) or not names:
+        raise ValueError(f"{where}: labels must count from 0 without a gap, got {listing(_words(names), 5)}. {remedy}")
+    _unique([name for _, name in sorted(names.items())], f"{where}: a class name", remedy)
+    _unique([path for path, _, _ in every], f"{where}: an image", remedy)
+    return entries
+
+
+def _entries(rows: Any, where: str, remedy: str) -> list[Entry]:
+    if not isinstance(rows, list):
+        raise ValueError(f"{where} must be a list of [path, label, class name], got {type(rows).__name__}. {remedy}")
+    for number, row in enumerate(rows):
+        kinds = tuple(map(type, row)) if isinstance(row, list) else ()
+        if kinds != (str, int, str) or not clean_name(row[2]):
+            raise ValueError(f"{where}, entry {number} must be [path, label, class name], got {row!r}. {remedy}")
+    return [tuple(row) for row in rows]
+
+
+def _unique(words: Sequence[str], what: str, remedy: str) -> None:
+    seen: set[str] = set()
+    for word in words:
+        if word in seen:
+            raise ValueError(f"{what} must occur once, but {word!r} occurs more often. {remedy}")
+        seen.add(word)
+
+
+def _words(names: Mapping[int, str]) -> list[str]:
+    return [str(label) for label in sorted(names)]
+
+
+# --- FGVCAircraft ---
+
+
+def _aircraft(expected: Expected, folder: Path) -> Dataset:
+    """Lines ``<image id> <variant>``; a variant's label is its line in variants.txt."""
+    images = need_images(expected, folder)
+    variants = need_text(expected, folder / expected.lists[0])
+    _unique(variants, f"{folder / expected.lists[0]}: a variant", again(expected))
+    labels = {variant: label for label, variant in enumerate(variants)}
+    splits: dict[Split, tuple[Item, ...]] = {}
+    for split, file in zip(SPLITS, expected.lists[1:], strict=True):
+        where, items = folder / file, []
+        for number, line in enumerate(need_text(expected, where), start=1):
+            image, _, variant = line.partition(" ")
+            if variant.strip() not in labels:
+                raise ValueError(
+                    f"{where}, line {number} must be an image id and a variant of variants.txt, got {line!r}. "
+                    f"{again(expected)}"
+                )
+            items.append(Item(safe_path(images, f"{image}.jpg", str(where)), labels[variant.strip()]))
+        splits[split] = tuple(items)
+    notes = ("Splits are the data set's own lists of variants.",)
+    return Dataset(expected.key, tuple(map(clean_name, variants)), **splits, notes=notes)
+
+
+# --- ImageNet and its shifted test sets ---
+
+ORDER = "Images stand in the order of their names; the published code takes the file system's, so its draws differ."
+
+
+def _imagenet(expected: Expected, folder: Path) -> Dataset:
+    train = need_images(expected, folder)
+    test = train.with_name("val")
+    if not test.is_dir():
+        raise ValueError(f"{test} is missing: ImageNet is tested on its validation images. Put them there.")
+    names = _class_names(expected, folder)
+    wnids = [path.name for path in class_folders(train)]
+    items = {split: _class_folder_items(place, wnids) for split, place in (("train", train), ("test", test))}
+    notes = (ORDER, "The test images are ImageNet's validation images; there is no validation split.")
+    return Dataset(expected.key, _named(wnids, names, train), items["train"], (), items["test"], notes)
+
+
+def _shifted(expected: Expected, folder: Path) -> Dataset:
+    """A shifted test set: its classes are those of its folders, in the order of their WordNet ids."""
+    images = need_images(expected, folder)
+    names = _class_names(expected, folder)
+    wnids = sorted(names)
+    if expected.name == "imagenetv2":  # folder k holds class k
+        numbered = sorted(class_folders(images), key=_number)
+        outside = [path.name for path in numbered if not 0 <= _number(path) < len(wnids)]
+        if outside:
+            raise ValueError(f"{images} must hold folders 0 to {len(wnids) - 1}, but it holds {listing(outside, 5)}.")
+        items = [Item(file, label) for label, path in enumerate(numbered) for file in images_in(path)]
+        present = [wnids[_number(path)] for path in numbered]
+        return Dataset(expected.key, _named(present, names, images), test=tuple(items))
+    present = [path.name for path in class_folders(images)]
+    test = _class_folder_items(images, present)
+    return Dataset(expected.key, _named(present, names, images), test=test)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name) if folder.name.isdecimal() else -1
+
+
+def _class_folder_items(folder: Path, wnids: Sequence[str]) -> tuple[Item, ...]:
+    """The images in class folders; all folders must be among the WordNet ids."""
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    own = [path.name for path in class_folders(folder)]
+    others = [name for name in own if name not in labels]
+    if others or not own:
+        held = f"its folders {listing(others, 5)} are no classes of the training images" if others else "it has none"
+        raise ValueError(f"{folder} must hold a folder of images for each class, named by WordNet id, but {held}.")
+    return tuple(Item(file, labels[name]) for name in own for file in images_in(folder / name))
+
+
+def _named(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
+    unknown = [wnid for wnid in wnids if wnid not in names]
+    if unknown or not wnids:
+        raise ValueError(f"{where} must hold class folders named in classnames.txt; not in it: {listing(unknown, 5)}.")
+    return tuple(clean_name(names[wnid]) for wnid in wnids)
+
+
+def _class_names(expected: Expected, folder: Path) -> dict[str, str]:
+    """WordNet id -> name, from the classnames.txt of the data set or else of ImageNet beside it, by ascending id."""
+    imagenet = find_folder(EXPECTED["coop/imagenet"], folder.parent) or folder
+    own = folder / "classnames.txt"
+    path = own if own.is_file() else imagenet / "classnames.txt"
+    names = {}
+    for number, line in enumerate(need_text(EXPECTED["coop/imagenet"], path), start=1):
+        wnid, _, name = line.partition(" ")
+        if not name.strip() or wnid in names:
+            raise ValueError(f"{path}, line {number} must be a WordNet id, each once, and a name, got {line!r}.")
+        names[wnid] = name.strip()
+    return dict(sorted(names.items()))

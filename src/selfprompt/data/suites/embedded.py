@@ -1,0 +1,73 @@
+"""The suite that ships: pictures of openly licensed drawings that no backbone has seen, in the package itself."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfprompt.data.items import SPLITS, Dataset, Item
+from selfprompt.data.suites.task import Task
+
+TASKS = ("animals", "food", "travel", "objects", "faces", "flags", "icons")
+FOLDER = Path(__file__).parents[2] / "suites" / "embedded"
+
+
+def load(name: str, root: Path | None = None) -> Task:
+    """Read one task: 16 images a class to train, 4 to validate, 8 to test, and 2 a class in each shifted domain.
+
+    Args:
+        name: One of `TASKS`.
+        root: Another folder of tasks in this form; none for the one that ships.
+
+    Raises:
+        ValueError: If the task is not there, or a file of it is missing.
+    """
+    folder = (root or FOLDER) / name
+    index = read_index(folder)
+    items: dict[str, list[Item]] = {}
+    for file, label, part, _ in index["images"]:
+        items.setdefault(part, []).append(Item(folder / file, label))
+    missing = [str(item.source) for part in items.values() for item in part if not Path(str(item.source)).is_file()]
+    if missing:
+        raise ValueError(f"{folder} misses {len(missing)} of its images, the first is {missing[0]}: install it anew.")
+    classes = tuple(index["classes"])
+    source = _source(index)
+    splits = {split: tuple(items[split]) for split in SPLITS}
+    dataset = Dataset(f"embedded/{name}", classes, **splits, notes=(index["shared"], source))
+    domains = {domain: _domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
+    return Task("embedded", name, dataset, index["template"], domains, source)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What a task's ``index.json`` says: its classes, sets and licences, and a row for each image.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    path = folder / "index.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the pictures of the embedded suite are not there; install it anew.")
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return index
+
+
+def licences(name: str) -> list[str]:
+    """The licences of the drawings of a task that ships."""
+    return sorted({about["licence"] for about in read_index(FOLDER / name)["sets"].values()})
+
+
+def _domain(name: str, classes: tuple[str, ...], items: Sequence[Item]) -> Dataset:
+    """A test set; where classes are missing from it, only those that it has, renumbered."""
+    present = sorted({item.label for item in items})
+    number = {label: position for position, label in enumerate(present)}
+    own = tuple(classes[label] for label in present)
+    return Dataset(name, own, test=tuple(Item(item.source, number[item.label]) for item in items))
+
+
+def _source(index: dict[str, Any]) -> str:
+    """The sets, their authors and licences in one sentence."""
+    sets = [
+        f"{about['package']} {about['version']} ({about['author']}, {about['licence']})"
+        for about in index["sets"].values()
+    ]
+    return f"Drawings of {', '.join(sets)}, changed: placed on backgrounds; see THIRD_PARTY.md."

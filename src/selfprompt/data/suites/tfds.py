@@ -1,0 +1,140 @@
+"""VTAB's tasks in folders that tensorflow_datasets has prepared: which records, which labels. Needs no TensorFlow."""
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from selfprompt.data.items import ImageTable, IndexedSource, Item, Split
+from selfprompt.data.tfrecord import Record, Values, find_records, read_all
+
+Part = tuple[str, int, int | None]
+"""TFDS split, first record, record behind the last (None: to the end)."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Which part of which TFDS data set a task is.
+
+    Attributes:
+        place: Builder and config, "eurosat/rgb".
+        version: Beginning of the version that VPT uses: it decides which records are the first 800.
+        train, val, test: The records of each split.
+        reads: The values that give the label.
+        label: From these values to the label.
+    """
+
+    place: str
+    version: str
+    val: Part
+    test: Part = ("test", 0, None)
+    train: Part = ("train", 0, 800)
+    reads: tuple[str, ...] = ("label",)
+    label: Callable[[Mapping[str, Any]], int] = lambda values: int(values["label"][0])
+
+
+def _after(start: int) -> Part:
+    """200 records of TFDS's training split, which follow those that are left for training."""
+    return ("train", start, start + 200)
+
+
+def _clevr_count(values: Mapping[str, Any]) -> int:
+    return len(values["objects/pixel_coords"]) // 3 - 3
+
+
+def _clevr_distance(values: Mapping[str, Any]) -> int:
+    nearest = min(values["objects/pixel_coords"][2::3])
+    return sum(nearest > edge for edge in (8.0, 8.5, 9.0, 9.5, 10.0))
+
+
+def _kitti_distance(values: Mapping[str, Any]) -> int:
+    """The nearest car, van or truck; the last class is that there is none."""
+    depths = values["objects/location"][2::3]
+    vehicles = [depth for kind, depth in zip(values["objects/type"], depths, strict=True) if kind < 3]
+    return sum(min(vehicles, default=math.inf) > edge for edge in (8.0, 20.0, 999.0))
+
+
+def _plain(name: str, every: float = 1) -> dict[str, Any]:
+    """A label that is one value, or neighbouring values joined to classes."""
+    return {"reads": (name,), "label": lambda values: int(values[name][0] // every)}
+
+
+_SHORT = ("validation", 0, 200)
+_DSPRITES: dict[str, Any] = {"val": _after(589_824), "test": ("train", 663_552, None)}
+_NORB: dict[str, Any] = {"val": ("test", 0, 200), "test": ("test", 12_150, None)}
+_CLEVR: dict[str, Any] = {"val": _after(63_000), "test": ("validation", 0, None), "reads": ("objects/pixel_coords",)}
+
+BUILDERS = {
+    "cifar": Builder("cifar100", "3.", _after(45_000)),
+    "caltech101": Builder("caltech101", "3.", _after(2_754)),
+    "dtd": Builder("dtd", "3.", _SHORT),
+    "oxford_flowers102": Builder("oxford_flowers102", "2.", _SHORT),
+    "oxford_iiit_pet": Builder("oxford_iiit_pet", "3.", _after(2_944)),
+    "svhn": Builder("svhn_cropped", "3.", _after(65_931)),
+    "sun397": Builder("sun397/tfds", "4.", _SHORT),
+    "patch_camelyon": Builder("patch_camelyon", "2.", _SHORT),
+    "eurosat": Builder("eurosat/rgb", "2.", _after(16_200), ("train", 21_600, None)),
+    "resisc45": Builder("resisc45", "3.", _after(18_900), ("train", 25_200, None)),
+    "diabetic_retinopathy": Builder("diabetic_retinopathy_detection/btgraham-300", "3.", _SHORT),
+    "clevr_count": Builder("clevr", "3.", **_CLEVR, label=_clevr_count),
+    "clevr_dist": Builder("clevr", "3.", **_CLEVR, label=_clevr_distance),
+    "dmlab": Builder("dmlab", "2.0.1", _SHORT),
+    "kitti": Builder("kitti", "3.2.0", _SHORT, reads=("objects/location", "objects/type"), label=_kitti_distance),
+    "dsprites_loc": Builder("dsprites", "2.", **_DSPRITES, **_plain("label_x_position", 2)),
+    "dsprites_ori": Builder("dsprites", "2.", **_DSPRITES, **_plain("label_orientation", 2.5)),
+    "smallnorb_azi": Builder("smallnorb", "2.", **_NORB, **_plain("label_azimuth")),
+    "smallnorb_ele": Builder("smallnorb", "2.", **_NORB, **_plain("label_elevation")),
+}
+
+
+def find(task: str, root: Path) -> Path | None:
+    """The version folder of a task's TFDS data set, below the root or its folder tfds; None without one."""
+    builder = BUILDERS[task]
+    for base in (root / "tfds", root / "tensorflow_datasets", root):
+        versions = sorted((base / builder.place).glob(f"{builder.version}*"))
+        if versions and list(versions[-1].glob("*.tfrecord-*")):
+            return versions[-1]
+    return None
+
+
+def read_split(task: str, folder: Path, split: Split) -> tuple[Item, ...]:
+    """The items of one split; reads labels, and images when they are asked for.
+
+    Raises:
+        ValueError: If files are missing or broken.
+    """
+    builder = BUILDERS[task]
+    part, start, stop = {"train": builder.train, "val": builder.val, "test": builder.test}[split]
+    paths = sorted(folder.glob(f"*-{part}.tfrecord-*"))
+    if not paths:
+        raise ValueError(f"{folder} has no records of the split {part!r}: prepare {builder.place} again with tfds.")
+    try:
+        records = find_records(paths, start, stop)
+        labels = [builder.label(values) for values in read_all(records, builder.reads)]
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"{folder}, {part}: {error}; prepare {builder.place} again with tfds.") from None
+    table = ImageTable(f"{task}-{split}", lambda index: _image(records[index]))
+    return tuple(Item(IndexedSource(table, index), label) for index, label in enumerate(labels))
+
+
+def class_names(folder: Path, count: int) -> tuple[str, ...] | None:
+    """The names in the folder's label.labels.txt, if it has one with so many."""
+    path = folder / "label.labels.txt"
+    names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    names = [name.strip().replace("_", " ") for name in names if name.strip()]
+    return tuple(names) if len(names) == count else None
+
+
+def _image(record: Record) -> Any:
+    """One image; dSprites has pixels 0 and 1, which become 0 and 255 as in VTAB's own code."""
+    values: dict[str, Values] = record.read()
+    image = Image.open(io.BytesIO(values["image"][0]))  # type: ignore[arg-type]
+    if "label_x_position" in values:
+        pixels = np.asarray(image)
+        return pixels * np.uint8(255) if pixels.max() <= 1 else pixels
+    return image

@@ -1,0 +1,135 @@
+"""The 19 tasks of VTAB-1k: 800 training and 200 validation images each; writes nothing.
+
+Two layouts hold them. Image lists (NOAH, SSF, SPT: ``train800.txt``, ``val200.txt``, ``test.txt``) name files that are
+mostly JPEG copies; TFDS folders (VPT, adapter_plus) hold the images as they are, and the builder's version decides
+which are the first 800. The two give different pixels, and so does the preprocessing: `PREPROCESSING` names the
+published ones. Which layout was read stands in ``Dataset.notes``.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+from selfprompt.data.items import SPLITS, Dataset, Item, listing
+from selfprompt.data.suites import tfds
+from selfprompt.data.suites.expected import EXPECTED, VTAB, VTAB_LISTS, Expected
+from selfprompt.data.suites.lists import parse_list
+from selfprompt.data.suites.origins import VTAB as ORIGIN
+from selfprompt.data.suites.places import again, find_folder, need_folder, need_text, safe_path
+from selfprompt.data.suites.task import Task
+
+TASKS = tuple(expected.name for expected in VTAB)
+GROUPS = {"natural": TASKS[:7], "specialized": TASKS[7:11], "structured": TASKS[11:]}
+"""The tasks of each group; published tables average over 19 tasks or over the groups' means."""
+
+Layout = Literal["auto", "lists", "tfds"]
+
+
+class PreprocessLike(Protocol):
+    """A backbone's preprocessing record, a dataclass; `selfprompt.towers.load.Preprocess` is one."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def interpolation(self) -> str: ...
+
+
+P = TypeVar("P", bound=PreprocessLike)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How published code turns VTAB's images into pixels; none of it augments.
+
+    Attributes:
+        mode: "squash" resizes both sides to the model's size, "shortest" resizes the short side and cuts the centre.
+        interpolation: "bicubic" or "bilinear".
+        statistics: Whose mean and std normalise, "backbone" or "imagenet": a recipe's ``statistics``.
+        augment: A recipe's ``augment``.
+    """
+
+    mode: Literal["squash", "shortest"]
+    interpolation: Literal["bicubic", "bilinear"]
+    statistics: Literal["backbone", "imagenet"]
+    augment: Literal["none"] = "none"
+
+    def apply(self, preprocess: P) -> P:
+        """A backbone's record with this mode and interpolation; mean and std are the recipe's ``statistics``."""
+        return dataclasses.replace(preprocess, mode=self.mode, interpolation=self.interpolation)  # type: ignore[type-var]
+
+
+PREPROCESSING = {
+    "default": Preprocessing("squash", "bicubic", "backbone"),
+    "vpt": Preprocessing("squash", "bilinear", "imagenet"),
+    "adapter_plus": Preprocessing("squash", "bilinear", "backbone"),
+    "noah": Preprocessing("squash", "bicubic", "imagenet"),
+    "spt": Preprocessing("shortest", "bicubic", "imagenet"),
+}
+"""The default squashes: a centre crop of a wide frame (KITTI, DMLab, CLEVR) cuts off what the label is about. VPT's and
+adapter_plus' bilinear resize is TensorFlow's, without anti-aliasing; ours has it, so pixels differ a little."""
+
+
+def load(name: str, root: Path | None, *, layout: Layout = "auto") -> Task:
+    """Read one task; opens no image.
+
+    Args:
+        name: One of ``TASKS``.
+        root: The folder that holds vtab-1k, or the task folders, or TFDS folders.
+        layout: "lists", "tfds", or "auto" for the one that is there (the lists if both are).
+
+    Raises:
+        ValueError: If the data are not there or not as published; the message names the file and the remedy.
+    """
+    expected = EXPECTED[f"vtab/{name}"]
+    return Task("vtab", name, read(expected, root, layout=layout), source=ORIGIN.sentence)
+
+
+def read(expected: Expected, root: Path | None, *, layout: Layout = "auto") -> Dataset:
+    """Read one task's data; see :func:`load`."""
+    exported = None if root is None else tfds.find(expected.name, root)
+    if root is None or layout == "lists" or exported is None or (layout == "auto" and find_folder(expected, root)):
+        if layout == "tfds" and root is not None:
+            raise ValueError(f"{root} has no TFDS folder {tfds.BUILDERS[expected.name].place}; prepare it with tfds.")
+        return _read_lists(expected, need_folder(expected, root))
+    return _read_tfds(expected, exported)
+
+
+def final(dataset: Dataset) -> Dataset:
+    """The data of the final run: training and validation images together, nothing held out."""
+    note = "Trained on all 1000 images: the validation images are training images now."
+    return dataclasses.replace(dataset, train=dataset.train + dataset.val, val=(), notes=(*dataset.notes, note))
+
+
+def _read_lists(expected: Expected, folder: Path) -> Dataset:
+    parts = {}
+    for split, file in zip(SPLITS, VTAB_LISTS, strict=True):
+        where = folder / file
+        rows = parse_list(need_text(expected, where), str(where), again(expected))
+        parts[split] = tuple(Item(safe_path(folder, path, str(where)), label) for path, label in rows)
+        _check_labels([label for _, label in rows], expected, str(where))
+    notes = ["Read from image lists."]
+    suffixes = {item.source.suffix.lower() for item in parts["test"][:1000] if isinstance(item.source, Path)}
+    if suffixes & {".jpg", ".jpeg"}:
+        notes.append("The files are JPEG copies: pixels differ from TFDS's.")
+    return Dataset(expected.key, _names(expected.classes), **parts, notes=tuple(notes))
+
+
+def _read_tfds(expected: Expected, exported: Path) -> Dataset:
+    parts = {split: tfds.read_split(expected.name, exported, split) for split in SPLITS}
+    for split in SPLITS:
+        _check_labels([item.label for item in parts[split]], expected, f"{exported}, {split}")
+    names = tfds.class_names(exported, expected.classes) or _names(expected.classes)
+    place = listing(list(exported.parts[-3:]), separator="/")
+    return Dataset(expected.key, names, **parts, notes=(f"Read from the TFDS folder {place}.",))
+
+
+def _check_labels(labels: Sequence[int], expected: Expected, where: str) -> None:
+    top = max(labels)
+    if top >= expected.classes:
+        raise ValueError(f"{where}: labels must lie in 0..{expected.classes - 1}, got {top}. {again(expected)}")
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    """The exports give no names."""
+    return tuple(f"class {label}" for label in range(classes))

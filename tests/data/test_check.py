@@ -1,0 +1,150 @@
+"""`selfprompt data check`: what is there, what is missing, what is wrong."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from selfprompt.cli import data_check
+from selfprompt.data.suites import audit as audits
+from selfprompt.data.suites.audit import audit
+from selfprompt.data.suites.expected import COOP, EXPECTED, FGVC, VTAB
+from selfprompt.data.suites.origins import ORIGINS
+from tests.data.roots import draw_split, write_class_folders, write_coop, write_imagenet, write_vpt, write_vtab
+
+PETS = EXPECTED["coop/oxford_pets"]
+
+
+def check(root: Path, *arguments: str) -> int:
+    parser = ArgumentParser(exit_on_error=False)
+    given = [str(root), *arguments]
+    data_check.add_arguments(parser, given)
+    return data_check.check(parser.parse_args(given))
+
+
+def publish(place: Path) -> dict[str, str]:
+    """The checksums that would be published if the split files of a folder were."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.glob("split_zhou_*")}
+
+
+def test_the_table_is_the_published_one() -> None:
+    assert [len(table) for table in (COOP, VTAB, FGVC)] == [15, 19, 5]
+    assert len(EXPECTED) == 39
+    assert {key for key in EXPECTED if not key.startswith("vtab/")} == set(ORIGINS)
+    assert all(len(digest) == 64 for expected in COOP for digest in expected.checksums.values())
+    for key, origin in ORIGINS.items():  # what is fetched is checked against the same digests
+        for item in origin.downloads:
+            known = EXPECTED[key].checksums.get(item.keep[0])
+            assert known is None or item.checksum == f"sha256:{known}"
+
+
+def test_a_data_set_as_published_is_ok(tmp_path: Path) -> None:
+    place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    expected = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
+    finding = audit(expected, tmp_path)
+    assert (finding.state, finding.counts, finding.classes, finding.remarks) == ("ok", (6, 2, 4), 2, ())
+    assert finding.folder == place
+
+
+def test_a_miniature_differs_but_can_be_used(tmp_path: Path) -> None:
+    write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    finding = audit(PETS, tmp_path)
+    assert finding.state == "differs"
+    assert "not the published file" in finding.remarks[0]
+    assert finding.remarks[1:] == (
+        "Not the published size: train 6 instead of 2,944, val 2 instead of 736, test 4 instead of 3,669 images.",
+        "Not the published classes: 2 instead of 37.",
+    )
+
+
+def test_a_split_made_anew_that_looks_official_is_wrong(tmp_path: Path) -> None:
+    place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    expected = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
+    file = place / PETS.lists[0]
+    content = json.loads(file.read_text())
+    content["train"].reverse()
+    file.write_text(json.dumps(content))
+    finding = audit(expected, tmp_path)
+    assert finding.state == "wrong"
+    assert "was made anew or changed, so no result is comparable" in finding.remarks[0]
+
+
+def test_absent_images_are_counted(tmp_path: Path) -> None:
+    place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    (place / "images/1/train-2.jpg").unlink()
+    for path in (place / "images/0").iterdir():
+        path.unlink()
+    (place / "images/0").rmdir()
+    finding = audit(PETS, tmp_path)
+    assert finding.state == "wrong"
+    assert "7 images of 12 in its lists are not there" in finding.remarks[0]
+    assert "train-0.jpg: unpack its archive again" in finding.remarks[0]
+
+
+def test_spt_lists_have_another_published_size(tmp_path: Path) -> None:
+    splits = {"train": {"a.x/1.jpg": 1, "b.x/2.jpg": 2}, "val": {"a.x/3.jpg": 1}, "test": {"b.x/4.jpg": 2}}
+    place = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", splits)
+    expected = replace(EXPECTED["fgvc/cub"], classes=2, counts=(2, 1, 1))
+    assert audit(expected, tmp_path).state == "ok"
+    for split in splits:
+        (place / f"{split}.json").unlink()
+    (place / "cub200_train.txt").write_text("a.x/1.jpg 0\nb.x/2.jpg 1\na.x/3.jpg 0\n")
+    (place / "cub200_test.txt").write_text("b.x/4.jpg 1\n")
+    assert audit(expected, tmp_path).counts == (3, 0, 1)
+    assert audit(expected, tmp_path).state == "ok"
+
+
+def test_the_command_tells_everything_and_fails_for_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    write_imagenet(tmp_path, {"n01": "tench", "n02": "shark"})
+    write_vtab(tmp_path, "kitti", (8, 4, 5))
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    assert check(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "6 / 2 / 4" in said
+    assert "vtab/kitti" in said
+    assert "Missing of coop (13 of 15): caltech101, stanford_cars" in said
+    assert f"selfprompt data get NAME --root {tmp_path}" in said
+    assert "fgvc-aircraft" in said
+    assert f"selfprompt data get vtab --root {tmp_path}" in said
+    assert "By hand: Register at the Cornell Lab" in said
+    assert check(tmp_path, "--strict") == 1
+    capsys.readouterr()
+
+    write_class_folders(tmp_path / "caltech101/101_ObjectCategories", {"accordion": 1})
+    assert check(tmp_path, "--suite", "coop") == 1
+    said = capsys.readouterr().out
+    assert "found caltech101/, but the data set is read from caltech-101/101_ObjectCategories" in said
+    assert "vtab" not in said.replace(str(tmp_path), "")
+    (tmp_path / "caltech101/101_ObjectCategories/accordion/accordion_0.JPEG").unlink()
+    after = sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if "caltech" not in str(path))
+    assert after == before
+
+
+def test_the_table_fits_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    write_coop(tmp_path, "oxford_flowers", draw_split(["a"], (1, 1, 1)))
+    check(tmp_path, "--suite", "coop")
+    table = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┏┃┡│└"]
+    assert table
+    assert max(map(len, table)) <= 80
+
+
+def test_an_empty_root_misses_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path) == 0
+    assert "Missing of vtab (19 of 19)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="is no folder: name the one that holds the data sets"):
+        check(tmp_path / "nowhere")
+
+
+def test_every_data_set_has_a_reader_that_says_what_is_missing(tmp_path: Path) -> None:
+    for expected in EXPECTED.values():
+        with pytest.raises(ValueError, match=r"has no .*selfprompt data get"):
+            audits.READERS[expected.suite](expected, tmp_path)

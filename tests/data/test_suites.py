@@ -1,0 +1,246 @@
+"""The suite that ships, tasks by name, and ``selfprompt data``."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretraining.sets import SETS
+from pretraining.tasks import PLANS
+from pretraining.views import Look, view
+from selfprompt.cli.main import main
+from selfprompt.data.fewshot import base_new_split, few_shot_split
+from selfprompt.data.sources import read_dataset
+from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
+from selfprompt.data.suites.sheet import contact_sheet
+from selfprompt.data.suites.task import Task
+from tests.data.images import write_classes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=embedded.TASKS)
+def task(request: pytest.FixtureRequest) -> Task:
+    return load_task(f"embedded/{request.param}")
+
+
+def folder_of(item: object) -> str:
+    return Path(str(item)).parent.name.replace("_", " ")
+
+
+def test_tasks_have_the_published_form(task: Task) -> None:
+    dataset = task.dataset
+    assert 20 <= len(dataset.classes) <= 50
+    assert list(dataset.classes) == sorted(set(dataset.classes))
+    for split, count in (("train", 16), ("val", 4), ("test", 8)):
+        assert Counter(item.label for item in dataset.select(split)) == dict.fromkeys(
+            range(len(dataset.classes)), count
+        )
+    assert len(task.domains) >= 2
+    assert task.template.count("{}") == 1
+    assert "THIRD_PARTY.md" in task.source
+
+
+def test_labels_name_the_folder_that_an_image_is_in(task: Task) -> None:
+    for dataset in (task.dataset, *task.domains.values()):
+        items = dataset.select("all")
+        assert items
+        assert all(folder_of(item.source) == dataset.classes[item.label] for item in items)
+
+
+def test_shifted_domains_have_two_images_of_each_of_their_classes(task: Task) -> None:
+    for dataset in task.domains.values():
+        assert not dataset.train
+        assert not dataset.val
+        assert set(dataset.classes) <= set(task.dataset.classes)
+        assert len(dataset.classes) >= 10
+        assert Counter(item.label for item in dataset.test) == dict.fromkeys(range(len(dataset.classes)), 2)
+
+
+def test_no_picture_stands_in_two_places(task: Task) -> None:
+    items = [item for dataset in (task.dataset, *task.domains.values()) for item in dataset.select("all")]
+    assert len({Path(str(item.source)).read_bytes() for item in items}) == len(items)
+
+
+def test_pictures_are_small_and_not_empty(task: Task) -> None:
+    for item in (*task.dataset.test[::16], *(dataset.test[0] for dataset in task.domains.values())):
+        image = item.load()
+        assert (image.size, image.mode) == ((64, 64), "RGB")
+        assert np.asarray(image).std() > 5
+
+
+def test_the_halves_and_the_shots_are_as_published(task: Task) -> None:
+    train, val = few_shot_split(task.dataset.train, task.dataset.val, 8, seed=1)
+    classes = len(task.dataset.classes)
+    assert (len(train), len(val)) == (8 * classes, 4 * classes)
+    base, new = base_new_split(task.dataset, "base"), base_new_split(task.dataset, "new")
+    assert base.classes + new.classes == task.dataset.classes
+
+
+def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task: Task) -> None:
+    folder = embedded.FOLDER / task.name
+    index = embedded.read_index(folder)
+    assert {row[0] for row in index["images"]} == {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.png")
+    }
+    assert {row[3] for row in index["images"]} == set(index["sets"])
+    known = {drawn.name: drawn for drawn in SETS}
+    for name, about in index["sets"].items():
+        assert known[name].role == "held-out"
+        assert known[name].licence == about["licence"]
+    parts = {(row[3], row[2]) for row in index["images"]}
+    assert not {name for name, part in parts if part in ("train", "val")} & {
+        name for name, part in parts if part == "test"
+    }
+
+
+def test_the_index_is_what_the_plan_says(task: Task) -> None:
+    plan = next(plan for plan in PLANS if plan.name == task.name)
+    assert task.dataset.classes == plan.classes
+    assert task.template == plan.template
+    assert tuple(task.domains) == tuple(plan.domains)
+    assert plan.shared in task.dataset.notes
+
+
+def test_the_suite_is_small() -> None:
+    files = list(embedded.FOLDER.rglob("*.png"))
+    assert sum(path.stat().st_size for path in files) < 6e6
+    assert len(embedded.TASKS) >= 6
+
+
+def test_third_party_names_every_set_with_its_licence_and_use() -> None:
+    rows = {
+        match[1]: match[0]
+        for line in (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").splitlines()
+        if (match := re.match(r"\| \[.*?\| `(.*?)` \|.*", line))
+    }
+    used = {name for task in embedded.TASKS for name in embedded.read_index(embedded.FOLDER / task)["sets"]}
+    for drawn in SETS:
+        assert f"[{drawn.licence}]" in rows[drawn.npm], drawn.name
+        assert ("weights" in rows[drawn.npm]) == (drawn.role == "pretrain"), drawn.name
+        assert ("samples" in rows[drawn.npm]) == (drawn.name in used), drawn.name
+    versions = json.loads((ROOT / "pretraining" / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    assert all(f"| {versions[drawn.npm]} |" in rows[drawn.npm] for drawn in SETS)
+
+
+def test_a_view_depends_on_its_seed_only() -> None:
+    drawing = np.zeros((128, 128, 4), dtype=np.uint8)
+    drawing[30:90, 40:80] = (200, 30, 30, 255)
+    one, same, other = (
+        np.asarray(view(drawing, Look(), False, np.random.default_rng(seed)).convert("RGB")) for seed in (1, 1, 2)
+    )
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+# --- by name ---
+
+
+def test_a_task_is_a_data_set_by_its_name() -> None:
+    dataset = read_dataset("embedded/flags")
+    assert dataset == load_task("embedded/flags").dataset
+    assert dataset.name == "embedded/flags"
+
+
+def test_a_folder_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "embedded" / "flags", {"a": 2, "b": 2})
+    monkeypatch.chdir(tmp_path)
+    assert read_dataset("embedded/flags").classes == ("a", "b")
+
+
+def test_classes_of_a_task_can_be_renamed() -> None:
+    plain = read_dataset("embedded/flags")
+    renamed = read_dataset("embedded/flags", classes={"Japan": "Nippon"})
+    assert renamed.classes == tuple("Nippon" if name == "Japan" else name for name in plain.classes)
+    assert renamed.test == plain.test
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("embedded/animls", "Unknown task 'embedded/animls'. Did you mean embedded/animals?"),
+        ("embedded/zzz", "Tasks of embedded: animals, food"),
+        ("embeded/animals", "Unknown suite 'embeded'. Did you mean embedded?"),
+        ("animals", "A task is named SUITE/TASK, such as embedded/animals, got 'animals'."),
+    ],
+)
+def test_an_unknown_task_is_told_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_task(name)
+
+
+def test_a_misspelt_task_reaches_the_user_of_read_dataset() -> None:
+    with pytest.raises(ValueError, match="Did you mean embedded/animals"):
+        read_dataset("embedded/animls")
+    with pytest.raises(ValueError, match=r"embeded/animals does not exist.*Did you mean embedded/animals\?"):
+        read_dataset("embeded/animals")
+
+
+def test_a_suite_whose_files_are_lost_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist: the pictures of the embedded suite are not there"):
+        embedded.load("animals", tmp_path)
+    index = embedded.read_index(embedded.FOLDER / "animals")
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals" / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"misses \d+ of its images, the first is .*ant"):
+        embedded.load("animals", tmp_path)
+
+
+def test_every_suite_lists_its_tasks() -> None:
+    assert list_tasks("embedded") == embedded.TASKS
+    assert all(list_tasks(suite) for suite in SUITES)
+    with pytest.raises(ValueError, match="Suites: embedded, coop, vtab, fgvc"):
+        list_tasks("nothing")
+
+
+# --- the command line ---
+
+
+def test_the_list_shows_all_suites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("embedded/animals", "coop/oxford_pets", "vtab/caltech101", "fgvc/cub", "CC-BY-4.0"):
+        assert expected in shown
+
+
+def test_the_list_of_one_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "embedded"]) == 0
+    shown = capsys.readouterr().out
+    assert "448 / 112 / 224" in shown
+    assert "coop/" not in shown
+    assert main(["data", "list", "embeded"]) == 1
+    assert "Did you mean embedded?" in capsys.readouterr().err
+
+
+def test_a_picture_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "faces.png"
+    assert main(["data", "show", "embedded/faces", "--out", str(out), "--rows", "5"]) == 0
+    assert str(out) in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.height < 400
+        assert len(picture.getcolors(2**20) or []) > 500  # full of pictures
+
+
+def test_a_sheet_has_a_row_for_each_class(task: Task) -> None:
+    few, many = contact_sheet(task, 2), contact_sheet(task, 3)
+    assert few.width == many.width
+    assert many.height - few.height == 66
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "An action is needed"),
+        (["lst"], "unknown action 'lst'. Did you mean list?"),
+        (["show", "embedded/flags", "--out", "flags.jpg"], "--out must end in .png"),
+        (["show", "embedded/flags", "--rows", "0"], "--rows must be at least 1"),
+        (["show", "embedded/flgs"], "Did you mean embedded/flags?"),
+    ],
+)
+def test_wrong_usage_is_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
