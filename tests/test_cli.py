@@ -95,7 +95,7 @@ USAGE = {
     "no choice": (
         ["train", "x", "--augment", "crop-flop"],
         2,
-        "--augment must be one of crop-flip, none, got 'crop-flop'. Did you mean crop-flip?",
+        "--augment must be one of crop-flip, half-crop-flip, none, got 'crop-flop'. Did you mean crop-flip?",
     ),
     "no format": (["predict", "a", "b", "--format", "xml"], 2, "must be one of table, json, csv, got 'xml'."),
     "a word too many": (["train", "my", "photos"], 2, "unexpected 'photos'. See selfprompt train --help."),

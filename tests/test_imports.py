@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "files": (),
     "towers": (".tokens", ".towers"),
     "prompters": (".tokens", ".towers.base", ".prompters"),
-    "text": (".tokens", ".towers", ".data.names"),
+    "text": (".tokens", ".towers", ".data.names", ".data.templates"),
     "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".methods"),
     "recipe": (".config", ".kinds"),
     "data": (".data",),
@@ -95,7 +95,10 @@ MAY_IMPORT = {
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
     "train": (".config", ".files", ".data", ".methods", ".train"),
     "artifact": (".files",),
-    "report": (".report", ".evaluate"),
+    "bench.results": (".bench.claim", ".evaluate"),
+    "bench.published": (".recipe",),  # reads a YAML file
+    # the tables of a bench
+    "report": (".report", ".evaluate", ".files", ".bench.results", ".bench.published", ".data.suites"),
 }
 
 
@@ -108,7 +111,7 @@ def test_arrows_go_one_way(who):
 
 def test_every_module_stands_under_a_rule_or_on_top():
     modules = {found.importer for found in imports()}
-    top = ("__init__", "__main__", "api", "classifier", "tuning", "cli", "evaluate")
+    top = ("__init__", "__main__", "api", "classifier", "tuning", "bench", "cli", "evaluate")
     assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
     below = [found for found in imports() if within(found.importer, tuple(MAY_IMPORT))]
     assert not [str(found) for found in below if within(found.name, (".api", ".tuning", ".cli"))]
@@ -117,18 +120,22 @@ def test_every_module_stands_under_a_rule_or_on_top():
 # library -> the modules that may import it
 LIBRARIES = {
     "timm": ("towers",),
-    "open_clip": ("towers", "methods.zero_shot"),
+    "open_clip": ("towers", "methods.zero_shot", "methods.promptsrc"),  # the methods take its list of templates
     "lightning_fabric": ("train", "tuning"),
     "matplotlib": ("report", "analysis"),
+    "jinja2": ("report",),
     "yaml": ("recipe",),
-    "PIL": ("data", "report", "cli.demo"),
+    "PIL": ("data", "report", "cli.demo_page"),
     "torchvision": ("data",),
-    "sklearn": ("prompters.prototypes", "analysis", "cli.demo"),
+    "sklearn": ("prompters.prototypes", "methods.lpclip", "analysis"),
     "torchmetrics": ("evaluate.metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "train.progress"),
     "safetensors": ("artifact", "train.checkpoint", "towers.checkpoints"),
     "huggingface_hub": ("artifact",),
+    "filelock": ("bench.claim",),
+    "scipy": ("bench.results",),
+    "submitit": ("bench.cluster",),
     "pyarrow": ("data.manifest",),
     "datasets": ("data",),
 }
@@ -141,6 +148,7 @@ def test_a_library_is_imported_in_its_place_only(library):
 
 
 LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
+LIGHT += ("bench.results", "bench.published", "bench.claim")  # what a report reads
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 

@@ -15,7 +15,7 @@ from selfprompt.recipe import FIELDS, SHIPPED, Recipe, load_recipe, read_recipe,
 # What belongs to the machine or to the user's data and never to a recipe.
 MACHINE = {
     *("memory", "workers", "devices", "accelerator", "on_bad_image", "class_names"),
-    *("checkpoint_every", "log_tensorboard", "holdout", "accumulate", "precision"),
+    *("checkpoint_every", "keep_every", "log_tensorboard", "holdout", "accumulate", "precision"),
 }
 OUTCOME = [name for names in FIELDS.values() for name in names if name not in MACHINE]
 
@@ -50,11 +50,11 @@ class TestShipped:
         assert header[-2:] == ["#", f"#   selfprompt train PHOTOS --method {name} --out OUT"]
 
     def test_builds_its_method(self, name):
-        from selfprompt.methods.base import build_method
+        from selfprompt.methods.base import build_method, find
         from selfprompt.towers.load import load_backbone
 
         recipe = load_recipe(name)
-        kind = "clip" if recipe.method in ("sep", "coop", "zero-shot") else "mae"
+        kind = "clip" if find(recipe.method).needs_text else "mae"
         method = build_method(recipe.method, load_backbone(f"embedded/{kind}"), ["cat", "dog"], **recipe.options)
         assert method.name == recipe.method
         assert shipped_recipe(name) == name
@@ -178,7 +178,7 @@ WRONG = {
     "null": ("seed: null", "seed must be a whole number, got None."),
     "number or null": ("head_weight_decay: big", "head_weight_decay must be a number or null, got 'big'."),
     "text for a switch": ("drop_last: 'no'", "drop_last must be true or false, got 'no'."),
-    "wrong choice": ("augment: flip", "augment must be one of crop-flip, none, got 'flip'."),
+    "wrong choice": ("augment: flip", "augment must be one of crop-flip, half-crop-flip, none, got 'flip'."),
     "options are no mapping": ("options: 5", "options must be names with values, got 5."),
     "below the range": ("epochs: 0", "epochs must be at least 1, got 0."),
     "above the range": ("holdout: 1.0", "holdout must be below 1, got 1.0."),

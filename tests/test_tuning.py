@@ -53,7 +53,7 @@ def test_learns_and_measures(photos):
     assert [record["epoch"] for record in results["history"]] == list(range(1, 16))
     assert results["history"][-1]["loss"] < results["history"][0]["loss"]
     assert results["images"] == {"train": 8, "val": 0, "test": 8}
-    assert results["trainable_parameters"] == 4 * 192 + 4
+    assert results["trainable_parameters"] == 4 * 128 + 4
     assert results["weights"] == "last"
     assert tuned.predict(photos / "blue" / "0.png")[0].label == "blue"
     assert tuned.recipe["backbone"] == "embedded/mae"

@@ -171,8 +171,8 @@ class Classifier:
 
 
 def brief(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results without what grows with the classes squared or the epochs, or stands in the artifact anyway."""
-    kept = {name: value for name, value in results.items() if name not in ("history", "recipe", "versions")}
+    """Results without what grows with the classes squared or the epochs, is private, or stands in the artifact."""
+    kept = {name: value for name, value in results.items() if name not in ("history", "recipe", "versions", "data")}
     for name in ("tuned", "zero_shot"):
         if kept.get(name):
             kept[name] = {key: value for key, value in kept[name].items() if key != "confusion"}

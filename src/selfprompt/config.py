@@ -73,8 +73,8 @@ class TrainOptions:
     """Kind of device; 'auto' takes a GPU where there is one."""
     drop_last: bool = False
     """Leave out an epoch's last batch when it is not full, unless it is the only one."""
-    augment: Literal["crop-flip", "none"] = "crop-flip"
-    """Random resized crops and horizontal flips, or the same view of an image in every epoch."""
+    augment: Literal["crop-flip", "half-crop-flip", "none"] = "crop-flip"
+    """Random resized crops (of at least 8 %, or half of the area) and horizontal flips, or one view in every epoch."""
     select: Literal["last", "best-val"] = "last"
     """Keep the last epoch, or the one that does best on the validation images. Test images never decide."""
     ema_decay: float = 0.0
@@ -85,6 +85,8 @@ class TrainOptions:
     """Threads that decode and augment images while the model computes; 0 does it in between."""
     checkpoint_every: int = 1
     """Epochs between two checkpoints for resuming; the last epoch always writes one."""
+    keep_every: int = 0
+    """Epochs between two copies of the tuned tensors in epochs/, for selfprompt analyze; 0 keeps none."""
     log_tensorboard: bool = False
     """Write TensorBoard logs too; needs the package tensorboard."""
 
@@ -92,7 +94,7 @@ class TrainOptions:
         check_kinds(type(self), vars(self))
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
             _check_range(name, getattr(self, name), at_least=1)
-        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "workers"):
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "workers", "keep_every"):
             _check_range(name, getattr(self, name), at_least=0)
         _check_range("lr", self.lr, above=0)
         _check_range("eps", self.eps, above=0)

@@ -174,6 +174,18 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     return values
 
 
+def parse_yaml(text: str) -> Any:
+    """YAML text as values.
+
+    Raises:
+        ValueError: If it is not valid YAML.
+    """
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
 def _plain(value: Any) -> Any:
     """Tuples as lists, for YAML."""
     if isinstance(value, Mapping):

@@ -6,24 +6,13 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.names import clean_name
+from selfprompt.data.templates import PHOTO as PHOTO
+from selfprompt.data.templates import TEMPLATES as TEMPLATES
 from selfprompt.towers.load import Backbone
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
 PLACEHOLDER = "X"
-PHOTO = "a photo of a {}."
-
-# Hand-written templates by data set, as the SEP paper's code has them (spec: class texts that SEP stays close to).
-TEMPLATES = {
-    "oxford_pets": "a photo of a {}, a type of pet.",
-    "oxford_flowers": "a photo of a {}, a type of flower.",
-    "fgvc_aircraft": "a photo of an aircraft {}.",
-    "dtd": "a photo of a {}, a type of texture.",
-    "eurosat": "a centered satellite photo of {}.",
-    "stanford_cars": "a photo of a {}, a type of car.",
-    "food101": "a photo of a {}, a type of food.",
-    "ucf101": "a photo of a person doing {}.",
-}
 
 
 def check_template(template: str) -> None:
@@ -157,3 +146,44 @@ def word_embeddings(backbone: Backbone, words: str) -> Tensor:
         raise ValueError(f"words must hold at least one word to start from, got {words!r}.")
     tokens = text.embed(ids[:, : count + 2].to(next(text.parameters()).device))
     return tokens.x[0, 1 : 1 + count].float().clone()
+
+
+@torch.no_grad()
+def different_words(backbone: Backbone, texts: Sequence[str]) -> Tensor:
+    """Embeddings of the different tokens in some texts, without SOS, EOT and positions, (M, D), ordered by id."""
+    text, tokenizer = backbone.text_side()
+    ids = tokenize(tokenizer, texts)
+    place = torch.arange(ids.shape[1])
+    words = ids[(place > 0) & (place < ends(ids)[:, None])].unique()
+    return text.embed(words[:, None].to(next(text.parameters()).device)).x[:, 0]
+
+
+def prompted_opening(
+    backbone: Backbone, names: Sequence[str], words: str, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Class texts whose first tokens are prompts, at positions 1..count.
+
+    Args:
+        backbone: Its tokenizer and text tower are used.
+        names: Class names.
+        words: What the texts open with, "a photo of a" say. Their first ``count`` tokens are where the prompts start;
+            those behind stay in the text. Empty for placeholders and a start from N(0, 0.02^2).
+        count: Prompts P.
+        generator: Of the random start.
+
+    Returns:
+        Token ids, (C, L), cut to the length that matters, and the prompts' start, (P, D).
+
+    Raises:
+        ValueError: If the words are fewer tokens than prompts, or the tokenizer is not of CLIP's kind.
+    """
+    ids = class_ids(backbone, prompt_texts(names, count))
+    check_slots(ids, 1 + torch.arange(count).expand(len(ids), -1).to(ids.device))
+    if not words:
+        return ids, 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
+    start = word_embeddings(backbone, words)
+    if len(start) < count:
+        raise ValueError(
+            f"words {words!r} are {len(start)} tokens, but there are {count} text prompts; use more words, or none."
+        )
+    return class_ids(backbone, fill(f"{words} {{}}.", names)), start[:count]

@@ -18,7 +18,7 @@ from selfprompt.classifier import Classifier, evaluate
 from selfprompt.data.fewshot import base_new_split, few_shot_split
 from selfprompt.data.items import Dataset, plural
 from selfprompt.data.loader import Batches, ImageStore, check_dataset
-from selfprompt.data.sources import read_dataset
+from selfprompt.data.sources import is_task, read_dataset
 from selfprompt.data.transforms import train_transform
 from selfprompt.evaluate.metrics import Metrics
 from selfprompt.files import write_atomically, write_json
@@ -83,7 +83,7 @@ def tune(
 
     Args:
         data: A folder of class folders, a folder with train/ (val/) test/, a CSV or Parquet manifest, or a torchvision
-            or Hugging Face data set.
+            or Hugging Face data set; or a ready ``Dataset``, which is taken as it is.
         method: A method or recipe: "sep", "spt-deep", "coop", ...; the recipe's values are the defaults.
         backbone: A name (see ``list_backbones``) or a loaded backbone; None is the recipe's.
         out: Folder for the artifact, the result and what resuming needs; None keeps everything in memory.
@@ -125,6 +125,7 @@ def tune(
     baseline = zero_shot(classifier, run_data, watcher)
     result = train(classifier, run_data, recipe, fabric, folder, watcher, resume=resume, progress=progress)
     classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, watcher)
+    classifier.results = {**classifier.results, "data": data_place(data)}
     if folder is not None and fabric.is_global_zero:
         save_run(classifier, folder)
     return classifier
@@ -152,12 +153,17 @@ def _check_folder(folder: Path | None, resume: bool) -> None:
 def choose_images(data: Any, recipe: Recipe) -> Dataset:
     """List the images, draw the shots over all classes, cut out base or new classes; opens no file of them.
 
+    A ready ``Dataset`` keeps its own splits and class names: nothing is held out of it for testing.
+
     Raises:
         ValueError: If there are no fitting images.
     """
     options = recipe.data
     names = None if options.class_names is None else Path(options.class_names)
-    dataset = read_dataset(data, classes=names, holdout=options.holdout, seed=recipe.seed)
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        dataset = read_dataset(data, classes=names, holdout=options.holdout, seed=recipe.seed)
     if not dataset.train:
         raise ValueError(f"{dataset.name} has no training images.")
     if recipe.train.select == "best-val" and not dataset.val:
@@ -194,6 +200,13 @@ def data_key(data: Any) -> str:
     if not isinstance(data, (str, Path)):
         return ""
     return hashlib.sha256(os.fsencode(Path(data).resolve())).hexdigest()
+
+
+def data_place(data: Any) -> str:
+    """Where the images are, for the result on this machine (an artifact does not tell it); empty for objects."""
+    if is_task(data):
+        return str(data)
+    return str(Path(data).resolve()) if isinstance(data, (str, Path)) else ""
 
 
 def _load_backbone(name: str, watcher: Watcher) -> Backbone:
@@ -236,7 +249,7 @@ def train(
 ) -> FitResult | None:
     """Prepare the method and train it; None where there is nothing to train."""
     method, options, dataset = classifier.method, recipe.train, data.dataset
-    if not method.trainable():
+    if not method.trainable() and type(method).prepare is Method.prepare:
         watcher.say(f"{method.name} has nothing to train.")
         return None
     transform = train_transform(classifier.preprocess, options.augment)
@@ -256,8 +269,11 @@ def train(
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
     if resume:
         watcher.say("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
-    if not resuming:  # a checkpoint holds everything that prepare would make
-        prepare(method, dataset, data.store, batches, recipe.seed, watcher)
+    if not resuming or method.repeat_prepare:  # else a checkpoint holds everything that prepare would make
+        prepare(method, dataset, data.store, batches, val, recipe.seed, watcher)
+    if method.solved or not method.trainable():
+        watcher.say(f"{method.name} is ready: it needs no epochs.")
+        return None
     tuned = sum(p.numel() for p in method.trainable().values())
     watcher.say(
         f"training {tuned:,} numbers of {method.name} on {len(dataset.train)} images, {plural(options.epochs, 'epoch')}"
@@ -284,7 +300,15 @@ def train(
     )
 
 
-def prepare(method: Method, dataset: Dataset, store: ImageStore, batches: Batches, seed: int, watcher: Watcher) -> None:
+def prepare(
+    method: Method,
+    dataset: Dataset,
+    store: ImageStore,
+    batches: Batches,
+    val: Batches | None,
+    seed: int,
+    watcher: Watcher,
+) -> None:
     """The method's start from the data; every process sees all images, so all start alike."""
     whole = Batches(
         dataset.train,
@@ -294,6 +318,7 @@ def prepare(method: Method, dataset: Dataset, store: ImageStore, batches: Batche
         shuffle=True,
         seed=seed,
         workers=batches.workers,
+        validation=val,
     )
     generator = torch.Generator().manual_seed(seed)
     with watcher.stage("starting from the training images") as progress:
@@ -322,7 +347,8 @@ def measure(
         "data_key": data.key,
         "classes": list(dataset.classes),
         "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
-        "weights": result.weights if result else "untouched",
+        "weights": result.weights if result else "prepared" if method.learned() else "untouched",
+        "chosen": dict(method.chosen),
         "best_epoch": result.best_epoch if result else None,
         "history": list(result.history) if result else [],
         "train_seconds": result.seconds if result else 0.0,

@@ -100,9 +100,81 @@ def test_sep_on_vit_b_16(clip: Backbone, classes: int) -> None:
     assert sum(t.numel() for t in method.learned().values()) == 44_814_380  # all that a prediction needs
 
 
+def fusion_numbers(width: int, rank: int) -> int:
+    """Numbers of a fusion module: D x D and D x 256 matrices, whole or as products, four biases, two norms, s1, s2."""
+    matrices = 4 * 2 * width * rank + 2 * rank * (width + 256) if rank else 4 * width**2 + 2 * 256 * width
+    return matrices + 8 * width + 2
+
+
+@pytest.mark.parametrize(
+    ("options", "blocks", "rank", "expected"),
+    [
+        ({"image_start": "random", "text_start": "kmeans"}, 11, 0, 44_814_380),
+        ({"fusion": "shared"}, 1, 0, 4_079_620),
+        ({"fusion_rank": 16}, 11, 16, 2_551_852),
+        ({"fusion": "shared", "fusion_rank": 16}, 1, 16, 237_572),
+        ({"fusion_rank": 1, "layers": (2, 5, 11)}, 3, 1, 78_348),
+    ],
+)
+def test_lighter_sep_on_vit_b_16(
+    clip: Backbone, options: dict[str, object], blocks: int, rank: int, expected: int
+) -> None:
+    method = build_method("sep", clip, ["cat", "dog"], **options)
+    modules = blocks * (fusion_numbers(512, rank) + fusion_numbers(768, rank))
+    assert expected == 6 * 512 + 4 * 768 + modules
+    assert tuned(method) - 2 * 512 == sum(t.numel() for t in method.learned().values()) == expected
+
+
 def test_coop_on_vit_b_16(clip: Backbone) -> None:
     assert tuned(build_method("coop", clip, ["cat", "dog", "fish"])) == 8_192
     assert tuned(build_method("coop", clip, ["cat", "dog", "fish"], class_specific=True)) == 3 * 8_192
     assert tuned(build_method("coop", clip, ["cat", "dog"], words="a photo of a")) == 4 * 512
     assert tuned(build_method("zero-shot", clip, ["cat", "dog"])) == 0
     assert sum(p.numel() for tower in (clip.vision, clip.text) for p in tower.parameters()) == 149_620_737 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("cocoop", {}, 35_360),
+        ("cocoop", {"prompts": 16, "words": ""}, 41_504),
+        ("kgcoop", {}, 2_048),
+        ("prograd", {}, 8_192),
+        ("tcp", {}, 2_048 + 329_856),
+        ("promptsrc", {}, 46_080),
+        ("promptsrc", {"depth": 3}, 15_360),
+    ],
+)
+def test_context_learners_on_vit_b_16(clip: Backbone, name: str, options: dict[str, object], expected: int) -> None:
+    for names in (["cat", "dog"], ["cat", "dog", "fish"]):
+        assert tuned(build_method(name, clip, names, **options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("vpt-clip", {}, 73_728),
+        ("vpt-clip", {"deep": False}, 8 * 768),
+        ("ivlp", {}, 30_720),
+        ("ivlp", {"text_prompts": 4, "image_prompts": 4, "depth": 9}, 46_080),
+        ("ivlp", {"text_prompts": 4, "image_prompts": 4, "depth": 3}, 15_360),
+        ("maple", {}, 3_555_072),
+        ("maple", {"depth": 3}, 1_185_024),
+        ("clip-lora", {}, 73_728 + 110_592),
+        ("tip-adapter", {}, 0),
+    ],
+)
+def test_methods_with_image_prompts_on_vit_b_16(
+    clip: Backbone, name: str, options: dict[str, object], expected: int
+) -> None:
+    for names in (["cat", "dog"], ["cat", "dog", "fish"]):
+        assert tuned(build_method(name, clip, names, **options)) == expected
+
+
+def test_methods_that_keep_something_of_each_class_on_vit_b_16(clip: Backbone) -> None:
+    names = [f"class {i}" for i in range(100)]
+    assert tuned(build_method("lpclip", clip, names)) == 51_300
+    cache = build_method("tip-adapter", clip, names, finetune=True)
+    keys, labels = torch.zeros(16 * 100, 512), torch.arange(100).repeat(16)
+    cache.load_learned({"keys": keys, "labels": labels, "alpha": torch.tensor(1.0), "beta": torch.tensor(1.0)})
+    assert tuned(cache) == 819_200

@@ -1,5 +1,7 @@
 """Every method's predictions as a program of their own, for any number of images."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,17 +9,18 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.base import find
 from tests.methods.tiny import images, small
 
-CASES = [(name, "clip") for name in list_methods()] + [
-    (name, "mae") for name in ("gatevpt", "spt") if not find(name).needs_text
+FEWER: dict[str, dict[str, Any]] = {"sep": {"layers": (1,)}}  # one fused block in each tower, to save time
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    *((name, "clip", FEWER.get(name, {})) for name in list_methods()),
+    *((name, "mae", {}) for name in ("gatevpt", "spt") if not find(name).needs_text),
+    ("sep", "clip", {"layers": (1, 3), "fusion": "shared", "fusion_rank": 8}),
 ]
-
-FEWER = {"sep": {"layers": (1,)}}  # one fused block in each tower, to save time
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_predictions_are_exported_for_any_number_of_images(name: str, kind: str) -> None:
-    method = small(name, kind, **FEWER.get(name, {}))
+@pytest.mark.parametrize(("name", "kind", "options"), CASES)
+def test_predictions_are_exported_for_any_number_of_images(name: str, kind: str, options: dict[str, Any]) -> None:
+    method = small(name, kind, **options)
     with torch.no_grad():
         count = torch.export.Dim("images", min=1, max=1024)
         program = torch.export.export(method, (images(2),), dynamic_shapes=({0: count},))

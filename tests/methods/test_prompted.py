@@ -74,6 +74,19 @@ def test_different_poolings_give_different_features() -> None:
         assert all((one - other).abs().max() > 1e-5 for other in scores[:number])
 
 
+def test_vpt_can_reset_the_final_norm_as_released() -> None:
+    plain, reset = small("vpt", "mae"), small("vpt", "mae", reset_norm=True)
+    norm = plain.vision.vit.norm
+    x = images(2)
+    with torch.no_grad():
+        standard = (plain.vision(x, Static(plain.prompts), pooling="avg") - norm.bias) / norm.weight
+        assert (reset.eval()(x) - plain.head(standard)).abs().max() < 1e-5
+        assert standard.mean(dim=1).abs().max() < 1e-4
+        assert (standard.var(dim=1, unbiased=False) - 1).abs().max() < 1e-2
+    with pytest.raises(ValueError, match="reset_norm needs a plain ViT with averaged features"):
+        small("vpt", "clip", reset_norm=True)
+
+
 @pytest.mark.parametrize("deep", [True, False])
 @pytest.mark.parametrize("start", ["random", "mean", "max", "kmeans"])
 def test_spt_starts_as_prototypes_of_the_training_images(start: str, deep: bool) -> None:
@@ -82,7 +95,7 @@ def test_spt_starts_as_prototypes_of_the_training_images(start: str, deep: bool)
     method.prepare(source, seeded(3))
     layers = 6 if deep else 1
     expected = prototypes(method.vision, source, 3, layers=layers, start=start, generator=seeded(3))  # type: ignore[arg-type]
-    assert method.prompts.shape == (layers, 3, 192)
+    assert method.prompts.shape == (layers, 3, method.vision.width)
     assert method.prompts.equal(expected)
     assert method.prompts.requires_grad
 

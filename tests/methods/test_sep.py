@@ -1,13 +1,18 @@
 """SEP's own promises; its arithmetic is compared in ``tests/test_parity.py``."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import selfprompt
+from selfprompt.classifier import Classifier
 from selfprompt.methods.sep import SEP, load_authors, own_name
+from selfprompt.prompters.prototypes import Start, cluster, prototypes
 from selfprompt.text import template_features, word_embeddings
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 
@@ -210,3 +215,114 @@ def test_a_checkpoint_of_the_released_code_may_have_other_classes_but_no_gaps() 
     del state["visual_prompts.1.scale2"]
     with pytest.raises(ValueError, match=r"missing image_fusions.1.keep_attention"):
         load_authors(method, state)
+
+
+@pytest.mark.parametrize("options", [{"fusion": "shared"}, {"fusion_rank": 4}])
+def test_a_checkpoint_of_the_released_code_does_not_fit_lighter_fusion(options: dict[str, object]) -> None:
+    method = sep(layers=(1, 2), **options)
+    with pytest.raises(
+        ValueError, match=r"a fusion module of full matrices for each block; it needs fusion 'own' and f"
+    ):
+        load_authors(method, released_state(sep(layers=(1, 2))))
+
+
+@pytest.mark.parametrize("start", get_args(Start))
+def test_image_prompts_may_start_as_spt_s_prototypes(start: Start) -> None:
+    method, source = sep(image_start=start), Source(*labelled(8))
+    before = {name: tensor.detach().clone() for name, tensor in method.trainable().items()}
+    method.prepare(source, torch.Generator().manual_seed(3))
+    vision, generator = backbone("clip").vision, torch.Generator().manual_seed(3)
+    expected = prototypes(vision, source, 4, layers=1, start=start, generator=generator)
+    assert method.image_prompts.equal(expected[0])
+    assert method.image_prompts.requires_grad
+    assert not method.image_prompts.equal(before["image_prompts"])
+    others = [name for name in before if name not in ("image_prompts", "prototypes")]
+    assert all(method.trainable()[name].equal(before[name]) for name in others)
+
+
+def words() -> Tensor:
+    """Embeddings of the words in the class texts "a photo of a cat." and so on, some of them twice."""
+    return torch.cat([word_embeddings(backbone("clip"), text) for text in ("a photo of .", *NAMES)])
+
+
+def rows(tensor: Tensor) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in tensor.tolist()}
+
+
+@torch.no_grad()
+def test_text_prompts_may_start_as_different_words_of_the_class_texts() -> None:
+    drawn = []
+    for seed in (3, 3, 4):
+        method = sep(text_start="random")
+        method.prepare(Source(*labelled(8)), torch.Generator().manual_seed(seed))
+        drawn.append(method.text_prompts)
+        assert len(rows(method.text_prompts)) == 6
+        assert rows(method.text_prompts) < rows(words())
+    assert drawn[0].equal(drawn[1])
+    assert not drawn[0].equal(drawn[2])
+
+
+@torch.no_grad()
+def test_text_prompts_may_start_as_centres_of_the_words() -> None:
+    method = sep(text_start="kmeans", text_prompts=2)
+    method.prepare(Source(*labelled(8)), torch.Generator().manual_seed(3))
+    points = torch.tensor(sorted(rows(words())))
+
+    def inertia(centres: Tensor) -> float:
+        return float(torch.cdist(points, centres).amin(dim=1).square().sum())
+
+    best = inertia(cluster(points, 2))
+    assert inertia(method.text_prompts) == pytest.approx(best, rel=0.03)  # the same optimum, or one beside it
+    assert inertia(points.mean(dim=0, keepdim=True)) > 1.05 * best
+
+
+def test_fewer_words_than_text_prompts_are_refused() -> None:
+    found = len(rows(words()))
+    expected = f"text_start 'random' needs 15 different tokens in the class texts, and they have {found};"
+    with pytest.raises(ValueError, match=expected):
+        sep(text_start="random", text_prompts=15).prepare(Source(*labelled(8)), torch.Generator())
+
+
+LIGHT = [
+    {"image_start": "random", "text_start": "random"},
+    {"fusion": "shared"},
+    {"fusion_rank": 4, "image_start": "mean"},
+    {"fusion": "shared", "fusion_rank": 4},
+]
+
+
+@pytest.mark.parametrize("options", LIGHT)
+@torch.no_grad()
+def test_variants_judge_each_image_alone_and_move_to_other_classes_and_places(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    method, pictures = sep(layers=(1, 3), **options), images(3)
+    method.prepare(Source(*labelled(8)), torch.Generator().manual_seed(3))
+    for parameter in method.trainable().values():
+        parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
+    whole = method.logits(pictures)
+    alone = torch.cat([method.logits(picture[None]) for picture in pictures])
+    assert method.sample_wise
+    assert (whole - alone).abs().max() < 1e-5 * max(1.0, method.backbone.scale)
+    other = method.with_classes(["dog", "X", "cat"])
+    assert (other.logits(pictures)[:, 1:] - whole[:, [3, 0]]).abs().max() < 1e-5 * max(1.0, method.backbone.scale)
+    Classifier(method, backbone("clip").preprocess, batch_size=3).save(tmp_path / "out")
+    loaded = selfprompt.load(tmp_path / "out")
+    assert loaded.method.options == method.options
+    assert loaded.logits(pictures).equal(whole)
+
+
+def test_the_gradient_of_a_shared_module_is_the_sum_over_its_blocks() -> None:
+    pictures, labels = labelled(4)
+    own, shared = sep(), sep(fusion="shared")
+    assert len(shared.image_fusions) == len(shared.text_fusions) == 1
+    for method in (own, shared):
+        method.loss(pictures, labels).backward()
+    assert (own.logits(pictures) - shared.logits(pictures)).detach().abs().max() < 1e-4  # all start alike
+    for several, one in ((own.image_fusions, shared.image_fusions), (own.text_fusions, shared.text_fusions)):
+        for name, parameter in one[0].named_parameters():
+            grads = [module.get_parameter(name).grad for module in several]
+            total = torch.stack([grad for grad in grads if grad is not None]).sum(dim=0)
+            assert parameter.grad is not None
+            assert len(grads) > 1
+            assert (parameter.grad - total).abs().max() <= 1e-5 + 1e-4 * total.abs().max(), name

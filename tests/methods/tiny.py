@@ -1,6 +1,7 @@
 """What the tests of methods share: the embedded backbones, a few images whose class shows, small options."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -12,9 +13,14 @@ from selfprompt.towers.load import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
 SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save time, and no noise in training
+    "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
     "gatevpt": {"prompts": 5, "dropout": 0.0},
+    "kgcoop": {"words": ""},  # the paper's start is not random
+    "prograd": {"prompts": 4},
+    "promptsrc": {"text_prompts": 2, "image_prompts": 2, "depth": 3},
     "spt": {"prompts": 3},
+    "tip-adapter": {"views": 2},
     "vpt": {"prompts": 3, "dropout": 0.0},
 }
 
@@ -26,8 +32,10 @@ def backbone(name: str) -> Backbone:
 
 
 def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int = 1, **options: Any) -> Method:
-    """A method on an embedded backbone, in eval mode."""
+    """A method on an embedded backbone, in eval mode; one that is nothing without data has seen some."""
     method = build_method(name, backbone(kind), names, seed=seed, **{**SMALL.get(name, {}), **options})
+    if method.sized_by_data:
+        method.prepare(Source(*labelled(8, seed, len(names))), torch.Generator())
     return method.eval()
 
 
@@ -46,6 +54,15 @@ def labelled(count: int, seed: int = 0, classes: int = len(NAMES)) -> tuple[Tens
     return pictures, labels
 
 
+@contextmanager
+def counted(method: Method) -> Iterator[list[int]]:
+    """How many texts the text tower has encoded so far, call by call."""
+    calls: list[int] = []
+    handle = method.text.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    yield calls
+    handle.remove()
+
+
 class Source:
     """Training images in memory; another ``draw`` of one is the image plus ``draw``. Notes what it is asked."""
 
@@ -53,6 +70,7 @@ class Source:
         self.pictures = pictures
         self.labels = torch.zeros(len(pictures), dtype=torch.long) if labels is None else labels
         self.size = len(pictures)
+        self.validation: Source | None = None
         self.asked: list[tuple[int, int]] = []
         self.plain_views = False
 

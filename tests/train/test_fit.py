@@ -10,6 +10,7 @@ from rich.console import Console
 
 from selfprompt.config import TrainOptions
 from selfprompt.train import fit as fit_module
+from selfprompt.train.checkpoint import read_epochs
 from selfprompt.train.fit import FitResult, fit
 from selfprompt.train.meter import Meter
 from selfprompt.train.progress import ProgressBar
@@ -343,6 +344,23 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(tmp_path, monk
     monkeypatch.setattr("selfprompt.train.run.save_checkpoint", lambda _, saved: written.append(saved.epoch))
     run(TinyMethod(), run_dir=tmp_path, epochs=7, checkpoint_every=3)
     assert written == [3, 6, 7]
+
+
+def test_copies_of_the_tuned_tensors_are_kept_where_asked_for(tmp_path):
+    method = TinyMethod()
+    start = {name: tensor.clone() for name, tensor in method.learned().items()}
+    run(method, run_dir=tmp_path, epochs=5, keep_every=2)
+    kept = read_epochs(tmp_path)
+    assert list(kept) == [0, 2, 4, 5]
+    for epoch, expected in ((0, start), (5, method.learned())):
+        assert kept[epoch].keys() == expected.keys()
+        assert all(torch.equal(kept[epoch][name], tensor) for name, tensor in expected.items())
+    assert not all(torch.equal(kept[2][name], tensor) for name, tensor in start.items())
+
+
+def test_no_copies_are_kept_unless_asked_for(tmp_path):
+    run(TinyMethod(), run_dir=tmp_path)
+    assert read_epochs(tmp_path) == {}
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(tmp_path):

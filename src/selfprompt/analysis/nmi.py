@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from selfprompt.analysis.streams import Stream
+
 Mean = Literal["geometric", "arithmetic"]
 
 
@@ -45,7 +47,7 @@ def information(attention: Tensor) -> Information:
 
 
 def raw_attention(prompts: Tensor, tokens: Tensor) -> Tensor:
-    """softmax(<prompt, token> / sqrt(D)), (B, P, N), from prompts (P, D) and tokens (B, N, D)."""
+    """softmax(<prompt, token> / sqrt(D)), (B, P, N), from prompts (P, D) or (B, P, D) and tokens (B, N, D)."""
     return (prompts @ tokens.transpose(-1, -2) / prompts.shape[-1] ** 0.5).softmax(dim=-1)
 
 
@@ -67,3 +69,32 @@ def block_attention(prompts: Tensor, tokens: Tensor, norm: nn.Module, qkv: nn.Li
     query = query.unflatten(-1, (heads, -1)).transpose(-2, -3)  # (heads, P, D / heads)
     key = key.unflatten(-1, (heads, -1)).transpose(-2, -3)  # (B, heads, N, D / heads)
     return (query @ key.transpose(-1, -2) / (width // heads) ** 0.5).softmax(dim=-1)
+
+
+@torch.no_grad()
+def raw_by_block(prompted: Stream, plain: Stream) -> list[float]:
+    """Normalised information of the prompts of each block and the patch tokens of the frozen backbone, [0, 1].
+
+    Means over images.
+
+    Args:
+        prompted: Images with prompts.
+        plain: The same images without; its tokens stay the same while prompts are trained.
+    """
+    pairs = zip(prompted.inputs, plain.inputs, strict=True)
+    rows = [raw_attention(with_prompts.prompts, without.body) for with_prompts, without in pairs]
+    return [float(information(attention.double()).normalised().mean()) for attention in rows]
+
+
+@torch.no_grad()
+def asked_by_block(stream: Stream) -> list[float]:
+    """The same from what the prompts of a run ask its patches through each block's queries and keys, [0, 1].
+
+    Means over heads and images.
+    """
+    values = []
+    for index, tokens in enumerate(stream.inputs):
+        first, behind = tokens.prefix, tokens.prefix + tokens.count
+        rows = stream.attention(index)[:, :, first:behind, behind:].double()
+        values.append(float(information(rows / rows.sum(dim=-1, keepdim=True)).normalised().mean()))
+    return values

@@ -1,134 +1,289 @@
-"""``selfprompt demo``: the whole job on scikit-learn's handwritten digits, with a backbone that ships."""
+"""``selfprompt demo``: what the library does, told on small pictures with the backbones that ship."""
 
 import random
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.predict import prediction_table
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, table
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
+    from selfprompt.cli.demo_page import Guess, Story
+    from selfprompt.data.items import Dataset, Item
+    from selfprompt.data.suites.task import Task
+    from selfprompt.evaluate.metrics import Metrics
+    from selfprompt.towers.load import Backbone
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SUITE, TASK = "embedded", "embedded/animals"
+CLIP, MAE = "embedded/clip", "embedded/mae"
+
+# Training that suits the small backbones: the recipes' own values are made for real ones. ``views`` is training images
+# times epochs, so that the demo takes the same time whatever the number of classes and shots.
+SEP: dict[str, Any] = {
+    "method": "sep",
+    "backbone": CLIP,
+    "classes": "base",
+    "views": 1600,
+    "lr": 6e-3,
+    "batch_size": 16,
+    "augment": "none",
+}
 # One training for all three, so that only the method differs.
-TRAINING: dict[str, Any] = {
+HEADS: dict[str, Any] = {
+    "backbone": MAE,
+    "statistics": "backbone",
+    "views": 2240,
     "optimizer": "adamw",
     "lr": 2e-2,
+    "schedule": "warmup_cosine",
     "warmup_epochs": 1,
     "decay": "weights",
     "weight_decay": 1e-2,
     "head_weight_decay": 1e-2,
     "batch_size": 16,
-    "augment": "none",  # a mirrored digit is another sign
+    "augment": "none",
 }
-RUNS: dict[str, dict[str, Any]] = {
-    "linear probe": {"method": "linear", "epochs": 16},
-    "VPT-deep: prompts start at random": {"method": "vpt-deep", "epochs": 16, "options": {"dropout": 0.0}},
-    "SPT-deep: prompts start from the data": {"method": "spt-deep", "epochs": 16},
+METHODS: dict[str, dict[str, Any]] = {
+    "linear probe": {"method": "linear"},
+    "VPT-deep": {"method": "vpt-deep", "options": {"prompts": 10, "dropout": 0.0}},
+    "SPT-deep": {"method": "spt-deep", "options": {"prompts": 10}},
 }
-SHOWN = "SPT-deep: prompts start from the data"
-BACKBONE = "embedded/mae"
+TEST_IMAGES = 400
+"""Test images of a task that the demo looks at, drawn by the seed."""
+SHOWN = 16
+"""Test images on the page."""
+FAST = {"views": 0, "test": 40}
+"""With --fast: two epochs each, and so many test images."""
+
+RECORD, PAGE, PICTURE, UNSEEN = "demo.json", "index.html", "demo.png", "unseen"
+CLASSIFIERS = (SEP["method"], *(run["method"] for run in METHODS.values()))
+WRITTEN = (*CLASSIFIERS, UNSEEN, PAGE, PICTURE, RECORD)
+"""What the demo writes, and nothing else of it is ever replaced."""
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--out", type=str, default="demo-output", help="folder for the images, classifiers and picture")
-    parser.add_argument("--shots", type=int, default=16, help="training images per class")
+    parser.add_argument("--out", type=str, default="demo-output", help="folder for the page and the classifiers")
+    parser.add_argument("--task", type=str, default=TASK, help="task of the embedded suite that is tuned on")
+    parser.add_argument("--shots", type=int, default=8, help="training images per class")
     parser.add_argument("--seed", type=int, default=1, help="seed of every random choice")
     parser.add_argument("--fast", action="store_true", help="two epochs each: to see that everything works")
 
 
 def demo(options: Namespace) -> int:
     """Run the command."""
-    show = Show()
-    out = Path(options.out)
-    photos = out / "digits"
-    show.console.rule("1. A folder of images, one folder a class")
-    write_digits(photos, per_class=60)
-    show.say(f"{photos}: 600 scans of handwritten digits (scikit-learn's copy of a UCI set), 10 classes")
-    show.console.rule("2. Tune a frozen backbone to them")
-    classifiers = {name: tuned(name, run, photos, out, options, show) for name, run in RUNS.items()}
-    runs = {name: classifier.results for name, classifier in classifiers.items()}
-    show.console.rule("3. Use the saved classifier")
-    predict_three(folder_of(SHOWN, out), photos, show)
-    show.console.rule("4. Results")
-    rows = [[name, *accuracy_cells(results["tuned"])] for name, results in runs.items()]
-    show.console.print(table(f"{options.shots} training images a class", ACCURACY_COLUMNS, rows))
-    note = runs[SHOWN]["backbone_note"]
-    if note:
-        show.say(f"Note: {note}")
-    show.say("With a real backbone: selfprompt train PHOTOS --out OUT --backbone open_clip/ViT-B-16/openai")
-    from selfprompt.report.plots import summary_picture
+    if options.shots < 1:
+        raise ValueError(f"--shots must be at least 1, got {options.shots}.")
+    from selfprompt.data.suites import load_task
 
-    picture = out / "demo.png"
-    shown = pictures(classifiers[SHOWN], photos, options.seed)
-    summary_picture(picture, runs, shown, f"Pictures: test images and what {SHOWN.split(':')[0]} says of them.\n{note}")
-    show.say(f"Picture: {picture.resolve()}")
+    start = time.monotonic()
+    task = load_task(options.task if "/" in options.task else f"{SUITE}/{options.task}")
+    out = make_room(Path(options.out))
+    show = Show()
+    story = tell(task, out, options, show)
+    write(replace(story, seconds=time.monotonic() - start), out)
+    show.say(f"\nPicture: {(out / PICTURE).resolve()}")
+    show.say(f"Page:    {(out / PAGE).resolve()}")
     return 0
 
 
-def write_digits(folder: Path, per_class: int) -> None:
-    """Write the digits as PNG files, one folder a class; files that exist are kept."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
+def make_room(out: Path) -> Path:
+    """Mark the folder as a demo's and take an earlier demo's page away; its other files are replaced one by one.
 
-    digits = load_digits()
-    written = [0] * 10
-    for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        if written[digit] == per_class:
-            continue
-        written[digit] += 1
-        path = folder / DIGITS[digit] / f"{number:04d}.png"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((255 - pixels * 15.9).astype("uint8")).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+    Raises:
+        ValueError: If it holds something under a name of the demo's that no demo wrote.
+    """
+    from selfprompt.files import write_json
 
-
-def folder_of(name: str, out: Path) -> Path:
-    """Where the demo saves a run."""
-    return out / RUNS[name]["method"]
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; choose another folder with --out.")
+    there = [name for name in WRITTEN if (out / name).exists()]
+    if there and RECORD not in there:
+        raise ValueError(f"{out} holds {there[0]}, which no demo wrote; choose another folder with --out.")
+    write_json(out / RECORD, {"finished": False})
+    for name in (PAGE, PICTURE):
+        (out / name).unlink(missing_ok=True)
+    return out
 
 
-def tuned(name: str, run: dict[str, Any], photos: Path, out: Path, options: Namespace, show: Show) -> "Classifier":
-    """Tune one method and save it, in place of an earlier demo's."""
-    from selfprompt.tuning import tune
+def tell(task: "Task", out: Path, options: Namespace, show: Show) -> "Story":
+    """Everything that the page shows, computed step by step."""
+    from selfprompt.cli.demo_page import HALF_COLUMNS, Story, half_rows
+    from selfprompt.data.fewshot import base_new_split
+    from selfprompt.towers.load import load_backbone
 
-    show.say(f"\n{name}\n$ selfprompt train {photos} --method {run['method']} --backbone {BACKBONE} ...")
-    classifier = tune(
-        photos,
-        **{**run, **TRAINING, **({"epochs": 2} if options.fast else {})},
-        backbone=BACKBONE,
+    whole = fewer(task.dataset, options)
+    halves = {part: base_new_split(whole, part) for part in ("base", "new")}
+    name = f"{task.suite}/{task.name}"
+
+    show.console.rule("1. Zero-shot: a CLIP reads class names, nothing is trained")
+    with show.stage(f"loading {CLIP}"):
+        clip = load_backbone(CLIP)
+    if clip.note:
+        show.say(f"Note: {clip.note}")
+    zero_shot = zero_shot_table(clip, options, show)
+
+    show.console.rule(f"2. SEP: prompts in both encoders, tuned on the base classes of {name}")
+    settings = {"sep": training(SEP, task, halves["base"], options)}
+    sep = tuned(settings["sep"], whole, name, out, show)
+    before, after = before_and_after(sep, clip, task, halves, show)
+    show.console.print(table(f"{options.shots} training images a base class", HALF_COLUMNS, half_rows(before, after)))
+
+    show.console.rule("3. Class names that were never trained")
+    guesses = guess(task, halves["new"], out, options.seed, show)
+
+    show.console.rule(f"4. SPT: prompts that start from the data, on {MAE}, which knows no text")
+    settings |= {method: training({**HEADS, **run}, task, whole, options) for method, run in METHODS.items()}
+    heads = {method: tuned(settings[method], whole, name, out, show) for method in METHODS}
+    show.console.print(table(f"{options.shots} training images of every class", ACCURACY_COLUMNS, head_rows(heads)))
+
+    return Story(
+        task=replace(task, dataset=whole),
+        halves=halves,
         shots=options.shots,
         seed=options.seed,
-        progress=True,
-        watcher=show,
+        zero_shot=zero_shot,
+        before=before,
+        after=after,
+        sep=sep,
+        heads=heads,
+        settings=settings,
+        folder=out,
+        guesses=guesses,
+        shown=shown_images(sep, halves["base"], options.seed),
+        fast=options.fast,
     )
-    classifier.save(folder_of(name, out))
+
+
+def fewer(dataset: "Dataset", options: Namespace) -> "Dataset":
+    """The data set with as many test images as the demo looks at, and without validation images."""
+    count = min(len(dataset.test), FAST["test"] if options.fast else TEST_IMAGES)
+    drawn = sorted(random.Random(options.seed).sample(range(len(dataset.test)), count))
+    return replace(dataset, test=tuple(dataset.test[place] for place in drawn), val=())
+
+
+def training(run: Mapping[str, Any], task: "Task", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
+    """The arguments of ``tune`` for one of the trainings above."""
+    counts = Counter(item.label for item in dataset.train)
+    images = sum(min(count, options.shots) for count in counts.values())
+    views = FAST["views"] if options.fast else run["views"]
+    own = dict(run.get("options", {}))
+    if run["method"] == "sep":
+        own["template"] = task.template
+    return {
+        **{name: value for name, value in run.items() if name not in ("views", "options")},
+        "options": own,
+        "epochs": max(2, round(views / images)),
+        "shots": options.shots,
+        "seed": options.seed,
+    }
+
+
+def zero_shot_table(clip: "Backbone", options: Namespace, show: Show) -> "dict[str, Metrics]":
+    """Zero-shot accuracy on every task of the suite."""
+    from selfprompt.cli.demo_page import ZERO_SHOT_COLUMNS, zero_shot_rows
+    from selfprompt.data.suites import list_tasks, load_task
+
+    measured = {}
+    for name in list_tasks(SUITE):
+        task = load_task(f"{SUITE}/{name}")
+        measured[name] = zero_shot(clip, task, fewer(task.dataset, options), f"zero-shot: {name}", show)
+    show.console.print(table(f"{CLIP}, no training", ZERO_SHOT_COLUMNS, zero_shot_rows(measured)))
+    return measured
+
+
+def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, show: Show) -> "Metrics":
+    """Accuracy of the untuned CLIP on a data set's test images."""
+    from selfprompt.classifier import Classifier
+    from selfprompt.methods.base import build_method
+
+    method = build_method("zero-shot", clip, dataset.classes, template=task.template)
+    with show.stage(stage) as progress:
+        return Classifier(method, clip.preprocess).evaluate(dataset.test, progress=progress)
+
+
+def tuned(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, show: Show) -> "Classifier":
+    """Tune one method and save it."""
+    from selfprompt.cli.demo_page import train_command
+    from selfprompt.tuning import tune
+
+    show.say(f"\n$ {train_command(values, name)}")
+    classifier = tune(dataset, **values, progress=True, watcher=show)
+    classifier.save(out / values["method"])
     return classifier
 
 
-def predict_three(folder: Path, photos: Path, show: Show) -> None:
-    """Load a saved classifier and show what it says of three images."""
+def before_and_after(
+    sep: "Classifier", clip: "Backbone", task: "Task", halves: "Mapping[str, Dataset]", show: Show
+) -> "tuple[dict[str, Metrics], dict[str, Metrics]]":
+    """Zero-shot and tuned metrics on base and new classes; the new ones are only named."""
+    from selfprompt.evaluate.metrics import Metrics
+
+    before, after = (Metrics.from_json(sep.results[name]) for name in ("zero_shot", "tuned"))
+    new = halves["new"]
+    untuned = zero_shot(clip, task, new, "zero-shot on the new classes", show)
+    with show.stage("SEP on the new classes") as progress:
+        renamed = sep.with_classes(new.classes).evaluate(new.test, progress=progress)
+    return {"base": before, "new": untuned}, {"base": after, "new": renamed}
+
+
+def head_rows(heads: "Mapping[str, Classifier]") -> list[list[str]]:
+    """Rows of the accuracy table of the methods on the plain ViT."""
+    return [[name, *accuracy_cells(classifier.results["tuned"])] for name, classifier in heads.items()]
+
+
+def guess(task: "Task", new: "Dataset", out: Path, seed: int, show: Show) -> "list[Guess]":
+    """What the saved SEP classifier, told the new names, says of three images of new classes."""
     from selfprompt.classifier import load
+    from selfprompt.cli.demo_page import Guess, predict_command
+    from selfprompt.cli.predict import prediction_table
 
-    paths = [sorted((photos / digit).glob("*.png"))[-1] for digit in ("zero", "three", "eight")]
-    show.say(f"$ selfprompt predict {folder} {' '.join(map(str, paths))} --top 2")
-    show.console.print(prediction_table(load(folder).predict(paths, top=2)))
+    drawn = unseen_images(task, new, random.Random(seed))
+    paths = [out / UNSEEN / f"{number}.png" for number in range(1, len(drawn) + 1)]
+    (out / UNSEEN).mkdir(exist_ok=True)
+    for path, (_, _, item) in zip(paths, drawn, strict=True):
+        item.load().save(path)
+    show.say(f"$ {predict_command(out, paths, new.classes)}")
+    with show.stage("loading the saved classifier"):
+        classifier = load(out / SEP["method"]).with_classes(new.classes)
+    said = classifier.predict(paths, top=3)
+    show.console.print(prediction_table(said))
+    found = [Guess(path, truth, where, p.top) for path, (where, truth, _), p in zip(paths, drawn, said, strict=True)]
+    show.say("They are: " + ", ".join(f"{one.truth} ({one.path.name})" for one in found))
+    return found
 
 
-def pictures(classifier: "Classifier", photos: Path, seed: int) -> list[tuple[Any, str, str]]:
-    """Some test images with the true and the predicted class."""
-    from selfprompt.data.sources import read_dataset
-
-    dataset = read_dataset(photos, seed=seed)  # the same images are held out as in training
-    items = random.Random(seed).sample(dataset.test, 16)
-    images = [item.load() for item in items]
-    said = classifier.predict(images)
-    return [
-        (image, dataset.classes[item.label], prediction.label)
-        for image, item, prediction in zip(images, items, said, strict=True)
+def unseen_images(task: "Task", new: "Dataset", rng: random.Random) -> "list[tuple[str, str, Item]]":
+    """Domain, class name and item of three images of different new classes, of shifted domains where there are some."""
+    domains = [
+        (name, domain.classes[item.label], item) for name, domain in task.domains.items() for item in domain.test
     ]
+    pool = [entry for entry in domains if entry[1] in new.classes]
+    pool = pool or [("", new.classes[item.label], item) for item in new.test]
+    rng.shuffle(pool)
+    first = {truth: place for place, (_, truth, _) in reversed(list(enumerate(pool)))}
+    return [pool[place] for place in sorted(first.values())[:3]]
+
+
+def shown_images(sep: "Classifier", base: "Dataset", seed: int) -> list[tuple[Any, str, str]]:
+    """Some test images with the true and the predicted class."""
+    items = random.Random(seed).sample(base.test, min(SHOWN, len(base.test)))
+    images = [item.load() for item in items]
+    said = sep.predict(images)
+    return [(image, base.classes[i.label], p.label) for image, i, p in zip(images, items, said, strict=True)]
+
+
+def write(story: "Story", out: Path) -> None:
+    """Write the picture, the page and, last, the record of all numbers."""
+    from selfprompt.cli.demo_page import summary, write_demo_page
+    from selfprompt.files import write_json
+
+    summary(story, out / PICTURE)
+    write_demo_page(story, out / PAGE)
+    write_json(out / RECORD, story.record())

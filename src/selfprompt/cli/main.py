@@ -19,6 +19,10 @@ COMMANDS = {
     "train": "tune a backbone to a folder of labelled images",
     "eval": "measure a saved classifier on labelled images",
     "predict": "classify images with a saved classifier",
+    "bench": "run a published protocol over data sets, methods and seeds",
+    "report": "show the tables and plots of a bench",
+    "analyze": "show what the prompts of a saved classifier do",
+    "data": "list, look at, check and fetch data sets",
     "methods": "list the methods, or the options of one",
     "backbones": "list names of frozen models",
     "demo": "see the whole job on small images, without downloads",
@@ -30,6 +34,10 @@ KINDS = {
     "list": "a list like [1,2]",
     "dict": "a mapping",
     "NoneType": "null",
+}
+GO_ON = {
+    "train": " A run with --out can go on: repeat the command with --resume.",
+    "bench": " Repeat the command to go on.",
 }
 MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 
@@ -82,8 +90,7 @@ def _run(command: str, function: Callable[[Namespace], int], options: Namespace)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        on = " A run with --out can go on: repeat the command with --resume." if command == "train" else ""
-        return _fail(f"interrupted.{on}", 130)
+        return _fail(f"interrupted.{GO_ON.get(command, '')}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; say nothing more
         return 0

@@ -6,7 +6,7 @@ torchmetrics is imported where it is used, so that reading a `Metrics` costs not
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class Metrics:
         per_class: Class name -> accuracy on its images in percent, for the classes that have images.
         calibration_error: Expected calibration error of softmax(logits), 15 bins, in [0, 1].
         confusion: Images by [true class][predicted class].
+        reliability: Mean confidence, accuracy (both in [0, 1]) and number of images of each of the 15 bins that has
+            images.
     """
 
     accuracy: float
@@ -39,6 +41,7 @@ class Metrics:
     per_class: dict[str, float]
     calibration_error: float
     confusion: list[list[int]]
+    reliability: list[list[float]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as values that ``json.dumps`` takes."""
@@ -94,6 +97,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
         per_class=per_class,
         calibration_error=calibration.item(),
         confusion=counts,
+        reliability=_reliability(shares, predicted == labels),
     )
 
 
@@ -137,6 +141,14 @@ def harmonic_mean(base: float, new: float) -> float:
         if not 0 <= value <= 100:
             raise ValueError(f"An accuracy must lie in [0, 100] percent, got {value}.")
     return 0.0 if base + new == 0 else 2 * base * new / (base + new)
+
+
+def _reliability(shares: "Tensor", right: "Tensor") -> list[list[float]]:
+    """Mean confidence, accuracy and number of images of each bin that has images."""
+    confidence = shares.amax(1)
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS)
+    chosen = [bins == number for number in range(1, BINS + 1)]
+    return [[confidence[c].mean().item(), right[c].double().mean().item(), int(c.sum())] for c in chosen if c.any()]
 
 
 def _check(logits: "Tensor", labels: "Tensor", classes: int) -> None:

@@ -40,6 +40,10 @@ class TrainingSource(SampleSource, Protocol):
 
     @property
     def labels(self) -> Tensor: ...
+    @property
+    def validation(self) -> "TrainingSource | None":
+        """Plain views of images to choose hyper-parameters on, never test images; None where there are none."""
+        ...
 
     def plain(self) -> "TrainingSource":
         """The same images under the evaluation transform."""
@@ -61,6 +65,16 @@ class Method(nn.Module):
     A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults) and writes ``logits``; the
     other methods have defaults that suit most papers. Parameters that require a gradient are what is tuned.
 
+    Attributes:
+        open_vocabulary: Whether other class names may be given after training.
+        training_only: Tuned tensors that no prediction needs.
+        remembered: Buffers that ``prepare`` fills and predictions need: an artifact stores them, too.
+        sized_by_data: Stored tensors whose first axis has the length that ``prepare`` or an artifact gives them.
+        repeat_prepare: Whether a resumed run prepares again, because ``prepare`` makes more than a checkpoint holds.
+        solved: Whether ``prepare`` already finds the best tensors, so that there are no epochs.
+        needs_text: Whether the backbone must be a CLIP.
+        chosen: Hyper-parameters that were chosen on validation images, by name.
+
     Args:
         backbone: The frozen towers; they are shared, not copied.
         classes: Class names, in the order of the logits.
@@ -71,6 +85,10 @@ class Method(nn.Module):
     Options: ClassVar[type[Any]] = NoOptions
     open_vocabulary: ClassVar[bool] = False
     training_only: ClassVar[frozenset[str]] = frozenset()
+    remembered: ClassVar[frozenset[str]] = frozenset()
+    sized_by_data: ClassVar[frozenset[str]] = frozenset()
+    repeat_prepare: ClassVar[bool] = False
+    solved: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
     text: Any  # the text tower, None for a plain ViT
 
@@ -83,6 +101,7 @@ class Method(nn.Module):
         self.options = options
         self.vision = backbone.vision
         self.text = backbone.text
+        self.chosen: dict[str, float] = {}
         self._cache: tuple[Any, Tensor] | None = None
 
     @property
@@ -169,8 +188,12 @@ class Method(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def learned(self) -> dict[str, Tensor]:
-        """What an artifact stores: the tuned tensors that a prediction needs."""
-        return {name: p.detach() for name, p in self.trainable().items() if name not in self.training_only}
+        """What an artifact stores: the tuned and remembered tensors that a prediction needs."""
+        return {name: tensor.detach() for name, tensor in self._stored().items()}
+
+    def _stored(self) -> dict[str, Tensor]:
+        tuned = {name: p for name, p in self.trainable().items() if name not in self.training_only}
+        return {**tuned, **{name: self.get_buffer(name) for name in sorted(self.remembered - tuned.keys())}}
 
     def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tuned tensors.
@@ -178,19 +201,25 @@ class Method(nn.Module):
         Raises:
             ValueError: If a tensor is missing, unexpected or of another shape; nothing is changed then.
         """
-        own = {name: p for name, p in self.trainable().items() if name not in self.training_only}
+        own = self._stored()
+        expected = {
+            name: (*tensors[name].shape[:1], *own[name].shape[1:]) if name in self.sized_by_data else own[name].shape
+            for name in own.keys() & tensors.keys()
+        }
         problems = [f"missing {name}" for name in own.keys() - tensors.keys()]
         problems += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
         problems += [
-            f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-            for name in own.keys() & tensors.keys()
-            if own[name].shape != tensors[name].shape
+            f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
+            for name, shape in expected.items()
+            if tensors[name].shape != shape
         ]
         if problems:
             raise ValueError(f"The tensors do not fit {self.name}: {'; '.join(sorted(problems))}.")
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(tensors[name])
+            for name, tensor in own.items():
+                if name in self.sized_by_data:
+                    tensor.data = tensor.new_empty(tensors[name].shape)
+                tensor.copy_(tensors[name])
 
 
 def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:

@@ -50,17 +50,20 @@ class CoOp(Method):
         self, backbone: Backbone, classes: Sequence[str], options: CoOpOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        shape = (len(classes),) if options.class_specific else ()
-        if options.words:
-            self.context = nn.Parameter(word_embeddings(backbone, options.words))
-        else:
-            self.context = normal(*shape, options.prompts, self.text.width, std=0.02, generator=generator)
+        self.context = self.first_context(generator)
         count = self.context.shape[-2]
         texts = prompt_texts(self.classes, count, options.position)
         places = slots(words_inside(backbone.text_side()[1], self.classes), count, options.position)
         self.register_buffer("ids", class_ids(backbone, texts), persistent=False)
         self.register_buffer("slots", places.to(self.ids.device), persistent=False)
         check_slots(self.ids, self.slots)
+
+    def first_context(self, generator: torch.Generator) -> nn.Parameter:
+        """The context before training: the embeddings of words, or random numbers."""
+        if self.options.words:
+            return nn.Parameter(word_embeddings(self.backbone, self.options.words))
+        shape = (len(self.classes),) if self.options.class_specific else ()
+        return normal(*shape, self.options.prompts, self.text.width, std=0.02, generator=generator)
 
     @property
     def open_vocabulary(self) -> bool:  # type: ignore[override]
@@ -70,7 +73,10 @@ class CoOp(Method):
     def encode_classes(self) -> Tensor:
         return unit(self.text(self.ids, Scatter(self.context, self.slots)))
 
-    def logits(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit features of images from the frozen tower, (B, E)."""
         with torch.no_grad():
-            features = unit(self.vision(images))
-        return self.class_logits(features, self.class_features())
+            return unit(self.vision(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.class_logits(self.image_features(images), self.class_features())

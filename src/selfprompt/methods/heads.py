@@ -26,6 +26,15 @@ def rare_class_head(inputs: int, classes: int, *, generator: torch.Generator) ->
     return head
 
 
+def plain_linear(inputs: int, outputs: int, *, generator: torch.Generator) -> nn.Linear:
+    """A layer as PyTorch starts it, but from a generator: weights and bias uniform in +-1 / sqrt(inputs)."""
+    layer = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Vectors of length 1 along the last axis."""
     return vectors / vectors.norm(dim=-1, keepdim=True)

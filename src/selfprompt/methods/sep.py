@@ -1,6 +1,5 @@
 """SEP: prompts in both CLIP towers, refreshed in front of each block from the stream's own representative tokens."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,16 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
 from selfprompt.methods.heads import unit
-from selfprompt.prompters.fusion import Fuse, TokenFusion, take_strongest
+from selfprompt.prompters.fusion import Fuse, by_layer, fusion_modules, take_strongest
+from selfprompt.prompters.prototypes import cluster, prototypes
 from selfprompt.text import (
     PHOTO,
     check_slots,
     check_template,
     class_ids,
+    different_words,
     ends,
+    fill,
     prompt_texts,
     template_features,
     word_embeddings,
@@ -30,7 +32,10 @@ from selfprompt.towers.load import Backbone
 
 @dataclass(frozen=True)
 class SEPOptions:
-    """Options of SEP. The defaults fuse within one input; the recipe sep-authors is the released behaviour."""
+    """Options of SEP. The defaults fuse within one input; the recipe sep-authors is the released behaviour.
+
+    The last four are ours, not the paper's, beside their defaults.
+    """
 
     text_prompts: int = 6
     """Prompt tokens in the text tower (n)."""
@@ -58,12 +63,26 @@ class SEPOptions:
     """Weight of the auxiliary class-prototype losses."""
     prototype_views: Literal["train", "plain"] = "train"
     """Prototypes from augmented views (as released) or from plain ones."""
+    image_start: Literal["normal", "random", "mean", "max", "kmeans"] = "normal"
+    """Image prompts start from N(0, 0.02^2), or as SPT's: drawn patch tokens, pooled windows or k-means centres."""
+    text_start: Literal["normal", "random", "kmeans"] = "normal"
+    """Text prompts start from N(0, 0.02^2), or as drawn words of the class texts or their k-means centres."""
+    fusion: Literal["own", "shared"] = "own"
+    """A fusion module for each refreshed block, or one for all blocks of a tower."""
+    fusion_rank: int = 0
+    """0 for fusion modules of full matrices, else each matrix is a product of two of this rank."""
 
     def __post_init__(self) -> None:
         check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts)
         check_template(self.template)
         if len(set(self.layers)) < len(self.layers) or any(layer < 0 for layer in self.layers):
             raise ValueError(f"layers must be different block numbers from 0, got {list(self.layers)}.")
+        if self.words and self.text_start != "normal":
+            raise ValueError(
+                "words and text_start exclude each other: both say where the text prompts start; drop one."
+            )
+        if self.fusion_rank < 0:
+            raise ValueError(f"fusion_rank must be 0 (full matrices) or more, got {self.fusion_rank}.")
 
 
 class SEP(Method):
@@ -79,6 +98,9 @@ class SEP(Method):
 
     Differs from the reference code: see ``SEPOptions``; unused modules do not exist; features that cannot change are
     computed once; texts end where they stop mattering.
+
+    Ours, not the paper's: ``image_start`` and ``text_start`` begin with prototypes of the task's own tokens, as SPT
+    does (arXiv 2402.02382), from ``prepare`` on; ``fusion`` and ``fusion_rank`` make the fusion modules lighter.
 
     Source: SEP, arXiv 2405.15549.
     """
@@ -98,8 +120,15 @@ class SEP(Method):
         self.image_layers = refreshed_layers(options.layers, self.vision)
         self.text_prompts = normal(options.text_prompts, self.text.width, std=0.02, generator=generator)
         self.image_prompts = normal(options.image_prompts, self.vision.width, std=0.02, generator=generator)
-        self.text_fusions = copies(self.text.width, len(self.text_layers), options.fusion_axis, generator)
-        self.image_fusions = copies(self.vision.width, len(self.image_layers), options.fusion_axis, generator)
+        modules = partial(
+            fusion_modules,
+            shared=options.fusion == "shared",
+            rank=options.fusion_rank,
+            axis=options.fusion_axis,
+            generator=generator,
+        )
+        self.text_fusions = modules(self.text.width, len(self.text_layers))
+        self.image_fusions = modules(self.vision.width, len(self.image_layers))
         if options.words:
             self._start_from_words(options.words)
         texts = prompt_texts(self.classes, options.text_prompts)
@@ -131,11 +160,15 @@ class SEP(Method):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Start the prototypes as class means of the frozen image features.
+        """Start the class prototypes as means of the frozen image features, and the prompts where the options say so.
 
         Raises:
-            ValueError: If a class has no image.
+            ValueError: If a class has no image, or there are fewer tokens than prompts that start from them.
         """
+        if self.options.image_start != "normal":
+            self.image_prompts.copy_(self._patch_prototypes(source, generator))
+        if self.options.text_start != "normal":
+            self.text_prompts.copy_(self._word_prototypes(generator))
         if self.options.prototype_views == "plain":
             source = source.plain()
         sums = torch.zeros_like(self.prototypes)
@@ -150,6 +183,28 @@ class SEP(Method):
         if empty:
             raise ValueError(f"No training images of: {', '.join(empty)}.")
         self.prototypes.copy_(unit(sums))
+
+    def _patch_prototypes(self, source: TrainingSource, generator: torch.Generator) -> Tensor:
+        """SPT's prompts for a first block, (m, D): prototypes of the training images' patch embeddings."""
+        start, count = self.options.image_start, self.options.image_prompts
+        assert start != "normal"
+        return prototypes(self.vision, source, count, layers=1, start=start, generator=generator)[0]
+
+    def _word_prototypes(self, generator: torch.Generator) -> Tensor:
+        """The same idea for text, (n, D): some of the different words in the hand-written class texts, or centres.
+
+        SPT's pooled windows are ranges of an image; a text of a few words has nothing like them.
+        """
+        start, count = self.options.text_start, self.options.text_prompts
+        words = different_words(self.backbone, fill(self.options.template, self.classes))
+        if len(words) < count:
+            raise ValueError(
+                f"text_start {start!r} needs {count} different tokens in the class texts, and they have {len(words)}; "
+                "use fewer text_prompts, or text_start 'normal'."
+            )
+        if start == "random":
+            return words[torch.randperm(len(words), generator=generator)[:count]]
+        return cluster(words, count, seed=int(torch.randint(2**31 - 1, (), generator=generator)))
 
     def prompted_images(self, images: Tensor) -> Tensor:
         """Pooled features of images with prompts, not normalised, (B, E)."""
@@ -222,17 +277,6 @@ def refreshed_layers(layers: Sequence[int], tower: Tower) -> tuple[int, ...]:
     return chosen
 
 
-def by_layer(layers: Sequence[int], modules: nn.ModuleList) -> dict[int, TokenFusion]:
-    """The fusion module of each refreshed block; their order is that of the blocks, not the block numbers."""
-    return {layer: module for layer, module in zip(layers, modules, strict=True) if isinstance(module, TokenFusion)}
-
-
-def copies(width: int, count: int, axis: Literal["tokens", "batch"], generator: torch.Generator) -> nn.ModuleList:
-    """Fusion modules that all start with the same numbers."""
-    first = TokenFusion(width, axis=axis, generator=generator)
-    return nn.ModuleList(copy.deepcopy(first) for _ in range(count))
-
-
 AUTHORS_NAMES = {
     "ctx": "text_prompts",
     "ctx_visual": "image_prompts",
@@ -265,8 +309,14 @@ def load_authors(method: SEP, state: Mapping[str, Tensor]) -> None:
     Its dead weights are passed over; so are class prototypes of another number of classes, which no prediction needs.
 
     Raises:
-        ValueError: If a tensor that a prediction needs is missing or of another shape; nothing is changed then.
+        ValueError: If a tensor that a prediction needs is missing or of another shape, or the method has lighter
+            fusion modules than the released ones; nothing is changed then.
     """
+    if method.options.fusion != "own" or method.options.fusion_rank:
+        raise ValueError(
+            "A checkpoint of the released code has a fusion module of full matrices for each block; it needs fusion "
+            f"'own' and fusion_rank 0, got {method.options.fusion!r} and {method.options.fusion_rank}."
+        )
     renamed = {own_name(name): tensor.float() for name, tensor in state.items()}
     method.load_learned({name: renamed[name] for name in method.learned() if name in renamed})
     prototypes = renamed.get("prototypes")

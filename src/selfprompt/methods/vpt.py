@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.heads import pooling_for, rare_class_head
 from selfprompt.prompters.static import Static, uniform_prompts
+from selfprompt.towers.base import VisionTower
 from selfprompt.towers.load import Backbone
+from selfprompt.towers.timm_vit import TimmViT
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class VPTOptions:
     """Width of the prompts before a learned projection to the backbone's width; 0 has no projection."""
     pooling: str = "auto"
     """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+    reset_norm: bool = False
+    """Averaged features leave a norm of weight 1 and bias 0, not the pretrained one, as released for MAE."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
@@ -41,7 +45,8 @@ class VPT(Method):
     Prompts start uniform in +-sqrt(6 / (3 p^2 + D)) for patch size p; the head has Kaiming-normal (fan-out) weights and
     a bias of -log(99).
 
-    Differs from the reference code: on MAE backbones the pretrained final norm is used; the released one is reset.
+    Differs from the reference code: on MAE backbones the pretrained final norm is used; ``reset_norm`` is the released
+    way, whose norm is never loaded.
 
     Source: Jia et al. 2022 (arXiv 2203.12119), sections 3.2 and 4.
     """
@@ -53,6 +58,10 @@ class VPT(Method):
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.pooling = pooling_for(options.pooling, backbone)
+        if options.reset_norm and not (self.pooling in ("avg", "patches", "prompts") and last_norm(self.vision)):
+            raise ValueError(
+                f"reset_norm needs a plain ViT with averaged features; {backbone.name} has pooling {self.pooling!r}."
+            )
         layers = self.vision.depth if options.deep else 1
         width = options.project or self.vision.width
         self.prompts = uniform_prompts(layers, options.prompts, width, self.vision.patch_size, generator)
@@ -66,4 +75,15 @@ class VPT(Method):
     def logits(self, images: Tensor) -> Tensor:
         dropout = self.options.dropout if self.training else 0.0
         prompter = Static(self.projection(self.prompts), dropout=dropout)
-        return self.head(self.vision(images, prompter, pooling=self.pooling))
+        features = self.vision(images, prompter, pooling=self.pooling)
+        norm = last_norm(self.vision) if self.options.reset_norm else None
+        if norm is not None:  # what the norm did last is undone
+            features = (features - norm.bias) / norm.weight
+        return self.head(features)
+
+
+def last_norm(vision: VisionTower) -> nn.LayerNorm | None:
+    """The norm that averaged features of a plain timm ViT end with; None for other towers."""
+    if not isinstance(vision, TimmViT) or not isinstance(vision.head, nn.Identity):
+        return None
+    return next((norm for norm in (vision.vit.fc_norm, vision.vit.norm) if isinstance(norm, nn.LayerNorm)), None)

@@ -50,7 +50,8 @@ class ZeroShot(Method):
             "full": [t("{}") for t in OPENAI_IMAGENET_TEMPLATES],
         }
         features = [template_features(backbone, template, self.classes) for template in ensembles[options.ensemble]]
-        self.register_buffer("texts", unit(torch.stack(features).mean(dim=0)), persistent=False)
+        texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
+        self.register_buffer("texts", texts, persistent=False)
 
     def logits(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -1,7 +1,8 @@
 """A prompter that looks on: it keeps what enters and leaves each block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import Prompter
@@ -15,11 +16,13 @@ class Record:
         inner: The prompter that is watched.
         inputs: The stream entering each block, after the prompter's edits.
         outputs: The stream leaving each block.
+        options: What else each block was given: a temperature, an update.
     """
 
     inner: Prompter | None = None
     inputs: list[Tokens] = field(default_factory=list)
     outputs: list[Tokens] = field(default_factory=list)
+    options: list[Mapping[str, Any]] = field(default_factory=list)
 
     @property
     def reach(self) -> int:
@@ -29,8 +32,9 @@ class Record:
         return self.inner.start(tokens) if self.inner else tokens
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
-        def watched(stream: Tokens, **options: object) -> Tokens:
+        def watched(stream: Tokens, **options: Any) -> Tokens:
             self.inputs.append(stream)
+            self.options.append(options)
             self.outputs.append(block(stream, **options))
             return self.outputs[-1]
 

@@ -17,7 +17,7 @@ class Static:
 
     Attributes:
         prompts: (1, P, D) for shallow prompts, (depth, P, D) for deep ones, which throw away what the block before
-            made of the prompts (VPT, section 3.2; SPT).
+            made of the prompts (VPT, section 3.2; SPT). Own prompts for each input of a batch: (1, B, P, D).
         dropout: Rate of the dropout on prompts, drawn anew for each image; 0 in evaluation.
         in_place: The prompts' places exist already, as placeholders of a text.
     """
@@ -74,3 +74,13 @@ def uniform_prompts(
     """VPT's start, (layers, count, width): uniform in +-sqrt(6 / (3 patch pixels + width))."""
     bound = math.sqrt(6 / (3 * math.prod(patch_size) + width))
     return nn.Parameter(torch.empty(layers, count, width).uniform_(-bound, bound, generator=generator))
+
+
+def deep_prompts(first: Tensor, layers: int, generator: torch.Generator) -> nn.Parameter:
+    """Prompts that start as ``first``, (P, D), in front of the first block and from N(0, 0.02^2) further on.
+
+    Returns:
+        (layers, P, D)
+    """
+    further = 0.02 * torch.randn(layers - 1, *first.shape, generator=generator)
+    return nn.Parameter(torch.cat([first[None], further.to(first.device)]))

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
 from selfprompt.files import write_atomically
 
 FORMAT = 1
+EPOCHS = "epochs"  # folder of the copies that keep_every asks for
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,31 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
         section, _, name = key.partition("/")
         tensors.setdefault(section, {})[name] = tensor
     return Checkpoint(state["epoch"], state["identity"], tensors, state["history"], state["facts"])
+
+
+def keep_epoch(folder: Path, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors as they are after ``epoch`` epochs into the folder of a run.
+
+    Raises:
+        RuntimeError: If the file cannot be written.
+    """
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(folder / EPOCHS / f"{epoch:04}.safetensors", save(flat))
+
+
+def read_epochs(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """What ``keep_epoch`` wrote into the folder of a run, in order; empty where nothing was kept.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    kept = {}
+    for path in sorted((folder / EPOCHS).glob("*.safetensors"), key=lambda path: (len(path.name), path.name)):
+        try:
+            kept[int(path.stem)] = load(path.read_bytes())
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or not of a run: {error}. Delete it.") from error
+    return kept
 
 
 def check_identity(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -120,6 +120,8 @@ def _train(
     bar = ProgressBar(progress and first, epochs=options.epochs, steps=len(train), finished=run.epoch)
     with logs, bar:
         logs.table(run.history)
+        if path is not None and run.epoch == 0:
+            run.keep(path.parent)
         while run.epoch < options.epochs:
             start = time.monotonic()
             record = {"epoch": run.epoch + 1, **_epoch(run, train, bar)}
@@ -130,6 +132,7 @@ def _train(
             run.seconds += record["seconds"]
             run.history.append(record)
             if path is not None:
+                run.keep(path.parent)
                 run.save(path)
             logs.table(run.history)
             logs.point(record)

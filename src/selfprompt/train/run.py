@@ -12,6 +12,7 @@ from torch import Tensor
 from selfprompt.config import TrainOptions
 from selfprompt.train.checkpoint import (
     Checkpoint,
+    keep_epoch,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Weights = Literal["last", "best-val", "ema", "best-val-ema"]
 
-FREE_TO_CHANGE = ("devices", "accelerator", "workers", "checkpoint_every", "log_tensorboard")
+FREE_TO_CHANGE = ("devices", "accelerator", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
 """Options that a resumed run may change: they move the result by rounding at most."""
 
 
@@ -106,6 +107,14 @@ class Run:
         scaler = self.fabric.strategy.precision.state_dict()
         facts = {"seconds": self.seconds, "best_epoch": self.best_epoch, "scaler": scaler}
         save_checkpoint(path, Checkpoint(self.epoch, self.identity, sections, self.history, facts))
+
+    def keep(self, folder: Path) -> None:
+        """Write a copy of what would be saved now if this process is the first and the epoch just ended has one."""
+        every = self.options.keep_every
+        due = every and (self.epoch % every == 0 or self.epoch == self.options.epochs)
+        if due and self.fabric.is_global_zero:
+            now = self.evaluated()
+            keep_epoch(folder, self.epoch, {name: now.get(name, t) for name, t in self.method.learned().items()})
 
     def restore(self, path: Path) -> None:
         """Go on where a checkpoint was written; its identity vouches for names and shapes."""

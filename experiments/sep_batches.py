@@ -1,0 +1,109 @@
+"""How much of the released SEP's accuracy depends on which test images stand together in a batch?
+
+``sep-authors`` fuses tokens across the images of a batch, so test sets that list one class after another give it
+batches of one class. The same tuned classifier is measured on each test set as listed and shuffled, with several batch
+sizes; ``sep``, whose predictions depend on their own image alone, is measured beside it.
+
+    python -m experiments.sep_batches --seeds 1,2,3 --shots 8
+"""
+
+import argparse
+import json
+import random
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from selfprompt.bench.entries import parse_entries
+from selfprompt.bench.protocols import cell_recipe, make_cell
+from selfprompt.classifier import Classifier
+from selfprompt.data.items import Item
+from selfprompt.data.loader import ImageStore
+from selfprompt.data.suites import list_tasks, load_task
+from selfprompt.files import write_json
+from selfprompt.tuning import tune
+
+ORDERS = ("by class", "shuffled")
+SIZES = (1, 32, 500)
+
+
+def main() -> None:
+    """Run the experiment and print its table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--datasets", default=",".join(list_tasks("embedded")))
+    parser.add_argument("--methods", default="sep-authors,sep")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--shots", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("runs/sep_batches.json"))
+    options = parser.parse_args()
+    done: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else []
+    asked = [
+        (dataset, method, int(seed))
+        for dataset in options.datasets.split(",")
+        for method in options.methods.split(",")
+        for seed in options.seeds.split(",")
+    ]
+    finished = {(entry["dataset"], entry["method"], entry["seed"]) for entry in done}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for run in track([run for run in asked if run not in finished], "tuning and measuring"):
+        done += measured(*run, options.shots)
+        write_json(options.out, done)
+    print(table(done))
+
+
+def measured(dataset: str, method: str, seed: int, shots: int) -> list[dict[str, Any]]:
+    """Tune once; right answers of every order and batch size."""
+    task = load_task(f"embedded/{dataset}")
+    (entry,) = parse_entries(method)
+    recipe = cell_recipe(make_cell("few-shot", "embedded", dataset, entry, seed, shots, {}), task)
+    classifier = tune(task.dataset, recipe=recipe)
+    found = []
+    for order in ORDERS:
+        items = arranged(task.dataset.test, order, seed)
+        for size in SIZES:
+            accuracy = accuracy_of(classifier, items, size)
+            place = {"dataset": dataset, "method": method, "seed": seed, "shots": shots}
+            found.append({**place, "order": order, "batch": size, "accuracy": accuracy})
+    return found
+
+
+def arranged(items: Sequence[Item], order: str, seed: int) -> list[Item]:
+    """Test images class by class, or in a seeded random order."""
+    listed = sorted(items, key=lambda item: item.label)
+    if order == "shuffled":
+        random.Random(seed).shuffle(listed)
+    return listed
+
+
+def accuracy_of(classifier: Classifier, items: Sequence[Item], batch: int) -> float:
+    """Accuracy in per cent with that batch size, images in the given order."""
+    return replace(classifier, batch_size=batch).evaluate(items, ImageStore("1GB")).accuracy
+
+
+def table(done: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean over data sets and seeds, and the standard deviation over seeds of that mean."""
+    by_seed: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for entry in done:
+        by_seed[entry["method"], entry["order"], entry["batch"]][entry["seed"]].append(entry["accuracy"])
+    lines = ["| method | test images | " + " | ".join(f"batch {size}" for size in SIZES) + " |"]
+    lines.append("|---|---|" + "---:|" * len(SIZES))
+    for method in dict.fromkeys(entry["method"] for entry in done):
+        for order in ORDERS:
+            cells = [spread([statistics.mean(v) for v in by_seed[method, order, size].values()]) for size in SIZES]
+            lines.append(f"| {method} | {order} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The published protocols as pure functions: which cells a grid has, and on what each is evaluated; imports no torch.
+
+Sources: base-to-new, cross-dataset, domain-generalization and few-shot as in CoOp and CoCoOp (Zhou et al. 2022, arXiv
+2109.01134 and 2203.05557); vtab as in VTAB-1k (Zhai et al. 2019, arXiv 1910.04867); fgvc as in VPT (Jia et al. 2022,
+arXiv 2203.12119).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from selfprompt.bench.cells import Cell
+from selfprompt.bench.entries import Entry
+from selfprompt.bench.settings import settings_for
+from selfprompt.data.fewshot import base_new_split
+from selfprompt.data.items import Dataset, Item
+from selfprompt.data.suites import vtab
+from selfprompt.data.suites.task import Task
+from selfprompt.recipe import Recipe
+
+UNTRAINED = ("zero-shot",)
+"""Methods that see no training image: seeds and shots change nothing, so a grid has one cell of them a data set."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of measuring.
+
+    Attributes:
+        about: One line for the help.
+        suites: Where it is defined.
+        shots: Training images a class where the user says nothing; 0 is all.
+        classes: Which classes are trained.
+        sources: The tasks that are trained on by suite; others are only evaluated. Empty: all.
+    """
+
+    about: str
+    suites: tuple[str, ...]
+    shots: tuple[int, ...] = (16,)
+    classes: Literal["all", "base"] = "all"
+    sources: tuple[tuple[str, str], ...] = ()
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "base-to-new": Protocol(
+        "tune on the first half of the classes, test on both halves", ("coop", "embedded"), classes="base"
+    ),
+    "few-shot": Protocol("tune on all classes with few images each", ("coop", "embedded"), shots=(1, 2, 4, 8, 16)),
+    "cross-dataset": Protocol(
+        "tune on one data set, test on the others with their own classes",
+        ("coop", "embedded"),
+        sources=(("coop", "imagenet"),),
+    ),
+    "domain-generalization": Protocol(
+        "tune on one data set, test on its shifted versions", ("coop", "embedded"), sources=(("coop", "imagenet"),)
+    ),
+    "vtab": Protocol("tune on 1000 images of each of 19 tasks, last epoch", ("vtab",), shots=(0,)),
+    "fgvc": Protocol("tune on all training images of five data sets, last epoch", ("fgvc",), shots=(0,)),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A set of test images and the classes among which they are to be told apart.
+
+    Attributes:
+        name: "base", "new", "test", or a domain's or data set's name.
+        classes: Class names; labels count them.
+        items: The images.
+        template: The text for a class name.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    template: str
+
+
+def grid(
+    protocol: str,
+    suite: str,
+    entries: Sequence[Entry],
+    datasets: Sequence[str],
+    seeds: Sequence[int],
+    shots: Sequence[int],
+    overrides: Mapping[str, Any] | None = None,
+    targets: Mapping[str, Sequence[str]] | None = None,
+    preprocessing: str = "",
+) -> tuple[Cell, ...]:
+    """Every cell once, data set by data set, so that decoded images serve all of a data set's cells.
+
+    Args:
+        protocol: A name of ``PROTOCOLS``.
+        suite: A suite of tasks.
+        entries: The rows.
+        datasets: Tasks to tune on.
+        seeds, shots: Of the draws; a method that sees no training image gets the first seed and no shots.
+        overrides: Values of the recipe for all rows.
+        targets: What a cell of each data set is evaluated on besides: tasks or domains.
+        preprocessing: Whose way from VTAB's images to pixels, a name of ``vtab.PREPROCESSING``.
+
+    Raises:
+        ValueError: If the protocol is not defined for the suite, or a value does not fit a recipe.
+    """
+    if suite not in PROTOCOLS[protocol].suites:
+        defined = ", ".join(PROTOCOLS[protocol].suites)
+        raise ValueError(f"{protocol} is defined for the suites {defined}, got {suite!r}.")
+    own = dict(overrides or {})
+    if preprocessing:
+        published = vtab.PREPROCESSING[preprocessing]
+        own = {"statistics": published.statistics, "augment": published.augment, **own}
+    cells: dict[str, Cell] = {}
+    for dataset in datasets:
+        for count in shots:
+            for seed in seeds:
+                for entry in entries:
+                    cell = make_cell(protocol, suite, dataset, entry, seed, count, own, first=seeds[0])
+                    others = tuple((targets or {}).get(dataset, ()))
+                    cell = replace(cell, targets=others, preprocessing=preprocessing)
+                    cells.setdefault(f"{cell.method} {cell.id}", cell)
+    return tuple(cells.values())
+
+
+def make_cell(
+    protocol: str,
+    suite: str,
+    dataset: str,
+    entry: Entry,
+    seed: int,
+    shots: int,
+    overrides: Mapping[str, Any],
+    *,
+    first: int = 1,
+) -> Cell:
+    """One cell: the entry's recipe, changed by the rules of its place, the command line and the entry itself."""
+    recipe = entry.recipe()
+    if recipe.method in UNTRAINED:
+        seed, shots = first, 0
+    facts = {"suite": suite, "protocol": protocol, "dataset": dataset, "shots": shots, "recipe": entry.name}
+    held = settings_for(recipe, **facts)
+    changes = [*(rule.values for rule in held), overrides, entry.changes]
+    for values in changes:
+        recipe = recipe.changed(values)
+    recipe = recipe.changed({"seed": seed, "shots": shots, "classes": PROTOCOLS[protocol].classes})
+    own_template = any("template" in values.get("options", {}) for values in changes)
+    return Cell(protocol, suite, dataset, entry.label, recipe, dict(overrides), own_template)
+
+
+def cell_recipe(cell: Cell, task: Task) -> Recipe:
+    """The recipe of a cell with the task's template, where the method reads one and neither rule nor user chose it."""
+    if cell.own_template or "template" not in cell.recipe.options:
+        return cell.recipe
+    return cell.recipe.changed({"options": {"template": task.template}})
+
+
+def training_pool(protocol: str, dataset: Dataset) -> Dataset:
+    """The data set as a protocol trains on it, before shots are drawn: VTAB's final runs add the validation images."""
+    return vtab.final(dataset) if protocol == "vtab" else dataset
+
+
+def evaluations(cell: Cell, drawn: Dataset, task: Task, read: Callable[[str], Task]) -> Iterator[Evaluation]:
+    """What a cell is evaluated on, the tuned classes first.
+
+    Args:
+        cell: Gives protocol and targets.
+        drawn: The task's data set with all classes, shots drawn.
+        task: What was tuned on.
+        read: Gives another task of the suite by name.
+    """
+    protocol = cell.protocol
+    if protocol == "base-to-new":
+        for part in ("base", "new"):
+            half = base_new_split(drawn, part)
+            yield Evaluation(part, half.classes, half.test, task.template)
+        return
+    shifted = protocol in ("cross-dataset", "domain-generalization")
+    yield Evaluation("source" if shifted else "test", drawn.classes, drawn.test, task.template)
+    for name in cell.targets:
+        other = read(name) if protocol == "cross-dataset" else None
+        dataset = other.dataset if other else task.domains[name]
+        yield Evaluation(name, dataset.classes, dataset.test, other.template if other else task.template)
+
+
+def default_sources(protocol: str, suite: str) -> tuple[str, ...]:
+    """The tasks that a protocol is trained on when the user names none; empty for all."""
+    return tuple(name for where, name in PROTOCOLS[protocol].sources if where == suite)

@@ -1,0 +1,296 @@
+"""Running cells: what they share, one after another, in any number of processes on one folder."""
+
+import hashlib
+import json
+import resource
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from selfprompt.artifact import versions
+from selfprompt.bench.cells import Cell
+from selfprompt.bench.claim import ERROR, RESULT, SPLIT, claimed, error_time, is_done
+from selfprompt.bench.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
+from selfprompt.classifier import Classifier
+from selfprompt.data.fewshot import base_new_split
+from selfprompt.data.items import SPLITS, Dataset, Item
+from selfprompt.data.loader import ImageStore, check_dataset, check_images
+from selfprompt.data.suites import load_task
+from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.vtab import PREPROCESSING
+from selfprompt.files import write_atomically, write_json
+from selfprompt.methods.base import Method, build_method
+from selfprompt.recipe import Recipe
+from selfprompt.towers.load import Backbone, load_backbone
+from selfprompt.train.distributed import make_fabric
+from selfprompt.train.fit import CHECKPOINT, FitResult
+from selfprompt.tuning import RunData, Silent, Watcher, choose_images, train, with_statistics
+
+CONFUSION_UP_TO = 60
+"""Classes up to which a result keeps its confusion matrix."""
+
+State = Literal["done", "was done", "broken", "elsewhere"]
+
+
+class Shelf:
+    """What the cells of one process share: tasks, decoded images, loaded backbones.
+
+    Args:
+        root: The folder that holds the data of suites that do not ship.
+        loader: Reads a task by suite and name; the library's own unless given.
+    """
+
+    def __init__(self, root: Path | None = None, loader: Callable[[str, str, Path | None], Task] | None = None) -> None:
+        self.root = root
+        self._loader = loader or (lambda suite, name, root: load_task(f"{suite}/{name}", root))
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._backbones: dict[str, Backbone] = {}
+        self._store: tuple[str, ImageStore] = ("", ImageStore(0))
+
+    def task(self, suite: str, name: str) -> Task:
+        """A task, read once."""
+        if (suite, name) not in self._tasks:
+            self._tasks[suite, name] = self._loader(suite, name, self.root)
+        return self._tasks[suite, name]
+
+    def backbone(self, name: str) -> Backbone:
+        """A backbone, loaded once; it is frozen, so cells cannot change it."""
+        if name not in self._backbones:
+            self._backbones[name] = load_backbone(name)
+        return self._backbones[name]
+
+    def store(self, dataset: str, budget: str) -> ImageStore:
+        """The decoded images of a data set; those of the one before are let go."""
+        if self._store[0] != dataset:
+            self._store = (dataset, ImageStore(budget))
+        return self._store[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: done now, done before, broken, or taken by another process."""
+
+    cell: Cell
+    state: State
+    seconds: float = 0.0
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    shelf: Shelf,
+    *,
+    retry_failed: bool = False,
+    watcher: Watcher | None = None,
+    begin: Callable[[Cell], None] = lambda cell: None,
+) -> Iterator[Outcome]:
+    """Run what is left of a grid; several processes may do so on one folder.
+
+    Cells that another process has are looked at again at the end, for that process may have died.
+
+    Args:
+        cells: The grid.
+        out: The folder of all runs.
+        shelf: What cells share.
+        retry_failed: Run cells again that an earlier call left broken.
+        watcher: Is told how each run goes.
+        begin: Called with a cell that starts.
+
+    Yields:
+        The outcome of each cell, once.
+    """
+    since, waiting = time.time(), list(cells)
+    while waiting:
+        left = []
+        for cell in waiting:
+            outcome = attempt(cell, out, shelf, since if retry_failed else None, watcher or Silent(), begin)
+            if outcome.state == "elsewhere":
+                left.append(cell)
+            else:
+                yield outcome
+        if len(left) == len(waiting):
+            yield from (Outcome(cell, "elsewhere") for cell in left)
+            return
+        waiting = left
+
+
+def attempt(
+    cell: Cell, out: Path, shelf: Shelf, retry: float | None, watcher: Watcher, begin: Callable[[Cell], None]
+) -> Outcome:
+    """Run one cell if it is nobody's and not done; errors before the time ``retry`` do not count."""
+    folder = out / cell.folder
+    if is_done(folder, cell.id):
+        return Outcome(cell, "was done")
+    with claimed(folder) as mine:
+        if not mine:
+            return Outcome(cell, "elsewhere")
+        if is_done(folder, cell.id):  # between the look above and the claim
+            return Outcome(cell, "was done")
+        broke = error_time(folder)
+        if broke is not None:
+            if retry is None or broke >= retry:
+                return Outcome(cell, "broken")
+            for name in (ERROR, CHECKPOINT):
+                (folder / name).unlink(missing_ok=True)
+        begin(cell)
+        start = time.monotonic()
+        try:
+            run_cell(cell, folder, shelf, watcher)
+        except Exception as error:  # whatever a method or a data set raises: the other cells go on
+            report = "".join(traceback.format_exception(error))
+            write_atomically(folder / ERROR, report.encode(errors="backslashreplace"))
+            return Outcome(cell, "broken", time.monotonic() - start)
+        return Outcome(cell, "done", time.monotonic() - start)
+
+
+@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
+def run_cell(cell: Cell, folder: Path, shelf: Shelf, watcher: Watcher) -> dict[str, Any]:
+    """Tune and evaluate one cell; its folder holds ``result.json`` when all is done, and a checkpoint until then.
+
+    Raises:
+        ValueError: If data, backbone and recipe do not fit each other.
+        RuntimeError: If training diverges or a file cannot be written.
+    """
+    start = time.monotonic()
+    task = shelf.task(cell.suite, cell.dataset)
+    recipe = cell_recipe(cell, task)
+    store = shelf.store(f"{cell.suite}/{cell.dataset}", recipe.data.memory)
+    fabric = make_fabric(recipe.train)
+    fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+    drawn = drawn_images(cell, recipe, task, store, watcher)
+    training = base_new_split(drawn, recipe.data.classes)
+    backbone = fitting_backbone(shelf.backbone(recipe.backbone), recipe, cell.preprocessing)
+    method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, **recipe.options)
+    method.to(fabric.device)
+    classifier = Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
+    result = train(
+        classifier, RunData(training, store, ""), recipe, fabric, folder, watcher, resume=True, progress=False
+    )
+    measured = {
+        evaluation.name: measure(classifier, evaluation, cell, recipe, store, watcher)
+        for evaluation in evaluations(cell, drawn, task, lambda name: shelf.task(cell.suite, name))
+    }
+    record = {
+        **cell.facts(),
+        "evaluations": measured,
+        **facts_of_run(classifier, training, result, recipe),
+        "split": write_split(folder / SPLIT, training, shelf.root) if recipe.method not in UNTRAINED else None,
+        "peak_memory": peak_memory(fabric.device),
+        "seconds": time.monotonic() - start,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / RESULT, record)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+def drawn_images(cell: Cell, recipe: Recipe, task: Task, store: ImageStore, watcher: Watcher) -> Dataset:
+    """All classes of the task with its shots drawn, every image that will be used decoded once."""
+    pool = training_pool(cell.protocol, task.dataset)
+    drawn = choose_images(pool, recipe.changed({"classes": "all"}))
+    with watcher.stage("reading images") as progress:
+        if recipe.method in UNTRAINED:  # its training images only say which classes there are
+            test, _ = check_images(drawn.test, store, on_bad=recipe.data.on_bad_image, progress=progress)
+            return replace(drawn, test=test)
+        return check_dataset(drawn, store, on_bad=recipe.data.on_bad_image, progress=progress)[0]
+
+
+def fitting_backbone(backbone: Backbone, recipe: Recipe, preprocessing: str) -> Backbone:
+    """The backbone with the image statistics, and the way of resizing, that a run wants."""
+    backbone = with_statistics(backbone, recipe.statistics)
+    if not preprocessing:
+        return backbone
+    return replace(backbone, preprocess=PREPROCESSING[preprocessing].apply(backbone.preprocess))
+
+
+def measure(
+    classifier: Classifier, evaluation: Evaluation, cell: Cell, recipe: Recipe, store: ImageStore, watcher: Watcher
+) -> dict[str, Any] | None:
+    """Metrics of one evaluation; None where the method cannot tell its classes apart, or there are no images."""
+    template = None if cell.own_template else evaluation.template
+    method = rebound(classifier.method, evaluation.classes, template, recipe.method)
+    with watcher.stage(f"evaluating: {evaluation.name}") as progress:
+        items: Sequence[Item] = evaluation.items
+        if method is None or not items:
+            return None
+        if evaluation.name not in ("base", "new", "test", "source"):  # those have been read with the training images
+            items, _ = check_images(items, store, on_bad=recipe.data.on_bad_image)
+        other = replace(classifier, method=method)
+        metrics = other.evaluate(items, store, progress=progress).to_json()
+    if len(evaluation.classes) > CONFUSION_UP_TO:
+        del metrics["confusion"]
+    return metrics
+
+
+def rebound(method: Method, classes: Sequence[str], template: str | None, name: str) -> Method | None:
+    """A tuned method for these classes and, where it has such an option, this template; None if it cannot be."""
+    retold = template is not None and getattr(method.options, "template", template) != template
+    if tuple(classes) == method.classes and not retold:
+        return method
+    if not method.open_vocabulary:
+        return None
+    if not retold:
+        return method.with_classes(classes)
+    other = build_method(name, method.backbone, classes, **{**asdict(method.options), "template": template})
+    other.to(next(method.vision.parameters()).device)
+    other.load_learned(method.learned())
+    return other
+
+
+def facts_of_run(classifier: Classifier, training: Dataset, result: FitResult | None, recipe: Recipe) -> dict[str, Any]:
+    """What was tuned, how, and with what."""
+    method, seen = classifier.method, recipe.method not in UNTRAINED
+    return {
+        "method": recipe.method,
+        "recipe": recipe.flat(),
+        "classes": list(training.classes),
+        "images": {part: len(training.select(part)) if seen else 0 for part in SPLITS[:2]},
+        "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
+        "weights": result.weights if result else "prepared" if method.learned() else "untouched",
+        "chosen": dict(method.chosen),
+        "best_epoch": result.best_epoch if result else None,
+        "history": list(result.history) if result else [],
+        "train_seconds": result.seconds if result else 0.0,
+        "eval_batch_size": classifier.batch_size,
+        "sample_wise": method.sample_wise,
+        "preprocess": asdict(classifier.preprocess),
+        "backbone": {
+            "name": method.backbone.name,
+            "fingerprint": method.backbone.fingerprint,
+            "note": method.backbone.note,
+        },
+        "notes": list(training.notes),
+        "versions": versions(),
+    }
+
+
+def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, str]:
+    """Write which images were trained on, relative to the data's folder; returns the file's name and checksum."""
+    split = {part: [[_place(item, root), item.label] for item in training.select(part)] for part in ("train", "val")}
+    text = json.dumps({"classes": list(training.classes), **split}, ensure_ascii=False)
+    content = text.encode(errors="backslashreplace")
+    write_atomically(path, content)
+    return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _place(item: Item, root: Path | None) -> str:
+    if root is not None and isinstance(item.source, Path) and item.source.is_relative_to(root):
+        return item.source.relative_to(root).as_posix()
+    return str(item.source)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Bytes: the most this process ever held, and the most the cell held on its GPU."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {"process": 1024 * kilobytes}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.max_memory_allocated(device)
+    return found

@@ -1,0 +1,155 @@
+"""``selfprompt analyze``: what the prompts of a tuned classifier do, as pictures and a page."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from selfprompt.cli.predict import image_files
+from selfprompt.cli.show import Show
+
+if TYPE_CHECKING:
+    from selfprompt.classifier import Classifier
+    from selfprompt.cli.analyze_page import Study
+    from selfprompt.data.items import Item
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote")
+    parser.add_argument(
+        "--images",
+        type=str | None,
+        help="images to look at: a folder, a manifest or a task's name; by default test images of the training data",
+    )
+    parser.add_argument("--count", type=int, default=6, help="how many of the images, spread evenly over them")
+    parser.add_argument("--words", type=int, default=5, help="how many nearest words of each text prompt")
+    parser.add_argument(
+        "--out", type=str | None, help="folder for pictures and page; by default analysis/ in the first"
+    )
+    parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
+
+
+def analyze(options: Namespace) -> int:
+    """Run the command."""
+    for name in ("count", "words"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    folder = Path(options.classifier)
+    if not folder.is_dir() and options.out is None:
+        raise ValueError(f"{folder} is no folder here; give --out, the folder to write to.")
+    from selfprompt.classifier import load
+    from selfprompt.cli.analyze_page import all_parts, write
+
+    show = Show()
+    with show.stage("loading"):
+        classifier = load(options.classifier, backbone=options.backbone, device=options.device)
+    show.note(classifier.method, classifier.batch_size)
+    study = observe(options, classifier, folder, show)
+    with show.stage("looking") as progress:
+        parts, left_out = all_parts(study, progress)
+    for sentence in left_out:
+        show.say(sentence)
+    out = folder / "analysis" if options.out is None else Path(options.out)
+    written = write(out, study, parts, left_out)
+    show.say(f"Wrote {', '.join(path.name for path in written[:-1])}{' and ' if written[:-1] else ''}{written[-1]}")
+    return 0
+
+
+def observe(options: Namespace, classifier: "Classifier", folder: Path, show: Show) -> "Study":
+    """Run the images through the method, if it has image prompts.
+
+    Raises:
+        ValueError: If the method has no prompts at all, or images are needed and there are none.
+    """
+    import torch
+
+    from selfprompt.analysis.streams import plain_stream, prompted_stream
+    from selfprompt.analysis.words import input_prompts
+    from selfprompt.cli.analyze_page import Sight, Study
+    from selfprompt.data.transforms import eval_transform
+    from selfprompt.train.checkpoint import read_epochs
+
+    method = classifier.method.eval()
+    command = shlex.join(["selfprompt", "analyze", options.classifier, *_given(options)])
+    blank = torch.zeros(1, 3, *method.image_size, device=classifier.device)
+    if prompted_stream(method, blank) is None:
+        if not input_prompts(method):
+            raise ValueError(f"{method.name} has no prompts, so there is nothing to look at.")
+        return Study(method, None, {}, options.words, command)
+    items, names = chosen_images(options, classifier, folder, show)
+    transform = eval_transform(classifier.preprocess)
+    pixels = torch.stack([transform.pixels(item.load()) for item in items])  # (B, 3, S, S), uint8
+    images = transform.normalise(pixels).to(classifier.device)
+    stream = prompted_stream(method, images)
+    assert stream is not None
+    seen = pixels.permute(0, 2, 3, 1).numpy()
+    sight = Sight(images, seen, tuple(names), stream, plain_stream(method.vision, images))
+    return Study(method, sight, read_epochs(folder), options.words, command)
+
+
+def _given(options: Namespace) -> list[str]:
+    """The arguments that were not left at their defaults."""
+    defaults: dict[str, Any] = {"images": None, "count": 6, "words": 5, "out": None, "backbone": None, "device": "auto"}
+    changed = {name: getattr(options, name) for name in defaults if getattr(options, name) != defaults[name]}
+    return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+
+
+def chosen_images(
+    options: Namespace, classifier: "Classifier", folder: Path, show: Show
+) -> tuple[list["Item"], list[str]]:
+    """Readable images, spread evenly over those that there are, and what to call them.
+
+    Raises:
+        ValueError: If there are none, or it is not known where.
+    """
+    from selfprompt.data.loader import ImageStore, check_images
+
+    items, classes = given_images(options.images) if options.images else tuning_images(classifier, folder)
+    count = min(options.count, len(items))
+    items = [items[number * len(items) // count] for number in range(count)]
+    good, bad = check_images(items, ImageStore(0), on_bad="skip")
+    for image in bad:
+        show.say(f"skipped {image}")
+    if not good:
+        raise ValueError("None of the images can be read: give others with --images.")
+    return list(good), [classes[item.label] if classes else Path(str(item.source)).stem for item in good]
+
+
+def given_images(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
+    """The images of ``--images``, and class names where they are labelled."""
+    from selfprompt.data.items import Item
+    from selfprompt.data.manifest import SUFFIXES
+    from selfprompt.data.sources import is_task, read_dataset
+
+    if is_task(place) or Path(place).suffix.lower() in SUFFIXES:
+        dataset = read_dataset(place, holdout=0.0)
+        return dataset.test or dataset.select("all"), dataset.classes
+    return [Item(path, 0) for path in image_files([place])], ()
+
+
+def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Item"], Sequence[str]]:
+    """Test images, or else training images, of the data that the classifier was tuned on.
+
+    Raises:
+        ValueError: If it is not known where they are, or they are not there any more.
+    """
+    from selfprompt.data.sources import is_task, read_dataset
+    from selfprompt.tuning import RESULT
+
+    result = folder / RESULT
+    place = json.loads(result.read_text(encoding="utf-8")).get("data", "") if result.is_file() else ""
+    if not place:
+        raise ValueError(f"{folder} does not tell which images it was tuned on: give --images, a folder of images say.")
+    if not (is_task(place) or Path(place).exists()):
+        raise ValueError(f"The images that {folder} was tuned on are not at {place} any more: give --images.")
+    recipe = classifier.recipe
+    names = recipe.get("class_names")
+    dataset = read_dataset(
+        place, classes=None if names is None else Path(names), holdout=recipe["holdout"], seed=recipe["seed"]
+    )
+    return dataset.test or dataset.train, dataset.classes

@@ -1,0 +1,82 @@
+"""``selfprompt report``: the tables and plots of a folder of runs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table as Shown
+from rich.text import Text
+
+from selfprompt.cli.show import make_console
+from selfprompt.report.tables import Table, in_text
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("runs", type=str, help="folder that selfprompt bench wrote to (its --out)")
+    parser.add_argument("--baseline", type=str, default="zero-shot", help="row that gains are counted from")
+    parser.add_argument("--published", action="store_true", help="also show averages that others published, marked")
+    parser.add_argument("--html", type=str | None, help="write a page with tables and plots, one file")
+    parser.add_argument("--csv", type=str | None, help="write the tables, one line a value")
+    parser.add_argument("--json", type=str | None, help="write the tables and every single result")
+    parser.add_argument("--latex", type=str | None, help="write the tables for the package booktabs")
+
+
+def report(options: Namespace) -> int:
+    """Run the command."""
+    from selfprompt.bench.results import read_results
+    from selfprompt.files import write_atomically
+    from selfprompt.report.bench_tables import all_tables, singles
+    from selfprompt.report.tables import entries, to_csv, to_latex
+
+    found = read_results(Path(options.runs))
+    console = make_console()
+    rows = sorted({result.label for result in found.results})
+    if options.baseline not in rows and options.baseline != "zero-shot":
+        raise ValueError(f"There is no row {options.baseline!r} to count gains from. Rows: {', '.join(rows)}.")
+    tables = all_tables(found.results, baseline=options.baseline, theirs=options.published)
+    for table in tables:
+        show(table, console)
+    if options.published and not any(table.published for table in tables):
+        console.print("There are no published averages for these suites and protocols.")
+    for note in found.notes:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    for folder, reason in found.broken.items():
+        console.print(f"Broken: {folder}: {reason}", markup=False, soft_wrap=True)
+    written = {
+        options.csv: lambda: to_csv(tables),
+        options.latex: lambda: to_latex(tables),
+        options.json: lambda: json.dumps(
+            {"tables": [list(entries(t)) for t in tables], "cells": singles(found.results), "notes": found.notes},
+            indent=1,
+            ensure_ascii=False,
+        ),
+    }
+    for path, make in written.items():
+        if path:
+            write_atomically(Path(path), make().encode(errors="backslashreplace"))
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if options.html:
+        from selfprompt.report.bench_page import write_bench_page
+
+        write_bench_page(Path(options.html), found, baseline=options.baseline, theirs=options.published)
+        console.print(f"wrote {options.html}", markup=False, soft_wrap=True)
+    return 0
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table; the best of a column is bold, published rows are dim."""
+    shown = Shown()
+    for number, column in enumerate(table.columns):
+        shown.add_column(column, justify="right" if number else "left", overflow="fold")
+    best, own = table.best(), len(table.rows) - table.published
+    for number, row in enumerate(in_text(table)):
+        cells = [Text(cell, style="bold" if (number, place) in best else "") for place, cell in enumerate(row)]
+        shown.add_row(*cells, style="" if number < own else "dim", end_section=number == own - 1)
+    console.print(Text(table.title, style="bold"))
+    console.print(shown)
+    for note in table.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    console.print()

@@ -1,0 +1,106 @@
+"""CLIP-LoRA: low-rank updates of the attention's projections in every block of both CLIP towers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.heads import unit
+from selfprompt.text import PHOTO, check_template, class_ids, fill
+from selfprompt.tokens import Tokens
+from selfprompt.towers.base import Tower
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class CLIPLoRAOptions:
+    """Options of CLIP-LoRA."""
+
+    rank: int = 2
+    """Rank of an update."""
+    alpha: float = 1.0
+    """An update is scaled by alpha / sqrt(rank), as in the released code."""
+    dropout: float = 0.25
+    """Dropout on what an update reads, in training."""
+    template: str = PHOTO
+    """Text of a class; {} is the class name."""
+
+    def __post_init__(self) -> None:
+        check_positive(rank=self.rank)
+        check_template(self.template)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+
+
+class LowRank(nn.Module):
+    """A prompter without prompts: ``W x + s B A dropout(x)`` in place of ``W x`` for q, k and v of every block.
+
+    A starts uniform in +-D^-0.5, B at zero, so that the tower starts as it was. Without dropout the update is added
+    to the weights, for the time of the block.
+
+    Attributes:
+        down: A of each block and of q, k and v, (depth, 3, r, D).
+        up: B of each, (depth, 3, D, r).
+    """
+
+    reach = 0
+
+    def __init__(self, tower: Tower, rank: int, *, scale: float, dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        bound = tower.width**-0.5
+        down = torch.empty(tower.depth, 3, rank, tower.width).uniform_(-bound, bound, generator=generator)
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(tower.depth, 3, tower.width, rank))
+        self.scale = scale
+        self.dropout = dropout
+
+    def start(self, tokens: Tokens) -> Tokens:
+        return tokens
+
+    def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
+        if self.training and self.dropout:
+            return block(tokens, update=partial(self.added, index))
+        return block(tokens, update=self.weight(index))
+
+    def weight(self, index: int) -> Tensor:
+        """What is added to the stacked weights of q, k and v of a block, (3D, D)."""
+        return self.scale * (self.up[index] @ self.down[index]).flatten(0, 1)
+
+    def added(self, index: int, x: Tensor) -> Tensor:
+        """What is added to q, k and v, each with a dropout of its own: (B, L, D) -> (B, L, 3D)."""
+        dropped = F.dropout(x.expand(3, *x.shape), self.dropout)
+        return self.scale * torch.einsum("sbld,srd,sor->blso", dropped, self.down[index], self.up[index]).flatten(2)
+
+
+class CLIPLoRA(Method):
+    """``logits = scale cos(f, t_c)`` from two towers whose q, k and v projections have low-rank updates.
+
+    The towers themselves stay as they are: an update is added while a block runs (``LowRank``).
+
+    Source: Zanella and Ben Ayed 2024 (arXiv 2405.18541), section 3; scaling and dropout as released.
+    """
+
+    Options = CLIPLoRAOptions
+    open_vocabulary = True
+    needs_text = True
+    ids: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: CLIPLoRAOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        scale = options.alpha / options.rank**0.5
+        updates = partial(LowRank, rank=options.rank, scale=scale, dropout=options.dropout, generator=generator)
+        self.text_updates = updates(self.text)
+        self.image_updates = updates(self.vision)
+        self.register_buffer("ids", class_ids(backbone, fill(options.template, self.classes)), persistent=False)
+
+    def encode_classes(self) -> Tensor:
+        return unit(self.text(self.ids, self.text_updates))
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.class_logits(unit(self.vision(images, self.image_updates)), self.class_features())

@@ -1,0 +1,90 @@
+"""CoCoOp: CoOp whose context is moved by each image, through a small network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.prompters.static import Static
+from selfprompt.text import check_slots, class_ids, prompt_texts, word_embeddings
+from selfprompt.towers.load import Backbone
+
+TEXTS_AT_ONCE = 1024
+"""Class texts that are encoded together; an image needs one of each class, so this bounds the memory."""
+
+
+@dataclass(frozen=True)
+class CoCoOpOptions:
+    """Options of CoCoOp."""
+
+    prompts: int = 4
+    """Context tokens M."""
+    words: str = "a photo of a"
+    """Start from these words; then M is their number of tokens. Empty starts at random."""
+    reduction: int = 16
+    """How many times narrower than an image feature the network's hidden layer is."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts, reduction=self.reduction)
+
+
+class CoCoOp(Method):
+    """``logits = scale cos(f, t_c(f))``, where t_c(f) encodes the context moved by the image, and the name of class c.
+
+        v_m(f) = v_m + W2 relu(W1 f + b1) + b2        for each context token v_m, f of length 1
+
+    The movement is the same for all tokens and classes, and another one for each image, so that all classes are encoded
+    for each image: B C texts a batch.
+
+    Source: Zhou et al. 2022 (arXiv 2203.05557), section 3.2.
+    """
+
+    Options = CoCoOpOptions
+    open_vocabulary = True
+    needs_text = True
+    ids: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: CoCoOpOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        if options.words:
+            self.context = nn.Parameter(word_embeddings(backbone, options.words))
+        else:
+            self.context = normal(options.prompts, self.text.width, std=0.02, generator=generator)
+        hidden = max(1, self.vision.features // options.reduction)
+        self.network = nn.Sequential(
+            plain_linear(self.vision.features, hidden, generator=generator),
+            nn.ReLU(),
+            plain_linear(hidden, self.text.width, generator=generator),
+        )
+        count = len(self.context)
+        self.register_buffer("ids", class_ids(backbone, prompt_texts(self.classes, count)), persistent=False)
+        check_slots(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
+
+    def image_contexts(self, features: Tensor) -> Tensor:
+        """The contexts that images ask for, (B, M, D), from unit features, (B, E)."""
+        return self.context + self.network(features)[:, None]
+
+    def encode_classes_for(self, features: Tensor) -> Tensor:
+        """Unit features of the classes as images see them, (B, C, E), from unit features of images, (B, E)."""
+        images, classes = features.shape[0], len(self.ids)
+        contexts = self.image_contexts(features).repeat_interleave(classes, dim=0)  # (B C, M, D)
+        ids = self.ids.repeat(images, 1)  # (B C, L)
+        return unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, classes))
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = unit(self.vision(images))
+        if torch.compiler.is_compiling():  # a loop over parts would fix the number of images
+            return self._scores(features)
+        parts = features.split(max(1, TEXTS_AT_ONCE // len(self.ids)))
+        return torch.cat([self._scores(part) for part in parts])
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """Logits of unit image features, (B, E) to (B, C)."""
+        cosines = torch.einsum("be,bce->bc", features, self.encode_classes_for(features))
+        return self.backbone.scale * cosines + self.backbone.bias

@@ -1,0 +1,65 @@
+"""IVLP: deep prompts in both CLIP towers, each side for itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.heads import unit
+from selfprompt.prompters.static import Static, deep_prompts
+from selfprompt.text import prompted_opening
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class IVLPOptions:
+    """Options of IVLP."""
+
+    text_prompts: int = 2
+    """Prompt tokens a block in the text tower."""
+    image_prompts: int = 2
+    """Prompt tokens a block in the vision tower."""
+    depth: int = 12
+    """Blocks of each tower that have prompts of their own, from the first; a shorter tower has them in every block."""
+    words: str = "a photo of a"
+    """What class texts open with; their first tokens start the text prompts, the others stay. Empty: a random start."""
+
+    def __post_init__(self) -> None:
+        check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts, depth=self.depth)
+
+
+class IVLP(Method):
+    """``logits = scale cos(f, t_c)``; both towers run with prompts of their own, (depth, P, D), that nothing couples.
+
+    In front of each block up to ``depth`` the block's own prompts replace what the block before made of its prompts;
+    behind it they pass through. The first text prompts start from words, all others from N(0, 0.02^2).
+
+    Source: the baseline "independent V-L prompting" of Khattak et al. 2023 (MaPLe, arXiv 2210.03117), section 4.2.
+    """
+
+    Options = IVLPOptions
+    open_vocabulary = True
+    needs_text = True
+    ids: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: IVLPOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        ids, first = prompted_opening(backbone, self.classes, options.words, options.text_prompts, generator)
+        self.register_buffer("ids", ids, persistent=False)
+        self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
+        layers = min(options.depth, self.vision.depth)
+        self.image_prompts = normal(layers, options.image_prompts, self.vision.width, std=0.02, generator=generator)
+
+    def encode_classes(self) -> Tensor:
+        return unit(self.text(self.ids, Static(self.text_prompts, in_place=True)))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit features of images with prompts, (B, E)."""
+        return unit(self.vision(images, Static(self.image_prompts)))
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.class_logits(self.image_features(images), self.class_features())

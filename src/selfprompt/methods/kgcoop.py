@@ -1,0 +1,61 @@
+"""KgCoOp: CoOp whose class features stay close to those of a hand-written template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfprompt.methods.base import LossTerms
+from selfprompt.methods.coop import CoOp, CoOpOptions
+from selfprompt.text import PHOTO, check_template, template_features
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class KgCoOpOptions(CoOpOptions):
+    """Options of KgCoOp."""
+
+    prompts: int = 4
+    """Context tokens M."""
+    words: str = "a photo of a"
+    """Start from these words; then M is their number of tokens. Empty starts at random."""
+    template: str = PHOTO
+    """Hand-written text that the learned class texts are kept close to."""
+    weight: float = 8.0
+    """Weight of that closeness."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_template(self.template)
+
+
+class KgCoOp(CoOp):
+    """CoOp with ``loss = CE + weight (1 - mean_c cos(t_c, t_c_frozen))``.
+
+    t_c are the learned class features, t_c_frozen those of the template.
+
+    Differs from the paper as its code does: the paper writes the squared distance of the two, which is twice this term.
+
+    Source: Yao et al. 2023 (arXiv 2303.13283), section 3.2.
+    """
+
+    Options = KgCoOpOptions
+    frozen_texts: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: KgCoOpOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        frozen = template_features(backbone, options.template, self.classes)
+        self.register_buffer("frozen_texts", frozen, persistent=False)
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        texts = self.class_features()
+        logits = self.class_logits(self.image_features(images), texts)
+        terms = {
+            "ce": F.cross_entropy(logits, labels),
+            "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),
+        }
+        return LossTerms(terms, {"text": self.options.weight}, logits.detach())

@@ -1,0 +1,146 @@
+"""Linear-probe CLIP: a logistic regression on frozen features, its penalty chosen on validation images."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.towers.load import Backbone
+
+COARSE = (6, 4, 2, 0, -2, -4, -6)
+STEPS = 8
+WITHOUT_VALIDATION = 0.316  # CLIP's own, for ImageNet
+
+
+@dataclass(frozen=True)
+class LPCLIPOptions:
+    """Options of linear-probe CLIP."""
+
+    inverse_penalty: float = 0.0
+    """C, the inverse of the L2 penalty; 0 searches it on validation images, and takes 0.316 where there are none."""
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg or patches."""
+
+    def __post_init__(self) -> None:
+        if self.inverse_penalty < 0:
+            raise ValueError(f"inverse_penalty must be 0 (search) or above, got {self.inverse_penalty}.")
+
+
+class LPCLIP(Method):
+    """``logits = W f + b`` on frozen features f, not normalised, of images under the evaluation transform.
+
+    W and b minimise ``|W|^2 / 2 + C sum CE``, by L-BFGS in ``prepare``: there are no epochs. C is chosen by the
+    ``lpclip`` protocol: 1e6, 1e4, ... 1e-6, then 8 bisections of a decade to either side of the best (``search``).
+    Until ``prepare`` has seen data, W is random.
+
+    Differs from the reference code: any backbone serves, not RN50 alone; shots are drawn as for all other methods.
+
+    Source: Radford et al. 2021 (arXiv 2103.00020), section 3.2 and appendix A.3; the protocol is Zhou et al.'s
+    (arXiv 2109.01134).
+    """
+
+    Options = LPCLIPOptions
+    solved = True
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: LPCLIPOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.pooling = pooling_for(options.pooling, backbone)
+        self.head = linear_head(self.vision.features, len(classes), std=0.02, generator=generator)
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Solve the regression on plain views of the training images.
+
+        Raises:
+            ValueError: If a class has no training images.
+        """
+        features, labels = self._features(source.plain(), progress)
+        missing = [name for label, name in enumerate(self.classes) if label not in labels]
+        if missing:
+            raise ValueError(f"No training images of: {', '.join(missing)}.")
+        solve = cache(partial(regression, features, labels))
+        strength = self.options.inverse_penalty or WITHOUT_VALIDATION
+        if source.validation is not None and not self.options.inverse_penalty:
+            val, val_labels = self._features(source.validation)
+
+            def accuracy(power: float) -> float:
+                weight, bias = solve(10.0**power)
+                return float(((val @ weight.t() + bias).argmax(dim=1) == val_labels).float().mean())
+
+            strength = 10.0 ** search(accuracy)
+            self.chosen = {"inverse_penalty": strength}
+        weight, bias = solve(strength)
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
+
+    def _features(
+        self, source: TrainingSource, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features, (N, E), and labels, (N,), of all images, on the CPU."""
+        parts: list[Tensor] = []
+        labels: list[Tensor] = []
+        for images, part, *_ in source.epoch(0):
+            parts.append(self.vision(images.to(self.head.weight.device), pooling=self.pooling).float().cpu())
+            labels.append(part)
+            if progress:
+                progress(sum(map(len, labels)), source.size)
+        return torch.cat(parts), torch.cat(labels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.vision(images, pooling=self.pooling)
+        return self.head(features)
+
+
+def regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """W, (C, E), and b, (C,), of the logistic regression with penalty 1 / strength; at most 1000 iterations.
+
+    Args:
+        features: (N, E), on the CPU.
+        labels: Every class 0..C-1 occurs, (N,).
+        strength: C in scikit-learn's words.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol stops after 1000 iterations
+        found = LogisticRegression(C=strength, max_iter=1000).fit(features.numpy(), labels.numpy())
+    weight, bias = torch.from_numpy(found.coef_).float(), torch.from_numpy(found.intercept_).float()
+    if len(weight) == 1:  # of two classes scikit-learn gives the difference
+        return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return weight, bias
+
+
+def search(accuracy: Callable[[float], float]) -> float:
+    """The power of ten that the protocol chooses for C.
+
+    The best of 6, 4, ... -6 is bracketed by one to either side; then the better end is kept and the other moved to the
+    middle, eight times. On a tie the larger of the coarse values is kept, and the left end.
+
+    Args:
+        accuracy: On validation images, by the power of ten of C.
+
+    Returns:
+        The end that the last step kept.
+    """
+    peak = max(COARSE, key=accuracy)
+    left, right = float(peak - 1), float(peak + 1)
+    best = left
+    for _ in range(STEPS):
+        middle = (left + right) / 2
+        best = left if accuracy(left) >= accuracy(right) else right
+        left, right = (left, middle) if best == left else (middle, right)
+    return best

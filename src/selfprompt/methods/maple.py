@@ -1,0 +1,70 @@
+"""MaPLe: deep text prompts, and image prompts that are linear functions of them."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.prompters.static import Static, deep_prompts
+from selfprompt.text import prompted_opening
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class MaPLeOptions:
+    """Options of MaPLe."""
+
+    prompts: int = 2
+    """Prompt tokens a block, the same number in both towers."""
+    depth: int = 9
+    """Blocks that have prompts of their own, from the first; at most as many as the shorter tower has."""
+    words: str = "a photo of a"
+    """What class texts open with; their first tokens start the text prompts, the others stay. Empty: a random start."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts, depth=self.depth)
+
+
+class MaPLe(Method):
+    """``logits = scale cos(f, t_c)``; block j has text prompts P_j, (P, D_text), and image prompts P_j W_j^T + b_j.
+
+    Gradients of both towers reach the text prompts, (depth, P, D_text). The first ones start from words, the others
+    from N(0, 0.02^2). In front of each block up to ``depth`` its prompts replace what the block before made of them.
+
+    The couplings start as linear layers of PyTorch do; those behind the first block all start with the same numbers,
+    as in the released code (the paper does not say).
+
+    Source: Khattak et al. 2023 (arXiv 2210.03117), section 3.2.
+    """
+
+    Options = MaPLeOptions
+    open_vocabulary = True
+    needs_text = True
+    ids: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: MaPLeOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        layers = min(options.depth, self.text.depth, self.vision.depth)
+        ids, first = prompted_opening(backbone, self.classes, options.words, options.prompts, generator)
+        self.register_buffer("ids", ids, persistent=False)
+        self.text_prompts = deep_prompts(first, layers, generator)
+        start, further = (plain_linear(self.text.width, self.vision.width, generator=generator) for _ in range(2))
+        self.couplings = nn.ModuleList([start, *(copy.deepcopy(further) for _ in range(layers - 1))])
+
+    def image_prompts(self) -> Tensor:
+        """The image prompts that belong to the text prompts, (depth, P, D_vision)."""
+        pairs = zip(self.couplings, self.text_prompts, strict=True)
+        return torch.stack([couple(prompts) for couple, prompts in pairs])
+
+    def encode_classes(self) -> Tensor:
+        return unit(self.text(self.ids, Static(self.text_prompts, in_place=True)))
+
+    def logits(self, images: Tensor) -> Tensor:
+        features = unit(self.vision(images, Static(self.image_prompts())))
+        return self.class_logits(features, self.class_features())

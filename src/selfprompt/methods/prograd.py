@@ -1,0 +1,111 @@
+"""ProGrad: CoOp that never steps against zero-shot CLIP."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfprompt.methods.base import LossTerms
+from selfprompt.methods.coop import CoOp, CoOpOptions
+from selfprompt.text import PHOTO, check_template, template_features, word_embeddings
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class ProGradOptions(CoOpOptions):
+    """Options of ProGrad."""
+
+    words: str = ""
+    """Start from zeros that end in these words (as released: the template's, before the name), not at random."""
+    template: str = PHOTO
+    """Text of a class for zero-shot CLIP, the teacher."""
+    temperature: float = 1.0
+    """Divides the logits of student and teacher where they are compared (T)."""
+    strength: float = 1.0
+    """Part of the conflict that is taken out of the gradient (lambda); 0 is CoOp."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_template(self.template)
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
+        if self.strength < 0:
+            raise ValueError(f"strength must be 0 (CoOp) or more, got {self.strength}.")
+
+
+class ProGrad(CoOp):
+    """CoOp, each step of which is the cross-entropy's gradient without its part against zero-shot CLIP.
+
+    With g_d the gradient of the cross-entropy, g_g that of ``T^2 KL(teacher || student)`` and u = g_g / |g_g|, a tensor
+    gets
+
+        g_d                          if g_d . u >= 0
+        g_d - lambda (g_d . u) u     otherwise
+
+    so the KL term has no weight of its own: ``loss().total`` is the cross-entropy.
+
+    Differs from the reference code: words are counted in tokens, so that none is left out of the context; the KL
+    divergence stands for the soft cross-entropy, which has the same gradient; a gradient of zero has no direction.
+
+    Source: Zhu et al. 2023 (arXiv 2205.14865), section 3.2.
+    """
+
+    Options = ProGradOptions
+    frozen_texts: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: ProGradOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        frozen = template_features(backbone, options.template, self.classes)
+        self.register_buffer("frozen_texts", frozen, persistent=False)
+
+    def first_context(self, generator: torch.Generator) -> nn.Parameter:
+        words, count = self.options.words, self.options.prompts
+        if not words:
+            return super().first_context(generator)
+        start = word_embeddings(self.backbone, words)
+        if len(start) > count:
+            raise ValueError(f"words {words!r} are {len(start)} tokens, but there are {count} prompts.")
+        return nn.Parameter(F.pad(start, (0, 0, count - len(start), 0)))
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        features = self.image_features(images)
+        logits = self.class_logits(features, self.class_features())
+        temperature = self.options.temperature
+        student, teacher = (
+            F.log_softmax(scores / temperature, dim=-1)
+            for scores in (logits, self.class_logits(features, self.frozen_texts))
+        )
+        divergence = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        terms = {"ce": F.cross_entropy(logits, labels), "kl": temperature**2 * divergence}
+        return LossTerms(terms, {"kl": 0.0}, logits.detach())
+
+    def gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
+        """Give each tuned tensor its projected gradient, from gradients that are averaged first.
+
+        Args:
+            terms: Of ``loss``, with their graph.
+            mean: Averages a tensor over the processes.
+        """
+        parameters = list(self.trainable().values())
+        domain = torch.autograd.grad(terms.terms["ce"], parameters, retain_graph=True)
+        general = torch.autograd.grad(terms.terms["kl"], parameters)
+        for parameter, pair in zip(parameters, zip(domain, general, strict=True), strict=True):
+            own, teachers = mean(torch.stack(pair))
+            parameter.grad = without_conflict(own, teachers, self.options.strength)
+
+
+def without_conflict(domain: Tensor, general: Tensor, strength: float = 1.0) -> Tensor:
+    """A gradient without its part against another one.
+
+    Args:
+        domain: Gradient of what is learned, any shape.
+        general: Gradient of what must not get worse, of that shape; one of length 0 is against nothing.
+        strength: Part of the conflict that is taken out; with 1 the result is never against ``general``.
+    """
+    direction = F.normalize(general.flatten(), dim=0).view_as(general)
+    conflict = (domain * direction).sum().clamp(max=0)
+    return domain - strength * conflict * direction

@@ -1,0 +1,143 @@
+"""TCP: class-aware text prompts, made from hand-written class texts and put in high up the text tower."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfprompt.methods.base import LossTerms, Method, check_positive, normal
+from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.text import PHOTO, PLACEHOLDER, check_slots, check_template, class_ids, fill, template_features
+from selfprompt.tokens import Tokens
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class TCPOptions:
+    """Options of TCP."""
+
+    prompts: int = 4
+    """Context tokens M, and class-aware tokens."""
+    text: str = ""
+    """What stands behind the context, "{}, a type of pet." say; empty is the template without its first M words."""
+    template: str = PHOTO
+    """Hand-written text that class-aware tokens are made from, and learned class texts kept close to."""
+    layer: int = 0
+    """Block, counted from 0, in front of which class-aware tokens come in; 0 means two thirds up (8 of 12)."""
+    reduction: int = 4
+    """How many times narrower than a text feature the embedding's hidden layer is."""
+    weight: float = 8.0
+    """Weight of the closeness to the template."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts, reduction=self.reduction)
+        check_template(self.template)
+        if self.text:
+            check_template(self.text)
+        if self.layer < 0:
+            raise ValueError(f"layer must be 0 (two thirds up) or a block's number, got {self.layer}.")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Text prompts behind SOS that are exchanged for each class's own in front of one block.
+
+    Attributes:
+        context: Prompts at the input, (M, D).
+        later: Prompts from that block on, (C, M, D).
+        index: The block, from 1.
+    """
+
+    context: Tensor
+    later: Tensor
+    index: int
+    reach: int = 0
+
+    def start(self, tokens: Tokens) -> Tokens:
+        return tokens.mark(len(self.context)).replace(self.context)
+
+    def layer(self, index: int, block: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
+        return block(tokens.replace(self.later) if index == self.index else tokens)
+
+
+class TCP(Method):
+    """``logits = scale cos(f, t_c)``, where t_c encodes a learned context, the name of class c, and tokens made for c.
+
+    With t_c_frozen the unit feature of class c's template, the textual knowledge embedding
+
+        T_c = W2 qgelu(W1 t_c_frozen + b1) + b2        M tokens
+
+    takes the context's place in front of one block, and ``loss = CE + weight (1 - mean_c cos(t_c, t_c_frozen))``.
+
+    Differs from the reference code: weights there cannot be set from outside, here they are options.
+
+    Source: Yao et al. 2024 (arXiv 2311.18231), section 3.
+    """
+
+    Options = TCPOptions
+    open_vocabulary = True
+    needs_text = True
+    ids: Tensor
+    frozen_texts: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: TCPOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.layer = chosen_block(options.layer, self.text.depth)
+        count, width = options.prompts, self.text.width
+        self.context = normal(count, width, std=0.02, generator=generator)
+        hidden = max(1, self.text.features // options.reduction)
+        self.down = plain_linear(self.text.features, hidden, generator=generator)
+        self.up = plain_linear(hidden, count * width, generator=generator)
+        text = options.text or behind_words(options.template, count)
+        texts = fill(" ".join([PLACEHOLDER] * count + [text]), self.classes)
+        self.register_buffer("ids", class_ids(backbone, texts), persistent=False)
+        check_slots(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(texts), -1))
+        frozen = template_features(backbone, options.template, self.classes)
+        self.register_buffer("frozen_texts", frozen, persistent=False)
+
+    def class_tokens(self) -> Tensor:
+        """The class-aware tokens, (C, M, D)."""
+        hidden = self.down(self.frozen_texts)
+        return self.up(hidden * torch.sigmoid(1.702 * hidden)).unflatten(1, (self.options.prompts, self.text.width))
+
+    def encode_classes(self) -> Tensor:
+        return unit(self.text(self.ids, Exchange(self.context, self.class_tokens(), self.layer)))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Unit features of images from the frozen tower, (B, E)."""
+        with torch.no_grad():
+            return unit(self.vision(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.class_logits(self.image_features(images), self.class_features())
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        texts = self.class_features()
+        logits = self.class_logits(self.image_features(images), texts)
+        terms = {
+            "ce": F.cross_entropy(logits, labels),
+            "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),
+        }
+        return LossTerms(terms, {"text": self.options.weight}, logits.detach())
+
+
+def behind_words(template: str, count: int) -> str:
+    """A template without its first words, as many as stand in front of the class name, ``count`` at most."""
+    opening, name, ending = template.partition("{}")
+    return " ".join([*opening.split()[count:], name]) + ending
+
+
+def chosen_block(layer: int, depth: int) -> int:
+    """The block of a tower that an option names; 0 names the one two thirds up, which is never the first.
+
+    Raises:
+        ValueError: If the tower has no such block, or has only one.
+    """
+    index = layer or max(1, 2 * depth // 3)
+    if index >= depth:
+        raise ValueError(f"layer names block {index}, but the text tower has blocks 0 to {depth - 1}.")
+    return index

@@ -1,0 +1,185 @@
+"""Tip-Adapter: zero-shot CLIP and a cache of the training images' features; -F also tunes the cache's keys."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive
+from selfprompt.methods.heads import unit
+from selfprompt.text import PHOTO, check_template, template_features
+from selfprompt.towers.load import Backbone
+
+ALPHAS, BETAS = 20, 200  # steps of the search
+
+
+@dataclass(frozen=True)
+class TipAdapterOptions:
+    """Options of Tip-Adapter. The numbers are the authors' for ImageNet."""
+
+    finetune: bool = False
+    """Tune the keys (Tip-Adapter-F), or leave them as they are: then there is nothing to train."""
+    alpha: float = 1.17
+    """Weight of the cache while training, and after it where there are no validation images to choose it on."""
+    beta: float = 1.0
+    """Sharpness of the cache, alike."""
+    alpha_limit: float = 3.0
+    """alpha is searched from 0.1 up to this."""
+    beta_limit: float = 7.0
+    """beta is searched from 0.1 up to this."""
+    views: int = 10
+    """Random views of a training image whose features are averaged to make its key."""
+    template: str = PHOTO
+    """Text of a class; {} is the class name."""
+
+    def __post_init__(self) -> None:
+        check_positive(views=self.views)
+        check_template(self.template)
+        for name in ("alpha_limit", "beta_limit"):
+            if getattr(self, name) <= 0.1:
+                raise ValueError(f"{name} must be above 0.1, where the search starts; got {getattr(self, name)}.")
+
+
+class TipAdapter(Method):
+    """``logits = scale f . t + alpha exp(-beta (1 - f . K)) V``, with unit image features f and class features t.
+
+    Keys K, (N, E), are unit features of the N training images, each the mean over random views; values V are their
+    labels, one-hot. alpha and beta are chosen on the validation images by a grid of 20 x 200, the first best; -F
+    trains the keys with the given alpha and beta and chooses after each epoch. Until ``prepare`` has seen data the
+    cache is empty, and the method is zero-shot CLIP.
+
+    Differs from the reference code: the scale is the backbone's; nothing is chosen on test images, where the released
+    code reports the best test accuracy over epochs and searches.
+
+    Source: Zhang et al. 2022 (arXiv 2207.09519), section 3.
+    """
+
+    Options = TipAdapterOptions
+    needs_text = True
+    remembered = frozenset({"keys", "labels", "alpha", "beta"})
+    sized_by_data = frozenset({"keys", "labels"})
+    keys: Tensor
+    labels: Tensor
+    alpha: Tensor
+    beta: Tensor
+    texts: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: TipAdapterOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        texts = template_features(backbone, options.template, self.classes)
+        self.register_buffer("texts", texts, persistent=False)
+        keys = torch.zeros(0, self.vision.features)
+        if options.finetune:
+            self.keys = nn.Parameter(keys)
+        else:
+            self.register_buffer("keys", keys)
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("alpha", torch.tensor(options.alpha))
+        self.register_buffer("beta", torch.tensor(options.beta))
+        self.validation: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def repeat_prepare(self) -> bool:  # type: ignore[override]
+        """The validation features are in no checkpoint."""
+        return self.options.finetune
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Fill the cache, and choose alpha and beta."""
+        device, views = self.texts.device, self.options.views
+        sums = torch.zeros(source.size, self.vision.features, device=device)
+        done = 0
+        for view in range(views):
+            for images, _, indices in source.epoch(view):
+                sums[indices.to(device)] += self.vision(images.to(device))
+                done += len(indices)
+                if progress:
+                    progress(done, views * source.size)
+        self.keys.data = unit(sums)
+        self.labels = source.labels.to(device)
+        if source.validation is not None:
+            parts = [(self.vision(images.to(device)), labels) for images, labels, *_ in source.validation.epoch(0)]
+            features, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            self.validation = unit(features), labels.to(device)
+        self._choose()
+
+    @torch.no_grad()
+    def _choose(self) -> None:
+        """Choose alpha and beta on the validation images, if there are any."""
+        if self.validation is None:
+            return
+        features, labels = self.validation
+        affinity, zero_shot = features @ self.keys.t(), self.class_logits(features, self.texts)
+        alphas, betas = grid(self.options.alpha_limit, ALPHAS), grid(self.options.beta_limit, BETAS)
+        alpha, beta = search(zero_shot, affinity, self.values(), labels, alphas, betas)
+        self.alpha.fill_(alpha)
+        self.beta.fill_(beta)
+        self.chosen = {"alpha": alpha, "beta": beta}
+
+    def values(self) -> Tensor:
+        """Labels of the cache, one-hot, (N, C)."""
+        return F.one_hot(self.labels, len(self.classes)).to(self.texts.dtype)
+
+    def _scores(self, images: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        with torch.no_grad():
+            features = unit(self.vision(images))
+        cached = (-beta * (1 - features @ self.keys.t())).exp() @ self.values()
+        return self.class_logits(features, self.texts) + alpha * cached
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self._scores(images, self.alpha, self.beta)
+
+    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+        """Cross-entropy with the given alpha and beta, not the chosen ones."""
+        logits = self._scores(images, self.options.alpha, self.options.beta)
+        return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
+
+    def running(self) -> dict[str, Tensor]:
+        """The chosen numbers, which belong to an epoch's keys."""
+        return {"alpha": self.alpha, "beta": self.beta}
+
+    def after_epoch(self, epoch: int, epochs: int) -> None:
+        """Choose alpha and beta for the keys as they are now."""
+        self._choose()
+
+
+def grid(limit: float, steps: int) -> list[float]:
+    """Evenly spaced values from 0.1, the limit left out."""
+    return [0.1 + step * (limit - 0.1) / steps for step in range(steps)]
+
+
+def search(
+    zero_shot: Tensor,
+    affinity: Tensor,
+    values: Tensor,
+    labels: Tensor,
+    alphas: Sequence[float],
+    betas: Sequence[float],
+) -> tuple[float, float]:
+    """The alpha and beta of the highest accuracy; of equals the first, over alphas within betas.
+
+    Args:
+        zero_shot: Scaled cosines of images and classes, (V, C).
+        affinity: Cosines of images and keys, (V, N).
+        values: One-hot labels of the keys, (N, C).
+        labels: Of the images, (V,).
+        alphas: Values to try.
+        betas: Values to try.
+    """
+    most, best = -1, (alphas[0], betas[0])
+    for beta in betas:
+        cached = (-beta * (1 - affinity)).exp() @ values
+        for alpha in alphas:
+            hits = int(((zero_shot + alpha * cached).argmax(dim=1) == labels).sum())
+            if hits > most:
+                most, best = hits, (alpha, beta)
+    return best

@@ -1,0 +1,56 @@
+"""VPT on CLIP: prompts in the vision tower, hand-written class texts as the classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.heads import unit
+from selfprompt.prompters.static import Static
+from selfprompt.text import PHOTO, check_template, template_features
+from selfprompt.towers.load import Backbone
+
+
+@dataclass(frozen=True)
+class VPTCLIPOptions:
+    """Options of VPT on CLIP."""
+
+    prompts: int = 8
+    """Prompt tokens (a block, when deep)."""
+    deep: bool = True
+    """Own prompts for every block, or only for the first."""
+    template: str = PHOTO
+    """Text of a class; {} is the class name."""
+
+    def __post_init__(self) -> None:
+        check_positive(prompts=self.prompts)
+        check_template(self.template)
+
+
+class VPTCLIP(Method):
+    """``logits = scale cos(f, t_c)``; the images run with prompts, (1, P, D) or (depth, P, D), t_c is frozen.
+
+    Deep prompts replace those of the block before. All start from N(0, 0.02^2).
+
+    Source: Jia et al. 2022 (arXiv 2203.12119), as the vision-only baseline of Khattak et al. 2023 (MaPLe,
+    arXiv 2210.03117), section 4.2.
+    """
+
+    Options = VPTCLIPOptions
+    open_vocabulary = True
+    needs_text = True
+    texts: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: VPTCLIPOptions, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        layers = self.vision.depth if options.deep else 1
+        self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
+        texts = template_features(backbone, options.template, self.classes)
+        self.register_buffer("texts", texts, persistent=False)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.class_logits(unit(self.vision(images, Static(self.prompts))), self.texts)

@@ -1,0 +1,36 @@
+"""The patches that are shown are those that SEP's prompter took."""
+
+import torch
+
+from selfprompt.analysis.selection import selected
+from selfprompt.prompters.fusion import Fuse, strongest
+from tests.analysis.tiny import seen
+from tests.methods.tiny import small
+
+
+@torch.no_grad()
+def test_they_are_the_strongest_recorded_tokens() -> None:
+    method = small("sep", layers=[1, 3])
+    stream = seen(method, 3)
+    found = selected(stream)
+    assert list(found) == [1, 3]
+    for index, places in found.items():
+        before = stream.record.outputs[index - 1]  # what the prompter chose from
+        assert torch.equal(places, strongest(before, method.options.image_prompts))
+
+
+@torch.no_grad()
+def test_the_prompter_chose_the_same() -> None:
+    for selection in ("image", "batch"):
+        method = small("sep", selection=selection)
+        stream = seen(method, 3)
+        inner = stream.record.inner
+        assert isinstance(inner, Fuse)
+        for index, places in selected(stream, selection).items():
+            taken = inner.choose(stream.record.outputs[index - 1])
+            others = stream.inputs[index].others()
+            assert torch.equal(others.gather(1, places[..., None].expand_as(taken)), taken)
+
+
+def test_other_methods_select_nothing() -> None:
+    assert selected(seen(small("vpt", "mae"))) == {}

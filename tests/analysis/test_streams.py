@@ -1,0 +1,40 @@
+"""The runs that are looked at are the method's own, and looking changes nothing."""
+
+import torch
+
+from selfprompt.analysis.streams import plain_stream, prompted_stream, watched
+from tests.analysis.tiny import seen
+from tests.methods.tiny import images, small
+
+
+@torch.no_grad()
+def test_looking_changes_no_result_and_leaves_no_trace() -> None:
+    method = small("sep")
+    before = method.logits(images(2))
+    with watched(method.vision) as streams:
+        assert torch.equal(method.logits(images(2)), before)
+    assert [stream.prompted for stream in streams] == [False, True]  # frozen, prompted
+    method.logits(images(2))
+    assert len(streams) == 2
+
+
+def test_prompts_that_enter_each_block_are_recorded() -> None:
+    method = small("vpt", "mae")
+    stream = seen(method)
+    assert len(stream.inputs) == method.vision.depth
+    for index, tokens in enumerate(stream.inputs):
+        assert torch.equal(tokens.prompts, method.prompts[index].expand(2, -1, -1))
+    assert stream.pooling == method.pooling
+
+
+def test_a_method_without_image_prompts_has_no_stream() -> None:
+    assert prompted_stream(small("coop"), images(1)) is None
+    assert prompted_stream(small("linear", "mae"), images(1)) is None
+
+
+@torch.no_grad()
+def test_the_plain_run_has_no_prompts() -> None:
+    tower = small("vpt", "mae").vision
+    stream = plain_stream(tower, images(2))
+    assert not stream.prompted
+    assert torch.equal(stream.inputs[0].x, tower.enter(tower.embed(images(2))).x)

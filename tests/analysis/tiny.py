@@ -1,0 +1,29 @@
+"""What the tests of the analysis share: methods on the embedded backbones, and images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from selfprompt.analysis.streams import Stream, prompted_stream
+from selfprompt.methods.base import Method
+from selfprompt.prompters.record import Record
+from selfprompt.tokens import Tokens
+from tests.methods.tiny import images, small
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in double precision."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def seen(method: Method, count: int = 2) -> Stream:
+    """Some images as the method runs them; they have image prompts."""
+    stream = prompted_stream(method, images(count))
+    assert stream is not None
+    return stream
+
+
+def by_hand(inputs: Sequence[Tokens]) -> Stream:
+    """A stream that holds just these tokens, on the tower of the embedded autoencoder."""
+    return Stream(small("vpt", "mae").vision, Record(inputs=list(inputs), options=[{} for _ in inputs]))

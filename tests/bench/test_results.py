@@ -1,0 +1,252 @@
+"""From result files to tables: every number here was worked out by hand."""
+
+import csv
+import json
+
+import pytest
+
+from selfprompt.bench.results import Spread, harmonic, read_results, spread
+from selfprompt.report.bench_tables import all_tables, singles
+from selfprompt.report.tables import Gain, Table, in_words, to_csv, to_latex
+
+
+def metrics(correct, total=100):
+    """One evaluation with so many right answers, of two classes."""
+    return {
+        "accuracy": 100 * correct / total,
+        "correct": correct,
+        "total": total,
+        "interval": [0.0, 100.0],
+        "macro": 100 * correct / total,
+        "per_class": {"cat": 100 * correct / total},
+        "calibration_error": 0.1,
+        "confusion": [[correct, total - correct], [0, 0]],
+        "reliability": [[0.55, correct / total, total]],
+    }
+
+
+def write(runs, protocol, dataset, row, seed, evaluations, **changed):
+    """A result file as ``run_cell`` writes it."""
+    untrained = row.startswith("zero-shot")
+    record = {
+        "id": f"{protocol}{dataset}{row}{seed}{changed}",
+        "protocol": protocol,
+        "suite": "embedded",
+        "dataset": dataset,
+        "row": row,
+        "seed": seed,
+        "shots": 0 if untrained else 16,
+        "preprocessing": "",
+        "overrides": {},
+        "evaluations": {name: value and metrics(value) for name, value in evaluations.items()},
+        "images": {"train": 0 if untrained else 32},
+        "classes": ["cat", "dog"],
+        "trainable_parameters": 0 if untrained else 2048,
+        "train_seconds": 12.0,
+        "seconds": 15.0,
+        "peak_memory": {"process": 1000},
+        "eval_batch_size": 100,
+        "sample_wise": True,
+        "backbone": {"name": "embedded/clip", "fingerprint": "f", "note": ""},
+        "finished": f"2026-01-0{seed}T00:00:00+00:00",
+    } | changed
+    folder = runs / protocol / dataset / f"{row}-{record['shots']}-{seed}-{record['finished'][:10]}-{len(changed)}"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def base_new(tmp_path):
+    """CoOp on two data sets with three seeds, zero-shot with one, a head without new classes."""
+    for seed, base in ((1, 80), (2, 82), (3, 87)):
+        write(tmp_path, "base-to-new", "animals", "coop", seed, {"base": base, "new": 60})
+        write(tmp_path, "base-to-new", "food", "coop", seed, {"base": 40, "new": 20})
+        write(tmp_path, "base-to-new", "animals", "linear", seed, {"base": 70, "new": None})
+    for name in ("animals", "food"):
+        write(tmp_path, "base-to-new", name, "zero-shot", 1, {"base": 50, "new": 50})
+    return tmp_path
+
+
+def values(tables, title, row):
+    """A row of the table whose title ends so, by column."""
+    (table,) = [table for table in tables if table.title.endswith(title)]
+    (found,) = [line for line in table.rows if line[0] == row]
+    return dict(zip(table.columns, found, strict=True))
+
+
+class TestSpread:
+    def test_sample_deviation_and_interval_of_student(self):
+        three = Spread((80.0, 82.0, 87.0))
+        assert three.mean == pytest.approx(83)
+        assert three.deviation == pytest.approx(3.605551)  # sqrt((9 + 1 + 16) / 2)
+        # t of two degrees of freedom at 97.5 % is 4.302653; 4.302653 * 3.605551 / sqrt(3) = 8.956686
+        assert three.interval == pytest.approx((74.043314, 91.956686))
+
+    def test_two_seeds_have_no_interval_and_one_no_deviation(self):
+        assert (Spread((80.0, 82.0)).deviation, Spread((80.0, 82.0)).interval) == (pytest.approx(1.414214), None)
+        assert Spread((80.0,)).deviation is None
+        assert spread({}) is None
+
+    def test_h_is_that_of_the_means(self):
+        h = harmonic({1: 80.0, 2: 90.0}, {1: 60.0, 2: 70.0})
+        assert h.mean == pytest.approx(2 * 85 * 65 / 150)
+        assert h.values == (pytest.approx(2 * 80 * 60 / 140), pytest.approx(2 * 90 * 70 / 160))
+        assert harmonic({1: 80.0}, {}) is None
+
+
+class TestBaseToNew:
+    def test_one_data_set(self, base_new):
+        row = values(all_tables(read_results(base_new).results), ": animals", "coop")
+        assert row["base"].mean == pytest.approx(83)
+        assert row["base"].interval == pytest.approx((74.043314, 91.956686))
+        assert row["new"].mean == 60
+        assert row["H"].mean == pytest.approx(69.650350)  # 2 * 83 * 60 / 143
+
+    def test_h_both_ways(self, base_new):
+        row = values(all_tables(read_results(base_new).results), "average over 2 data sets", "coop")
+        assert row["base"].mean == pytest.approx(61.5)
+        assert row["base"].values == (60, 61, 63.5)
+        assert row["new"].mean == 40
+        assert row["H of averages"].mean == pytest.approx(48.472906)  # 2 * 61.5 * 40 / 101.5
+        assert row["average of H"].mean == pytest.approx(48.158508)  # (69.650350 + 26.666667) / 2
+        assert row["tuned numbers"] == 2048
+
+    def test_what_is_missing_is_not_averaged_over(self, base_new):
+        row = values(all_tables(read_results(base_new).results), "average over 2 data sets", "linear")
+        assert in_words(row["base"]) == "70.00 ± 0.00 (70.00 to 70.00) [1 of 2 data sets]"
+        assert row["new"] is row["H of averages"] is row["average of H"] is None
+
+    def test_gain(self, base_new):
+        row = values(all_tables(read_results(base_new).results), "gain of H over zero-shot", "coop")
+        assert row["animals"].value == pytest.approx(19.650350)
+        assert row["food"].value == pytest.approx(-23.333333)
+        assert row["mean"].value == pytest.approx(-1.841492)
+        row = values(all_tables(read_results(base_new).results, baseline="coop"), "over coop", "zero-shot")
+        assert in_words(row["food"]) == "+23.33"
+
+    def test_published_numbers_are_marked_and_stay_with_their_suite(self, base_new, tmp_path_factory):
+        assert not any(table.published for table in all_tables(read_results(base_new).results, theirs=True))
+        runs = tmp_path_factory.mktemp("coop")
+        write(runs, "base-to-new", "dtd", "coop", 1, {"base": 80, "new": 60}, suite="coop")
+        tables = all_tables(read_results(runs).results, theirs=True)
+        row = values(tables, "average over 1 data set", "KgCoOp (published)")
+        assert (row["base"], row["new"], row["H of averages"], row["average of H"]) == (80.73, 73.60, 77.00, None)
+        assert "not ours" in tables[0].notes[-1]
+        assert not any(table.published for table in all_tables(read_results(runs).results))
+
+
+class TestOtherProtocols:
+    def test_few_shot(self, tmp_path):
+        for name, gain in (("animals", 0), ("food", 10)):
+            for seed in (1, 2):
+                for shots, value in ((1, 50), (16, 70)):
+                    write(tmp_path, "few-shot", name, "coop", seed, {"test": value + gain + seed}, shots=shots)
+            write(tmp_path, "few-shot", name, "zero-shot", 1, {"test": 40 + gain})
+        tables = all_tables(read_results(tmp_path).results)
+        assert tables[0].columns == ("method", "0", "1", "16")
+        row = values(tables, "average over 2 data sets", "coop")
+        assert (row["0"], row["1"].values, row["16"].values) == (None, (56, 57), (76, 77))
+        assert values(tables, "average over 2 data sets", "zero-shot")["0"].mean == 45
+        assert values(tables, "shots, food", "coop")["16"].mean == pytest.approx(81.5)
+
+    def test_the_source_is_not_part_of_the_average_of_shifted(self, tmp_path):
+        for seed in (1, 2):
+            found = {"source": 90, "sketch": 40 + seed, "dark": 60}
+            write(tmp_path, "domain-generalization", "animals", "coop", seed, found)
+            write(tmp_path, "domain-generalization", "food", "coop", seed, {"source": 70, "dark": 20})
+        tables = all_tables(read_results(tmp_path).results)
+        row = values(tables, "from animals", "coop")
+        assert (row["source"].mean, row["average of shifted"].values) == (90, (50.5, 51))
+        row = values(tables, "average over 2 data sets", "coop")
+        assert (row["source"].mean, row["average of shifted"].values) == (80, (35.25, 35.5))
+
+    def test_groups_of_vtab(self, tmp_path):
+        from selfprompt.data.suites.vtab import GROUPS
+
+        for group, accuracy in zip(GROUPS, (80, 90, 50), strict=True):
+            for name in GROUPS[group]:
+                write(tmp_path, "vtab", name, "spt-deep", 1, {"test": accuracy}, suite="vtab", shots=0)
+        row = values(all_tables(read_results(tmp_path).results), ": groups", "spt-deep")
+        assert [row[group].mean for group in GROUPS] == [80, 90, 50]
+        assert row["mean of groups"].mean == pytest.approx(73.333333)
+        assert row["mean of 19 tasks"].mean == pytest.approx(69.473684)  # (7 * 80 + 4 * 90 + 8 * 50) / 19
+
+
+class TestReading:
+    def test_rows_of_one_name_are_told_apart_by_what_was_changed(self, tmp_path):
+        write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50})
+        write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 60}, overrides={"epochs": 5})
+        tables = all_tables(read_results(tmp_path).results)
+        assert [row[0] for row in tables[0].rows] == ["coop (epochs 5)", "coop (epochs as in the recipe)"]
+        assert [row[1].mean for row in tables[0].rows] == [60, 50]
+
+    def test_of_two_recipes_of_one_name_the_last_run_counts(self, tmp_path):
+        write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 60}, finished="2026-02-02T00:00:00+00:00", id="b")
+        write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50}, finished="2026-02-01T00:00:00+00:00", id="a")
+        found = read_results(tmp_path)
+        assert [result.id for result in found.results] == ["b"]
+        assert "1 results of earlier recipes" in found.notes[0]
+
+    def test_what_must_be_known_is_said(self, tmp_path):
+        toy = {"name": "embedded/clip", "fingerprint": "g", "note": "a toy"}
+        write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50})
+        write(tmp_path, "few-shot", "animals", "sep", 1, {"test": 50}, backbone=toy, sample_wise=False)
+        broken = write(tmp_path, "few-shot", "animals", "sep", 2, {"test": 50})
+        (broken / "result.json").unlink()
+        (broken / "error.txt").write_text("Traceback\nValueError: no\n")
+        found = read_results(tmp_path)
+        assert found.notes[0] == "a toy"
+        assert "2 different weights" in found.notes[1]
+        assert "other images of the batch: sep (batches of 100)" in found.notes[2]
+        assert list(found.broken.values()) == ["ValueError: no"]
+
+    def test_a_folder_without_results(self, tmp_path):
+        with pytest.raises(ValueError, match="holds no results of selfprompt bench"):
+            read_results(tmp_path)
+        with pytest.raises(ValueError, match="is no folder"):
+            read_results(tmp_path / "nowhere")
+
+
+class TestForms:
+    TABLE = Table(
+        "a_b",
+        ("method", "x & y"),
+        (("one", Spread((80.0, 82.0, 87.0))), ("two", Spread((50.0,))), ("three", Gain(-1.5)), ("a (published)", 99.0)),
+        ("5 %.",),
+        published=1,
+    )
+
+    def test_latex(self):
+        text = to_latex([self.TABLE])
+        assert "\\textbf{83.00} {\\scriptsize $\\pm$ 3.61} \\\\" in text
+        assert "two & 50.00 \\\\" in text
+        assert "three & $-$1.50 \\\\\n\\midrule\na (published) & 99.00" in text
+        assert "\\caption{a\\_b. 5 \\%.}" in text
+        assert "method & x \\& y \\\\" in text
+
+    def test_csv(self):
+        rows = list(csv.DictReader(to_csv([self.TABLE]).splitlines()))
+        assert [row["row"] for row in rows] == ["one", "two", "three", "a (published)"]
+        assert float(rows[0]["mean"]) == 83
+        assert float(rows[0]["high95"]) == pytest.approx(91.956686)
+        assert (rows[0]["seeds"], rows[1]["std"], rows[2]["mean"]) == ("3", "", "-1.5")
+        assert [row["published"] for row in rows] == ["False", "False", "False", "True"]
+
+
+def test_every_form_of_a_report(base_new, run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    files = {kind: out / f"tables.{kind}" for kind in ("html", "csv", "json", "latex")}
+    done = run("report", base_new, *(word for kind, file in files.items() for word in (f"--{kind}", file)))
+    assert done.status == 0
+    assert "48.47" in done.out
+    assert "48.16" in done.out
+    whole = json.loads(files["json"].read_text())
+    assert len(whole["cells"]) == len(singles(read_results(base_new).results)) == 19
+    assert whole["cells"][0]["correct"] + whole["cells"][1]["correct"] > 0
+    page = files["html"].read_text()
+    assert page.count("data:image/svg+xml") == 1 + 1 + 3 + 2, "scatter, gain, calibration, confusion"
+    assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"
+    assert "48.47" in page
+    assert "\\toprule" in files["latex"].read_text()
+    assert run("report", base_new, "--baseline", "nothing").status == 1

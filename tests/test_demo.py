@@ -1,0 +1,137 @@
+"""``selfprompt demo``: a page whose numbers are those of its run, made again without touching anything else."""
+
+import json
+import re
+import statistics
+from html import unescape
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from selfprompt import load
+from selfprompt.cli import demo
+from selfprompt.cli.demo_page import folded, predict_command, train_command
+from selfprompt.cli.main import main
+from selfprompt.data import suites
+from selfprompt.data.items import Dataset
+from selfprompt.data.sources import read_dataset
+from selfprompt.data.suites.task import Task
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small_suite(photos):
+    """One task of four classes in place of the suite, so that a demo takes seconds."""
+    read = read_dataset(photos)
+    shifted = Dataset("shifted", read.classes, test=read.test)
+    task = Task("embedded", "animals", read, "a {} <thing>.", {"shifted & odd": shifted}, "Drawn by <us>.")
+    others = suites.load_task
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "list_tasks", lambda suite: ("animals",))
+        patch.setattr(suites, "load_task", lambda name: task if name == "embedded/animals" else others(name))
+        yield task
+
+
+@pytest.fixture(scope="module")
+def out(small_suite, tmp_path_factory) -> Path:
+    """Where a demo wrote, the second one over the first one's output and beside somebody's file."""
+    folder = tmp_path_factory.mktemp("demo") / "it's here"
+    (folder / "sep").mkdir(parents=True)
+    (folder / "sep" / "mine.txt").write_text("keep")
+    (folder / demo.RECORD).write_text("{}")
+    (folder / demo.PAGE).write_text("an old page")
+    assert main(["demo", "--fast", "--shots", "3", "--seed", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(out) -> str:
+    """The page's words."""
+    text = (out / demo.PAGE).read_text(encoding="utf-8")
+    return unescape(re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)))
+
+
+def test_every_accuracy_on_the_page_is_of_the_run(out, page):
+    record = json.loads((out / demo.RECORD).read_text())
+    measured = [*record["before"].values(), *record["after"].values(), *record["zero_shot"].values()]
+    measured += record["heads"].values()
+    known = {value for m in measured for value in (m["accuracy"], m["macro"], *m["interval"])}
+    known |= {100 / len(read_classes(record)), *map(harmonic, (record["before"], record["after"]))}
+    shown = set(re.findall(r"\d+\.\d %", page))
+    assert record["finished"]
+    assert len(shown) > 5
+    assert shown <= {f"{value:.1f} %" for value in known}
+    assert shown >= {f"{m['accuracy']:.1f} %" for m in measured}
+
+
+def read_classes(record) -> list:
+    """The classes of the one task of the zero-shot table."""
+    return record["zero_shot"]["animals"]["confusion"]
+
+
+def harmonic(halves) -> float:
+    return statistics.harmonic_mean([halves["base"]["accuracy"], halves["new"]["accuracy"]])
+
+
+def test_the_page_says_what_it_is(page):
+    assert "toys" in page
+    assert "--fast cut training short" in page
+    assert "+ --backbone open_clip/ViT-B-16/openai" in page
+    assert "“a {} <thing>.”" in page
+    assert "Drawn by <us>." in page
+    assert "(shifted & odd)" in page
+
+
+def test_what_the_page_speaks_of_is_there(out):
+    for name in ("sep", "linear", "vpt-deep", "spt-deep"):
+        assert load(out / name).classes
+    with Image.open(out / demo.PICTURE) as picture:
+        assert picture.width > 500
+    assert sorted(path.suffix for path in (out / demo.UNSEEN).iterdir()) == [".png", ".png"]  # one of each new class
+
+
+def test_only_the_demos_own_files_are_replaced(out, page):
+    assert (out / "sep" / "mine.txt").read_text() == "keep"
+    assert "an old page" not in page
+
+
+@pytest.mark.parametrize("name", [demo.PAGE, "sep"])
+def test_a_folder_of_somebody_else_is_left_alone(run, small_suite, tmp_path, name):
+    (tmp_path / name).mkdir()
+    said = run("demo", "--fast", "--out", tmp_path)
+    assert said.status == 1
+    assert f"holds {name}, which no demo wrote" in said.err
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_wrong_arguments_are_told_before_anything_is_done(run, tmp_path):
+    assert "--shots must be at least 1, got 0" in run("demo", "--shots", 0, "--out", tmp_path / "a").err
+    (tmp_path / "file").write_text("")
+    assert "is a file" in run("demo", "--out", tmp_path / "file").err
+    assert "embedded/animals" in run("demo", "--task", "animls", "--out", tmp_path / "a").err
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_commands_are_what_the_command_line_takes(capsys):
+    values = {"method": "vpt-deep", "epochs": 3, "options": {"prompts": 4}}
+    words = train_command(values, "embedded/animals").split()
+    assert words[-1] == "animals-vpt-deep"
+    assert main([*words[1:-2], "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert "epochs: 3" in printed
+    assert "prompts: 4" in printed
+
+
+def test_class_names_with_commas_stay_whole():
+    assert predict_command(Path("o"), [Path("1.png")], ["a", "b, c"]).endswith("""--classes 'a,"b, c"'""")
+    assert predict_command(Path("it's"), [], ["a"]).startswith("""selfprompt predict 'it'"'"'s/sep'""")
+
+
+def test_long_commands_are_folded_between_options():
+    command = "selfprompt train x " + " ".join(f"--option{n} value" for n in range(20))
+    lines = folded(command).split(" \\\n")
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 100
+    assert " ".join(line.strip() for line in lines) == command
