@@ -54,8 +54,8 @@ the last eighth of the training. All numbers are in `pretraining/`.
 ## Zero-shot accuracy of `embedded/clip` on families that it never saw
 
 Per cent, for class names in four templates ("a picture of a {}." and others), averaged; drawings on white. *Colour*
-joins the coloured sets. Held-out concepts are among the classes as they come. During development these accuracies were looked
-at three times; a fault in matching the names of flags was found that way, nothing else was changed by them.
+joins the coloured sets. Held-out concepts are among the classes as they come. During development these accuracies were
+looked at three times; a fault in matching the names of flags was found that way, nothing else was changed by them.
 
 {{ zero_shot }}
 
