@@ -451,9 +451,11 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
         if len(history) == 2:
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "table", interrupted)
         done = run("train", *settings, "--out", tmp_path / "out")
+    signal.signal(signal.SIGINT, before)
     assert done.status == 130
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint.safetensors", "log.csv", "recipe.yaml"}
     refused = run("train", *settings, "--out", tmp_path / "out")

@@ -200,6 +200,12 @@ def test_every_suite_lists_its_tasks() -> None:
 # --- the command line ---
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in which no table is folded, whatever the one is that runs the tests."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def test_the_list_shows_all_suites(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list"]) == 0
     shown = capsys.readouterr().out

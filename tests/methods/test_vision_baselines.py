@@ -1,6 +1,7 @@
 """IVLP, MaPLe, VPT on CLIP, CLIP-LoRA, Tip-Adapter and linear-probe CLIP: what each promises beyond the contract."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -285,10 +286,16 @@ class Views(Source):
             yield self.pictures[indices] + 0.1 * number, self.labels[indices], indices
 
 
-def cached(validation: Source | None = None, **options: Any) -> TipAdapter:
+def cached(
+    validation: Source | None = None,
+    training: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    **options: Any,
+) -> TipAdapter:
     """Tip-Adapter that has seen eight images, and perhaps some for validation."""
-    method = selfprompt.build_method("tip-adapter", backbone("clip"), NAMES, **{"views": 2, **options})
-    source = Views(*labelled(8))
+    clip = backbone("clip") if scale is None else dataclasses.replace(backbone("clip"), scale=scale)
+    method = selfprompt.build_method("tip-adapter", clip, NAMES, **{"views": 2, **options})
+    source = Views(*(training or labelled(8)))
     source.validation = validation
     method.prepare(source, seeded(1))  # type: ignore[arg-type]
     assert isinstance(method, TipAdapter)
@@ -343,8 +350,11 @@ def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
     assert without.chosen == {}
     assert float(without.alpha) == pytest.approx(1.17)
     assert float(without.beta) == 1.0
-    pictures, labels = labelled(12, seed=7)
-    right, wrong = cached(Source(pictures, labels)), cached(Source(pictures, (labels + 1) % 4))
+    labels = torch.arange(12) % 4
+    colours = torch.tensor([[2.0, -2, -2], [-2, 2, -2], [-2, -2, 2], [2, 2, 2]])
+    pictures = colours[labels, :, None, None] + 0.1 * images(12)
+    training = (pictures[:8], labels[:8])
+    right, wrong = (cached(Source(pictures, told), training, scale=1.0) for told in (labels, (labels + 1) % 4))
     assert right.keys.equal(wrong.keys)
     assert right.chosen != wrong.chosen
     for method, truth in ((right, labels), (wrong, (labels + 1) % 4)):
