@@ -1,7 +1,7 @@
 # make demo   set up, then see the whole job on small images (no downloads besides Python packages)
 # make test   set up, then run the test suite
 # make check  set up, then lint and type-check
-# make pretrain   set up, then make the embedded backbones from nothing (about two hours on 2 cores; needs npm)
+# make pretrain   set up, then make the embedded backbones from nothing (about 90 minutes on 2 cores; needs npm)
 VENV := .venv
 PY := $(VENV)/bin/python
 BASE ?= python3
