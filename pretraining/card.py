@@ -71,7 +71,7 @@ why pixels do so well; the autoencoder alone does not reach them, the CLIP does.
 ## Limits
 
 - Pictograms only; nothing here tells how a method does on photographs. The text tower knows a few thousand words.
-- Line icons are harder for them than coloured drawings; small or thin details are lost at 64 pixels.
+- Faces and people, whose drawings differ in small details, are the hardest: such details are lost at 64 pixels.
 - Class names outside their vocabulary (breeds, car models) mean nothing to them.
 - Every output that uses them says that they are for trying and testing.
 """
