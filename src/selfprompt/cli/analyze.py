@@ -41,7 +41,10 @@ def analyze(options: Namespace) -> int:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     folder = Path(options.classifier)
     if not folder.is_dir() and options.out is None:
-        raise ValueError(f"{folder} is no folder here; give --out, the folder to write to.")
+        raise ValueError(
+            f"{folder} is no folder here; give the one that selfprompt train wrote, "
+            "or for a hub repository --out, the folder to write to."
+        )
     from selfprompt.classifier import load
     from selfprompt.cli.analyze_page import all_parts, write
 
