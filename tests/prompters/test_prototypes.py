@@ -86,7 +86,7 @@ def test_images_are_run_only_as_deep_as_they_are_needed(source: Source) -> None:
     deep = tower()
     ran: list[tuple[int, int]] = []
     for index, block in enumerate(deep.vit.blocks):  # type: ignore[attr-defined]
-        block.register_forward_hook(lambda _, inputs, __, index=index: ran.append((index, len(inputs[0]))))
+        block.norm1.register_forward_hook(lambda _, inputs, __, index=index: ran.append((index, len(inputs[0]))))
     rows = [[0, PATCHES], [1, 2], [3, 4]]  # image 1 is wanted in layer 0 only, image 0 in all three
     gather(deep, source, Draw(tuple(range(SIZE)), torch.tensor(rows)), batch_size=1)
     assert ran == [(0, 1), (1, 1)]

@@ -1,15 +1,29 @@
 """Prompts that are given: where they stand, when they are exchanged, and how they start."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from timm.models.vision_transformer import ParallelScalingBlock
 
 from selfprompt.prompters.record import Record
 from selfprompt.prompters.static import Scatter, Static, uniform_prompts
 from selfprompt.tokens import Tokens
+from selfprompt.towers.openclip import clip_towers
+from selfprompt.towers.timm_vit import TimmViT
 from tests.methods.tiny import backbone
 from tests.prompters.tiny import LAYOUT, random, seeded, tower
+from tests.towers.tiny import assert_same, clip, vit
+
+
+class Within(Static):
+    """The same prompts as part of the stream, in every block and to the end: the papers' own way."""
+
+    looks_back = True
+
+    def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
+        return block(tokens.replace(self._for_batch(index, tokens)) if 0 < index < len(self.prompts) else tokens)
 
 
 def halved(tokens: Tokens) -> Tokens:
@@ -58,7 +72,7 @@ def test_dropout_is_drawn_for_each_image() -> None:
         torch.manual_seed(0)
         tokens = prompter.start(Tokens(random(2, 3, 20), prefix=1))
         first = tokens.prompts
-        second = prompter.layer(1, lambda stream: stream, tokens).prompts
+        second = prompter.layer(1, lambda stream: stream, tokens.drop()).prompts
     for prompts in (first, second):
         assert prompts.unique().tolist() == [0.0, pytest.approx(4 / 3)]
         assert 0.2 < float((prompts == 0).float().mean()) < 0.3
@@ -96,8 +110,35 @@ def test_a_record_changes_nothing() -> None:
     vision, images = tower(), random(2, 3, 32, 32)
     prompter = Static(random(LAYOUT.depth, 2, LAYOUT.width, seed=1))
     record = Record(prompter)
-    assert vision(images, record).equal(vision(images, prompter))
-    assert vision(images, Record()).equal(vision(images))
+    assert_same(vision(images, record), vision(images, prompter))
+    assert_same(vision(images, Record()), vision(images))
     assert record.reach == prompter.reach
     assert len(record.inputs) == len(record.outputs) == LAYOUT.depth
     assert [stream.count for stream in record.outputs] == [2] * LAYOUT.depth
+
+
+@pytest.mark.parametrize("pooling", ["native", "cls", "avg", "patches", "prompts"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["timm", "clip", "parallel"])
+def test_deep_prompts_beside_the_stream_equal_prompts_within_it(kind: str, dropout: float, pooling: str) -> None:
+    kinds = {"timm": {}, "parallel": {"block_fn": ParallelScalingBlock}}
+    vision = clip_towers(clip())[0] if kind == "clip" else TimmViT(vit(**kinds[kind]))
+    prompts = random(vision.depth, 3, vision.width).requires_grad_()
+    found = {}
+    for prompter in (Static(prompts, dropout=dropout), Within(prompts, dropout=dropout)):
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            features = vision(random(2, 3, 32, 32), prompter, pooling=pooling)
+        found[type(prompter)] = (features, *torch.autograd.grad(features.square().sum(), prompts))
+    assert_same(found[Static][0], found[Within][0])
+    torch.testing.assert_close(found[Static][1], found[Within][1], atol=1e-4, rtol=1e-4)  # gradients up to 30
+
+
+def test_fewer_prompts_than_blocks_flow_on() -> None:
+    vision = TimmViT(vit(depth=4))
+    prompts, images = random(2, 3, vision.width), random(2, 3, 32, 32)
+    assert_same(vision(images, Static(prompts)), vision(images, Within(prompts)))
+    record = Record(Static(prompts))
+    vision(images, record)
+    assert [stream.count for stream in record.inputs] == [3] * 4
+    assert record.inputs[3].prompts.equal(record.outputs[2].prompts)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfprompt.towers.load import Backbone, load_backbone
 from selfprompt.towers.timm_vit import TimmViT
-from tests.towers.tiny import clip, images, texts, vit
+from tests.towers.tiny import assert_same, clip, images, texts, vit
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -29,16 +29,16 @@ def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...
 def _check_vit(backbone: Backbone, model: VisionTransformer) -> None:
     """The loaded tower gives the model's features, and does not share its weights."""
     x = images(size=model.patch_embed.img_size)
-    assert torch.equal(backbone.vision(x), TimmViT(model)(x))
+    assert_same(backbone.vision(x), TimmViT(model)(x))
     assert backbone.text is None
     assert backbone.preprocess.size == model.patch_embed.img_size[0]
 
 
 @torch.no_grad()
 def _check_clip(backbone: Backbone, model: CLIP) -> None:
-    assert torch.equal(backbone.vision(images()), model.encode_image(images()))
+    assert_same(backbone.vision(images()), model.encode_image(images()))
     assert backbone.text is not None
-    assert torch.equal(backbone.text(texts()), model.encode_text(texts()))
+    assert_same(backbone.text(texts()), model.encode_text(texts()))
     assert backbone.scale == pytest.approx(float(model.logit_scale.exp()))
 
 

@@ -17,7 +17,7 @@ from selfprompt.towers.backbone import Backbone, Preprocess
 from selfprompt.towers.load import list_backbones, load_backbone
 from selfprompt.towers.openclip import clip_towers
 from selfprompt.towers.timm_vit import TimmViT
-from tests.towers.tiny import clip, images, vit
+from tests.towers.tiny import assert_same, clip, images, vit
 
 PREPROCESS = Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -105,7 +105,7 @@ def test_open_clip_reads_the_embedded_architecture_and_weights() -> None:
     backbone = load_backbone("embedded/clip")
     pixels = images(size=(64, 64))
     with torch.no_grad():
-        assert backbone.vision(pixels).equal(model.eval().encode_image(pixels))
+        assert_same(backbone.vision(pixels), model.eval().encode_image(pixels))
 
 
 def test_loading_leaves_the_random_state_alone() -> None:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +183,7 @@ def strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Ten
     Raises:
         ValueError: If there are fewer tokens.
     """
-    power = tokens.others().detach().square().mean(dim=-1)
+    power = Tokens(tokens.x.detach().square().mean(dim=-1, keepdim=True), tokens.prefix, tokens.count).others()[..., 0]
     if count > power.shape[1]:
         raise ValueError(
             f"{count} image prompts need as many representative tokens, an image has {power.shape[1]}; use fewer."
@@ -196,9 +196,10 @@ def strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Ten
 def take_strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Tensor:
     """The representative tokens of images, (B, count, D); gradient flows through them, not through the choice."""
     index = strongest(tokens, count, selection)
+    index = index + tokens.count * (index >= tokens.prefix)  # into the stream itself, which holds the prompts, too
     if selection == "batch":
-        return tokens.others()[:, index]
-    return tokens.others().gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
+        return tokens.x[:, index]
+    return tokens.x.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,7 @@ class Fuse:
     choose: Callable[[Tokens], Tensor]
     in_place: bool = False
     reach: int = 0
+    looks_back: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
         if self.in_place:

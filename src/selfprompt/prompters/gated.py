@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +27,7 @@ class Gated:
     temperatures: Tensor
     dropout: float = 0.0
     reach: int = 0
+    looks_back: ClassVar[bool] = True
 
     def start(self, tokens: Tokens) -> Tokens:
         prompts = self.prompts

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import Prompter
@@ -14,8 +16,8 @@ class Record:
 
     Attributes:
         inner: The prompter that is watched.
-        inputs: The stream entering each block, after the prompter's edits.
-        outputs: The stream leaving each block.
+        inputs: The stream entering each block, after the prompter's edits; prompts beside it stand within it here.
+        outputs: The stream leaving each block, with what became of them.
         options: What else each block was given: a temperature, an update.
     """
 
@@ -23,6 +25,7 @@ class Record:
     inputs: list[Tokens] = field(default_factory=list)
     outputs: list[Tokens] = field(default_factory=list)
     options: list[Mapping[str, Any]] = field(default_factory=list)
+    looks_back: ClassVar[bool] = True
 
     @property
     def reach(self) -> int:
@@ -32,10 +35,11 @@ class Record:
         return self.inner.start(tokens) if self.inner else tokens
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
-        def watched(stream: Tokens, **options: Any) -> Tokens:
-            self.inputs.append(stream)
+        def watched(stream: Tokens, *, beside: Tensor | None = None, **options: Any) -> Tokens:
+            entering = stream if beside is None else stream.insert(beside)
+            self.inputs.append(entering)
             self.options.append(options)
-            self.outputs.append(block(stream, **options))
-            return self.outputs[-1]
+            self.outputs.append(block(entering, **options))
+            return self.outputs[-1] if beside is None else self.outputs[-1].drop()
 
         return self.inner.layer(index, watched, tokens) if self.inner else watched(tokens)

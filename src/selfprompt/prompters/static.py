@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from selfprompt.tokens import Tokens
 class Static:
     """Prompts put behind the prefix, and exchanged in front of each further block that has its own.
 
+    Deep prompts of images stand beside the stream: what a block makes of them is thrown away, so they are keys and
+    values alone. In a text they keep their places.
+
     Attributes:
         prompts: (1, P, D) for shallow prompts, (depth, P, D) for deep ones, which throw away what the block before
             made of the prompts (VPT, section 3.2; SPT). Own prompts for each input of a batch: (1, B, P, D).
@@ -26,6 +30,7 @@ class Static:
     dropout: float = 0.0
     in_place: bool = False
     reach: int = 0
+    looks_back: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
         prompts = self._for_batch(0, tokens)
@@ -33,10 +38,16 @@ class Static:
             return tokens.mark(prompts.shape[-2]).replace(prompts)
         return tokens.insert(prompts)
 
-    def layer(self, index: int, block: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
-        if 0 < index < len(self.prompts):
-            tokens = tokens.replace(self._for_batch(index, tokens))
-        return block(tokens)
+    def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
+        if self.in_place:
+            own = 0 < index < len(self.prompts)
+            return block(tokens.replace(self._for_batch(index, tokens)) if own else tokens)
+        if index + 1 < len(self.prompts):  # the next block has prompts of its own
+            if index > 0:
+                return block(tokens, beside=self._for_batch(index, tokens))
+            shared = tokens.prompts if self.dropout else tokens.prompts[:1]
+            return block(tokens.drop(), beside=shared)
+        return block(tokens.insert(self._for_batch(index, tokens)) if 0 < index < len(self.prompts) else tokens)
 
     def _for_batch(self, index: int, tokens: Tokens) -> Tensor:
         prompts = self.prompts[index]
@@ -57,6 +68,7 @@ class Scatter:
     prompts: Tensor
     slots: Tensor
     reach: int = 0
+    looks_back: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
         width = tokens.x.shape[-1]

@@ -2,33 +2,35 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from selfprompt.tokens import Tokens
+from selfprompt.towers.plain import Plain, Update, attention_weights, pick, run
 
 Pooling = Literal["native", "cls", "avg", "patches", "prompts"]
 """How the final tokens become one vector; see ``VisionTower.pool``."""
-
-Update = Tensor | Callable[[Tensor], Tensor]
-"""What is added to a block's stacked projection to q, k and v: to its weight, (3D, D), or to its output, as a function
-of its input, (B, L, D) -> (B, L, 3D), where the two differ (dropout of the input)."""
 
 
 class Prompter(Protocol):
     """What edits the token sequence on its way through a tower.
 
     ``layer`` receives the block as a callable, so it can edit before and after it. It calls
-    ``block(tokens)``, ``block(tokens, temperature=t)`` to divide the attention logits, or
-    ``block(tokens, update=u)`` to change the attention's projections.
+    ``block(tokens)``, ``block(tokens, temperature=t)`` to divide the attention logits,
+    ``block(tokens, update=u)`` to change the attention's projections, or ``block(tokens, beside=p)`` for prompts that
+    are attended to and give no output.
 
     Attributes:
         reach: The last text position that it reads; the bound for cutting padded text. 0 for images.
+        looks_back: Whether it reads or edits what a block gave. Where it does not, the last block computes pooled
+            tokens only. One that does not say so may.
     """
 
     reach: int
+    looks_back: bool
 
     def start(self, tokens: Tokens) -> Tokens:
         """Put prompts in, before ``Tower.enter``."""
@@ -53,6 +55,10 @@ class Tower(nn.Module):
     width: int
     features: int
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.step: Callable[..., Tensor] = run
+
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn inputs into tokens, up to the place where the papers insert prompts."""
         raise NotImplementedError
@@ -61,8 +67,30 @@ class Tower(nn.Module):
         """Do what upstream still does before block 0."""
         return tokens
 
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if it is of the plain kind; None where only upstream can run it."""
+        raise NotImplementedError
+
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block, (B, L, D) -> (B, L, D)."""
+        raise NotImplementedError
+
+    def attention_mask(self, before: int, length: int) -> Tensor | None:
+        """What is added to the attention's logits of ``length`` tokens that ask among ``before`` more and themselves.
+
+        Returns:
+            (length, before + length), or None where all see all.
+        """
+        return None
+
     def block(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
+        self,
+        index: int,
+        tokens: Tokens,
+        *,
+        temperature: Tensor | None = None,
+        update: Update | None = None,
+        beside: Tensor | None = None,
     ) -> Tokens:
         """Run one block.
 
@@ -71,10 +99,63 @@ class Tower(nn.Module):
             tokens: Any sequence of this tower's width.
             temperature: Divides the attention logits; a scalar. None is upstream's own block.
             update: Added to the projection to queries, keys and values; the weights themselves stay as they are.
+            beside: Tokens that are attended to and give no output, (P, D) or (B, P, D); in a causal text they stand
+                before the others.
 
         Raises:
             TypeError: If a temperature or an update is given and this kind of block does not take one.
         """
+        return self._block(index, tokens, None, temperature, update, beside)
+
+    def _block(
+        self,
+        index: int,
+        tokens: Tokens,
+        rows: Tensor | None,
+        temperature: Tensor | None = None,
+        update: Update | None = None,
+        beside: Tensor | None = None,
+    ) -> Tokens:
+        """As ``block``; with rows, (R,) or (B, R), only those tokens come out, in that order."""
+        block = self.plain(index)
+        beside = None if beside is None else beside.to(tokens.x.dtype)
+        before = 0 if beside is None else beside.shape[-2]
+        mask = self.attention_mask(before, tokens.x.shape[1])
+        if block is not None:
+            if mask is not None and rows is not None:
+                mask = mask[rows][:, None]  # (B, 1, R, P + L)
+            options = {"temperature": temperature, "update": update, "beside": beside, "rows": rows}
+            return tokens._replace(x=self.step(block, tokens.x, mask, **options))
+        if temperature is not None or update is not None:
+            raise TypeError(f"Changing the attention {self.needs_plain(index)}; use a method that leaves it alone.")
+        x = tokens.x
+        if beside is not None:
+            x = torch.cat([beside.expand(len(x), -1, -1), x], dim=1)
+        x = self.upstream(index, x, self.attention_mask(0, x.shape[1]))[:, before:]
+        return tokens._replace(x=x if rows is None else pick(x, rows))
+
+    def needs_plain(self, index: int) -> str:
+        """The end of the sentence that refuses a block: "needs timm's plain Block, got ..."."""
+        raise NotImplementedError
+
+    def last_block(
+        self, tokens: Tokens, inputs: Tensor, pooling: Pooling, *, whole: bool = False, **changes: Any
+    ) -> Tokens:
+        """Run the last block, for those tokens alone that ``pool`` reads.
+
+        Args:
+            tokens: What enters it.
+            inputs: The tower's inputs.
+            pooling: How its outputs become features.
+            whole: Compute all tokens.
+            changes: A temperature, an update or tokens beside, as in ``block``.
+        """
+        rows = None if whole else self.pooled_rows(tokens, inputs, pooling)
+        after = self._block(self.depth - 1, tokens, rows, **changes)
+        return after if rows is None else Tokens(after.x, min(tokens.prefix, after.x.shape[1]))
+
+    def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor | None:
+        """The tokens that ``pool`` reads, (R,) or (B, R) indices into the stream; None for all."""
         raise NotImplementedError
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: Pooling = "native") -> Tensor:
@@ -108,11 +189,18 @@ class Tower(nn.Module):
         if prompter is not None:
             tokens = prompter.start(tokens)
         tokens = self.enter(tokens)
+        whole = prompter is not None and getattr(prompter, "looks_back", True)
         for index in range(self.depth):
             block: Callable[..., Tokens] = partial(self.block, index)
+            if index == self.depth - 1:
+                block = partial(self.last_block, inputs=inputs, pooling=pooling, whole=whole)
             step = block if prompter is None else partial(prompter.layer, index, block)
             tokens = checkpoint(step, tokens, use_reentrant=False) if recompute else step(tokens)
         return self.pool(tokens, inputs, pooling)
+
+    def compile_blocks(self) -> None:
+        """Let ``torch.compile`` make kernels for the blocks; needs a C++ compiler or a GPU, and a slow first step."""
+        self.step = torch.compile(run)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever is asked."""
@@ -160,7 +248,24 @@ class VisionTower(Tower):
         Raises:
             TypeError: If the block's attention is not the softmax of scaled products.
         """
+        block = self.plain(index)
+        if block is None:
+            raise TypeError(f"Looking at the attention {self.needs_plain(index)}.")
+        return attention_weights(block, tokens.x, temperature, update)
+
+    @property
+    def native_prefix(self) -> bool:
+        """Whether upstream's own features read no other tokens than the prefix."""
         raise NotImplementedError
+
+    def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor | None:
+        """The prefix where a class token is pooled, all but the prompts where patches are."""
+        if pooling in ("avg", "prompts"):
+            return None
+        rows = torch.arange(tokens.x.shape[1], device=tokens.x.device)
+        if pooling == "cls" or (pooling == "native" and self.native_prefix):
+            return rows[: tokens.prefix]
+        return torch.cat([rows[: tokens.prefix], rows[tokens.prefix + tokens.count :]]) if tokens.count else None
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: Pooling = "native") -> Tensor:
         """Turn the tokens behind the last block into features.
@@ -222,3 +327,35 @@ class TextTower(Tower):
 
     context: int
     causal: bool
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """The position whose token stands for the text, (C,)."""
+        raise NotImplementedError
+
+    def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor | None:
+        """The one token that stands for the text, (C, 1)."""
+        return self.ends(inputs)[:, None]
+
+    def forward_shared(self, ids: Tensor, prompter: Prompter, shared: int) -> Tensor:
+        """Encode causal texts that open with the same tokens, which run once for all.
+
+        What stands at a position depends on nothing behind it, so the opening's keys and values serve every text.
+
+        Args:
+            ids: (C, L).
+            prompter: It edits the tokens in ``start`` only, the opening of all texts alike.
+            shared: Number of tokens in the opening, less than any text has before its end.
+
+        Returns:
+            Features, (C, E).
+
+        Raises:
+            ValueError: If the texts are not causal.
+        """
+        if not self.causal:
+            raise ValueError("Texts can share their opening in a causal text tower only.")
+        x = self.enter(prompter.start(self.embed(ids))).x
+        opening, rest, ids = Tokens(x[:1, :shared], 0), Tokens(x[:, shared:], 0), ids[:, shared:]
+        for index in range(self.depth - 1):
+            rest, opening = self.block(index, rest, beside=opening.x[0]), self.block(index, opening)
+        return self.pool(self.last_block(rest, ids, "native", beside=opening.x[0]), ids)

@@ -1,19 +1,17 @@
 """open_clip's CLIP and CustomTextCLIP as two towers; the one place that touches open_clip's private names."""
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer, text_global_pool
+from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from selfprompt.tokens import Tokens
-from selfprompt.towers.base import TextTower, Update, VisionTower
+from selfprompt.towers.base import TextTower, VisionTower
+from selfprompt.towers.plain import Plain, pick, quick_gelu
 from selfprompt.towers.timm_vit import TimmViT
 
 
@@ -86,17 +84,22 @@ class OpenClipVision(VisionTower):
         """``ln_pre``; upstream's patch dropout does nothing in eval mode."""
         return tokens._replace(x=self.visual.ln_pre(tokens.x))
 
-    def block(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
-    ) -> Tokens:
-        """Run one block."""
-        return tokens._replace(x=_run(self.visual.transformer.resblocks[index], tokens.x, None, temperature, update))
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if its attention is the softmax of scaled products."""
+        return plain(self.visual.transformer.resblocks[index])
 
-    def attention(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
-    ) -> Tensor:
-        """Attention weights of a block, (B, heads, L, L)."""
-        return attention_weights(self.visual.transformer.resblocks[index], tokens.x, temperature, update)
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block."""
+        return cast(Tensor, self.visual.transformer.resblocks[index](x, attn_mask=mask))
+
+    def needs_plain(self, index: int) -> str:
+        """Which kind of block there is."""
+        return _needs(self.visual.transformer.resblocks[index])
+
+    @property
+    def native_prefix(self) -> bool:
+        """Whether the class token alone is read."""
+        return self.visual.pool_type == "tok" and self.visual.attn_pool is None
 
     def _native(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)
@@ -172,13 +175,26 @@ class OpenClipText(TextTower):
         positions = self.positional_embedding[: tokens.x.shape[1]]
         return tokens._replace(x=tokens.x + positions.to(tokens.x.dtype))
 
-    def block(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
-    ) -> Tokens:
-        """Run one block under the causal mask, if the model has one."""
-        length = tokens.x.shape[1]
-        mask = None if self.mask is None else self.mask[:length, :length]
-        return tokens._replace(x=_run(self.transformer.resblocks[index], tokens.x, mask, temperature, update))
+    def attention_mask(self, before: int, length: int) -> Tensor | None:
+        """The causal mask, if the model has one."""
+        return None if self.mask is None else self.mask[before : before + length, : before + length]
+
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if its attention is the softmax of scaled products."""
+        return plain(self.transformer.resblocks[index])
+
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block."""
+        return cast(Tensor, self.transformer.resblocks[index](x, attn_mask=mask))
+
+    def needs_plain(self, index: int) -> str:
+        """Which kind of block there is."""
+        return _needs(self.transformer.resblocks[index])
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """Upstream's choice of the token that stands for a text, (C,)."""
+        places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        return text_global_pool(places, ids, self.pool_type, eos_token_id=self.eos)
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
         """Final norm, upstream's choice of token (end of text), projection: (C, E).
@@ -188,8 +204,8 @@ class OpenClipText(TextTower):
         """
         if pooling != "native":
             raise ValueError(f"Texts have only the pooling 'native', got {pooling!r}.")
-        x = self.ln_final(tokens.x)
-        return self._project(text_global_pool(x, inputs, self.pool_type, eos_token_id=self.eos))
+        last = tokens.x if tokens.x.shape[1] == 1 else pick(tokens.x, self.ends(inputs)[:, None])
+        return self._project(self.ln_final(last[:, 0]))
 
     def _project(self, pooled: Tensor) -> Tensor:
         if self.text_projection is None:
@@ -221,62 +237,30 @@ def _check_text(text: nn.Module) -> None:
         raise TypeError("A text tower that masks its padding or appends a class token is not supported.")
 
 
-def _run(block: Any, x: Tensor, mask: Tensor | None, temperature: Tensor | None, update: Update | None) -> Tensor:
-    """One residual block, as it is or with other projections to q, k and v."""
-    if temperature is None and update is None:
-        return cast(Tensor, block(x, attn_mask=mask))
+def plain(block: Any) -> Plain | None:
+    """The parts of an open_clip block; None where its attention takes cosines or scales its heads."""
     attn = block.attn
-    if getattr(attn, "logit_scale", None) is not None or isinstance(getattr(attn, "ln_q", None), nn.LayerNorm):
-        raise TypeError("Changing the attention needs plain attention; this CLIP normalises its queries.")
-    if update is not None and not isinstance(update, Tensor):
-        return _add_inside(block, x, mask, update)
-    weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    if update is not None:
-        weight = weight + update
-    if temperature is not None:  # it divides the rows that make q
-        weight, bias = (None if value is None else _scale_queries(value, temperature) for value in (weight, bias))
-    changed = {"attn.in_proj_weight": weight, "attn.in_proj_bias": bias}
-    tensors = {name: value for name, value in changed.items() if value is not None}
-    return cast(Tensor, functional_call(block, tensors, (x,), {"attn_mask": mask}))
+    if getattr(attn, "logit_scale", None) is not None or getattr(attn, "head_scale", None) is not None:
+        return None
+    inner, outer = getattr(attn, "ln_inner", None), getattr(block, "ln_attn", None)
+
+    def answer(y: Tensor, _: Tensor) -> Tensor:
+        y = attn.out_proj(y if inner is None else inner(y))
+        return cast(Tensor, block.ls_1(y if outer is None else outer(y)))
+
+    def mlp(x: Tensor) -> Tensor:
+        x, mlp = block.ln_2(x), block.mlp
+        if type(mlp.gelu) is not QuickGELU or hasattr(mlp, "ln"):
+            return cast(Tensor, block.ls_2(mlp(x)))
+        return cast(Tensor, block.ls_2(mlp.c_proj(quick_gelu(mlp.c_fc(x)))))
+
+    norm_q, norm_k = (getattr(attn, name, nn.Identity()) for name in ("ln_q", "ln_k"))
+    return Plain(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, norm_q, norm_k, answer, mlp)
 
 
-def attention_weights(block: Any, x: Tensor, temperature: Tensor | None = None, update: Update | None = None) -> Tensor:
-    """Attention weights, (B, heads, L, L), of a block without a mask from what enters it, (B, L, D).
-
-    Raises:
-        TypeError: If the block takes cosines in place of scaled products.
-    """
-    attn = block.attn
-    if getattr(attn, "logit_scale", None) is not None:
-        raise TypeError("Looking at the attention needs scaled products; this CLIP takes cosines.")
-    y = block.ln_1(x)
-    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias)
-    if update is not None:
-        qkv = qkv + (F.linear(y, update) if isinstance(update, Tensor) else update(y))
-    q, k, _ = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, D / heads)
-    q, k = (getattr(attn, name, nn.Identity())(part) for name, part in (("ln_q", q), ("ln_k", k)))
-    if temperature is not None:
-        q = q / temperature.to(q.dtype)
-    return cast(Tensor, (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1))
-
-
-def _add_inside(block: Any, x: Tensor, mask: Tensor | None, update: Callable[[Tensor], Tensor]) -> Tensor:
-    """A plain block with something added to its queries, keys and values; no weight could stand for it."""
-    attn = block.attn
-    if type(block) is not ResidualAttentionBlock:
-        raise TypeError(f"An update inside the attention needs open_clip's plain block, got {type(block).__name__}.")
-    y = block.ln_1(x)
-    qkv = F.linear(y, attn.in_proj_weight, attn.in_proj_bias) + update(y)
-    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, D / heads)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
-    x = x + block.ls_1(attn.out_proj(y.transpose(1, 2).flatten(2)))
-    return cast(Tensor, x + block.ls_2(block.mlp(block.ln_2(x))))
-
-
-def _scale_queries(projection: Tensor, temperature: Tensor) -> Tensor:
-    """Divide the first third of a stacked q, k, v projection, (3D, D) or (3D,)."""
-    q, k, v = projection.chunk(3)
-    return torch.cat([q / temperature.to(q.dtype), k, v])
+def _needs(block: Any) -> str:
+    """What is wanted in place of a block that is not plain."""
+    return f"needs scaled products; the attention of this CLIP ({type(block).__name__}) takes cosines or scales heads"
 
 
 def _block_facts(transformer: Any) -> dict[str, object]:

@@ -2,14 +2,14 @@
 
 from typing import cast
 
-import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from selfprompt.tokens import Tokens
-from selfprompt.towers.base import Update, VisionTower
+from selfprompt.towers.base import VisionTower
+from selfprompt.towers.plain import Plain
 
 _REASONS = {
     "eva": "its blocks need rotary embeddings, which must skip the prompts (EVA, EVA-02, DINOv3)",
@@ -76,20 +76,24 @@ class TimmViT(VisionTower):
         x = self.vit._pos_embed(self.vit.patch_embed(inputs))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
 
-    def block(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
-    ) -> Tokens:
-        """Run one block; a temperature or an update needs the plain ``Block`` with ``Attention``."""
-        layer = self.vit.blocks[index]
-        if temperature is None and update is None:
-            return tokens._replace(x=layer(tokens.x))
-        return tokens._replace(x=_changed(layer, tokens.x, temperature, update))
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if it is timm's plain ``Block`` with ``Attention``."""
+        return plain(self.vit.blocks[index])
 
-    def attention(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, update: Update | None = None
-    ) -> Tensor:
-        """Attention weights, (B, heads, L, L), of the plain ``Block`` with ``Attention``."""
-        return attention_weights(self.vit.blocks[index], tokens.x, temperature, update)
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block; images have no mask."""
+        return cast(Tensor, self.vit.blocks[index](x))
+
+    def needs_plain(self, index: int) -> str:
+        """Which kind of block there is."""
+        block = self.vit.blocks[index]
+        kinds = f"{type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
+        return f"needs timm's plain Block with Attention, got {kinds}"
+
+    @property
+    def native_prefix(self) -> bool:
+        """Whether class tokens alone are read."""
+        return self.vit.global_pool == "token" and self.vit.attn_pool is None
 
     def _native(self, x: Tensor) -> Tensor:
         return self.head(self.vit.forward_head(self.vit.norm(x), pre_logits=True))
@@ -118,56 +122,18 @@ class TimmViT(VisionTower):
         }
 
 
-def attention_weights(
-    layer: nn.Module, x: Tensor, temperature: Tensor | None = None, update: Update | None = None
-) -> Tensor:
-    """Attention weights, (B, heads, L, L), of a plain block from what enters it, (B, L, D).
-
-    Raises:
-        TypeError: If it is another kind of block.
-    """
-    block, attn = _plain(layer, "Looking at")
-    q, k, _ = _queries_keys_values(attn, block.norm1(x), temperature, update)
-    return (q @ k.transpose(-2, -1) * attn.scale).softmax(dim=-1)
-
-
-def _plain(layer: nn.Module, what: str) -> tuple[Block, Attention]:
-    """The layer and its attention, if they are timm's plain ones."""
+def plain(layer: nn.Module) -> Plain | None:
+    """The parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
     if type(layer) is not Block or type(layer.attn) is not Attention:
-        raise TypeError(
-            f"{what} the attention needs timm's plain Block with Attention, got {type(layer).__name__} "
-            f"with {type(getattr(layer, 'attn', None)).__name__}; use a method that leaves it alone."
-        )
-    return layer, layer.attn
+        return None
+    block, attn = layer, layer.attn
 
+    def answer(y: Tensor, asking: Tensor) -> Tensor:
+        y = attn.norm(y)
+        return cast(Tensor, block.ls1(attn.proj(y if attn.gate is None else y * attn.gate(asking).sigmoid())))
 
-def _changed(layer: nn.Module, x: Tensor, temperature: Tensor | None, update: Update | None) -> Tensor:
-    """A plain block whose attention logits are divided by ``temperature``, with something added to q, k and v."""
-    block, attn = _plain(layer, "Changing")
-    x = x + block.drop_path1(block.ls1(_attend(attn, block.norm1(x), temperature, update)))
-    return cast(Tensor, x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))))
+    def mlp(x: Tensor) -> Tensor:
+        return cast(Tensor, block.ls2(block.mlp(block.norm2(x))))
 
-
-def _attend(attn: Attention, x: Tensor, temperature: Tensor | None, update: Update | None) -> Tensor:
-    """timm's ``Attention.forward`` with q / temperature and an update of q, k and v; dropout is off in a tower."""
-    y = F.scaled_dot_product_attention(*_queries_keys_values(attn, x, temperature, update))
-    y = attn.norm(y.transpose(1, 2).reshape(*x.shape[:2], attn.attn_dim))
-    if attn.gate is not None:
-        y = y * attn.gate(x).sigmoid()
-    return cast(Tensor, attn.proj(y))
-
-
-def _queries_keys_values(
-    attn: Attention, x: Tensor, temperature: Tensor | None, update: Update | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries divided by ``temperature``, keys and values, (B, heads, L, D / heads) each, of normed tokens."""
-    batch, length, _ = x.shape
-    qkv = attn.qkv(x)
-    if update is not None:
-        qkv = qkv + (F.linear(x, update) if isinstance(update, Tensor) else update(x))
-    qkv = qkv.reshape(batch, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)
-    q = attn.q_norm(q)
-    if temperature is not None:
-        q = q / temperature.to(q.dtype)
-    return q, attn.k_norm(k), v
+    qkv = attn.qkv
+    return Plain(block.norm1, qkv.weight, qkv.bias, attn.num_heads, attn.q_norm, attn.k_norm, answer, mlp)
