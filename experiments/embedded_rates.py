@@ -36,7 +36,7 @@ def main() -> None:
     """Run what is not done yet and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--methods", default=",".join(RATES))
-    parser.add_argument("--datasets", default="animals,food,objects")
+    parser.add_argument("--datasets", default="animals,objects")
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/embedded_rates.json"))

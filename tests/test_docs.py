@@ -56,11 +56,11 @@ def test_links_exist(page: Path) -> None:
 def test_options_and_recipes_exist(page: Path) -> None:
     from jsonargparse import ArgumentParser
 
-    from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, predict, report
+    from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, perf, predict, report
 
     known = {"--help", "--method", "--torch-backend", "--no-header", "--no-annotate", "--python-version", "--extra"}
     known |= {"--baselines", "--mae-samples", "--clip-samples", "--ranks", "--datasets"}  # of pretraining, experiments
-    for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report):
+    for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report, perf):
         parser = ArgumentParser(exit_on_error=False)
         command.add_arguments(parser, [])
         known |= {option.partition(".")[0] for action in parser._actions for option in action.option_strings}

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -85,12 +87,18 @@ MAY_IMPORT = {
     "kinds": (),
     "config": (".kinds",),
     "files": (),
+    "claims": (),
+    "prediction": (),
+    "job": (".claims", ".files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
     "towers": (".tokens", ".towers"),
     "prompters": (".tokens", ".towers.base", ".prompters"),
     "text": (".tokens", ".towers", ".data.names", ".data.templates"),
-    "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".methods"),
+    # data.features: batches with features that are known already, for ``prepare``
+    "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".data.features", ".methods"),
     "recipe": (".config", ".kinds"),
-    "data": (".data",),
+    "perf.plain_*": (".perf.plain_*", ".towers.backbone"),  # a baseline shares weights with the library, and no code
+    "perf.cases": (),
+    "data": (".data", ".files"),  # the features' folder
     "evaluate.metrics": (),
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
     "train": (".config", ".files", ".data", ".methods", ".train"),
@@ -111,7 +119,7 @@ def test_arrows_go_one_way(who):
 
 def test_every_module_stands_under_a_rule_or_on_top():
     modules = {found.importer for found in imports()}
-    top = ("__init__", "__main__", "api", "classifier", "tuning", "bench", "cli", "evaluate")
+    top = ("__init__", "__main__", "api", "classifier", "tuning", "bench", "perf", "cli", "evaluate")
     assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
     below = [found for found in imports() if within(found.importer, tuple(MAY_IMPORT))]
     assert not [str(found) for found in below if within(found.name, (".api", ".tuning", ".cli"))]
@@ -120,20 +128,20 @@ def test_every_module_stands_under_a_rule_or_on_top():
 # library -> the modules that may import it
 LIBRARIES = {
     "timm": ("towers",),
-    "open_clip": ("towers", "methods.zero_shot", "methods.promptsrc"),  # the methods take its list of templates
+    "open_clip": ("towers", "methods.zero_shot", "methods.promptsrc", "perf.names"),  # templates, class names
     "lightning_fabric": ("train", "tuning"),
     "matplotlib": ("report", "analysis"),
     "jinja2": ("report",),
     "yaml": ("recipe",),
     "PIL": ("data", "report", "cli.demo_page"),
     "torchvision": ("data",),
-    "sklearn": ("prompters.prototypes", "methods.lpclip", "analysis"),
+    "sklearn": ("prompters.prototypes", "methods.lpclip", "analysis", "perf.kmeans"),
     "torchmetrics": ("evaluate.metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "train.progress"),
-    "safetensors": ("artifact", "train.checkpoint", "towers.checkpoints"),
+    "safetensors": ("artifact", "train.checkpoint", "towers.checkpoints", "data.feature_files"),
     "huggingface_hub": ("artifact",),
-    "filelock": ("bench.claim",),
+    "filelock": ("claims",),
     "scipy": ("bench.results",),
     "submitit": ("bench.cluster",),
     "pyarrow": ("data.manifest",),
@@ -149,6 +157,8 @@ def test_a_library_is_imported_in_its_place_only(library):
 
 LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
 LIGHT += ("bench.results", "bench.published", "bench.claim")  # what a report reads
+LIGHT += ("prediction",)  # the forms of predictions, which other commands show too
+LIGHT += ("perf.cases",)  # what a command line is checked against
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 
@@ -158,6 +168,24 @@ def test_the_command_line_and_the_recipes_import_no_torch():
     assert not [str(found) for found in light if within(found.name, HEAVY)]
     inside = {found.name[1:] for found in light if found.name.startswith(".")}
     assert not [name for name in sorted(inside) if name and not within(name, LIGHT)]
+
+
+NOT_FOR_PREDICTING = ("sklearn", "scipy", "pandas", "matplotlib", "lightning_fabric", "torchmetrics", "transformers")
+NOT_FOR_PREDICTING += ("datasets", "pyarrow", "jinja2", "submitit", "tensorboard")
+
+
+@pytest.mark.slow
+def test_predicting_loads_what_it_needs(coop, photos):
+    code = (
+        "import sys\nfrom selfprompt.cli.main import main\nstatus = main(sys.argv[2:])\n"
+        "print(*sorted(set(sys.argv[1].split(',')) & set(sys.modules)), file=sys.stderr)\nsys.exit(status)"
+    )
+    command = ["predict", coop, photos / "blue" / "0.png", "--format", "csv", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, ",".join(NOT_FOR_PREDICTING), *map(str, command)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_no_method_imports_another_one():

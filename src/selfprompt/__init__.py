@@ -16,14 +16,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from selfprompt.api import build_method
-    from selfprompt.classifier import Classifier, Prediction, load
+    from selfprompt.classifier import Classifier, load
+    from selfprompt.prediction import Prediction
     from selfprompt.recipe import Recipe, load_recipe
     from selfprompt.towers.load import list_backbones, load_backbone
     from selfprompt.tuning import tune
 
 _HOMES = {
     "Classifier": "selfprompt.classifier",
-    "Prediction": "selfprompt.classifier",
+    "Prediction": "selfprompt.prediction",
     "Recipe": "selfprompt.recipe",
     "build_method": "selfprompt.api",
     "list_backbones": "selfprompt.towers.load",

@@ -1,7 +1,8 @@
 """A tuned classifier as its user holds it: predict, evaluate, save, load, take new class names."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +10,18 @@ import torch
 from torch import Tensor
 
 from selfprompt.artifact import CONFIG, Artifact, locate, read_artifact, save_artifact, versions
+from selfprompt.data.ahead import ahead, batched
+from selfprompt.data.features import FeatureStore, with_features
 from selfprompt.data.images import BadImageError, from_value, open_image
 from selfprompt.data.items import Item
 from selfprompt.data.loader import Batches, ImageStore
-from selfprompt.data.transforms import eval_transform
+from selfprompt.data.transforms import Transform, eval_transform
 from selfprompt.evaluate.metrics import Metrics, compute_metrics
 from selfprompt.methods.base import Method, build_method
+from selfprompt.prediction import Prediction
 from selfprompt.towers.load import Backbone, Preprocess, load_backbone
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What an image shows.
-
-    Attributes:
-        image: The image's path, or its number where it has none.
-        label: The most likely class; empty when the image cannot be read.
-        score: Its probability, in [0, 1].
-        top: The most likely classes with their probabilities, best first.
-        error: Why the image cannot be read; empty when it can.
-    """
-
-    image: str
-    label: str = ""
-    score: float = 0.0
-    top: tuple[tuple[str, float], ...] = ()
-    error: str = ""
 
 
 @dataclass
@@ -92,32 +77,48 @@ class Classifier:
         Raises:
             ValueError: If ``top`` is below 1.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}.")
         if isinstance(images, (str, Path)) or not isinstance(images, Sequence):
             images = [images]
         predictions: list[Prediction] = []
-        for start in range(0, len(images), self.batch_size):
-            predictions += self._predict_batch(images[start : start + self.batch_size], start, top)
+        for batch in self.stream(images, top=top):
+            predictions += batch
             if progress:
                 progress(len(predictions), len(images))
         return predictions
 
-    def _predict_batch(self, images: Sequence[Any], first: int, top: int) -> list[Prediction]:
+    def stream(self, images: Iterable[Any], *, top: int = 1, workers: int = 0) -> Iterator[list[Prediction]]:
+        """Classify any number of images in constant memory, batch by batch.
+
+        Args:
+            images: Paths, PIL images or arrays (H, W, 3); taken as they are needed, at most three batches ahead.
+            top: How many classes to give for each image.
+            workers: Threads that read images ahead of the model; they change nothing but the speed. 0 reads them in the
+                calling thread.
+
+        Returns:
+            An iterator over lists of ``batch_size`` predictions, in order; unreadable images have an ``error``.
+
+        Raises:
+            ValueError: If ``top`` is below 1 or ``workers`` below 0.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}.")
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}.")
         transform = eval_transform(self.preprocess)
-        pixels, found = [], []
-        for number, image in enumerate(images):
-            name = str(image) if isinstance(image, (str, Path)) else f"image {first + number}"
-            try:
-                opened = open_image(Path(image)) if isinstance(image, (str, Path)) else from_value(image)
-                pixels.append(transform(opened))
-                found.append(Prediction(name))
-            except BadImageError as error:
-                found.append(Prediction(name, error=error.bad.reason))
+        read = partial(_read, transform)
+        batches = ahead(read, batched(enumerate(images), self.batch_size), workers)
+        return (self._classified(batch, transform, top) for batch in batches)
+
+    def _classified(
+        self, batch: Sequence[tuple[Prediction, Tensor | None]], transform: Transform, top: int
+    ) -> list[Prediction]:
+        """The predictions of a batch that was read."""
+        pixels = [pixels for _, pixels in batch if pixels is not None]
         if not pixels:
-            return found
-        scores = iter(self.logits(torch.stack(pixels)).softmax(dim=-1))
-        return [entry if entry.error else self._named(entry.image, next(scores), top) for entry in found]
+            return [found for found, _ in batch]
+        scores = iter(self.logits(transform.normalise(torch.stack(pixels))).softmax(dim=-1))
+        return [found if found.error else self._named(found.image, next(scores), top) for found, _ in batch]
 
     def _named(self, image: str, scores: Tensor, top: int) -> Prediction:
         best = scores.topk(min(top, len(scores)))
@@ -125,26 +126,46 @@ class Classifier:
         return Prediction(image, *pairs[0], top=pairs)
 
     def evaluate(
-        self, items: Sequence[Item], store: ImageStore | None = None, *, progress: Progress | None = None
+        self,
+        items: Sequence[Item],
+        store: ImageStore | None = None,
+        features: FeatureStore | None = None,
+        *,
+        among: Sequence[int] | None = None,
+        progress: Progress | None = None,
     ) -> Metrics:
-        """Accuracy and more on labelled images, whose labels count this classifier's classes.
+        """Accuracy and more on labelled images.
+
+        Args:
+            items: The images; their labels count this classifier's classes, or those of ``among``.
+            store: Where their pixels are kept.
+            features: Where their frozen features are kept.
+            among: The classes to choose from, by number; the others' scores are left out.
+            progress: Called with (images done, images in all).
 
         Raises:
             ValueError: If there are no images.
         """
-        return evaluate(self.method, self.batches(items, store), progress=progress)
+        return evaluate(self.method, self.batches(items, store, features), among=among, progress=progress)
 
-    def batches(self, items: Sequence[Item], store: ImageStore | None = None) -> Batches:
+    def batches(
+        self, items: Sequence[Item], store: ImageStore | None = None, features: FeatureStore | None = None
+    ) -> Batches:
         """The images in order, under the evaluation transform."""
-        return Batches(items, store or ImageStore(0), eval_transform(self.preprocess), self.batch_size, shuffle=False)
+        transform = eval_transform(self.preprocess)
+        return Batches(items, store or ImageStore(0), transform, self.batch_size, shuffle=False, features=features)
 
-    def with_classes(self, names: Sequence[str]) -> "Classifier":
+    def with_classes(self, names: Sequence[str], *, repeats: bool = False) -> "Classifier":
         """The same tuned prompts for other class names, without training.
+
+        Args:
+            names: At least two.
+            repeats: Whether a name may occur twice, as in ImageNet's published list.
 
         Raises:
             ValueError: If the method's head belongs to its training classes.
         """
-        method = self.method.with_classes(names)
+        method = self.method.with_classes(names, repeats=repeats)
         return Classifier(method, self.preprocess, self.batch_size, self.recipe)
 
     def save(self, folder: str | Path) -> None:
@@ -168,6 +189,17 @@ class Classifier:
             "versions": versions(),
         }
         save_artifact(Path(folder), Artifact(config, self.method.learned()))
+
+
+def _read(transform: Transform, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
+    """A prediction to be filled in, and the image's pixels, (3, S, S), uint8; None if it cannot be read."""
+    number, image = numbered
+    is_path = isinstance(image, (str, Path))
+    found = Prediction(str(image) if is_path else f"image {number}")
+    try:
+        return found, transform.pixels(open_image(Path(image)) if is_path else from_value(image))
+    except BadImageError as error:
+        return replace(found, error=error.bad.reason), None
 
 
 def brief(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +241,7 @@ def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone:
             f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
             f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on."
         )
-    method = build_method(config["method"], found, config["classes"], **config["options"])
+    method = build_method(config["method"], found, config["classes"], repeats=True, **config["options"])
     method.load_learned(tensors)
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
     return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])
@@ -233,15 +265,20 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 @torch.no_grad()
-def evaluate(method: Method, batches: Batches, *, progress: Progress | None = None) -> Metrics:
-    """Metrics of a method over batches."""
+def evaluate(
+    method: Method, batches: Batches, *, among: Sequence[int] | None = None, progress: Progress | None = None
+) -> Metrics:
+    """Metrics of a method over batches, whose labels count the classes chosen from: all, or those of ``among``."""
     method.eval()
     device = next(method.vision.parameters()).device
+    chosen = range(len(method.classes)) if among is None else among
     logits: list[Tensor] = []
     done = 0
-    for images, labels, _ in batches.epoch(0):
-        logits.append(method.logits(images.to(device)).float().cpu())
+    for images, labels, _, frozen in with_features(batches, 0, method.frozen_encoder, pixels=method.needs_pixels):
+        given = () if frozen is None else (frozen.to(device),)
+        logits.append(method.logits(images.to(device), *given).float().cpu())
         done += len(labels)
         if progress:
             progress(done, batches.size)
-    return compute_metrics(torch.cat(logits), batches.labels, method.classes)
+    names = [method.classes[label] for label in chosen]
+    return compute_metrics(torch.cat(logits)[:, list(chosen)], batches.labels, names)

@@ -7,6 +7,9 @@ from typing import Literal
 
 from selfprompt.kinds import check_kinds
 
+ADDED = {"views": 0}
+"""Options that came later, with the value that means what was done before: ids and checkpoints leave it out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
@@ -21,9 +24,11 @@ class DataOptions:
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read: leave it out and say so, or stop."""
     memory: str = "2GB"
-    """Memory for decoded images; those that do not fit are decoded again in every epoch."""
+    """Memory for decoded images, and as much again at most for frozen features; what does not fit is made anew."""
     class_names: str | None = None
     """A classes.txt with the names that are shown and read, when folder names are not good names."""
+    feature_cache: str | None = None
+    """A folder that keeps the frozen features of images for later runs; any process may use it, any file be deleted."""
 
     def __post_init__(self) -> None:
         check_kinds(type(self), vars(self))
@@ -75,6 +80,8 @@ class TrainOptions:
     """Leave out an epoch's last batch when it is not full, unless it is the only one."""
     augment: Literal["crop-flip", "half-crop-flip", "none"] = "crop-flip"
     """Random resized crops (of at least 8 %, or half of the area) and horizontal flips, or one view in every epoch."""
+    views: int = 0
+    """0: a new random view of each image in every epoch. K: K fixed ones, of which epoch n, from 0, takes n mod K."""
     select: Literal["last", "best-val"] = "last"
     """Keep the last epoch, or the one that does best on the validation images. Test images never decide."""
     ema_decay: float = 0.0
@@ -94,7 +101,9 @@ class TrainOptions:
         check_kinds(type(self), vars(self))
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
             _check_range(name, getattr(self, name), at_least=1)
-        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad", "workers", "keep_every"):
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"):
+            _check_range(name, getattr(self, name), at_least=0)
+        for name in ("views", "workers", "keep_every"):
             _check_range(name, getattr(self, name), at_least=0)
         _check_range("lr", self.lr, above=0)
         _check_range("eps", self.eps, above=0)

@@ -2,27 +2,34 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes], *, alone: bool = True) -> None:
     """Replace a file so that a reader, or a crash, meets the old content or the new, never a part of one.
+
+    Args:
+        path: The file; its folder is made.
+        content: What it will hold, or the pieces of it where it is large.
+        alone: False where another process may write the same file at the same time.
 
     Raises:
         RuntimeError: If it cannot be written, the disk being full say; what was there is untouched.
     """
-    # One fixed name: what a killed process left behind is overwritten by the next attempt.
-    temporary = path.with_name(f".{path.name}.part")
+    # One fixed name, if possible: what a killed process left behind is overwritten by the next attempt.
+    temporary = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)

@@ -15,6 +15,7 @@ import torch
 
 from selfprompt.artifact import CONFIG, versions
 from selfprompt.classifier import Classifier, evaluate
+from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split, few_shot_split
 from selfprompt.data.items import Dataset, plural
 from selfprompt.data.loader import Batches, ImageStore, check_dataset
@@ -58,10 +59,11 @@ class Silent:
 
 @dataclass(frozen=True)
 class RunData:
-    """The images of a run, and where their pixels are kept."""
+    """The images of a run, and where their pixels and frozen features are kept."""
 
     dataset: Dataset
     store: ImageStore
+    features: FeatureStore
     key: str
 
 
@@ -119,7 +121,8 @@ def tune(
     if folder is not None and fabric.is_global_zero:
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
     run_data = read_images(dataset, recipe, data_key(data), watcher)
-    built = build_method(recipe.method, found, run_data.dataset.classes, seed=recipe.seed, **recipe.options)
+    names, repeats = run_data.dataset.classes, bool(run_data.dataset.ids)
+    built = build_method(recipe.method, found, names, seed=recipe.seed, repeats=repeats, **recipe.options)
     built.to(fabric.device)
     classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
     baseline = zero_shot(classifier, run_data, watcher)
@@ -186,13 +189,14 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
 def read_images(dataset: Dataset, recipe: Recipe, key: str, watcher: Watcher) -> RunData:
     """Decode every image once; tell what was chosen and left out."""
     store = ImageStore(recipe.data.memory)
+    features = FeatureStore(recipe.data.memory, recipe.data.feature_cache)
     with watcher.stage("reading images") as progress:
         dataset, bad = check_dataset(dataset, store, on_bad=recipe.data.on_bad_image, progress=progress)
     for note in dataset.notes:
         watcher.say(note)
     for image in bad:
         watcher.say(f"  {image}")
-    return RunData(dataset, store, key)
+    return RunData(dataset, store, features, key)
 
 
 def data_key(data: Any) -> str:
@@ -231,9 +235,9 @@ def zero_shot(classifier: Classifier, data: RunData, watcher: Watcher) -> Metric
     if backbone.text is None or not data.dataset.test:
         return None
     options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
-    untuned = build_method("zero-shot", backbone, classifier.classes, **options).to(classifier.device)
+    untuned = build_method("zero-shot", backbone, classifier.classes, repeats=True, **options).to(classifier.device)
     with watcher.stage("zero-shot on the test images") as progress:
-        return evaluate(untuned, classifier.batches(data.dataset.test, data.store), progress=progress)
+        return evaluate(untuned, classifier.batches(data.dataset.test, data.store, data.features), progress=progress)
 
 
 def train(
@@ -264,13 +268,15 @@ def train(
         rank=fabric.global_rank,
         world=fabric.world_size,
         workers=options.workers,
+        views=options.views,
+        features=data.features,
     )
-    val = classifier.batches(dataset.val, data.store) if dataset.val else None
+    val = classifier.batches(dataset.val, data.store, data.features) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
     if resume:
         watcher.say("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
     if not resuming or method.repeat_prepare:  # else a checkpoint holds everything that prepare would make
-        prepare(method, dataset, data.store, batches, val, recipe.seed, watcher)
+        prepare(method, batches, val, recipe.seed, watcher)
     if method.solved or not method.trainable():
         watcher.say(f"{method.name} is ready: it needs no epochs.")
         return None
@@ -300,25 +306,19 @@ def train(
     )
 
 
-def prepare(
-    method: Method,
-    dataset: Dataset,
-    store: ImageStore,
-    batches: Batches,
-    val: Batches | None,
-    seed: int,
-    watcher: Watcher,
-) -> None:
+def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, watcher: Watcher) -> None:
     """The method's start from the data; every process sees all images, so all start alike."""
     whole = Batches(
-        dataset.train,
-        store,
+        batches.items,
+        batches.store,
         batches.transform,
         batches.batch_size,
         shuffle=True,
         seed=seed,
         workers=batches.workers,
         validation=val,
+        views=batches.views,
+        features=batches.features,
     )
     generator = torch.Generator().manual_seed(seed)
     with watcher.stage("starting from the training images") as progress:
@@ -338,7 +338,7 @@ def measure(
     tuned = None
     if dataset.test:
         with watcher.stage("evaluating on the test images") as progress:
-            tuned = classifier.evaluate(dataset.test, data.store, progress=progress)
+            tuned = classifier.evaluate(dataset.test, data.store, data.features, progress=progress)
     return {
         "method": classifier.recipe["method"],
         "tuned": tuned and tuned.to_json(),

@@ -52,3 +52,18 @@ class Deadly(Quick):
         except FileNotFoundError:
             return
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fixed(Quick):
+    """Scores that rise with a class's number, without training: of the classes it may choose, it takes the last."""
+
+    solved = True
+
+    def __init__(
+        self, backbone: Backbone, classes: tuple[str, ...], options: object, generator: torch.Generator
+    ) -> None:
+        super().__init__(backbone, classes, options, generator)
+        self.bias = nn.Parameter(torch.arange(float(len(classes))))
+
+    def prepare(self, source: object, generator: object, progress: object = None) -> None:
+        pass

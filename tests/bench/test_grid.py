@@ -66,15 +66,17 @@ class TestGrid:
         assert cells(rows="coop", names=("animals",), seeds=(1,))[0].id == one.id
         assert cells(rows="coop", names=("animals",), seeds=(1,), overrides={"workers": 5})[0].id == one.id
         assert cells(rows="coop[workers=1]", names=("animals",), seeds=(1,))[0].id == one.id
+        assert cells(rows="coop[views=0,feature_cache=x]", names=("animals",), seeds=(1,))[0].id == one.id
         others = [
             cells(rows="coop", names=("animals",), seeds=(2,)),
             cells(rows="coop", names=("food",), seeds=(1,)),
             cells(rows="coop", names=("animals",), seeds=(1,), shots=(8,)),
             cells(rows="coop", names=("animals",), seeds=(1,), overrides={"epochs": 7}),
+            cells(rows="coop", names=("animals",), seeds=(1,), overrides={"views": 2}),
             cells("cross-dataset", rows="coop", names=("animals",), seeds=(1,), targets={"animals": ("food",)}),
             cells("cross-dataset", rows="coop", names=("animals",), seeds=(1,), targets={}),
         ]
-        assert len({one.id, *(cell.id for (cell,) in others)}) == 7
+        assert len({one.id, *(cell.id for (cell,) in others)}) == 8
         assert str(one.folder).startswith("base-to-new/embedded-animals/coop/seed1-shots16-")
 
     def test_the_row_wins_over_the_command_line_and_that_over_the_suite(self):

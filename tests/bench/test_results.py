@@ -7,7 +7,7 @@ import pytest
 
 from selfprompt.bench.results import Spread, harmonic, read_results, spread
 from selfprompt.report.bench_tables import all_tables, singles
-from selfprompt.report.tables import Gain, Table, in_words, to_csv, to_latex
+from selfprompt.report.tables import Gain, Table, in_words, laid_out, to_csv, to_latex
 
 
 def metrics(correct, total=100):
@@ -206,6 +206,30 @@ class TestReading:
             read_results(tmp_path)
         with pytest.raises(ValueError, match="is no folder"):
             read_results(tmp_path / "nowhere")
+
+
+def test_a_reader_is_told_why_there_is_no_number_and_what_was_left_out(tmp_path):
+    write(tmp_path, "domain-generalization", "animals", "linear", 1, {"source": 90, "dark": 40}, restricted=["dark"])
+    write(tmp_path, "domain-generalization", "food", "linear", 1, {"source": 90, "dark": None})
+    write(tmp_path, "domain-generalization", "food", "coop", 1, {"source": 90, "dark": 30})
+    whole, *others = all_tables(read_results(tmp_path).results)
+    assert whole.notes == (
+        "No number where a method cannot tell the classes apart: linear.",
+        "Of the tuned classes only those of the test set were to choose from on dark: linear.",
+    )
+    assert not any(table.notes for table in others)
+
+
+def test_a_wide_table_has_its_columns_as_rows():
+    columns = ("method", *(f"set {number}" for number in range(8)))
+    wide = Table("t", columns, (("a", *map(float, range(8))), ("b", *(Spread((9.0,)) for _ in range(8)))))
+    layout = laid_out(wide)
+    assert layout.columns == ("", "a", "b")
+    assert layout.rows[3] == ["set 3", "3.00", "9.00"]
+    one = Table("t", columns, (("a", *[Spread((1.0,))] * 8), ("b", Spread((0.0,)), *[Spread((2.0,))] * 7)))
+    assert laid_out(one).best == {(0, 1)} | {(row, 2) for row in range(1, 8)}
+    assert laid_out(Table("t", columns[:8], wide.rows[:1])).columns == columns[:8], "it fits a page"
+    assert laid_out(Table("t", columns, wide.rows * 5)).columns == columns, "it is longer than wide"
 
 
 class TestForms:

@@ -148,3 +148,14 @@ def test_every_data_set_has_a_reader_that_says_what_is_missing(tmp_path: Path) -
     for expected in EXPECTED.values():
         with pytest.raises(ValueError, match=r"has no .*selfprompt data get"):
             audits.READERS[expected.suite](expected, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"), [((), 0, "no error (--strict makes it one)"), (("--strict",), 1, "for an error")]
+)
+def test_the_last_line_says_whether_another_size_is_an_error(arguments, status, said, tmp_path, capsys) -> None:
+    write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    assert check(tmp_path, "--suite", "coop", *arguments) == status
+    *_, last = capsys.readouterr().out.strip().splitlines()
+    assert last.startswith("1 data set can be used, but not compared with published results: ")
+    assert said in last

@@ -172,6 +172,44 @@ def test_logits_and_loss_have_the_promised_form(label: str) -> None:
 
 
 @every
+def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -> None:
+    method = trained(label).method
+    pictures, labels = labelled(3)
+    encoder = method.train().frozen_encoder()
+    if encoder is None:
+        assert not method.uses_frozen
+        assert method.needs_pixels
+        return
+    frozen = encoder.encode(pictures)
+    expected = method.vision(pictures, pooling=method.frozen_pooling)
+    assert frozen.equal(expected)
+    assert not frozen.requires_grad
+    shown = pictures if method.needs_pixels else torch.empty(3, 0)
+    runs: list[int] = []
+    handle = method.vision.register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
+    terms = method.loss(shown, labels, frozen)
+    assert len(runs) == method.needs_pixels, "the prompted branch alone"
+    given = method.logits(shown, frozen)
+    handle.remove()
+    assert near(given.detach(), method.logits(pictures).detach(), method)
+    for name, term in method.loss(pictures, labels).terms.items():
+        assert float((term - terms.terms[name]).detach().abs()) < 1e-5 * max(1.0, float(term.detach()))
+    trainable = list(method.trainable().values())
+    if trainable:
+        ours, theirs = (torch.autograd.grad(found.total, trainable) for found in (terms, method.loss(pictures, labels)))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert (method.eval().frozen_encoder() is None) == method.frozen_in_training
+
+
+def test_which_methods_take_frozen_features() -> None:
+    kinds = {name: find(name) for name in list_methods()}
+    without_pixels = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter"}
+    assert {name for name, kind in kinds.items() if not kind.needs_pixels} == without_pixels
+    assert {name for name, kind in kinds.items() if kind.uses_frozen} == without_pixels | {"sep", "promptsrc"}
+
+
+@every
 def test_learned_tensors_saved_and_loaded_give_equal_logits(label: str) -> None:
     method, other = trained(label).method, CASES[label].build(seed=2)
     assert set(method.learned()) == set(method.trainable()) - method.training_only | method.remembered

@@ -69,8 +69,8 @@ class Support:
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels, self.size = images, labels, len(labels)
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.images, self.labels
+    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        yield self.images, self.labels, torch.arange(self.size)
 
 
 def check_step(arrays: Arrays, report: Report) -> None:

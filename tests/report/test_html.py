@@ -98,9 +98,16 @@ def test_a_figure_is_a_drawing_that_names_no_other_file(page):
 
 
 def test_numbers_stand_to_the_right(page):
-    rows = [["a", "71.2 %", "60.1 - 70.3 %", "-"], ["b", "+3", "1,200 s", "see below"]]
+    rows = [["a", "71.2 %", "60.1 - 70.3 %", "-"], ["b", "+3", "82.41 ± 0.30 (-1.2 to 84) [4 of 7]", "see below"]]
     read = page(html.table(["name", "one", "two", "three"], rows))
     assert [found.get("class") for tag, found in read.elements if tag == "td"] == 2 * [None, "number", "number", None]
+
+
+def test_figures_side_by_side_are_all_there(page):
+    read = page(html.side_by_side([html.figure(drawn(), EVIL, "one"), html.figure(drawn(), "b", "two")]))
+    assert read.attributes("alt") == ["one", "two"]
+    assert EVIL in read.words
+    assert "columns" in read.attributes("class")
 
 
 def test_a_row_that_does_not_fit_is_refused():

@@ -23,6 +23,7 @@ def test_the_defaults_are_valid_and_frozen():
     ("values", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0."),
+        ({"views": -1}, "views must be at least 0, got -1."),
         ({"lr": 0.0}, "lr must be above 0, got 0.0."),
         ({"lr": float("nan")}, "lr must be a finite number, got nan."),
         ({"momentum": 1.0}, "momentum must be below 1, got 1.0."),

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.features import Encoder
 from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.transforms import eval_transform, train_transform
@@ -70,6 +72,29 @@ class TinyMethod(nn.Module):
         return {name: p.detach() for name, p in self.trainable().items()}
 
 
+class FrozenMethod(TinyMethod):
+    """The same method, which takes what its frozen layer gives; notes how many images that layer has seen."""
+
+    needs_pixels = False
+    seen = 0
+
+    def frozen(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        with torch.no_grad():
+            return self.backbone(images.flatten(1))
+
+    def frozen_encoder(self) -> Encoder:
+        return Encoder("tiny", self.frozen)
+
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        features = torch.tanh((self.frozen(images) if frozen is None else frozen) + self.prompts.sum(dim=0))
+        return self.head(self.dropout(features))
+
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> Terms:
+        logits = self.logits(images, frozen)
+        return Terms({"ce": F.cross_entropy(logits, labels)}, {}, logits.detach())
+
+
 def items(count: int, seed: int = 0) -> list[Item]:
     """Noisy images whose class is their brightest channel."""
     rng = np.random.default_rng(seed)
@@ -81,13 +106,13 @@ def items(count: int, seed: int = 0) -> list[Item]:
     return [Item(IndexedSource(table, index), label) for index, label in enumerate(labels)]
 
 
-def batches(count: int, batch_size: int = 8, *, augment: bool = True, **others: int) -> Batches:
+def batches(count: int, batch_size: int = 8, *, augment: bool = True, **others: Any) -> Batches:
     """Shuffled and augmented training batches."""
     transform = train_transform(PREPROCESS, "crop-flip" if augment else "none")
     return Batches(items(count), ImageStore(), transform, batch_size, shuffle=True, seed=3, **others)
 
 
-def validation(count: int = 20, **others: int) -> Batches:
+def validation(count: int = 20, **others: Any) -> Batches:
     """Other images, always in the same view."""
     return Batches(items(count, seed=1), ImageStore(), eval_transform(PREPROCESS), 8, shuffle=False, **others)
 

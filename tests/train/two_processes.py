@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from selfprompt.config import TrainOptions
+from selfprompt.data.features import FeatureStore
 from selfprompt.train.distributed import make_fabric
 from selfprompt.train.fit import FitResult, fit
-from tests.train.tiny import TinyMethod, batches, validation
+from tests.train.tiny import FrozenMethod, TinyMethod, batches, validation
 
 
 class Projected(TinyMethod):
@@ -32,6 +33,7 @@ CASES = {
     "adamw": (TinyMethod, 21, {"optimizer": "adamw", "eps": 1e-3, "ema_decay": 0.9, "accumulate": 2}),
     "clipped": (TinyMethod, 17, {"clip_grad": 0.1, "select": "best-val"}),
     "projected": (Projected, 17, {}),
+    "features": (FrozenMethod, 17, {"views": 2}),
 }
 
 
@@ -45,7 +47,8 @@ def train(case: str, devices: int, fabric=None, run_dir: Path | None = None) -> 
     if rank:  # the first process's start is what counts
         with torch.no_grad():
             method.prompts.fill_(7.0)
-    train, val = batches(count, rank=rank, world=world), validation(rank=rank, world=world)
+    shared = {"rank": rank, "world": world, "features": FeatureStore()}
+    train, val = batches(count, views=options.views, **shared), validation(**shared)
     result = fit(method, train, val, options, run_dir=run_dir, resume=True, progress=False, fabric=fabric)
     return method, result
 

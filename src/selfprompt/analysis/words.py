@@ -82,6 +82,8 @@ def spelled(tokenizer: Callable[..., Any], number: int) -> str:
     if decode is None:
         return f"token {number}"
     text = str(decode([number]))
-    if text.startswith("<") or not text.strip():
-        return text.strip() or f"token {number}"
+    if "\ufffd" in text or not text.strip():  # a part of a letter's bytes
+        return f"token {number}"
+    if text.startswith("<"):
+        return text.strip()
     return text.strip() if text.endswith(" ") else f"{text}-"

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.bench.entries import entry_slug
+from selfprompt.config import ADDED
 from selfprompt.recipe import Recipe
 
-WITHOUT_EFFECT = ("memory", "accelerator", "devices", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
+WITHOUT_EFFECT = (
+    *("memory", "feature_cache", "accelerator", "devices", "workers"),
+    *("checkpoint_every", "keep_every", "log_tensorboard"),
+)
 """Values of a recipe that move a result by rounding at most: they are no part of a cell's id."""
 
 
@@ -22,11 +26,13 @@ class Cell:
     Attributes:
         protocol, suite, dataset: What is measured, on which task.
         method: The row of the table, as the user wrote it.
-        recipe: Everything that fixes the run, seed and shots included; the task's template comes in when it runs.
+        recipe: Everything that fixes the run, seed and shots included; texts for class names, and the epochs that
+            make ``steps``, come in when it runs.
         overrides: What the command line changed for all rows; two runs that differ in it are two rows.
-        own_template: Whether a rule or the user chose a template, which the task's then does not replace.
+        own_texts: Whether the user chose texts for class names, which the data set's then do not replace.
         targets: What it is evaluated on besides: other tasks (cross-dataset), domains (domain-generalization).
         preprocessing: Whose way from VTAB's images to pixels; empty for the backbone's own.
+        steps: Training steps that its epochs add up to, whatever the number of images; 0: the recipe's epochs.
     """
 
     protocol: str
@@ -35,9 +41,10 @@ class Cell:
     method: str
     recipe: Recipe
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    own_template: bool = False
+    own_texts: bool = False
     targets: tuple[str, ...] = ()
     preprocessing: str = ""
+    steps: int = 0
 
     @property
     def seed(self) -> int:
@@ -52,8 +59,10 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """A hash of protocol, data, recipe and seed; whoever has it measures the same."""
-        recipe = {key: value for key, value in self.recipe.flat().items() if key not in WITHOUT_EFFECT}
-        facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.own_template, recipe]
+        flat = {key: value for key, value in self.recipe.flat().items() if key not in WITHOUT_EFFECT}
+        recipe = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
+        facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.own_texts, recipe]
+        facts += [self.steps] if self.steps else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
 
     @property

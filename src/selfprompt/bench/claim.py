@@ -1,33 +1,9 @@
 """Which cells are done, broken, or with another process: what a cell's folder tells; knows files only."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 RESULT, ERROR, SPLIT, LOCK = "result.json", "error.txt", "split.json", ".lock"
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Take a folder for as long as the context lasts; false if another process has it.
-
-    The operating system releases the claim of a process that dies, whatever it died of. The lock's file stays: to
-    delete it would let two processes hold locks on two files of one name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def is_done(folder: Path, cell_id: str) -> bool:

@@ -83,5 +83,8 @@ def failures(jobs: Sequence[Any]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
+    """What went wrong, in a line; submitit's own first line on a job that died names files only."""
+    if "has not produced any output" in str(error):
+        return "it ended without a result: killed, or out of memory or time"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from selfprompt.bench.cells import Cell
-from selfprompt.bench.entries import Entry
+from selfprompt.bench.entries import Entry, parse_entry
 from selfprompt.bench.settings import settings_for
 from selfprompt.data.fewshot import base_new_split
 from selfprompt.data.items import Dataset, Item
@@ -18,6 +18,8 @@ from selfprompt.data.suites import vtab
 from selfprompt.data.suites.task import Task
 from selfprompt.recipe import Recipe
 
+TEXTS = ("template", "text")
+"""Options of methods that are texts for class names: published runs change them with the data set."""
 UNTRAINED = ("zero-shot",)
 """Methods that see no training image: seeds and shots change nothing, so a grid has one cell of them a data set."""
 
@@ -67,13 +69,16 @@ class Evaluation:
         name: "base", "new", "test", or a domain's or data set's name.
         classes: Class names; labels count them.
         items: The images.
-        template: The text for a class name.
+        texts: The method's texts for a class name, by option; without one the tuned method keeps its own.
+        among: The tuned classes that these are, where all of them were tuned: a method that cannot take other class
+            names has scores for them all the same.
     """
 
     name: str
     classes: tuple[str, ...]
     items: tuple[Item, ...]
-    template: str
+    texts: Mapping[str, str]
+    among: tuple[int, ...] = ()
 
 
 def grid(
@@ -138,19 +143,45 @@ def make_cell(
         seed, shots = first, 0
     facts = {"suite": suite, "protocol": protocol, "dataset": dataset, "shots": shots, "recipe": entry.name}
     held = settings_for(recipe, **facts)
-    changes = [*(rule.values for rule in held), overrides, entry.changes]
-    for values in changes:
+    for values in (*(rule.values for rule in held), overrides, entry.changes):
         recipe = recipe.changed(values)
     recipe = recipe.changed({"seed": seed, "shots": shots, "classes": PROTOCOLS[protocol].classes})
-    own_template = any("template" in values.get("options", {}) for values in changes)
-    return Cell(protocol, suite, dataset, entry.label, recipe, dict(overrides), own_template)
+    own_texts = any(name in entry.changes.get("options", {}) for name in TEXTS)
+    own_epochs = "epochs" in overrides or "epochs" in entry.changes
+    steps = 0 if own_epochs else max((rule.steps_per_shot * shots for rule in held), default=0)
+    return Cell(protocol, suite, dataset, entry.label, recipe, dict(overrides), own_texts, steps=steps)
 
 
-def cell_recipe(cell: Cell, task: Task) -> Recipe:
-    """The recipe of a cell with the task's template, where the method reads one and neither rule nor user chose it."""
-    if cell.own_template or "template" not in cell.recipe.options:
-        return cell.recipe
-    return cell.recipe.changed({"options": {"template": task.template}})
+def cell_recipe(cell: Cell, task: Task, images: int) -> Recipe:
+    """The recipe of a cell with its texts for the task's class names, and the epochs that make its steps.
+
+    Args:
+        cell: The cell.
+        task: What is tuned on.
+        images: How many images are trained on.
+    """
+    recipe = cell.recipe.changed({"options": class_texts(cell, cell.dataset, task.template)})
+    if not cell.steps:
+        return recipe
+    whole, rest = divmod(images, recipe.train.batch_size)
+    a_pass = whole + (rest > 0 and not (whole and recipe.train.drop_last))
+    return recipe.changed({"epochs": max(1, round(cell.steps / a_pass))})
+
+
+def class_texts(cell: Cell, dataset: str, template: str) -> dict[str, str]:
+    """A method's texts for the class names of a data set of the suite, by option; nothing where the user chose them.
+
+    They are those that rules give the method there, else the data set's template.
+    """
+    entry = parse_entry(cell.method)
+    shipped = entry.recipe()
+    if cell.own_texts or "template" not in shipped.options:
+        return {}
+    facts = {"suite": cell.suite, "protocol": cell.protocol, "dataset": dataset, "shots": cell.shots}
+    options = {**shipped.options, "template": template}
+    for rule in settings_for(shipped, recipe=entry.name, **facts):
+        options |= rule.values.get("options", {})
+    return {name: options[name] for name in TEXTS if name in options}
 
 
 def training_pool(protocol: str, dataset: Dataset) -> Dataset:
@@ -167,18 +198,28 @@ def evaluations(cell: Cell, drawn: Dataset, task: Task, read: Callable[[str], Ta
         task: What was tuned on.
         read: Gives another task of the suite by name.
     """
-    protocol = cell.protocol
+    protocol, texts = cell.protocol, class_texts(cell, cell.dataset, task.template)
     if protocol == "base-to-new":
         for part in ("base", "new"):
             half = base_new_split(drawn, part)
-            yield Evaluation(part, half.classes, half.test, task.template)
+            yield Evaluation(part, half.classes, half.test, texts)
         return
     shifted = protocol in ("cross-dataset", "domain-generalization")
-    yield Evaluation("source" if shifted else "test", drawn.classes, drawn.test, task.template)
+    yield Evaluation("source" if shifted else "test", drawn.classes, drawn.test, texts)
     for name in cell.targets:
-        other = read(name) if protocol == "cross-dataset" else None
-        dataset = other.dataset if other else task.domains[name]
-        yield Evaluation(name, dataset.classes, dataset.test, other.template if other else task.template)
+        if protocol == "cross-dataset":
+            other = read(name)
+            own = class_texts(cell, name, other.template)
+            yield Evaluation(name, other.dataset.classes, other.dataset.test, own)
+        else:
+            domain = task.domains[name]
+            yield Evaluation(name, domain.classes, domain.test, texts, tuned_classes(domain, drawn))
+
+
+def tuned_classes(domain: Dataset, tuned: Dataset) -> tuple[int, ...]:
+    """Which of the tuned classes a domain's are; nothing if one of them was not tuned."""
+    labels = {key: label for label, key in enumerate(tuned.keys)}
+    return tuple(labels[key] for key in domain.keys) if set(domain.keys) <= set(labels) else ()
 
 
 def default_sources(protocol: str, suite: str) -> tuple[str, ...]:

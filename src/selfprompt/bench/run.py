@@ -15,9 +15,12 @@ import torch
 
 from selfprompt.artifact import versions
 from selfprompt.bench.cells import Cell
-from selfprompt.bench.claim import ERROR, RESULT, SPLIT, claimed, error_time, is_done
+from selfprompt.bench.claim import ERROR, LOCK, RESULT, SPLIT, error_time, is_done
 from selfprompt.bench.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
+from selfprompt.claims import claimed
 from selfprompt.classifier import Classifier
+from selfprompt.config import DataOptions
+from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split
 from selfprompt.data.items import SPLITS, Dataset, Item
 from selfprompt.data.loader import ImageStore, check_dataset, check_images
@@ -39,7 +42,7 @@ State = Literal["done", "was done", "broken", "elsewhere"]
 
 
 class Shelf:
-    """What the cells of one process share: tasks, decoded images, loaded backbones.
+    """What the cells of one process share: tasks, decoded images, their frozen features, loaded backbones.
 
     Args:
         root: The folder that holds the data of suites that do not ship.
@@ -51,7 +54,7 @@ class Shelf:
         self._loader = loader or (lambda suite, name, root: load_task(f"{suite}/{name}", root))
         self._tasks: dict[tuple[str, str], Task] = {}
         self._backbones: dict[str, Backbone] = {}
-        self._store: tuple[str, ImageStore] = ("", ImageStore(0))
+        self._stores: tuple[str, ImageStore, FeatureStore] = ("", ImageStore(0), FeatureStore(0))
 
     def task(self, suite: str, name: str) -> Task:
         """A task, read once."""
@@ -65,11 +68,11 @@ class Shelf:
             self._backbones[name] = load_backbone(name)
         return self._backbones[name]
 
-    def store(self, dataset: str, budget: str) -> ImageStore:
-        """The decoded images of a data set; those of the one before are let go."""
-        if self._store[0] != dataset:
-            self._store = (dataset, ImageStore(budget))
-        return self._store[1]
+    def stores(self, dataset: str, options: DataOptions) -> tuple[ImageStore, FeatureStore]:
+        """The decoded images of a data set and their features; those of the one before are let go."""
+        if self._stores[0] != dataset:
+            self._stores = (dataset, ImageStore(options.memory), FeatureStore(options.memory, options.feature_cache))
+        return self._stores[1:]
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def attempt(
     folder = out / cell.folder
     if is_done(folder, cell.id):
         return Outcome(cell, "was done")
-    with claimed(folder) as mine:
+    with claimed(folder / LOCK) as mine:
         if not mine:
             return Outcome(cell, "elsewhere")
         if is_done(folder, cell.id):  # between the look above and the claim
@@ -159,28 +162,26 @@ def run_cell(cell: Cell, folder: Path, shelf: Shelf, watcher: Watcher) -> dict[s
     """
     start = time.monotonic()
     task = shelf.task(cell.suite, cell.dataset)
-    recipe = cell_recipe(cell, task)
-    store = shelf.store(f"{cell.suite}/{cell.dataset}", recipe.data.memory)
-    fabric = make_fabric(recipe.train)
+    store, features = shelf.stores(f"{cell.suite}/{cell.dataset}", cell.recipe.data)
+    fabric = make_fabric(cell.recipe.train)
     fabric.launch()
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
-    drawn = drawn_images(cell, recipe, task, store, watcher)
-    training = base_new_split(drawn, recipe.data.classes)
+    drawn = drawn_images(cell, cell.recipe, task, store, watcher)
+    training = base_new_split(drawn, cell.recipe.data.classes)
+    recipe = cell_recipe(cell, task, len(training.train))
     backbone = fitting_backbone(shelf.backbone(recipe.backbone), recipe, cell.preprocessing)
-    method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, **recipe.options)
+    method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, repeats=True, **recipe.options)
     method.to(fabric.device)
     classifier = Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
-    result = train(
-        classifier, RunData(training, store, ""), recipe, fabric, folder, watcher, resume=True, progress=False
-    )
-    measured = {
-        evaluation.name: measure(classifier, evaluation, cell, recipe, store, watcher)
-        for evaluation in evaluations(cell, drawn, task, lambda name: shelf.task(cell.suite, name))
-    }
+    data = RunData(training, store, features, "")
+    result = train(classifier, data, recipe, fabric, folder, watcher, resume=True, progress=False)
+    wanted = tuple(evaluations(cell, drawn, task, lambda name: shelf.task(cell.suite, name)))
+    measured = {entry.name: measure(classifier, entry, recipe, data, watcher) for entry in wanted}
     record = {
         **cell.facts(),
         "evaluations": measured,
+        "restricted": [entry.name for entry in wanted if measured[entry.name] and is_restricted(method, entry)],
         **facts_of_run(classifier, training, result, recipe),
         "split": write_split(folder / SPLIT, training, shelf.root) if recipe.method not in UNTRAINED else None,
         "peak_memory": peak_memory(fabric.device),
@@ -212,34 +213,41 @@ def fitting_backbone(backbone: Backbone, recipe: Recipe, preprocessing: str) -> 
 
 
 def measure(
-    classifier: Classifier, evaluation: Evaluation, cell: Cell, recipe: Recipe, store: ImageStore, watcher: Watcher
+    classifier: Classifier, evaluation: Evaluation, recipe: Recipe, data: RunData, watcher: Watcher
 ) -> dict[str, Any] | None:
     """Metrics of one evaluation; None where the method cannot tell its classes apart, or there are no images."""
-    template = None if cell.own_template else evaluation.template
-    method = rebound(classifier.method, evaluation.classes, template, recipe.method)
+    method, among = rebound(classifier.method, evaluation, recipe.method), None
+    if method is None and evaluation.among:
+        method, among = classifier.method, evaluation.among
     with watcher.stage(f"evaluating: {evaluation.name}") as progress:
         items: Sequence[Item] = evaluation.items
         if method is None or not items:
             return None
         if evaluation.name not in ("base", "new", "test", "source"):  # those have been read with the training images
-            items, _ = check_images(items, store, on_bad=recipe.data.on_bad_image)
+            items, _ = check_images(items, data.store, on_bad=recipe.data.on_bad_image)
         other = replace(classifier, method=method)
-        metrics = other.evaluate(items, store, progress=progress).to_json()
+        metrics = other.evaluate(items, data.store, data.features, among=among, progress=progress).to_json()
     if len(evaluation.classes) > CONFUSION_UP_TO:
         del metrics["confusion"]
     return metrics
 
 
-def rebound(method: Method, classes: Sequence[str], template: str | None, name: str) -> Method | None:
-    """A tuned method for these classes and, where it has such an option, this template; None if it cannot be."""
-    retold = template is not None and getattr(method.options, "template", template) != template
-    if tuple(classes) == method.classes and not retold:
+def is_restricted(method: Method, evaluation: Evaluation) -> bool:
+    """Whether an evaluation chooses among a part of the classes that the method has scores for."""
+    return not method.open_vocabulary and len(evaluation.among) not in (0, len(method.classes))
+
+
+def rebound(method: Method, evaluation: Evaluation, name: str) -> Method | None:
+    """A tuned method for an evaluation's classes and texts; None if it cannot take other class names."""
+    options = {**asdict(method.options), **evaluation.texts}
+    retold = options != asdict(method.options)
+    if evaluation.classes == method.classes and not retold:
         return method
     if not method.open_vocabulary:
         return None
     if not retold:
-        return method.with_classes(classes)
-    other = build_method(name, method.backbone, classes, **{**asdict(method.options), "template": template})
+        return method.with_classes(evaluation.classes, repeats=True)
+    other = build_method(name, method.backbone, evaluation.classes, repeats=True, **options)
     other.to(next(method.vision.parameters()).device)
     other.load_learned(method.learned())
     return other

@@ -20,11 +20,13 @@ class Rule:
         when: Patterns by condition; one of a condition's patterns must match.
         values: Values of the recipe.
         why: Where they come from, in one line.
+        steps_per_shot: Training steps that the epochs add up to, for each training image a class; 0: no matter.
     """
 
     when: Mapping[str, tuple[str, ...]]
     values: Mapping[str, Any]
     why: str
+    steps_per_shot: int = 0
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
         """Whether a run with these facts is meant."""
@@ -42,12 +44,12 @@ def rules() -> tuple[Rule, ...]:
     """
     made = []
     for entry in parse_yaml((files("selfprompt.bench") / "settings.yaml").read_text(encoding="utf-8")):
-        values, why = entry.pop("set"), entry.pop("why")
+        values, why, steps = entry.pop("set", {}), entry.pop("why"), entry.pop("steps_per_shot", 0)
         unknown = [name for name in entry if name not in CONDITIONS]
         if unknown:
             raise ValueError(f"Unknown condition {unknown[0]!r} in settings.yaml. Known: {', '.join(CONDITIONS)}.")
         listed = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
-        made.append(Rule({name: tuple(map(str, value)) for name, value in listed.items()}, values, why))
+        made.append(Rule({name: tuple(map(str, value)) for name, value in listed.items()}, values, why, steps))
     return tuple(made)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.predict import image_files
 from selfprompt.cli.show import Show
 
 if TYPE_CHECKING:
@@ -127,12 +126,13 @@ def given_images(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
     """The images of ``--images``, and class names where they are labelled."""
     from selfprompt.data.items import Item
     from selfprompt.data.manifest import SUFFIXES
+    from selfprompt.data.paths import image_paths
     from selfprompt.data.sources import is_task, read_dataset
 
     if is_task(place) or Path(place).suffix.lower() in SUFFIXES:
         dataset = read_dataset(place, holdout=0.0)
         return dataset.test or dataset.select("all"), dataset.classes
-    return [Item(path, 0) for path in image_files([place])], ()
+    return [Item(Path(path), 0) for path in image_paths([place])], ()
 
 
 def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Item"], Sequence[str]]:

@@ -192,7 +192,10 @@ def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
         entry = parse_entry(cell.method)
         facts = {"suite": cell.suite, "protocol": cell.protocol, "dataset": cell.dataset, "recipe": entry.name}
         for rule in settings_for(entry.recipe(), shots=cell.shots, **facts):
-            values = ", ".join(f"{key} {value}" for key, value in rule.values.items())
+            steps = {"steps_per_shot": rule.steps_per_shot} if rule.steps_per_shot else {}
+            options = {f"options.{key}": value for key, value in rule.values.get("options", {}).items()}
+            plain = {key: value for key, value in rule.values.items() if key != "options"}
+            values = ", ".join(f"{key} {value}" for key, value in {**plain, **options, **steps}.items())
             where = ", ".join(
                 f"{key} {'|'.join(rule.when[key])}" for key in rule.when if key not in ("suite", "protocol")
             )

@@ -11,7 +11,7 @@ from rich.text import Text
 from selfprompt.cli.show import Show, make_console
 
 if TYPE_CHECKING:
-    from selfprompt.data.suites.audit import Finding
+    from selfprompt.data.suites.audit import Finding, State
 
 STYLES = {"ok": "green", "differs": "yellow", "wrong": "red"}
 
@@ -46,8 +46,21 @@ def check(options: Namespace) -> int:
             console.print(f"{finding.expected.key}: {remark}", markup=False, soft_wrap=True)
     for suite in suites:
         _tell_missing([finding for finding in findings if finding.expected.suite == suite], suite, root)
-    bad = ("wrong", "differs") if options.strict else ("wrong",)
-    return int(any(finding.state in bad for finding in there))
+    return _verdict([finding.state for finding in there], options.strict)
+
+
+def _verdict(states: "Sequence[State]", strict: bool) -> int:
+    """Tell in a line what can be used and compared; the command's status."""
+    from selfprompt.data.items import plural
+
+    wrong, differing = states.count("wrong"), states.count("differs")
+    told = [f"{plural(wrong, 'data set')} cannot be used as it is"] if wrong else []
+    if differing:
+        allowed = "--strict takes that for an error" if strict else "no error (--strict makes it one)"
+        told.append(f"{plural(differing, 'data set')} can be used, but not compared with published results: {allowed}")
+    if told:
+        make_console().print(f"\n{'; '.join(told)}.", markup=False, soft_wrap=True)
+    return int(bool(wrong or (strict and differing)))
 
 
 def _present(findings: "Sequence[Finding]", root: Path) -> Table:

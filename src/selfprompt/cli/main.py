@@ -25,6 +25,7 @@ COMMANDS = {
     "data": "list, look at, check and fetch data sets",
     "methods": "list the methods, or the options of one",
     "backbones": "list names of frozen models",
+    "perf": "measure speed and memory against plain baselines",
     "demo": "see the whole job on small images, without downloads",
 }
 KINDS = {
@@ -38,6 +39,7 @@ KINDS = {
 GO_ON = {
     "train": " A run with --out can go on: repeat the command with --resume.",
     "bench": " Repeat the command to go on.",
+    "predict": " A job with --out goes on when the command is repeated.",
 }
 MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 

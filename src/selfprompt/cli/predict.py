@@ -1,31 +1,51 @@
 """``selfprompt predict``: what do these images show?"""
 
 import csv
-import io
 import json
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from selfprompt.cli.show import Show, make_console, table
+from selfprompt.prediction import Prediction, as_csv, as_lines, as_record, csv_header
 
 if TYPE_CHECKING:
-    from selfprompt.classifier import Prediction
+    from selfprompt.classifier import Classifier
+
+SPOOL = 1 << 20
+"""Bytes up to which the list of images is kept in memory; a longer one goes to a temporary file."""
+MOST_READERS = 16
+"""Threads that read images, at most, unless more are asked for."""
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
+    listed = any(word.partition("=")[0] == "--list" for word in given)
     parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or a hub repository")
-    parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
+    parser.add_argument("images", type=str, nargs="*" if listed else "+", help="image files, or folders of them")
+    parser.add_argument("--list", type=str | None, help="a text file with more images, one path a line; - reads stdin")
     parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
     parser.add_argument("--top", type=int, default=1, help="how many classes to show for each image")
-    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="form of the output")
+    parser.add_argument(
+        "--format",
+        type=Literal["table", "json", "jsonl", "csv"],
+        help="form of the output; jsonl: a line of JSON an image (default: table, in --out csv)",
+    )
+    parser.add_argument(
+        "--out", type=str | None, help="folder for large jobs, written in parts; repeat the command to go on"
+    )
+    parser.add_argument("--part_size", type=int | None, help="images a part in --out: a multiple of the batch size")
+    parser.add_argument("--merge", action="store_true", help="write the parts in --out into one file too")
+    parser.add_argument("--devices", type=int, default=1, help="processes that share --out: one a GPU, or of the CPU")
+    parser.add_argument("--workers", type=int | None, help="threads a process that read images (default: all cores)")
     parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
+    parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_argument(
         "--on_bad_image",
         type=Literal["skip", "fail"],
@@ -36,28 +56,100 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def predict(options: Namespace) -> int:
     """Run the command; the status is 1 when no image could be read."""
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1, got {options.top}.")
-    paths = image_files(options.images)
+    for name in ("top", "devices", "part_size"):
+        if options[name] is not None and options[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {options[name]}.")
+    if options.workers is not None and options.workers < 0:
+        raise ValueError(f"--workers must be at least 0, got {options.workers}.")
+    if options.out is not None:
+        from selfprompt.cli.predict_job import predict_parts
+
+        return predict_parts(options)
+    if options.devices > 1 or options.merge or options.part_size:
+        raise ValueError("--devices, --part-size and --merge need --out: the folder of the parts.")
+    return predict_here(options)
+
+
+def predict_here(options: Namespace) -> int:
+    """Predict to the standard output."""
+    from selfprompt.data.paths import Listed, image_paths, read_lines
+
+    out, form = sys.stdout, options.format or "table"
+    show = Show(make_console(stderr=True), quiet=options.quiet)
+    with SpooledTemporaryFile(SPOOL) as spool:
+        listed = Listed(sys.maxsize)
+        spool.writelines(listed.follow(image_paths(options.images, options.list)))
+        spool.seek(0)
+        if not listed.count:
+            raise ValueError(f"{options.list} lists no images.")
+        classifier = loaded(options, show)
+        batches = classifier.stream(read_lines(spool), top=options.top, workers=readers(options))
+        rows_pass_by = form in ("csv", "jsonl") and out.isatty()  # where a bar would stand in their way
+        with (Show(quiet=True) if rows_pass_by else show).stage("predicting") as progress:
+            found = Tally(show, options.on_bad_image == "fail", lambda done: progress(done, listed.count))
+            if form in ("csv", "jsonl"):
+                out.write(csv_header(errors=False) if form == "csv" else "")
+                for batch in found.follow(batches):
+                    out.write(as_csv(batch, errors=False) if form == "csv" else as_lines(batch))
+                    out.flush()
+            else:
+                predictions = [prediction for batch in found.follow(batches) for prediction in batch]
+    if form == "json":
+        print(json.dumps([as_record(p) for p in predictions], indent=2, ensure_ascii=False))
+    elif form == "table":
+        make_console().print(prediction_table([p for p in predictions if not p.error]))
+    return 1 if found.bad == found.done else 0
+
+
+class Tally:
+    """Counts predictions as they pass by and says which images cannot be read.
+
+    Attributes:
+        done: Images so far.
+        bad: Those of them that cannot be read.
+    """
+
+    def __init__(self, show: Show, fail: bool, progress: Callable[[int], None]) -> None:
+        self.done = self.bad = 0
+        self._show, self._fail, self._progress = show, fail, progress
+
+    def follow(self, batches: Iterator[list[Prediction]]) -> Iterator[list[Prediction]]:
+        """The same batches.
+
+        Raises:
+            ValueError: If an image cannot be read and that is to stop the command.
+        """
+        for batch in batches:
+            self.done += len(batch)
+            bad = [prediction for prediction in batch if prediction.error]
+            self.bad += len(bad)
+            for prediction in bad:
+                word = "cannot read" if self._fail else "skipped"
+                self._show.say(f"{word} {prediction.image}: {prediction.error}")
+            if bad and self._fail:
+                raise ValueError(f"{len(bad)} of {self.done} images cannot be read.")
+            yield batch
+            self._progress(self.done)
+
+
+def loaded(options: Namespace, show: Show) -> "Classifier":
+    """The classifier, with other class names if there are any."""
     from selfprompt.classifier import load
 
-    show = Show(make_console(stderr=True))
     with show.stage("loading"):
         classifier = load(options.classifier, backbone=options.backbone, device=options.device)
     if options.classes is not None:
         classifier = classifier.with_classes(class_names(options.classes))
     show.note(classifier.method, classifier.batch_size)
-    with show.stage("predicting") as progress:
-        predictions = classifier.predict(paths, top=options.top, progress=progress)
-    bad = [p for p in predictions if p.error]
-    for prediction in bad:
-        show.say(
-            f"{'cannot read' if options.on_bad_image == 'fail' else 'skipped'} {prediction.image}: {prediction.error}"
-        )
-    if bad and options.on_bad_image == "fail":
-        raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read.")
-    write(predictions, options.format)
-    return 1 if len(bad) == len(predictions) else 0
+    return classifier
+
+
+def readers(options: Namespace) -> int:
+    """Threads that read images in one process."""
+    if options.workers is not None:
+        return int(options.workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_READERS, max(1, cores // options.devices))
 
 
 def class_names(text: str) -> list[str]:
@@ -65,48 +157,7 @@ def class_names(text: str) -> list[str]:
     return [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
 
 
-def image_files(names: Sequence[str]) -> list[Path]:
-    """The files named, and the images below the folders named.
-
-    Raises:
-        ValueError: If something named does not exist, or a folder has no images.
-    """
-    from selfprompt.data.images import EXTENSIONS
-
-    paths: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
-            if not found:
-                raise ValueError(f"{path} has no images ({', '.join(sorted(EXTENSIONS))}).")
-            paths += found
-        elif path.exists():
-            paths.append(path)
-        else:
-            raise ValueError(f"{path}: there is no such file or folder.")
-    return paths
-
-
-def write(predictions: "Sequence[Prediction]", form: str) -> None:
-    """Write predictions to the standard output."""
-    if form == "json":
-        records = [as_record(p) for p in predictions]
-        print(json.dumps(records, indent=2, ensure_ascii=False))
-        return
-    good = [p for p in predictions if not p.error]
-    if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "rank", "label", "score"])
-        for p in good:
-            writer.writerows([p.image, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(p.top, 1))
-        sys.stdout.write(text.getvalue())
-        return
-    make_console().print(prediction_table(good))
-
-
-def prediction_table(predictions: "Sequence[Prediction]") -> Table:
+def prediction_table(predictions: Sequence[Prediction]) -> Table:
     """Images with their most likely classes."""
     rows = [
         [p.image if rank == 0 else "", label, f"{100 * score:.1f} %"]
@@ -114,11 +165,3 @@ def prediction_table(predictions: "Sequence[Prediction]") -> Table:
         for rank, (label, score) in enumerate(p.top)
     ]
     return table("", ["image", "class", "probability"], rows)
-
-
-def as_record(prediction: "Prediction") -> dict[str, object]:
-    """A prediction as JSON values."""
-    if prediction.error:
-        return {"image": prediction.image, "error": prediction.error}
-    top = [list(pair) for pair in prediction.top]
-    return {"image": prediction.image, "label": prediction.label, "score": prediction.score, "top": top}

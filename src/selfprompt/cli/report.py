@@ -10,7 +10,7 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 from selfprompt.cli.show import make_console
-from selfprompt.report.tables import Table, in_text
+from selfprompt.report.tables import Table, laid_out
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -68,12 +68,12 @@ def report(options: Namespace) -> int:
 
 def show(table: Table, console: Console) -> None:
     """Print a table; the best of a column is bold, published rows are dim."""
-    shown = Shown()
-    for number, column in enumerate(table.columns):
+    layout, shown = laid_out(table), Shown()
+    for number, column in enumerate(layout.columns):
         shown.add_column(column, justify="right" if number else "left", overflow="fold")
-    best, own = table.best(), len(table.rows) - table.published
-    for number, row in enumerate(in_text(table)):
-        cells = [Text(cell, style="bold" if (number, place) in best else "") for place, cell in enumerate(row)]
+    own = len(layout.rows) - layout.published
+    for number, row in enumerate(layout.rows):
+        cells = [Text(cell, style="bold" if (number, place) in layout.best else "") for place, cell in enumerate(row)]
         shown.add_row(*cells, style="" if number < own else "dim", end_section=number == own - 1)
     console.print(Text(table.title, style="bold"))
     console.print(shown)

@@ -85,6 +85,7 @@ def base_new_split(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dat
         for split in SPLITS
     )
     classes = tuple(dataset.classes[label] for label in chosen)
+    ids = tuple(dataset.ids[label] for label in chosen) if dataset.ids else ()
     note = f"Only the {part} classes: {len(chosen)} of {len(labels)}, renumbered from 0."
     notes = (*dataset.notes, note)
-    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=notes)
+    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=notes, ids=ids)

@@ -1,7 +1,7 @@
 """The records of a data set: images with labels, and splits of them with class names."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -72,6 +72,8 @@ class Dataset:
         classes: Cleaned class names; an item's label is an index into them.
         train, val, test: The items of each split; each may be empty.
         notes: Every choice that was made for the user, one sentence each.
+        ids: What tells the classes apart where a published list repeats a name (ImageNet's WordNet ids); empty where
+            their names do.
     """
 
     name: str
@@ -80,6 +82,12 @@ class Dataset:
     val: tuple[Item, ...] = ()
     test: tuple[Item, ...] = ()
     notes: tuple[str, ...] = ()
+    ids: tuple[Hashable, ...] = ()
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What tells each class apart from the others: its id, or its name."""
+        return self.ids or self.classes
 
     def select(self, split: Split | Literal["all"]) -> tuple[Item, ...]:
         """The items of one split, or of all three."""

@@ -1,31 +1,31 @@
 """Batches of images: the same for any number of threads and processes, and resumable at any step."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from selfprompt.data.ahead import ahead
+from selfprompt.data.features import FeatureStore
 from selfprompt.data.images import BadImage, BadImageError
-from selfprompt.data.items import Item
+from selfprompt.data.items import IndexedSource, Item
 from selfprompt.data.store import ImageStore, check_dataset, check_images
 from selfprompt.data.transforms import Transform
 
 __all__ = ["BadImage", "BadImageError", "Batch", "Batches", "ImageStore", "check_dataset", "check_images"]
 
-AHEAD = 2  # batches that threads prepare while one is used
-
 
 class Batch(NamedTuple):
-    """One step's images, on the CPU.
+    """One step's images.
 
     Attributes:
-        images: Normalised pixels, (B, 3, S, S), float32.
-        labels: Class indices, (B,), int64.
-        indices: Where the images stand in ``Batches.items``, (B,), int64.
+        images: Normalised pixels, (B, 3, S, S), float32, on the batches' device; (B, 0) where none were asked for.
+        labels: Class indices, (B,), int64, on the CPU.
+        indices: Where the images stand in ``Batches.items``, (B,), int64, on the CPU.
     """
 
     images: Tensor
@@ -36,8 +36,9 @@ class Batch(NamedTuple):
 class Batches:
     """The batches of every epoch.
 
-    The order of epoch n depends on (seed, n) only, the random crop of an image on (seed, n, its index) only.
-    So nothing has to be saved to go on at step k of epoch n, and threads change nothing but the speed.
+    The order of epoch n depends on (seed, n) only, the random crop of an image on (seed, n, its index) only, or with
+    fixed views on (seed, n mod views, its index). So nothing has to be saved to go on at step k of epoch n, and threads
+    change nothing but the speed.
 
     With several processes each global batch is cut into ``world`` contiguous parts whose sizes differ by at
     most one; this process gets part ``rank``, which is empty, (0, 3, S, S), where a last batch has fewer
@@ -55,6 +56,9 @@ class Batches:
         world: Number of processes.
         workers: Threads that prepare images; 0 prepares them in the calling thread.
         validation: Images of the same classes on which hyper-parameters may be chosen; None where there are none.
+        views: Random views that an image has: epoch n shows view n mod views. 0: another one in every epoch.
+        features: Where frozen features of the images are kept while their views repeat; None keeps none.
+        device: Where the images are wanted. To a GPU they are sent as bytes, while it still computes.
 
     Raises:
         ValueError: If there are no images, no batch is left, or a number is out of range.
@@ -74,6 +78,9 @@ class Batches:
         world: int = 1,
         workers: int = 0,
         validation: "Batches | None" = None,
+        views: int = 0,
+        features: FeatureStore | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not items:
             raise ValueError("Batches need at least 1 image, got none.")
@@ -83,6 +90,8 @@ class Batches:
             raise ValueError(f"rank must lie in 0..world - 1, got rank {rank} of world {world}.")
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}.")
+        if views < 0:
+            raise ValueError(f"views must be 0 (a new one in every epoch) or a number of views, got {views}.")
         if drop_last not in (True, False, "auto"):
             raise ValueError(f"drop_last must be True, False or 'auto', got {drop_last!r}.")
         if drop_last is True and len(items) < batch_size:
@@ -98,6 +107,9 @@ class Batches:
         self.world = world
         self.workers = workers
         self.validation = validation
+        self.views = views
+        self.features = features
+        self.device = torch.device(device)
         self.labels = torch.tensor([item.label for item in items])
 
     def __len__(self) -> int:
@@ -115,18 +127,38 @@ class Batches:
         """Number of classes: the largest label plus one."""
         return int(self.labels.max()) + 1
 
+    @cached_property
+    def sources(self) -> tuple[Path | IndexedSource, ...]:
+        """Where the images come from."""
+        return tuple(item.source for item in self.items)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether other epochs show the same views again."""
+        return not self.transform.random or self.views > 0
+
+    @property
+    def in_order(self) -> bool:
+        """Whether an epoch is all images in the order of the items."""
+        return not (self.shuffle or self.drop or self.world > 1)
+
+    def draw(self, number: int) -> int:
+        """Which random views epoch ``number`` shows."""
+        return number % self.views if self.views else number
+
     def order(self, number: int) -> list[int]:
         """The indices of epoch ``number`` in the order of its batches, all of them."""
         if not self.shuffle:
             return list(range(self.size))
         return torch.randperm(self.size, generator=seeded(self.seed, number)).tolist()
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start_step: int = 0, *, pixels: bool = True) -> Iterator[Batch]:
         """The batches of one epoch.
 
         Args:
             number: Which epoch, from 0.
             start_step: How many steps to leave out at the start; they cost nothing.
+            pixels: Whether images are wanted; without them none is decoded.
 
         Raises:
             ValueError: If either is negative or there are fewer steps.
@@ -137,7 +169,9 @@ class Batches:
         order = self.order(number)
         starts = range(start_step * self.batch_size, len(self) * self.batch_size, self.batch_size)
         parts = [self._part(order[start : start + self.batch_size]) for start in starts]
-        return self._threaded(parts, number) if self.workers else self._plain(parts, number)
+        if not pixels:
+            return (self._collate(part, None) for part in parts)
+        return self._steps(parts, number)
 
     def batch(self, indices: Sequence[int] | Tensor, draw: int = 0) -> Tensor:
         """The images at given indices, in their order.
@@ -148,18 +182,33 @@ class Batches:
                 transform.
 
         Returns:
-            Normalised pixels, (B, 3, S, S), float32.
+            Normalised pixels, (B, 3, S, S), float32, on the batches' device.
         """
         chosen = [int(index) for index in indices]
-        if self.workers == 0:
-            return self._stack([self._pixels(index, draw) for index in chosen])
-        with ThreadPoolExecutor(self.workers) as pool:
-            return self._stack(list(pool.map(lambda index: self._pixels(index, draw), chosen)))
+        [pixels] = ahead(lambda index: self._pixels(index, draw), [chosen], self.workers)
+        return self.transform.batch(pixels, self.device)
 
     def plain(self) -> "Batches":
         """The same images under the evaluation transform, in their order; every process gets all of them."""
-        transform, workers = self.transform.plain(), self.workers
-        return Batches(self.items, self.store, transform, self.batch_size, shuffle=False, workers=workers)
+        return self._in_order(self.transform.plain())
+
+    def ordered(self) -> "Batches":
+        """The same views of the same images in their order; every process gets all of them."""
+        return self._in_order(self.transform)
+
+    def _in_order(self, transform: Transform) -> "Batches":
+        return Batches(
+            self.items,
+            self.store,
+            transform,
+            self.batch_size,
+            shuffle=False,
+            seed=self.seed,
+            workers=self.workers,
+            views=self.views,
+            features=self.features,
+            device=self.device,
+        )
 
     def _part(self, batch: list[int]) -> list[int]:
         """This process's part of a global batch."""
@@ -168,35 +217,18 @@ class Batches:
         return batch[start : start + share + (self.rank < rest)]
 
     def _pixels(self, index: int, draw: int) -> Tensor:
-        generator = seeded(self.seed, draw, index) if self.transform.random else None
+        generator = seeded(self.seed, self.draw(draw), index) if self.transform.random else None
         return self.transform.pixels(self.store.get(self.items[index]), generator)
 
-    def _stack(self, pixels: list[Tensor]) -> Tensor:
-        if not pixels:
-            return torch.empty(0, 3, self.transform.size, self.transform.size)
-        return self.transform.normalise(torch.stack(pixels))
-
-    def _collate(self, indices: list[int], pixels: list[Tensor]) -> Batch:
+    def _collate(self, indices: list[int], pixels: list[Tensor] | None) -> Batch:
         chosen = torch.tensor(indices, dtype=torch.int64)
-        return Batch(self._stack(pixels), self.labels[chosen], chosen)
+        images = torch.empty(len(indices), 0) if pixels is None else self.transform.batch(pixels, self.device)
+        return Batch(images, self.labels[chosen], chosen)
 
-    def _plain(self, parts: list[list[int]], number: int) -> Iterator[Batch]:
-        for part in parts:
-            yield self._collate(part, [self._pixels(index, number) for index in part])
-
-    def _threaded(self, parts: list[list[int]], number: int) -> Iterator[Batch]:
-        waiting: deque[tuple[list[int], list[Future[Tensor]]]] = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
-        try:
-            for part in parts:
-                waiting.append((part, [pool.submit(self._pixels, index, number) for index in part]))
-                if len(waiting) > AHEAD:
-                    ready, futures = waiting.popleft()
-                    yield self._collate(ready, [future.result() for future in futures])
-            for ready, futures in waiting:
-                yield self._collate(ready, [future.result() for future in futures])
-        finally:  # also when the caller stops early
-            pool.shutdown(cancel_futures=True)
+    def _steps(self, parts: list[list[int]], number: int) -> Iterator[Batch]:
+        pixels = ahead(lambda index: self._pixels(index, number), parts, self.workers)
+        for part, cuts in zip(parts, pixels, strict=True):
+            yield self._collate(part, cuts)
 
 
 def seeded(*key: int) -> Generator:

@@ -94,7 +94,7 @@ def rename(dataset: Dataset, classes: ClassNames | None) -> Dataset:
         for split in SPLITS
     )
     notes = (*dataset.notes, *naming.notes)
-    return dataclasses.replace(dataset, classes=naming.names, train=train, val=val, test=test, notes=notes)
+    return dataclasses.replace(dataset, classes=naming.names, train=train, val=val, test=test, notes=notes, ids=())
 
 
 def hold_out(dataset: Dataset, part: float, seed: int) -> Dataset:
@@ -142,7 +142,7 @@ def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         tuple(Item(item.source, index[dataset.classes[item.label]]) for item in dataset.select(split))
         for split in SPLITS
     )
-    return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test)
+    return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test, ids=())
 
 
 def _read_path(path: Path) -> dict[Split, Part]:

@@ -2,14 +2,14 @@
 
 PHOTO = "a photo of a {}."
 
-# As the SEP authors' code has them: the class texts that SEP stays close to.
+# As CoOp's zero-shot CLIP has them, which is the first row of every table; what other authors wrote instead is in
+# bench/settings.yaml.
 TEMPLATES = {
     "oxford_pets": "a photo of a {}, a type of pet.",
     "oxford_flowers": "a photo of a {}, a type of flower.",
-    "fgvc_aircraft": "a photo of an aircraft {}.",
-    "dtd": "a photo of a {}, a type of texture.",
+    "fgvc_aircraft": "a photo of a {}, a type of aircraft.",
+    "dtd": "{} texture.",
     "eurosat": "a centered satellite photo of {}.",
-    "stanford_cars": "a photo of a {}, a type of car.",
-    "food101": "a photo of a {}, a type of food.",
+    "food101": "a photo of {}, a type of food.",
     "ucf101": "a photo of a person doing {}.",
 }

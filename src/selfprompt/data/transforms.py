@@ -11,6 +11,7 @@ that a generator seeded s gives exactly what ``torch.manual_seed(s)`` and torchv
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,18 +50,18 @@ class Normalise:
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels ([B,] 3, S, S), uint8, as float32 of the same shape."""
-        mean = torch.tensor(self.mean, dtype=torch.float32).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32).view(-1, 1, 1)
-        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+        """Pixels ([B,] 3, S, S), uint8, as float32 of the same shape, where they are."""
+        values = pixels.to(torch.float32).div_(255)
+        for channel, mean, std in zip(values.unbind(-3), self.mean, self.std, strict=True):
+            channel.sub_(mean).div_(std)  # plain numbers: a tensor of them would have to be sent to a GPU
+        return values
 
 
 @dataclass(frozen=True)
 class Transform:
     """The deterministic transform; called on an image it gives normalised float32 pixels, (3, S, S).
 
-    The loader calls the two halves by themselves: `pixels` on each image in a thread, `normalise` once a
-    batch.
+    The loader calls the two halves by themselves: `pixels` on each image in a thread, `batch` on those of a batch.
     """
 
     size: int
@@ -83,6 +84,15 @@ class Transform:
         resized = F.resize(image, size, interpolation=self.interpolation)
         return F.pil_to_tensor(F.center_crop(resized, [self.size, self.size]))
 
+    def batch(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Normalised float32 pixels on a device, (B, 3, S, S), of cuts (3, S, S), uint8; B may be 0.
+
+        The bytes travel, a quarter of the floats, and are normalised where they are used.
+        """
+        if not pixels:
+            return torch.empty(0, 3, self.size, self.size, device=device)
+        return self.normalise(send(torch.stack(list(pixels)), device))
+
 
 @dataclass(frozen=True)
 class CropFlip(Transform):
@@ -100,6 +110,13 @@ class CropFlip(Transform):
         if torch.rand(1, generator=generator) < 0.5:
             cut = F.horizontal_flip(cut)
         return F.pil_to_tensor(cut)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU fetches it from pinned memory, and nobody waits for that."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def eval_transform(preprocess: PreprocessLike) -> Transform:

@@ -2,7 +2,8 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
@@ -10,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.features import Encoder, with_features
 from selfprompt.data.names import clean_name
 from selfprompt.kinds import check_kinds
 from selfprompt.methods import list_methods
 from selfprompt.prompters.prototypes import SampleSource
+from selfprompt.towers.base import Pooling
+from selfprompt.towers.chunks import Encode, encode_in_chunks
 from selfprompt.towers.load import Backbone
 
 
@@ -73,6 +77,11 @@ class Method(nn.Module):
         repeat_prepare: Whether a resumed run prepares again, because ``prepare`` makes more than a checkpoint holds.
         solved: Whether ``prepare`` already finds the best tensors, so that there are no epochs.
         needs_text: Whether the backbone must be a CLIP.
+        uses_frozen: Whether ``logits`` and ``loss`` take the frozen backbone's own features of the images.
+        frozen_in_training: Whether only ``loss`` makes use of them.
+        frozen_pooling: How these features are pooled.
+        needs_pixels: Whether it needs the images beside them.
+        memory: Bytes that encoded class texts may keep for gradients; what does not fit is computed again.
         chosen: Hyper-parameters that were chosen on validation images, by name.
 
     Args:
@@ -90,7 +99,13 @@ class Method(nn.Module):
     repeat_prepare: ClassVar[bool] = False
     solved: ClassVar[bool] = False
     needs_text: ClassVar[bool] = False
+    uses_frozen: ClassVar[bool] = False
+    frozen_in_training: ClassVar[bool] = False
+    frozen_pooling: Pooling = "native"
+    needs_pixels: ClassVar[bool] = True
+    memory: int = 2 * 10**9
     text: Any  # the text tower, None for a plain ViT
+    ids: Tensor  # token ids of the class texts, (C, L), where there are any
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], options: Any, generator: torch.Generator) -> None:
         super().__init__()
@@ -129,25 +144,70 @@ class Method(nn.Module):
     ) -> None:
         """Start from the data, where the paper does: SPT's prototypes, SEP's class means."""
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Scores of preprocessed images, (B, 3, H, W) to (B, C)."""
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Scores of preprocessed images, (B, C).
+
+        Args:
+            images: (B, 3, H, W); not looked at where ``frozen`` is given and the method needs no pixels.
+            frozen: What ``frozen_features(images)`` gives, where that is known already, (B, E); a method that does not
+                use it is never given it.
+        """
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits."""
         return self.logits(images)
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
-        """Mean cross-entropy, unless the paper has more terms."""
-        logits = self.logits(images)
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+        """Mean cross-entropy, unless the paper has more terms; ``frozen`` as in ``logits``."""
+        logits = self.logits(images) if frozen is None else self.logits(images, frozen)
         return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called at the end of each epoch, counted from 0."""
 
+    def frozen_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """The frozen backbone's own features of images, not normalised, (B, E); those that are given are taken."""
+        if frozen is not None:
+            return frozen
+        with torch.no_grad():
+            return self.vision(images, pooling=self.frozen_pooling)
+
+    def frozen_encoder(self) -> Encoder | None:
+        """What gives frozen features, under the autocast of this moment; None where the method takes none.
+
+        A subclass whose own ``logits`` or ``loss`` knows no ``frozen`` takes none.
+        """
+        takers = (self.logits, self.loss)
+        if not self.uses_frozen or any("frozen" not in inspect.signature(taker).parameters for taker in takers):
+            return None
+        if self.frozen_in_training and not self.training:
+            return None
+        probe = next(self.vision.parameters())
+        kind, enabled = probe.device.type, torch.is_autocast_enabled(probe.device.type)
+        autocast = torch.get_autocast_dtype(kind) if enabled else None
+
+        def encode(images: Tensor) -> Tensor:
+            with torch.autocast(kind, autocast, enabled):
+                return self.frozen_features(images.to(probe.device))
+
+        precision = (probe.dtype, autocast, torch.get_float32_matmul_precision(), kind)
+        return Encoder(" ".join(map(str, (self.backbone.fingerprint, self.frozen_pooling, *precision))), encode)
+
+    def frozen_epoch(self, source: TrainingSource, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Frozen features, (B, E), labels and indices of an epoch; computed where the source does not keep them."""
+        device = next(self.vision.parameters()).device
+        for images, labels, indices, frozen in with_features(source, number, self.frozen_encoder, pixels=False):
+            features = self.frozen_features(images.to(device)) if frozen is None else frozen.to(device)
+            yield features, labels, indices
+
     def encode_classes(self) -> Tensor:
         """Unit features of the classes, (C, E); for methods that have a text tower."""
         raise NotImplementedError
+
+    def encode_texts(self, encode: Encode, *, reach: int = 0) -> Tensor:
+        """Features of the class texts ``ids``, (C, E), in chunks that keep to ``memory``; see ``encode_in_chunks``."""
+        return encode_in_chunks(self.text, self.ids, encode, reach=reach, memory=self.memory)
 
     def class_features(self) -> Tensor:
         """``encode_classes()``, computed once for as long as no tuned tensor changes, unless gradients are wanted."""
@@ -166,8 +226,12 @@ class Method(nn.Module):
         """CLIP's scores: scale times the cosine, plus the bias some models have. Both arguments are unit vectors."""
         return self.backbone.scale * features @ classes.t() + self.backbone.bias
 
-    def with_classes(self, names: Sequence[str]) -> "Method":
+    def with_classes(self, names: Sequence[str], *, repeats: bool = False) -> "Method":
         """The same tuned method for other class names, without training.
+
+        Args:
+            names: At least two.
+            repeats: Whether a name may occur twice, as in ImageNet's published list.
 
         Raises:
             ValueError: If the method's classifier belongs to its training classes, or the names are wrong.
@@ -178,7 +242,7 @@ class Method(nn.Module):
                 "Use a method that reads class names (sep, coop, zero-shot)."
             )
         generator = torch.Generator().manual_seed(0)
-        other = type(self)(self.backbone, check_names(names), self.options, generator)
+        other = type(self)(self.backbone, check_names(names, repeats=repeats), self.options, generator)
         other.to(next(self.vision.parameters()).device)
         other.load_learned(self.learned())
         return other.train(self.training)
@@ -276,11 +340,11 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     return method.Options(**plain)
 
 
-def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Cleaned class names.
+def check_names(class_names: Sequence[str], *, repeats: bool = False) -> tuple[str, ...]:
+    """Cleaned class names; a published list may repeat one, a user's is refused then.
 
     Raises:
-        ValueError: Unless there are at least two, all different and none empty.
+        ValueError: Unless there are at least two, none empty, and all different where they may not repeat.
         TypeError: If they are one text.
     """
     if isinstance(class_names, str):
@@ -290,27 +354,30 @@ def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
     if not all(names):
         raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) and not repeats:
         raise ValueError(
             f"Class names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
         )
     return tuple(names)
 
 
-def build_method(name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, **options: Any) -> Method:
+def build_method(
+    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, repeats: bool = False, **options: Any
+) -> Method:
     """Build a method, ready for ``prepare`` and training.
 
     Args:
         name: A method's name, or "package.module:Class".
         backbone: From ``load_backbone``.
-        class_names: At least two, all different.
+        class_names: At least two.
         seed: Of every random start.
+        repeats: Whether a class name may occur twice, as in ImageNet's published list.
         options: The method's options.
 
     Raises:
         ValueError: If the name, an option or the class names are wrong.
     """
-    names = check_names(class_names)
+    names = check_names(class_names, repeats=repeats)
     method = find(name)
     generator = torch.Generator().manual_seed(seed)
     return method(backbone, names, make_options(method, options), generator)

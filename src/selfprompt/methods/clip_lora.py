@@ -48,6 +48,7 @@ class LowRank(nn.Module):
     """
 
     reach = 0
+    looks_back = False
 
     def __init__(self, tower: Tower, rank: int, *, scale: float, dropout: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class CLIPLoRA(Method):
         self.register_buffer("ids", class_ids(backbone, fill(options.template, self.classes)), persistent=False)
 
     def encode_classes(self) -> Tensor:
-        return unit(self.text(self.ids, self.text_updates))
+        return unit(self.encode_texts(lambda rows, ids: self.text(ids, self.text_updates)))
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.class_logits(unit(self.vision(images, self.image_updates)), self.class_features())

@@ -43,6 +43,8 @@ class CoCoOp(Method):
     """
 
     Options = CoCoOpOptions
+    uses_frozen = True
+    needs_pixels = False
     open_vocabulary = True
     needs_text = True
     ids: Tensor
@@ -76,9 +78,8 @@ class CoCoOp(Method):
         ids = self.ids.repeat(images, 1)  # (B C, L)
         return unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, classes))
 
-    def logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = unit(self.vision(images))
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        features = unit(self.frozen_features(images, frozen))
         if torch.compiler.is_compiling():  # a loop over parts would fix the number of images
             return self._scores(features)
         parts = features.split(max(1, TEXTS_AT_ONCE // len(self.ids)))

@@ -42,6 +42,8 @@ class CoOp(Method):
     """
 
     Options = CoOpOptions
+    uses_frozen = True
+    needs_pixels = False
     needs_text = True
     ids: Tensor
     slots: Tensor
@@ -70,13 +72,22 @@ class CoOp(Method):
         """A shared context takes new class names, a class-specific one does not."""
         return not self.options.class_specific
 
+    @property
+    def shares_opening(self) -> bool:
+        """Whether all texts open with the same tokens, so that these need to run only once."""
+        return self.text.causal and self.options.position == "end" and not self.options.class_specific
+
     def encode_classes(self) -> Tensor:
-        return unit(self.text(self.ids, Scatter(self.context, self.slots)))
+        def encode(rows: Tensor, ids: Tensor) -> Tensor:
+            context = self.context[rows] if self.options.class_specific else self.context
+            prompter = Scatter(context, self.slots[rows])
+            return self.text(ids, prompter, shared=1 + len(context) if self.shares_opening else 0)
 
-    def image_features(self, images: Tensor) -> Tensor:
+        return unit(self.encode_texts(encode))
+
+    def image_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Unit features of images from the frozen tower, (B, E)."""
-        with torch.no_grad():
-            return unit(self.vision(images))
+        return unit(self.frozen_features(images, frozen))
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.class_logits(self.image_features(images), self.class_features())
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self.class_logits(self.image_features(images, frozen), self.class_features())

@@ -35,5 +35,5 @@ class Full(Method):
         self.pooling = pooling_for(options.pooling, backbone)
         self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.head(self.vision(images, pooling=self.pooling))

@@ -55,12 +55,12 @@ class GateVPT(Method):
         self.temperatures = nn.Parameter(torch.ones(vision.depth))
         self.head = rare_class_head(vision.features, len(classes), generator=generator)
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
         with torch.no_grad():
             self.temperatures.clamp_(*self.temperature_range)
-        return super().loss(images, labels)
+        return super().loss(images, labels, frozen)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         # Clamped values with the gradient of the unclamped ones: the parameter itself is only changed in training.
         now = self.temperatures.detach()
         temperatures = now.clamp(*self.temperature_range) + (self.temperatures - now)

@@ -55,11 +55,12 @@ class IVLP(Method):
         self.image_prompts = normal(layers, options.image_prompts, self.vision.width, std=0.02, generator=generator)
 
     def encode_classes(self) -> Tensor:
-        return unit(self.text(self.ids, Static(self.text_prompts, in_place=True)))
+        prompter = Static(self.text_prompts, in_place=True)
+        return unit(self.encode_texts(lambda rows, ids: self.text(ids, prompter)))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit features of images with prompts, (B, E)."""
         return unit(self.vision(images, Static(self.image_prompts)))
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.class_logits(self.image_features(images), self.class_features())

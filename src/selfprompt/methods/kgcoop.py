@@ -51,9 +51,9 @@ class KgCoOp(CoOp):
         frozen = template_features(backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
         texts = self.class_features()
-        logits = self.class_logits(self.image_features(images), texts)
+        logits = self.class_logits(self.image_features(images, frozen), texts)
         terms = {
             "ce": F.cross_entropy(logits, labels),
             "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),

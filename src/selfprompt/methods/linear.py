@@ -25,15 +25,15 @@ class Linear(Method):
     """``logits = W f + b`` on frozen features f; only W and b are trained."""
 
     Options = LinearOptions
+    uses_frozen = True
+    needs_pixels = False
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: LinearOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        self.pooling = pooling_for(options.pooling, backbone)
+        self.pooling = self.frozen_pooling = pooling_for(options.pooling, backbone)
         self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
 
-    def logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = self.vision(images, pooling=self.pooling)
-        return self.head(features)
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self.head(self.frozen_features(images, frozen))

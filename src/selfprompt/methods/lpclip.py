@@ -45,13 +45,15 @@ class LPCLIP(Method):
     """
 
     Options = LPCLIPOptions
+    uses_frozen = True
+    needs_pixels = False
     solved = True
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: LPCLIPOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        self.pooling = pooling_for(options.pooling, backbone)
+        self.pooling = self.frozen_pooling = pooling_for(options.pooling, backbone)
         self.head = linear_head(self.vision.features, len(classes), std=0.02, generator=generator)
 
     @torch.no_grad()
@@ -91,17 +93,15 @@ class LPCLIP(Method):
         """Features, (N, E), and labels, (N,), of all images, on the CPU."""
         parts: list[Tensor] = []
         labels: list[Tensor] = []
-        for images, part, *_ in source.epoch(0):
-            parts.append(self.vision(images.to(self.head.weight.device), pooling=self.pooling).float().cpu())
+        for features, part, _ in self.frozen_epoch(source, 0):
+            parts.append(features.float().cpu())
             labels.append(part)
             if progress:
                 progress(sum(map(len, labels)), source.size)
         return torch.cat(parts), torch.cat(labels)
 
-    def logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = self.vision(images, pooling=self.pooling)
-        return self.head(features)
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self.head(self.frozen_features(images, frozen))
 
 
 def regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:

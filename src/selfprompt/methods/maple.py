@@ -63,8 +63,9 @@ class MaPLe(Method):
         return torch.stack([couple(prompts) for couple, prompts in pairs])
 
     def encode_classes(self) -> Tensor:
-        return unit(self.text(self.ids, Static(self.text_prompts, in_place=True)))
+        prompter = Static(self.text_prompts, in_place=True)
+        return unit(self.encode_texts(lambda rows, ids: self.text(ids, prompter)))
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         features = unit(self.vision(images, Static(self.image_prompts())))
         return self.class_logits(features, self.class_features())

@@ -71,8 +71,8 @@ class ProGrad(CoOp):
             raise ValueError(f"words {words!r} are {len(start)} tokens, but there are {count} prompts.")
         return nn.Parameter(F.pad(start, (0, 0, count - len(start), 0)))
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
-        features = self.image_features(images)
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+        features = self.image_features(images, frozen)
         logits = self.class_logits(features, self.class_features())
         temperature = self.options.temperature
         student, teacher = (

@@ -62,6 +62,8 @@ class PromptSRC(IVLP):
     """
 
     Options = PromptSRCOptions
+    uses_frozen = True
+    frozen_in_training = True
     frozen_texts: Tensor | None
 
     def __init__(
@@ -81,10 +83,10 @@ class PromptSRC(IVLP):
                 self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
         return self.frozen_texts
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
         features, texts = self.image_features(images), self.class_features()
         with torch.no_grad():
-            frozen, frozen_texts = unit(self.vision(images)), self.text_targets()
+            frozen, frozen_texts = unit(self.frozen_features(images, frozen)), self.text_targets()
             teacher = F.log_softmax(self.class_logits(frozen, frozen_texts), dim=-1)
         logits = self.class_logits(features, texts)
         divergence = F.kl_div(F.log_softmax(logits, dim=-1), teacher, log_target=True, reduction="batchmean")

@@ -106,6 +106,7 @@ class SEP(Method):
     """
 
     Options = SEPOptions
+    uses_frozen = True
     open_vocabulary = True
     needs_text = True
     ids: Tensor
@@ -173,9 +174,8 @@ class SEP(Method):
             source = source.plain()
         sums = torch.zeros_like(self.prototypes)
         done = 0
-        for images, labels, *_ in source.epoch(0):
-            features = unit(self.vision(images.to(sums.device)))
-            sums.index_add_(0, labels.to(sums.device), features.to(sums.dtype))
+        for features, labels, _ in self.frozen_epoch(source, 0):
+            sums.index_add_(0, labels.to(sums.device), unit(features).to(sums.dtype))
             done += len(labels)
             if progress:
                 progress(done, source.size)
@@ -214,33 +214,39 @@ class SEP(Method):
 
     def prompted_texts(self) -> Tensor:
         """Pooled features of the class texts with prompts, not normalised, (C, E)."""
-        fusions = by_layer(self.text_layers, self.text_fusions)
-        return self.text(self.ids, Fuse(self.text_prompts, fusions, self._text_tokens, in_place=True))
+        fusions, count = by_layer(self.text_layers, self.text_fusions), self.options.text_prompts
 
-    def _text_tokens(self, tokens: Tokens) -> Tensor:
+        def encode(rows: Tensor, ids: Tensor) -> Tensor:
+            choose = partial(self._text_tokens, ids=ids)
+            return self.text(ids, Fuse(self.text_prompts, fusions, choose, in_place=True))
+
+        if self.options.fusion_axis == "batch":  # as released: a class's text depends on all others
+            return encode(torch.arange(len(self.ids)), self.ids)
+        return self.encode_texts(encode, reach=1 + 2 * count)
+
+    def _text_tokens(self, tokens: Tokens, ids: Tensor) -> Tensor:
         """The n tokens behind the prompt; with "valid", positions behind EOT are exchanged for EOT."""
         count = self.options.text_prompts
         if self.options.text_tokens == "following":
             return tokens.body[:, :count]
-        last = ends(self.ids) - tokens.prefix - count
+        last = ends(ids) - tokens.prefix - count
         index = torch.arange(count, device=last.device).minimum(last[:, None])
         return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 
-    def image_features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def image_features(self, images: Tensor, frozen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Unit features of images, (B, E) each: frozen, prompted, mixed."""
-        with torch.no_grad():
-            frozen = unit(self.vision(images))
+        frozen = unit(self.frozen_features(images, frozen))
         prompted = unit(self.prompted_images(images))
         return frozen, prompted, unit(prompted + frozen)
 
     def encode_classes(self) -> Tensor:
         return unit(unit(self.prompted_texts()) + self.frozen_texts)
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.class_logits(self.image_features(images)[2], self.class_features())
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self.class_logits(self.image_features(images, frozen)[2], self.class_features())
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
-        frozen, prompted, mixed = self.image_features(images)
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+        frozen, prompted, mixed = self.image_features(images, frozen)
         prompted_text = unit(self.prompted_texts())
         mixed_text = unit(prompted_text + self.frozen_texts)
         logits = self.class_logits(mixed, mixed_text)

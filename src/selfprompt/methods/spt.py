@@ -84,5 +84,5 @@ class SPT(Method):
         with torch.no_grad():
             self.prompts.copy_(start)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.head(self.vision(images, Static(self.prompts), pooling=self.pooling))

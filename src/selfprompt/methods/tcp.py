@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,7 @@ class Exchange:
     later: Tensor
     index: int
     reach: int = 0
+    looks_back: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
         return tokens.mark(len(self.context)).replace(self.context)
@@ -77,6 +79,8 @@ class TCP(Method):
     """
 
     Options = TCPOptions
+    uses_frozen = True
+    needs_pixels = False
     open_vocabulary = True
     needs_text = True
     ids: Tensor
@@ -105,19 +109,23 @@ class TCP(Method):
         return self.up(hidden * torch.sigmoid(1.702 * hidden)).unflatten(1, (self.options.prompts, self.text.width))
 
     def encode_classes(self) -> Tensor:
-        return unit(self.text(self.ids, Exchange(self.context, self.class_tokens(), self.layer)))
+        tokens = self.class_tokens()
 
-    def image_features(self, images: Tensor) -> Tensor:
+        def encode(rows: Tensor, ids: Tensor) -> Tensor:
+            return self.text(ids, Exchange(self.context, tokens[rows], self.layer))
+
+        return unit(self.encode_texts(encode))
+
+    def image_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Unit features of images from the frozen tower, (B, E)."""
-        with torch.no_grad():
-            return unit(self.vision(images))
+        return unit(self.frozen_features(images, frozen))
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.class_logits(self.image_features(images), self.class_features())
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self.class_logits(self.image_features(images, frozen), self.class_features())
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
         texts = self.class_features()
-        logits = self.class_logits(self.image_features(images), texts)
+        logits = self.class_logits(self.image_features(images, frozen), texts)
         terms = {
             "ce": F.cross_entropy(logits, labels),
             "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),

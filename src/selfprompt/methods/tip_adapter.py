@@ -57,6 +57,8 @@ class TipAdapter(Method):
     """
 
     Options = TipAdapterOptions
+    uses_frozen = True
+    needs_pixels = False
     needs_text = True
     remembered = frozenset({"keys", "labels", "alpha", "beta"})
     sized_by_data = frozenset({"keys", "labels"})
@@ -99,15 +101,15 @@ class TipAdapter(Method):
         sums = torch.zeros(source.size, self.vision.features, device=device)
         done = 0
         for view in range(views):
-            for images, _, indices in source.epoch(view):
-                sums[indices.to(device)] += self.vision(images.to(device))
+            for features, _, indices in self.frozen_epoch(source, view):
+                sums[indices.to(device)] += features
                 done += len(indices)
                 if progress:
                     progress(done, views * source.size)
         self.keys.data = unit(sums)
         self.labels = source.labels.to(device)
         if source.validation is not None:
-            parts = [(self.vision(images.to(device)), labels) for images, labels, *_ in source.validation.epoch(0)]
+            parts = [(features, labels) for features, labels, _ in self.frozen_epoch(source.validation, 0)]
             features, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
             self.validation = unit(features), labels.to(device)
         self._choose()
@@ -129,18 +131,17 @@ class TipAdapter(Method):
         """Labels of the cache, one-hot, (N, C)."""
         return F.one_hot(self.labels, len(self.classes)).to(self.texts.dtype)
 
-    def _scores(self, images: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
-        with torch.no_grad():
-            features = unit(self.vision(images))
+    def _scores(self, features: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+        features = unit(features)
         cached = (-beta * (1 - features @ self.keys.t())).exp() @ self.values()
         return self.class_logits(features, self.texts) + alpha * cached
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self._scores(images, self.alpha, self.beta)
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self._scores(self.frozen_features(images, frozen), self.alpha, self.beta)
 
-    def loss(self, images: Tensor, labels: Tensor) -> LossTerms:
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
         """Cross-entropy with the given alpha and beta, not the chosen ones."""
-        logits = self._scores(images, self.options.alpha, self.options.beta)
+        logits = self._scores(self.frozen_features(images, frozen), self.options.alpha, self.options.beta)
         return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
 
     def running(self) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ class VPT(Method):
             nn.init.uniform_(self.projection.bias, -(width**-0.5), width**-0.5, generator=generator)
         self.head = rare_class_head(self.vision.features, len(classes), generator=generator)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         dropout = self.options.dropout if self.training else 0.0
         prompter = Static(self.projection(self.prompts), dropout=dropout)
         features = self.vision(images, prompter, pooling=self.pooling)

@@ -52,5 +52,5 @@ class VPTCLIP(Method):
         texts = template_features(backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.class_logits(unit(self.vision(images, Static(self.prompts))), self.texts)

@@ -36,6 +36,8 @@ class ZeroShot(Method):
     """
 
     Options = ZeroShotOptions
+    uses_frozen = True
+    needs_pixels = False
     open_vocabulary = True
     needs_text = True
     texts: Tensor
@@ -53,6 +55,5 @@ class ZeroShot(Method):
         texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 
-    def logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.class_logits(unit(self.vision(images)), self.texts)
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return self.class_logits(unit(self.frozen_features(images, frozen)), self.texts)

@@ -1,16 +1,20 @@
 """SPT's start: prompts taken from the task's own patch tokens, as the frozen backbone sees them.
 
 Which tokens become prompts is drawn first, as indices; then only the images that own one of them are run, each only as
-deep as needed. The result has the distribution of "collect all tokens of all images, then draw" (with the same
-random numbers: the same prompts), but memory does not grow with the number of images.
+deep as needed, a few at a time, and nothing of them is kept but the drawn tokens. The result has the distribution of
+"collect all tokens of all images, then draw" (with the same random numbers: the same prompts), but memory grows neither
+with the number of images nor, for k-means, with that of the layers.
 
 Source: SPT, arXiv 2402.02382 (ICML 2024).
 Differs from the reference code: images are drawn without replacement, every token lies in exactly one pooling
 window, and the strategy holds for shallow prompts too; ``authors=True`` brings the released rules back.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from random import Random
 from typing import Literal, Protocol
@@ -25,7 +29,10 @@ from selfprompt.towers.base import VisionTower
 Start = Literal["random", "mean", "max", "kmeans"]
 Windows = list[tuple[int, int]]
 
-TOKENS_PER_CENTRE = 256  # k-means over more than this many tokens a centre changes the inertia by under 1 %
+IMAGES_AT_ONCE = 8  # enough for full speed on a CPU, and a ViT-B/16 then needs under 100 MB
+TOKENS_PER_CENTRE = 192  # k-means over more than this many tokens a centre changes the inertia by 1 to 2 %
+KMEANS_IMAGES = 256  # and at least so many images, because the tokens of one image are alike
+KMEANS_BYTES = 80_000_000  # of tokens that wait for k-means; one pass over the images for 20 deep prompts of a ViT-B
 
 
 class SampleSource(Protocol):
@@ -132,25 +139,33 @@ class _LayerInputs:
 
 
 @torch.no_grad()
-def layer_tokens(tower: VisionTower, images: Tensor, deepest: int, *, position: bool = False) -> list[Tensor]:
-    """The patch tokens that prompts of each layer will stand beside.
+def visit_layers(
+    tower: VisionTower,
+    images: Tensor,
+    deepest: int,
+    take: Callable[[int, Tensor], None],
+    *,
+    position: bool = False,
+) -> None:
+    """Hand over the patch tokens that prompts of each layer will stand beside, one layer after the other.
 
     Args:
         tower: The frozen backbone, without prompts.
         images: (B, 3, H, W).
-        deepest: Last layer that is wanted.
+        deepest: Last layer that is wanted; no block behind it is run.
+        take: Called with each layer 0..deepest and its tokens, (B, N, D): the patch embedding, then the inputs of the
+            blocks without prefix.
         position: Give layer 0 with the position embedding. The reference, and the default, is without it.
-
-    Returns:
-        One (B, N, D) for each layer 0..deepest: the patch embedding, then the inputs of the blocks without prefix.
     """
-    first = tower.embed(images).body if position else tower.patches(images)
-    layers = [first]
+    take(0, tower.embed(images).body if position else tower.patches(images))
     if deepest > 0:
-        tower(
-            images,
-            _LayerInputs(lambda index, body: layers.append(body) if index <= deepest else None, deepest),
-        )
+        tower(images, _LayerInputs(take, deepest))
+
+
+def layer_tokens(tower: VisionTower, images: Tensor, deepest: int, *, position: bool = False) -> list[Tensor]:
+    """What ``visit_layers`` hands over, kept: one (B, N, D) for each layer 0..deepest."""
+    layers: list[Tensor] = []
+    visit_layers(tower, images, deepest, lambda _, tokens: layers.append(tokens), position=position)
     return layers
 
 
@@ -159,44 +174,49 @@ def gather(
     source: SampleSource,
     draw: Draw,
     *,
+    layers: range | None = None,
     windows: Windows | None = None,
     pool: Literal["mean", "max"] = "mean",
     position: bool = False,
-    batch_size: int = 32,
+    batch_size: int = IMAGES_AT_ONCE,
+    dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Run the images that own a drawn candidate and take the candidates, (layers, P, D).
 
     Args:
+        layers: Take these layers only, ``None`` for all that were drawn.
         windows: Pool these token ranges; ``None`` takes single tokens.
         pool: How a window becomes one token.
+        batch_size: Images that are run at once.
+        dtype: Of the result; ``None`` is the tower's.
         progress: Called with (images done, images in all).
     """
-    layers, count = draw.rows.shape
-    place_count = len(draw.images)
-    wanted: dict[int, list[tuple[int, int, int]]] = {}  # place -> (layer, prompt, candidate of the image)
-    tokens_per_image = _tokens_per_image(tower)
-    for layer in range(layers):
-        for prompt, row in enumerate(draw.rows[layer].tolist()):
-            place = row % place_count if windows else row // tokens_per_image
-            candidate = row // place_count if windows else row % tokens_per_image
-            wanted.setdefault(place, []).append((layer, prompt, candidate))
+    layers = range(len(draw.rows)) if layers is None else layers
+    if windows is None:
+        place, candidate = draw.rows // _tokens_per_image(tower), draw.rows % _tokens_per_image(tower)
+    else:
+        place, candidate = draw.rows % len(draw.images), draw.rows // len(draw.images)
+    deepest = {owner: layer for layer in layers for owner in place[layer].tolist()}
     weight = next(tower.parameters())
-    prompts = torch.zeros(layers, count, tower.width, device=weight.device, dtype=weight.dtype)
+    prompts = torch.zeros(len(layers), place.shape[1], tower.width, device=weight.device, dtype=dtype or weight.dtype)
+    row = torch.full((len(draw.images),), -1)  # where the image of a place stands in the batch
+
+    def take(layer: int, tokens: Tensor) -> None:
+        if layer in layers:
+            rows = row[place[layer]]
+            offered = tokens if windows is None else torch.stack([_pool(tokens, w, pool) for w in windows], dim=1)
+            chosen = offered[rows[rows >= 0], candidate[layer, rows >= 0]]
+            prompts[layer - layers.start, rows >= 0] = chosen.to(prompts.dtype)
+
     done = 0
-    for places in _batches(draw.images, wanted, batch_size):
-        images = source.batch([draw.images[p] for p, _ in places], draw=places[0][1]).to(weight.device, weight.dtype)
-        deepest = max(layer for place, _ in places for layer, _, _ in wanted[place])
-        collected = layer_tokens(tower, images, deepest, position=position)
-        for row_in_batch, (place, _) in enumerate(places):
-            for layer, prompt, candidate in wanted[place]:
-                tokens = collected[layer][row_in_batch]
-                prompts[layer, prompt] = (
-                    tokens[candidate] if windows is None else _pool(tokens, windows[candidate], pool)
-                )
+    for places, view in _batches(draw.images, deepest, batch_size):
+        images = source.batch([draw.images[p] for p in places], draw=view).to(weight.device, weight.dtype)
+        row.fill_(-1)[places] = torch.arange(len(places))
+        visit_layers(tower, images, max(deepest[p] for p in places), take, position=position)
         done += len(places)
         if progress:
-            progress(done, len(wanted))
+            progress(done, len(deepest))
     return prompts
 
 
@@ -207,24 +227,21 @@ def _tokens_per_image(tower: VisionTower) -> int:
 
 
 def _pool(tokens: Tensor, window: tuple[int, int], pool: str) -> Tensor:
-    part = tokens[window[0] : window[1]]
-    return part.mean(dim=0) if pool == "mean" else part.amax(dim=0)
+    part = tokens[:, window[0] : window[1]]
+    return part.mean(dim=1) if pool == "mean" else part.amax(dim=1)
 
 
-def _batches(
-    images: Sequence[int], wanted: dict[int, list[tuple[int, int, int]]], size: int
-) -> list[list[tuple[int, int]]]:
-    """Wanted places with their view number, cut so that a batch holds one view number and similar depths."""
-    seen: dict[int, int] = {}
-    views = {}
-    for place in sorted(wanted):
-        views[place] = seen.get(images[place], 0)
-        seen[images[place]] = views[place] + 1
-    depth = {place: max(layer for layer, _, _ in entries) for place, entries in wanted.items()}
+def _batches(images: Sequence[int], deepest: Mapping[int, int], size: int) -> list[tuple[list[int], int]]:
+    """Wanted places and their view number, cut so that a batch holds one view number and similar depths."""
+    seen: Counter[int] = Counter()
+    views: dict[int, list[int]] = {}
+    for place in sorted(deepest):
+        views.setdefault(seen[images[place]], []).append(place)
+        seen[images[place]] += 1
     batches = []
-    for view in sorted(set(views.values())):
-        places = sorted((p for p in wanted if views[p] == view), key=lambda p: (depth[p], p))
-        batches += [[(p, view) for p in places[i : i + size]] for i in range(0, len(places), size)]
+    for view, places in sorted(views.items()):
+        places.sort(key=lambda place: deepest[place])  # stable: places of one depth stay in order
+        batches += [(places[start : start + size], view) for start in range(0, len(places), size)]
     return batches
 
 
@@ -232,7 +249,7 @@ def cluster(tokens: Tensor, count: int, *, seed: int = 0, restarts: int = 10) ->
     """Euclidean k-means centres of the tokens, (count, D).
 
     Each start runs for a few of Lloyd's iterations; the best then runs to the end. That is within 3 % of running all
-    ten to the end, at a quarter of the time.
+    ten to the end, at a quarter of the time. Tokens of fewer than 32 bits have centres of 32.
 
     Args:
         tokens: (M, D) with M >= count.
@@ -246,10 +263,11 @@ def cluster(tokens: Tensor, count: int, *, seed: int = 0, restarts: int = 10) ->
 
     if len(tokens) < count:
         raise ValueError(f"{count} k-means prompts need as many tokens, got {len(tokens)}.")
-    points = tokens.detach().cpu().double().numpy()
-    rough = KMeans(count, n_init=restarts, max_iter=8, random_state=seed).fit(points)
-    best = KMeans(count, init=rough.cluster_centers_, n_init=1).fit(points)
-    return torch.from_numpy(np.ascontiguousarray(best.cluster_centers_)).to(tokens)
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    points = tokens.detach().to("cpu", dtype, copy=True).numpy()  # a copy of ours, so that scikit-learn makes none
+    rough = KMeans(count, n_init=restarts, max_iter=8, random_state=seed, copy_x=False).fit(points)
+    best = KMeans(count, init=rough.cluster_centers_, n_init=1, max_iter=100, copy_x=False).fit(points)
+    return torch.from_numpy(np.ascontiguousarray(best.cluster_centers_)).to(tokens.device)
 
 
 def prototypes(
@@ -285,15 +303,45 @@ def prototypes(
     if start == "kmeans":
         rows, images = _kmeans_sample(source.size if images is None else images, patches, count)
     draw = draw_candidates(source.size, layers, rows, offered, images=images, generator=generator, authors=authors)
+    if start == "kmeans":
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        return _centres(tower, source, draw, count, seed=seed, position=position, progress=progress)
     pool: Literal["mean", "max"] = "max" if start == "max" else "mean"
-    taken = gather(tower, source, draw, windows=windows, pool=pool, position=position, progress=progress)
-    if start != "kmeans":
-        return taken
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    return torch.stack([cluster(layer, count, seed=seed) for layer in taken])
+    return gather(tower, source, draw, windows=windows, pool=pool, position=position, progress=progress)
 
 
 def _kmeans_sample(images: int, patches: int, count: int) -> tuple[int, int]:
-    """Tokens a layer and images that k-means looks at: 256 tokens a centre, from at most 256 images."""
-    images = min(images, 256)
-    return min(TOKENS_PER_CENTRE * count, images * patches), images
+    """Tokens a layer and images that k-means looks at: 192 a centre, from 256 images or as many as offer enough."""
+    tokens = TOKENS_PER_CENTRE * count
+    images = min(images, max(KMEANS_IMAGES, math.ceil(tokens / patches)))
+    return min(tokens, images * patches), images
+
+
+def _centres(
+    tower: VisionTower,
+    source: SampleSource,
+    draw: Draw,
+    count: int,
+    *,
+    seed: int,
+    position: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Centres of the drawn tokens of each layer, (layers, count, D); as many layers a pass as KMEANS_BYTES hold.
+
+    The tokens wait in bfloat16: a centre is the mean of hundreds of them, which does not show the rounding.
+    """
+    layers, rows = draw.rows.shape
+    step = max(1, KMEANS_BYTES // (rows * tower.width * torch.bfloat16.itemsize))
+    passes = [range(layers)[first : first + step] for first in range(0, layers, step)]
+    dtype = next(tower.parameters()).dtype
+    centres = []
+    for number, part in enumerate(passes):
+        told = progress and partial(_progress_of_pass, progress, number, len(passes))
+        pool = gather(tower, source, draw, layers=part, position=position, dtype=torch.bfloat16, progress=told)
+        centres += [cluster(tokens, count, seed=seed).to(dtype) for tokens in pool]
+    return torch.stack(centres)
+
+
+def _progress_of_pass(progress: Callable[[int, int], None], number: int, passes: int, done: int, total: int) -> None:
+    progress(number * total + done, passes * total)

@@ -83,7 +83,7 @@ def selection_pictures(
         names: Of the images.
         chosen: Positions in prefix and patches, (B, P), strongest first, by block.
         grid: Rows and columns of patches.
-        prefix: Number of CLS and register tokens; one that is chosen is written into the corner.
+        prefix: Number of CLS and register tokens; one that is chosen is written below.
     """
     blocks = shown_blocks(list(chosen))
     figure, tiles = _tiles(images, names, [f"block {block}" for block in blocks])
@@ -91,7 +91,7 @@ def selection_pictures(
         for axes, block in zip(line[1:], blocks, strict=True):
             places = [int(place) for place in chosen[block][row]]
             _dim_all_but(axes, images[row], [place - prefix for place in places if place >= prefix], grid)
-            _corner(axes, [place for place in places if place < prefix])
+            _below(axes, [place for place in places if place < prefix])
     return figure
 
 
@@ -110,12 +110,11 @@ def _dim_all_but(axes: Axes, image: np.ndarray, patches: Sequence[int], grid: tu
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
 
 
-def _corner(axes: Axes, prefix: Sequence[int]) -> None:
+def _below(axes: Axes, prefix: Sequence[int]) -> None:
     """Name the chosen tokens that are no patches."""
     if prefix:
         words = "+CLS" if list(prefix) == [0] else f"+{len(prefix)} of the prefix"
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-        axes.text(0.04, 0.05, words, transform=axes.transAxes, fontsize=FONT - 3, color=PROMPT, weight="bold", bbox=box)
+        axes.set_xlabel(words, fontsize=FONT - 3, color=PROMPT, labelpad=2)  # beside the pictures: corners get chosen
 
 
 def attention_pictures(images: np.ndarray, names: Sequence[str], patches: np.ndarray, grid: tuple[int, int]) -> Figure:

@@ -12,13 +12,14 @@ from selfprompt.report.bench_tables import (
     at_shots,
     datasets,
     gains_over,
+    heading,
     headline,
     headline_value,
     labels,
     pick,
 )
-from selfprompt.report.html import Block, figure, table, text, write_page
-from selfprompt.report.tables import Table, in_text
+from selfprompt.report.html import Block, figure, side_by_side, table, text, write_page
+from selfprompt.report.tables import Table, laid_out
 
 MATRICES = 12
 """Confusion matrices on a page at most."""
@@ -36,13 +37,16 @@ def write_bench_page(path: Path, found: Found, *, baseline: str, theirs: bool) -
     sections: list[tuple[str, list[Block]]] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in found.results):
         own = [result for result in found.results if (result.protocol, result.suite) == (protocol, suite)]
+        title = heading(protocol, suite)
         tables = all_tables(own, baseline=baseline, theirs=theirs)
-        sections.append((f"{protocol}, {suite}", [*as_blocks(tables[:1]), *overview(own)]))
+        sections.append((title, [*as_blocks(tables[:1]), *overview(own)]))
         if len(tables) > 1:
-            sections.append((f"{protocol}, {suite}: all tables", as_blocks(tables[1:])))
+            sections.append((f"{title}: all tables", as_blocks(tables[1:])))
         if gained := gains(own, baseline):
-            sections.append((f"{protocol}, {suite}: gains over {baseline}", gained))
-        sections.append((f"{protocol}, {suite}: confidence and confusion", [*calibration(own), *confusion(own)]))
+            sections.append((f"{title}: gains over {baseline}", [side_by_side(gained)]))
+        seen = [side_by_side(blocks) for blocks in (calibration(own), confusion(own)) if blocks]
+        if seen:
+            sections.append((f"{title}: confidence and confusion", seen))
     if found.broken:
         rows = [[folder, reason] for folder, reason in found.broken.items()]
         sections.append(("Broken cells", [table(["cell", "what went wrong"], rows)]))
@@ -62,10 +66,8 @@ HOW = (
 
 def as_blocks(tables: Sequence[Table]) -> list[Block]:
     """Tables with all intervals."""
-    return [
-        table(entry.columns, in_text(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes)))
-        for entry in tables
-    ]
+    shown = [(laid_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
+    return [table(layout.columns, layout.rows, caption) for layout, caption in shown]
 
 
 def overview(results: Sequence[Measured]) -> list[Block]:
@@ -90,7 +92,7 @@ def overview(results: Sequence[Measured]) -> list[Block]:
 
 
 def _each_shots(results: Sequence[Measured], names: Sequence[str]) -> list[Block]:
-    return [shots_figure(results, [name], name) for name in names] if len(names) > 1 else []
+    return [side_by_side([shots_figure(results, [name], name) for name in names])] if len(names) > 1 else []
 
 
 def shots_figure(results: Sequence[Measured], names: Sequence[str], caption: str) -> Block:
@@ -112,7 +114,7 @@ def gains(results: Sequence[Measured], baseline: str) -> list[Block]:
     """For each method what it gains over the baseline, data set by data set."""
     blocks = []
     for row, by_name in gains_over(results, baseline).items():
-        drawn = plots.gain_bars(by_name, method=row, baseline=baseline)
+        drawn = plots.gain_bars(by_name, method=row, baseline=baseline, quantity=headline(results[0]))
         alt = "; ".join(f"{name} {gain:+.1f}" for name, gain in by_name.items())
         blocks.append(figure(drawn, f"{row}: gain in {headline(results[0])} over {baseline}.", alt))
     return blocks
@@ -160,7 +162,8 @@ def confusion(results: Sequence[Measured]) -> list[Block]:
         counts = [
             [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*(m for m, _ in matrices), strict=True)
         ]
-        caption = f"{name}: {best}, {next(iter(found[0].evaluations))} images of {len(matrices)} runs."
+        runs = "1 run" if len(matrices) == 1 else f"{len(matrices)} runs"
+        caption = f"{name}: {best}, {next(iter(found[0].evaluations))} images of {runs}."
         blocks.append(figure(plots.confusion_matrix(counts, classes), caption, f"confusion matrix of {name}"))
     return blocks
 

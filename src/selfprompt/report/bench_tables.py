@@ -34,10 +34,28 @@ def all_tables(results: Sequence[Measured], *, baseline: str = "zero-shot", thei
     made: list[Table] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
         own = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
-        whole, *others = MAKERS[protocol](own, f"{protocol}, {suite}", theirs)
-        made += [whole, *(replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others)]
-        made += gain_table(own, f"{protocol}, {suite}", baseline)
+        title = heading(protocol, suite)
+        whole, *others = MAKERS[protocol](own, title, theirs)
+        made.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
+        made += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
+        made += gain_table(own, title, baseline)
     return made
+
+
+def heading(protocol: str, suite: str) -> str:
+    """What a group of tables is about."""
+    return protocol if protocol == suite else f"{protocol}, {suite}"
+
+
+def class_notes(results: Sequence[Measured]) -> list[str]:
+    """Why numbers are missing, and which methods chose among a part of their classes."""
+    without = sorted({result.label for result in results if None in result.evaluations.values()})
+    notes = [f"No number where a method cannot tell the classes apart: {', '.join(without)}."] if without else []
+    parts = {(result.label, name) for result in results for name in result.record.get("restricted", ())}
+    if parts:
+        rows, names = (", ".join(sorted(set(words))) for words in zip(*parts, strict=True))
+        notes.append(f"Of the tuned classes only those of the test set were to choose from on {names}: {rows}.")
+    return notes
 
 
 def base_to_new(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:

@@ -21,6 +21,10 @@ THUMBNAIL = 256
 """Longest side of a picture on a page, in pixels."""
 
 
+NUMBER = re.compile(r"[-+±]?\d[-\d\s.,%±+]*( [a-zA-Z]{1,3})?(\(\S+ to \S+\))? ?(\[.*\])?")
+"""A cell such as 82.41, 12 ms, 82.41 ± 0.30 (81.66 to 83.16), 79.00 [4 of 7 data sets]."""
+
+
 @dataclass(frozen=True)
 class Block:
     """A piece of a page: HTML in which everything that came from outside is escaped."""
@@ -58,6 +62,11 @@ def figure(fig: "Figure", caption: str, alt: str) -> Block:
     fig.savefig(drawn, format="svg", metadata={"Date": None})
     width = round(fig.get_figwidth() * 80)
     return _block("figure", source=_data("image/svg+xml", drawn.getvalue()), caption=caption, alt=alt, width=width)
+
+
+def side_by_side(blocks: Sequence[Block]) -> Block:
+    """Figures in as many columns as the page is wide enough for."""
+    return _block("side_by_side", blocks=blocks)
 
 
 def pictures(images: "Sequence[tuple[Image.Image, str, str]]") -> Block:
@@ -118,8 +127,8 @@ def _block(macro: str, **values: object) -> Block:
 
 
 def _is_number(cell: str) -> bool:
-    """Whether a cell holds numbers, perhaps with units and intervals, or nothing ("" or "-")."""
-    return cell in ("", "-") or re.fullmatch(r"[-+±]?\d[-\d\s.,%±+]*(?: [a-zA-Z]{1,3})?", cell) is not None
+    """Whether a cell holds numbers, perhaps with units, intervals and a note, or nothing ("" or "-")."""
+    return cell in ("", "-") or NUMBER.fullmatch(cell) is not None
 
 
 def _thumbnail(image: "Image.Image") -> str:

@@ -166,12 +166,13 @@ def shots_curves(
     return figure
 
 
-def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str) -> Figure:
+def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantity: str = "accuracy") -> Figure:
     """What a method gains over another one, data set by data set, the largest gain on top.
 
     Args:
         gains: Difference of two accuracies in percentage points by data set.
         method, baseline: Their names, for the axis.
+        quantity: What is compared, for the axis.
     """
     ranked = sorted(gains.items(), key=lambda entry: entry[1])
     figure, (axes,) = _panels(7.5, 1.0 + 0.32 * max(3, len(ranked)), 1)
@@ -190,7 +191,9 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str) -> Figu
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
     axes.axvline(0, color="black", linewidth=1)
     axes.margins(x=0.15)  # room for the numbers
-    _label(axes, x=f"accuracy of {method} minus that of {baseline}, percentage points", grid="x")
+    middle, half = (len(ranked) - 1) / 2, max(3, len(ranked)) / 2  # a single bar is as thick as one of many
+    axes.set_ylim(middle - half, middle + half)
+    _label(axes, x=f"{quantity}: {method} minus {baseline}, percentage points", grid="x")
     return figure
 
 
@@ -201,8 +204,8 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         counts: Images by [true class][predicted class], as ``Metrics.confusion``.
         classes: Names in that order; they stand beside the axes for up to 60 classes.
     """
-    size = len(classes)
-    side = min(11.0, 2.2 + 0.28 * max(size, 6))
+    size, names = len(classes), [shortened(name, 32) for name in classes]
+    side = min(8.5, 1.1 + 0.28 * max(size, 6)) + 0.5 + 0.07 * max(map(len, names))  # the cells, and room for the names
     figure, (axes,) = _panels(side + 1.2, side, 1)
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -210,8 +213,8 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     bar.set_label("% of the true class's images", fontsize=FONT)
     bar.outline.set_visible(False)
     if size <= 60:
-        axes.set_xticks(range(size), classes, rotation=90, fontsize=FONT - 1 if size <= 30 else 6)
-        axes.set_yticks(range(size), classes, fontsize=FONT - 1 if size <= 30 else 6)
+        axes.set_xticks(range(size), names, rotation=90, fontsize=FONT - 1 if size <= 30 else 6)
+        axes.set_yticks(range(size), names, fontsize=FONT - 1 if size <= 30 else 6)
     if size <= 12:
         for row, line in enumerate(shares):
             for column, share in enumerate(line):
@@ -220,6 +223,11 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
                     axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=FONT - 2, color=colour)
     _label(axes, x="predicted class", y="true class", grid="none")
     return figure
+
+
+def shortened(name: str, length: int) -> str:
+    """A name that takes at most so many letters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float | None = None) -> Figure:

@@ -10,6 +10,8 @@ from selfprompt.bench.results import Spread
 
 NARROW = 5
 """Columns up to which a table's cells show their intervals."""
+WIDE = 8
+"""Columns up to which a table fits a page."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,34 @@ def in_words(value: Value, *, intervals: bool = True) -> str:
     words += [f"({value.interval[0]:.2f} to {value.interval[1]:.2f})"] if intervals and value.interval else []
     words += [f"[{value.note}]"] if value.note else []
     return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table as text, laid out for reading.
+
+    Attributes:
+        columns: The first one's cells name the rows.
+        rows: The cells.
+        best: Row and column of what is to stand out.
+        published: How many of the last rows are other people's numbers.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    best: set[tuple[int, int]]
+    published: int = 0
+
+
+def laid_out(table: Table, *, intervals: bool | None = None) -> Layout:
+    """A table as text; one that is wider than a page, and wider than long, has its columns as rows."""
+    rows, best = in_text(table, intervals=intervals), table.best()
+    if len(table.columns) <= max(WIDE, len(rows)):
+        return Layout(table.columns, rows, best, table.published)
+    corner, *names = table.columns
+    turned = [list(line) for line in zip(names, *(row[1:] for row in rows), strict=True)]
+    header = ("" if corner == "method" else corner, *(row[0] for row in rows))
+    return Layout(header, turned, {(column - 1, row + 1) for row, column in best})
 
 
 def in_text(table: Table, *, intervals: bool | None = None) -> list[list[str]]:

@@ -130,7 +130,7 @@ class Tower(nn.Module):
             raise TypeError(f"Changing the attention {self.needs_plain(index)}; use a method that leaves it alone.")
         x = tokens.x
         if beside is not None:
-            x = torch.cat([beside.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([beside.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.upstream(index, x, self.attention_mask(0, x.shape[1]))[:, before:]
         return tokens._replace(x=x if rows is None else pick(x, rows))
 
@@ -336,26 +336,40 @@ class TextTower(Tower):
         """The one token that stands for the text, (C, 1)."""
         return self.ends(inputs)[:, None]
 
-    def forward_shared(self, ids: Tensor, prompter: Prompter, shared: int) -> Tensor:
-        """Encode causal texts that open with the same tokens, which run once for all.
+    def forward(
+        self,
+        inputs: Tensor,
+        prompter: Prompter | None = None,
+        *,
+        pooling: Pooling = "native",
+        recompute: bool = False,
+        shared: int = 0,
+    ) -> Tensor:
+        """Encode texts.
 
-        What stands at a position depends on nothing behind it, so the opening's keys and values serve every text.
+        What stands at a position of a causal text depends on nothing behind it, so the keys and values of an opening
+        that all texts share serve every one of them: it runs once.
 
         Args:
-            ids: (C, L).
-            prompter: It edits the tokens in ``start`` only, the opening of all texts alike.
-            shared: Number of tokens in the opening, less than any text has before its end.
+            inputs: Token ids, (C, L).
+            prompter: What edits the tokens; with a shared opening in ``start`` only, the opening of all texts alike.
+            pooling: "native" alone.
+            recompute: Save memory: keep one sequence per block and compute the rest again for gradients.
+            shared: Number of tokens with which all texts open, fewer than any has before its end.
 
         Returns:
             Features, (C, E).
 
         Raises:
-            ValueError: If the texts are not causal.
+            ValueError: If an opening is to be shared by texts that are not causal.
         """
+        if not shared:
+            return super().forward(inputs, prompter, pooling=pooling, recompute=recompute)
         if not self.causal:
             raise ValueError("Texts can share their opening in a causal text tower only.")
-        x = self.enter(prompter.start(self.embed(ids))).x
-        opening, rest, ids = Tokens(x[:1, :shared], 0), Tokens(x[:, shared:], 0), ids[:, shared:]
+        tokens = self.embed(inputs)
+        x = self.enter(tokens if prompter is None else prompter.start(tokens)).x
+        opening, rest, ids = Tokens(x[:1, :shared], 0), Tokens(x[:, shared:], 0), inputs[:, shared:]
         for index in range(self.depth - 1):
             rest, opening = self.block(index, rest, beside=opening.x[0]), self.block(index, opening)
-        return self.pool(self.last_block(rest, ids, "native", beside=opening.x[0]), ids)
+        return self.pool(self.last_block(rest, ids, pooling, beside=opening.x[0]), ids, pooling)

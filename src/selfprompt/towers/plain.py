@@ -78,7 +78,7 @@ def run(
         q, k, v = _stacked(block, y, update)
         q = q if rows is None else pick(q, rows)
     if beside is not None:
-        k, v = (torch.cat(pair, dim=1) for pair in zip(_keys_values(block, beside, len(x)), (k, v), strict=True))
+        k, v = (torch.cat(pair, dim=1) for pair in zip(_keys_values(block, beside, x.shape[0]), (k, v), strict=True))
     q, k, v = (part.unflatten(-1, (block.heads, -1)).transpose(1, 2) for part in (q, k, v))
     q = block.norm_q(q)
     if temperature is not None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from selfprompt.config import TrainOptions
 from selfprompt.train.distributed import average_gradients, make_fabric, mean_over_processes
+from selfprompt.train.feed import Part, parts
 from selfprompt.train.logs import RunLog
 from selfprompt.train.meter import Meter, accuracy
 from selfprompt.train.progress import ProgressBar, summary
@@ -145,14 +145,13 @@ def _epoch(run: Run, train: "Batches", bar: ProgressBar) -> dict[str, float]:
     method, options, steps = run.method, run.options, len(train)
     start, meter, rate = time.monotonic(), Meter(run.fabric.device), 0.0
     method.train()
-    for step, (images, labels, _) in enumerate(train.epoch(run.epoch)):
+    for step, part in enumerate(parts(method, train, run.epoch, run.fabric)):
         rate = learning_rate(options, run.epoch, step, steps)
         set_learning_rate(run.optimizer, rate)
-        _reseed(run.seed, run.epoch, step, run.fabric.global_rank)
-        images, labels = run.fabric.to_device((images, labels))
-        _step(run, images, labels, meter)
+        _reseed(run.fabric.device, run.seed, run.epoch, step, run.fabric.global_rank)
+        _step(run, part, meter)
         bar.step(run.epoch + 1, meter, time.monotonic() - start)
-    _reseed(run.seed, run.epoch, "end")
+    _reseed(run.fabric.device, run.seed, run.epoch, "end")
     method.after_epoch(run.epoch, options.epochs)
     means = meter.means(run.fabric)
     if not math.isfinite(means["loss"]):
@@ -164,27 +163,26 @@ def _epoch(run: Run, train: "Batches", bar: ProgressBar) -> dict[str, float]:
     return {"lr": rate, **means, "images_per_second": speed}
 
 
-def _step(run: Run, images: Tensor, labels: Tensor, meter: Meter) -> None:
-    """One optimiser step; images, (B, 3, H, W), and labels, (B,), are this process's part of the batch."""
+def _step(run: Run, batch: Part, meter: Meter) -> None:
+    """One optimiser step on this process's part of a batch."""
     fabric, options = run.fabric, run.options
-    weight = len(labels)
+    weight = len(batch.labels)
     if weight == 0:  # a short last batch has nothing for this process, but the others wait for its message
         if run.spare is None:
             raise ValueError(f"There are fewer training images than processes ({fabric.world_size}).")
-        images, labels = run.spare
-    run.spare = (images[:1], labels[:1])
+        batch = run.spare
+    run.spare = batch.first()
     own_gradients = getattr(run.method, "gradients", None)
     run.optimizer.zero_grad(set_to_none=True)
-    parts = zip(images.chunk(options.accumulate), labels.chunk(options.accumulate), strict=True)
-    for part, part_labels in parts:
+    for part in batch.chunks(options.accumulate):
         with fabric.autocast():
-            terms = run.method.loss(part, part_labels)
-        total = terms.total
+            terms = part.loss(run.method)
+        total, count = terms.total, len(part.labels)
         if own_gradients is None:
-            fabric.backward(total * (len(part_labels) / len(labels)))
+            fabric.backward(total * (count / len(batch.labels)))
         else:
             own_gradients(terms, partial(mean_over_processes, fabric, weight=weight))
-        meter.add(terms, total, part_labels, len(part_labels) if weight else 0)
+        meter.add(terms, total, part.labels, count if weight else 0)
     if own_gradients is None:
         average_gradients(fabric, run.parameters, weight)
     if options.clip_grad:
@@ -209,10 +207,14 @@ def _validate(run: Run, val: "Batches") -> float:
     return value
 
 
-def _reseed(*key: int | str) -> None:
+def _reseed(device: torch.device, *key: int | str) -> None:
     """Seed torch's global generator, the one dropout uses, from a position: a resumed run repeats it."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+    seed = int.from_bytes(digest, "big") >> 1
+    if device.type == "cpu":  # seeding every kind of device takes as long as a step on kept features
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _check(

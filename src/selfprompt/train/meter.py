@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfprompt.train.distributed import total
+from selfprompt.train.feed import parts
 
 if TYPE_CHECKING:
     from selfprompt.data.loader import Batches
@@ -59,11 +60,11 @@ def accuracy(method: "Method", batches: "Batches", fabric: Fabric) -> float:
     """Share of images whose highest score is their label's, in [0, 1], over all processes; in eval mode."""
     method.eval()
     counts = torch.zeros(2, dtype=torch.long, device=fabric.device)
-    for images, labels, _ in batches.epoch(0):
-        if len(labels):
-            images, labels = fabric.to_device((images, labels))
+    for part in parts(method, batches, 0, fabric):
+        if len(part.labels):
             with fabric.autocast():
-                logits = method.logits(images)
-            counts += torch.stack([(logits.argmax(dim=-1) == labels).sum(), labels.new_tensor(len(labels))])
+                logits = part.logits(method)
+            right = (logits.argmax(dim=-1) == part.labels).sum()
+            counts += torch.stack([right, part.labels.new_tensor(len(part.labels))])
     correct, seen = total(fabric, counts).tolist()
     return correct / seen

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from selfprompt.config import TrainOptions
+from selfprompt.config import ADDED, TrainOptions
 from selfprompt.train.checkpoint import (
     Checkpoint,
     keep_epoch,
@@ -20,6 +20,7 @@ from selfprompt.train.checkpoint import (
 )
 from selfprompt.train.distributed import broadcast
 from selfprompt.train.ema import Ema, overwrite
+from selfprompt.train.feed import Part
 from selfprompt.train.optim import build_optimizer
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Run:
         epoch: Epochs that are finished.
         best_epoch: The epoch, from 1, of the best validation accuracy.
         best: The tensors of that epoch, kept only when they will be wanted.
-        spare: One image and its label, (1, 3, H, W) and (1,), for a process without a part of a short batch.
+        spare: A batch of one image, for a process without a part of a short batch.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Run:
         self.seconds = 0.0
         self.best_epoch: int | None = None
         self.best: dict[str, Tensor] = {}
-        self.spare: tuple[Tensor, Tensor] | None = None
+        self.spare: Part | None = None
 
     def evaluated(self) -> dict[str, Tensor]:
         """The tensors that are judged and kept: the average over the steps where there is one."""
@@ -138,13 +139,14 @@ def identity_of(
     Args:
         method: Gives names and shapes of the tuned tensors.
         steps: Per epoch.
-        options: Those that are free to change are left out.
+        options: Those that are free to change are left out, and those added later that change nothing.
         seed: Of the run.
         given: What the caller knows: method, data, backbone.
     """
+    fixed = {name: value for name, value in asdict(options).items() if name not in FREE_TO_CHANGE}
     identity = {
         **(given or {}),
-        "train": {name: value for name, value in asdict(options).items() if name not in FREE_TO_CHANGE},
+        "train": {name: value for name, value in fixed.items() if (name, value) not in ADDED.items()},
         "seed": seed,
         "steps_per_epoch": steps,
         "tensors": {name: list(tensor.shape) for name, tensor in method.trainable().items()},

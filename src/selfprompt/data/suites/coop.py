@@ -1,7 +1,8 @@
 """The data sets of the CoOp line, read as published: split files, class names, templates; writes nothing.
 
 Ten data sets come with splits of their own. ImageNet is tested on its validation images and has no validation
-split; its shifted test sets are domains of the task ``imagenet``. Layouts and sizes: `expected`.
+split; its shifted test sets are domains of the task ``imagenet``. Two pairs of ImageNet's classes share a name in the
+published list; their WordNet ids (``Dataset.ids``) tell them apart. Layouts and sizes: `expected`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -197,7 +198,8 @@ def _imagenet(expected: Expected, folder: Path) -> Dataset:
     wnids = [path.name for path in class_folders(train)]
     items = {split: _class_folder_items(place, wnids) for split, place in (("train", train), ("test", test))}
     notes = (ORDER, "The test images are ImageNet's validation images; there is no validation split.")
-    return Dataset(expected.key, _named(wnids, names, train), items["train"], (), items["test"], notes)
+    classes = _named(wnids, names, train)
+    return Dataset(expected.key, classes, items["train"], (), items["test"], notes, tuple(wnids))
 
 
 def _shifted(expected: Expected, folder: Path) -> Dataset:
@@ -212,10 +214,10 @@ def _shifted(expected: Expected, folder: Path) -> Dataset:
             raise ValueError(f"{images} must hold folders 0 to {len(wnids) - 1}, but it holds {listing(outside, 5)}.")
         items = [Item(file, label) for label, path in enumerate(numbered) for file in images_in(path)]
         present = [wnids[_number(path)] for path in numbered]
-        return Dataset(expected.key, _named(present, names, images), test=tuple(items))
+        return Dataset(expected.key, _named(present, names, images), test=tuple(items), ids=tuple(present))
     present = [path.name for path in class_folders(images)]
     test = _class_folder_items(images, present)
-    return Dataset(expected.key, _named(present, names, images), test=test)
+    return Dataset(expected.key, _named(present, names, images), test=test, ids=tuple(present))
 
 
 def _number(folder: Path) -> int:

@@ -1,6 +1,6 @@
 """A contact sheet: some images of each class of a task in one picture, because people look before they read."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -21,8 +21,8 @@ def contact_sheet(task: Task, rows: int = 40) -> Image.Image:
     Raises:
         BadImageError: If an image cannot be read.
     """
-    classes = task.dataset.classes
-    chosen = [classes[number * len(classes) // min(rows, len(classes))] for number in range(min(rows, len(classes)))]
+    count, keys = len(task.dataset.classes), task.dataset.keys
+    chosen = [number * count // min(rows, count) for number in range(min(rows, count))]
     blocks: list[tuple[str, Dataset, tuple[Item, ...], int]] = [
         (split, task.dataset, task.dataset.select(split), count)
         for split, count in COUNTS.items()
@@ -32,24 +32,25 @@ def contact_sheet(task: Task, rows: int = 40) -> Image.Image:
     width = NAMES + sum(count * (SIDE + GAP) + 4 * GAP for *_, count in blocks)
     sheet = Image.new("RGB", (width, HEADER + len(chosen) * (SIDE + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for row, title in enumerate(chosen):
-        draw.text((4, HEADER + row * (SIDE + GAP) + SIDE // 2 - 8), _short(title, draw, font), "black", font)
+    for row, label in enumerate(chosen):
+        title = _short(task.dataset.classes[label], draw, font)
+        draw.text((4, HEADER + row * (SIDE + GAP) + SIDE // 2 - 8), title, "black", font)
     left = NAMES
     for name, dataset, items, count in blocks:
         draw.text((left, 4), name, "black", font)
-        for row, title in enumerate(chosen):
-            for column, item in enumerate(_of_class(dataset, items, title, count)):
+        for row, label in enumerate(chosen):
+            for column, item in enumerate(_of_class(dataset, items, keys[label], count)):
                 place = (left + column * (SIDE + GAP), HEADER + row * (SIDE + GAP))
                 sheet.paste(ImageOps.fit(item.load(), (SIDE, SIDE)), place)
         left += count * (SIDE + GAP) + 4 * GAP
     return sheet
 
 
-def _of_class(dataset: Dataset, items: Sequence[Item], title: str, count: int) -> list[Item]:
+def _of_class(dataset: Dataset, items: Sequence[Item], key: Hashable, count: int) -> list[Item]:
     """The first items of a class; none if the data set does not have it."""
-    if title not in dataset.classes:
+    if key not in dataset.keys:
         return []
-    label = dataset.classes.index(title)
+    label = dataset.keys.index(key)
     found = (item for item in items if item.label == label)
     return [item for item, _ in zip(found, range(count), strict=False)]
 

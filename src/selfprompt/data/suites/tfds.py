@@ -117,7 +117,8 @@ def read_split(task: str, folder: Path, split: Split) -> tuple[Item, ...]:
         records = find_records(paths, start, stop)
         labels = [builder.label(values) for values in read_all(records, builder.reads)]
     except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{folder}, {part}: {error}; prepare {builder.place} again with tfds.") from None
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"{folder}, {part}: {reason}; prepare {builder.place} again with tfds.") from None
     table = ImageTable(f"{task}-{split}", lambda index: _image(records[index]))
     return tuple(Item(IndexedSource(table, index), label) for index, label in enumerate(labels))
 

@@ -1,0 +1,157 @@
+"""``selfprompt predict --out``: large jobs, in parts that any number of processes make."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+
+from selfprompt.cli.predict import Tally, loaded, readers
+from selfprompt.cli.show import Show, make_console
+
+if TYPE_CHECKING:
+    from selfprompt.classifier import Classifier
+    from selfprompt.job import Job, Terms
+    from selfprompt.prediction import Prediction
+
+USUAL_PART = 1000
+"""Images in a part, about."""
+LOOK, TELL = 1.0, 30.0
+"""Seconds between two looks at the parts, and between two lines where there is no terminal."""
+
+
+def predict_parts(options: Namespace) -> int:
+    """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
+    from selfprompt.data.paths import image_paths
+    from selfprompt.job import finish, merged_file, open_job, work
+
+    if options.format not in (None, "csv", "jsonl"):
+        raise ValueError(f"--out writes csv or jsonl, got --format {options.format}.")
+    show = Show(make_console(stderr=True), quiet=options.quiet)
+    classifier = loaded(options, show)
+    with show.stage("listing images"):
+        job = open_job(Path(options.out), terms(options, classifier), image_paths(options.images, options.list))
+    if not job.is_done:
+        with show.stage("predicting") as bar, helpers(options, job, classifier, show):
+            stream = partial(classifier.stream, top=options.top, workers=readers(options))
+            work(job, stream if options.on_bad_image == "skip" else strictly(stream), JobProgress(job, show, bar))
+    summary = finish(job, merge=options.merge)
+    read = summary["images"] - summary["unreadable"]
+    show.say(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
+    if summary["unreadable"]:
+        show.say(f"{summary['unreadable']:,} cannot be read; the parts say why (error)")
+    if options.merge:
+        show.say(f"all in one file: {merged_file(job)}")
+    return 0 if read else 1
+
+
+def terms(options: Namespace, classifier: "Classifier") -> "Terms":
+    """What the command line asks for.
+
+    Raises:
+        ValueError: If parts would not hold whole batches.
+    """
+    from selfprompt.artifact import CONFIG, locate
+    from selfprompt.job import Terms
+
+    batch = classifier.batch_size
+    size = options.part_size or -(-USUAL_PART // batch) * batch
+    if size % batch:
+        raise ValueError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
+    config = (locate(options.classifier) / CONFIG).read_bytes()
+    return Terms(hashlib.sha256(config).hexdigest(), classifier.classes, options.top, options.format or "csv", size)
+
+
+def strictly(stream: "Callable[..., Iterator[list[Prediction]]]") -> "Callable[..., Iterator[list[Prediction]]]":
+    """The same predictions, but an image that cannot be read ends them."""
+    return lambda paths: Tally(Show(make_console(stderr=True)), True, lambda done: None).follow(stream(paths))
+
+
+class JobProgress:
+    """Shows how far a job is, over all of its processes: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, job: "Job", show: Show, bar: Callable[[int, int], None]) -> None:
+        self._job, self._show, self._bar = job, show, bar
+        self._before = job.finished()
+        self._start = self._looked = self._told = time.monotonic()
+        bar(self._before, job.count)
+
+    def __call__(self, own: int) -> None:
+        """This process has done so many images of the part that it makes."""
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        self._looked = now
+        done = min(self._job.finished() + own, self._job.count)
+        self._bar(done, self._job.count)
+        if not self._show.console.is_terminal and now - self._told >= TELL:
+            self._told = now
+            rate = (done - self._before) / (now - self._start)
+            left = f"{timedelta(seconds=int((self._job.count - done) / rate))} left" if rate else "time left unknown"
+            self._show.say(f"{done:,}/{self._job.count:,} images, {rate:,.0f} images/s, {left}")
+
+
+@contextmanager
+def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show) -> Iterator[None]:
+    """The other processes of ``--devices``: the same command on the same folder, each on its GPU or part of the CPU.
+
+    They are ended when all parts are there, or when this process fails or is interrupted.
+    """
+    import torch
+
+    if options.devices == 1:
+        yield
+        return
+    on_gpus = classifier.device.type == "cuda"
+    if on_gpus and not (options.device in ("auto", "cuda") and options.devices <= torch.cuda.device_count()):
+        raise ValueError(
+            f"--devices {options.devices} needs as many GPUs and --device cuda, got --device {options.device} "
+            f"and {torch.cuda.device_count()} GPUs."
+        )
+    threads = torch.get_num_threads()
+    share = threads if on_gpus else max(1, threads // options.devices)
+    torch.set_num_threads(share)
+    started = [
+        start_helper(options, job, number, f"cuda:{number}" if on_gpus else classifier.device.type, share)
+        for number in range(1, options.devices)
+    ]
+    try:
+        yield
+        for number, process in enumerate(started, start=1):
+            if process.poll():
+                show.say(f"process {number} ended with status {process.returncode}; others made its parts")
+    finally:
+        torch.set_num_threads(threads)
+        for process in started:
+            process.terminate()  # no-op for those that have ended
+            process.wait()
+
+
+def start_helper(options: Namespace, job: "Job", number: int, device: str, threads: int) -> "subprocess.Popen[bytes]":
+    """Start one more process on a job."""
+    from selfprompt.job import LIST
+
+    given = {
+        "out": job.folder,
+        "list": job.folder / LIST,
+        "top": job.terms.top,
+        "format": job.terms.form,
+        "part_size": job.terms.part_size,
+        "classes": options.classes,
+        "backbone": options.backbone,
+        "on_bad_image": options.on_bad_image,
+        "workers": readers(options),
+        "device": device,
+    }
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    environment = os.environ | {"LOCAL_RANK": str(number), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "selfprompt", "predict", *words, "--quiet", "--", options.classifier]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

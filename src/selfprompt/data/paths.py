@@ -1,0 +1,119 @@
+"""Lists of image files of any length: found in folders, read from a text file, kept on disk; never held in memory."""
+
+import hashlib
+import os
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from selfprompt.data.images import EXTENSIONS
+
+
+def image_paths(names: Sequence[str], list_file: str | None = None) -> Iterator[str]:
+    """The files named, the images below the folders named, then those of a list; each in a fixed order.
+
+    Args:
+        names: Files and folders.
+        list_file: A text file with one path a line, relative to the working folder; "-" is the standard input.
+
+    Raises:
+        ValueError: While iterating, if something named does not exist or cannot be read, or a folder has no images.
+    """
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            yield from _of_folder(path)
+        elif path.exists():
+            yield str(path)
+        else:
+            raise ValueError(f"{path}: there is no such file or folder.")
+    if list_file is not None:
+        yield from _of_list(list_file)
+
+
+def _of_folder(folder: Path) -> Iterator[str]:
+    found = _below(folder)
+    first = next(found, None)
+    if first is None:
+        raise ValueError(f"{folder} has no images ({', '.join(sorted(EXTENSIONS))}).")
+    yield first
+    yield from found
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """Images below a folder, ordered as their paths are; holds the names of one folder at a time."""
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror or error}.") from None
+    for name, is_folder in entries:
+        if is_folder:
+            yield from _below(folder / name)
+        elif os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
+            yield str(folder / name)
+
+
+def _of_list(name: str) -> Iterator[str]:
+    try:
+        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+            yield from read_lines(file)
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read as a list of images: {error.strerror or error}.") from None
+
+
+def read_lines(file: Iterable[bytes]) -> Iterator[str]:
+    """The paths in a list, one a line; empty lines mean nothing."""
+    for line in file:
+        if path := line.rstrip(b"\r\n"):
+            yield os.fsdecode(path)
+
+
+@dataclass
+class Listed:
+    """What is kept of a list that stands in a file.
+
+    Attributes:
+        every: After how many paths a place is noted.
+        count: How many paths there are.
+        starts: Where the first path of each group of ``every`` begins, in bytes.
+    """
+
+    every: int
+    count: int = 0
+    starts: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    def __post_init__(self) -> None:
+        self._digest, self._size = hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the list, in hex."""
+        return self._digest.hexdigest()
+
+    def follow(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """The lines of the list, noted as they go by.
+
+        Raises:
+            ValueError: If a path cannot stand in a line.
+        """
+        for path in paths:
+            if "\n" in path or path.endswith("\r"):
+                raise ValueError(f"{path!r} has a line break in its name, so it cannot stand in a list; rename it.")
+            line = os.fsencode(path) + b"\n"
+            if self.count % self.every == 0:
+                self.starts.append(self._size)
+            self.count += 1
+            self._size += len(line)
+            self._digest.update(line)
+            yield line
+
+    def group(self, number: int, file: BinaryIO) -> list[str]:
+        """The paths of one group, out of the file that the lines were written to."""
+        file.seek(self.starts[number])
+        return list(islice(read_lines(file), self.every))

@@ -1,0 +1,1 @@
+"""The library measured by itself: plain baselines with equal results, timing, memory, arithmetic, and a table."""

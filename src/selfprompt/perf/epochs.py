@@ -1,0 +1,59 @@
+"""Epochs over fixed views: ours after the frozen features are known, the plain ones as every epoch of theirs is."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import Tensor
+
+from selfprompt.data.features import FeatureStore, with_features
+from selfprompt.data.loader import Batches, ImageStore
+from selfprompt.data.transforms import eval_transform
+from selfprompt.methods.base import Method
+from selfprompt.perf.cases import Size
+from selfprompt.perf.lab import Lab, Pair, coloured_items, compare_losses, numbered, sgd, training_step
+from selfprompt.perf.measure import Run
+from selfprompt.perf.plain_coop import PlainCoOp
+from selfprompt.perf.plain_vit import PlainPrompted
+
+
+def epochs(lab: Lab, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]) -> Pair:
+    """Epochs over fixed views: ours meets them with their frozen features, the plain one with their pixels."""
+    preprocess = method.backbone.preprocess
+    items = coloured_items(size.images, size.classes, preprocess.size)
+    store, transform = ImageStore(), eval_transform(preprocess)
+    kept = Batches(items, store, transform, size.batch, shuffle=True, features=FeatureStore())
+    pixels = Batches(items, store, transform, size.batch, shuffle=True)
+    next_epoch, next_plain = numbered(), numbered()
+
+    def batches(number: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        found = with_features(kept, number, method.frozen_encoder, pixels=method.needs_pixels)
+        for images, labels, _, frozen in found:
+            yield images.to(lab.device), labels.to(lab.device), None if frozen is None else frozen.to(lab.device)
+
+    step = training_step(lab, lambda *batch: method.loss(*batch).total, sgd(method))
+
+    def ours() -> None:
+        for batch in batches(next_epoch()):
+            step(*batch)
+
+    def plain_at(_: int) -> Run:
+        plain = make_plain()
+        plain_step = training_step(lab, lambda *batch: plain.loss(*batch)[0], sgd(plain))
+
+        def epoch() -> None:
+            for images, labels, _ in pixels.epoch(next_plain()):
+                plain_step(images.to(lab.device), labels.to(lab.device))
+
+        return epoch
+
+    def compare() -> Mapping[str, float]:
+        plain = make_plain()
+        images, labels, _ = (value.to(lab.device) for value in next(iter(pixels.epoch(0))))
+        no_images, _, frozen = next(batches(0))
+
+        def own() -> tuple[Tensor, Tensor | None]:
+            terms = method.loss(no_images, labels, frozen)
+            return terms.total, terms.logits
+
+        return compare_losses(plain, lambda: plain.loss(images, labels), method, own)
+
+    return Pair(ours, plain_at, compare, size.images)

@@ -1,0 +1,153 @@
+"""The cases on a ViT without texts: deep prompts, the linear probe, and SPT's starts from the images' tokens."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from selfprompt.data.loader import Batches, ImageStore
+from selfprompt.data.suites import load_task
+from selfprompt.data.transforms import eval_transform
+from selfprompt.methods.base import Method, TrainingSource, build_method
+from selfprompt.perf.cases import Size
+from selfprompt.perf.epochs import epochs
+from selfprompt.perf.kmeans import clustered, inertia
+from selfprompt.perf.lab import Lab, Noise, Pair, adamw, compare_losses, compiled, learned_by_name, training_step
+from selfprompt.perf.measure import Run
+from selfprompt.perf.memory import saved_for_backward
+from selfprompt.perf.plain_vit import PlainPrompted, PlainViT, plain_vit
+from selfprompt.recipe import load_recipe
+
+FEW = 16
+"""Images whose tokens the check of drawn prototypes looks at."""
+
+
+def spt_step(lab: Lab, size: Size, pooling: str = "cls") -> Pair:
+    """A training step of deep prompts."""
+    method = _method(lab, "spt-deep", size.classes, pooling=pooling).train()
+    images, labels = lab.images(lab.vit, size.batch), lab.labels(size.batch, size.classes)
+
+    def make_plain() -> PlainPrompted:
+        return PlainPrompted(plain_vit(lab.vit), learned_by_name(method), average=pooling == "avg")
+
+    def plain_at(_: int) -> Run:
+        plain = make_plain()
+        return partial(training_step(lab, lambda *batch: plain.loss(*batch)[0], adamw(plain)), images, labels)
+
+    def ours() -> tuple[Tensor, Tensor | None]:
+        terms = method.loss(images, labels)
+        return terms.total, terms.logits
+
+    def compare() -> Mapping[str, float]:
+        plain = make_plain()
+        return compare_losses(plain, lambda: plain.loss(images, labels), method, ours)
+
+    def activations() -> Mapping[str, int]:
+        plain = make_plain()
+        return {
+            "plain": _saved(lab, plain, lambda: plain.loss(images, labels)[0]) // size.batch,
+            "ours": _saved(lab, method, lambda: ours()[0]) // size.batch,
+        }
+
+    step = training_step(lab, compiled(lab, lambda *batch: method.loss(*batch).total), adamw(method))
+    return Pair(partial(step, images, labels), plain_at, compare, size.batch, activations)
+
+
+def spt_average(lab: Lab, size: Size) -> Pair:
+    """The same with the mean over prompts and patches."""
+    return spt_step(lab, size, "avg")
+
+
+def linear_epoch(lab: Lab, size: Size) -> Pair:
+    """An epoch of a linear probe on the class token over fixed views."""
+    method = _method(lab, "linear", size.classes, pooling="cls").train()
+    return epochs(lab, size, method, lambda: PlainPrompted(plain_vit(lab.vit), learned_by_name(method), average=False))
+
+
+def prototypes(lab: Lab, size: Size) -> Pair:
+    """Prompts drawn from the tokens of all images."""
+    method = _method(lab, "spt-deep", 2)
+    plain, count = plain_vit(lab.vit), method.options.prompts
+    side = lab.vit.vision.image_size
+
+    def plain_at(images: int) -> Run:
+        noise = Noise(images, side)
+
+        def run() -> Tensor:
+            return drawn(plain.collect(noise.batch(range(images)).to(lab.device)), count)
+
+        return run
+
+    def compare() -> Mapping[str, float]:
+        few = Noise(FEW, side)
+        _prepare(lab, method, few)
+        with torch.no_grad():
+            tokens = plain.collect(few.batch(range(FEW)).to(lab.device)).flatten(1, 2)
+            nearest = torch.cdist(method.get_parameter("prompts"), tokens, compute_mode="donot_use_mm_for_euclid_dist")
+            return {"tokens": float((nearest.min(dim=-1).values / tokens.norm(dim=-1).amax(dim=-1)[:, None]).max())}
+
+    return Pair(lambda: _prepare(lab, method, Noise(size.images, side)), plain_at, compare, size.images)
+
+
+def drawn(tokens: Tensor, count: int) -> Tensor:
+    """Some of each layer's tokens, (layers, B, N, D) to (layers, count, D), as released: by sorting random keys."""
+    rows = tokens.flatten(1, 2)
+    keys = torch.rand(rows.shape[:2], device=rows.device)
+    chosen = keys.argsort(dim=1)[:, :count]
+    return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def kmeans(lab: Lab, size: Size) -> Pair:
+    """k-means centres of real pictures' tokens, and how much worse ours are than those of all tokens."""
+    method = _method(lab, "spt-kmeans", 2)
+    plain, count = plain_vit(lab.vit), method.options.prompts
+    items = load_task("embedded/animals").dataset.train
+    spread = [items[number * len(items) // size.images] for number in range(size.images)]
+    batches = Batches(spread, ImageStore(), eval_transform(lab.vit.preprocess), 32, shuffle=False)
+
+    def tokens() -> Tensor:
+        return _collected(plain, batches, lab).flatten(1, 2)
+
+    def ours() -> Tensor:
+        _prepare(lab, method, batches)
+        return method.get_parameter("prompts").detach()
+
+    def theirs() -> Tensor:
+        return torch.stack([clustered(layer, count) for layer in tokens()])
+
+    def compare() -> Mapping[str, float]:
+        rows = tokens()
+        pairs = zip(rows, ours(), theirs(), strict=True)
+        losses = [inertia(layer, own) / inertia(layer, full) - 1 for layer, own, full in pairs]
+        return {"inertia": max(0.0, *losses)}
+
+    return Pair(ours, lambda _: theirs, compare, size.images)
+
+
+@torch.no_grad()
+def _collected(plain: PlainViT, batches: Batches, lab: Lab) -> Tensor:
+    """The tokens of all images, (layers, B, N, D)."""
+    return torch.cat([plain.collect(images.to(lab.device)) for images, *_ in batches.epoch(0)], dim=1)
+
+
+def _prepare(lab: Lab, method: Method, source: Noise | TrainingSource) -> None:
+    """Start the prompts from the images, always with the same random numbers."""
+    with lab.autocast():
+        method.prepare(source, torch.Generator().manual_seed(0))  # type: ignore[arg-type]  # SPT asks for images alone
+
+
+def _saved(lab: Lab, module: Method | PlainPrompted, loss: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass."""
+    with saved_for_backward(module, lab.vit.vision) as kept, lab.autocast():
+        total = loss()
+    found = sum(kept.values())
+    del total
+    return found
+
+
+def _method(lab: Lab, name: str, classes: int, **options: object) -> Method:
+    """The method of a recipe with some options changed."""
+    recipe = load_recipe(name)
+    names = [f"class {number}" for number in range(classes)]
+    return build_method(recipe.method, lab.vit, names, **{**recipe.options, **options}).to(lab.device)

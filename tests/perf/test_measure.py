@@ -1,0 +1,188 @@
+"""Timing by turns on a clock that the test moves, lines through sizes, memory by the system's account, arithmetic."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from selfprompt.perf.arithmetic import Rate, best, count_operations, matmul_rate
+from selfprompt.perf.compare import difference, gradient_difference, gradients, worst
+from selfprompt.perf.measure import Clock, Lap, Spread, alternate, anchors, extrapolated, ratios
+from selfprompt.perf.memory import (
+    account_can_be_reset,
+    available_memory,
+    peak_in_child,
+    peak_memory,
+    saved_for_backward,
+)
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+class Time:
+    """A clock that moves when a contender works."""
+
+    def __init__(self) -> None:
+        self.now, self.worked, self.waits = 0.0, 0.0, 0
+        self.calls: list[str] = []
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now, lambda: self.worked, self.wait)
+
+    def wait(self) -> None:
+        self.waits += 1
+
+    def contender(self, name: str, seconds: float, threads: int = 1) -> Callable[[], None]:
+        def run() -> None:
+            self.calls.append(name)
+            self.now += seconds
+            self.worked += threads * seconds
+
+        return run
+
+
+def test_contenders_take_turns_and_change_their_order() -> None:
+    time = Time()
+    runs = {"plain": time.contender("A", 3.0), "ours": time.contender("B", 1.0, threads=2)}
+    laps = alternate(runs, rounds=4, seconds=0, clock=time.clock())
+    assert "".join(time.calls) == "AB" + "ABBAABBA"  # a first run of each warms up
+    assert laps == {"plain": [Lap(3, 3)] * 4, "ours": [Lap(1, 2)] * 4}
+    assert ratios([one.wall for one in laps["plain"]], [one.wall for one in laps["ours"]]) == Spread(3, 3, 3)
+    assert time.waits >= len(time.calls)  # work that a device still does belongs to who started it
+
+
+def test_rounds_go_on_while_there_is_time() -> None:
+    time = Time()
+    laps = alternate({"a": time.contender("a", 1.0)}, rounds=2, seconds=7.5, clock=time.clock())
+    assert len(laps["a"]) == 8
+
+
+def test_rounds_end_where_no_time_seems_to_pass() -> None:
+    time = Time()
+    laps = alternate({"a": time.contender("a", 0.0)}, rounds=2, seconds=1.0, clock=time.clock())
+    assert 2 <= len(laps["a"]) <= 1000
+
+
+def test_short_work_is_repeated_within_a_measurement() -> None:
+    time = Time()
+    laps = alternate({"a": time.contender("a", 0.01)}, rounds=2, seconds=0, clock=time.clock())
+    assert len(time.calls) == 1 + 2 * 5
+    assert [one.wall for one in laps["a"]] == pytest.approx([0.01, 0.01])
+
+
+def test_one_round_runs_once_and_ticks() -> None:
+    time, ticks = Time(), []
+    runs = {name: time.contender(name, 0.001) for name in "ab"}
+    alternate(runs, rounds=1, seconds=0, clock=time.clock(), tick=lambda: ticks.append(1))
+    assert time.calls == ["a", "b"]
+    assert len(ticks) == 2
+
+
+def test_no_rounds() -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        alternate({}, rounds=0, seconds=1)
+
+
+def test_ratios_are_of_the_rounds() -> None:
+    assert ratios([2.0, 9.0, 4.0], [1.0, 3.0, 1.0]) == Spread(3, 2, 4)
+
+
+def test_extrapolation_is_a_straight_line_that_never_falls() -> None:
+    assert extrapolated((50, 100), (2.0, 3.0), 1000) == pytest.approx(21.0)
+    assert extrapolated((50, 100), (2.0, 3.0), 100) == 3.0
+    assert extrapolated((50, 100), (3.0, 2.9), 1000) == 2.9  # noise must not promise less for more
+    for sizes in ((100, 50), (50, 50), (600, 1200)):
+        with pytest.raises(ValueError, match="two growing sizes below 1000"):
+            extrapolated(sizes, (1.0, 2.0), 1000)
+
+
+def test_anchors_fit_into_memory() -> None:
+    assert anchors(1e9, 50) == (100, 200)
+    assert anchors(250, 50) == (50, 100)
+    assert all(high > low > 0 for low, high in (anchors(fits, 16) for fits in (0, 40, 1000)))
+
+
+@pytest.mark.skipif(not account_can_be_reset(), reason="the system does not reset a process's peak")
+def test_peak_memory_is_what_a_run_holds_at_once() -> None:
+    kept: list[torch.Tensor] = []
+
+    def run() -> None:
+        for _ in range(3):
+            torch.ones(16 * MIB, dtype=torch.uint8)  # freed each time
+        kept.append(torch.ones(32 * MIB, dtype=torch.uint8))
+
+    first = peak_memory(run, CPU)
+    second = peak_memory(run, CPU)  # what the first run left does not count
+    assert first is not None
+    assert second is not None
+    assert 31 * MIB < first < 60 * MIB
+    assert 31 * MIB < second < 60 * MIB
+
+
+def take(megabytes: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Work for a process of its own."""
+    return lambda: None, lambda: torch.ones(megabytes * MIB, dtype=torch.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+def test_peak_memory_in_a_child() -> None:
+    found = peak_in_child(take, 400)
+    assert found is not None
+    assert 200 * MIB < found < 500 * MIB
+
+
+def test_available_memory() -> None:
+    free = available_memory(CPU)
+    assert free is None or free > 0
+
+
+def test_saved_tensors_count_each_storage_once_and_no_parameters() -> None:
+    layer = nn.Linear(8, 8)
+    x = torch.randn(4, 8, requires_grad=True)
+    with saved_for_backward(layer) as kept:
+        y = layer(x)  # keeps x for the weight's gradient
+        total = (y * y).sum()  # keeps y twice
+    assert sum(kept.values()) == 2 * 4 * 8 * 4
+    total.backward()
+
+
+def test_operations_of_forward_and_backward() -> None:
+    weight = torch.randn(8, 16, requires_grad=True)
+    x = torch.randn(4, 16)
+    assert count_operations(lambda: x @ weight.t()) == 2 * 4 * 8 * 16
+    assert count_operations(lambda: (x @ weight.t()).sum().backward()) == 2 * 2 * 4 * 8 * 16
+
+
+def test_matmul_rate_is_the_best_try() -> None:
+    times = iter([0.0, 1.0, 10.0, 14.0, 20.0, 22.0])  # the first try, which warms up, does not count
+    clock = Clock(lambda: next(times), lambda: 0.0)
+    rate = matmul_rate(CPU, torch.float32, clock, side=8, tries=2)
+    assert rate.wall == pytest.approx(2 * 8**3 / 2.0)
+    assert best(Rate(1, 4), Rate(3, 2)) == Rate(3, 4)
+
+
+def test_differences_are_relative_to_the_largest_entry() -> None:
+    ours = torch.tensor([1.0, -4.0])
+    assert difference(ours + torch.tensor([0.0, 0.4]), ours) == pytest.approx(0.1)
+    assert difference(torch.zeros(2), torch.zeros(2)) == 0
+    assert difference(torch.ones(2), torch.zeros(2)) == 1
+    for plain in (torch.tensor([1.0, float("nan")]), torch.ones(3)):
+        assert difference(plain, ours) != difference(plain, ours)  # not a number
+    assert worst([1.0, 2.0]) == 2
+    assert worst([1.0, float("nan"), 2.0]) != 2
+
+
+def test_a_small_gradient_counts_as_a_hundredth_of_the_largest() -> None:
+    ours = {"a": torch.tensor([10.0]), "b": torch.tensor([1e-4])}
+    plain = {"a": torch.tensor([10.0]), "b": torch.tensor([2e-4])}
+    assert gradient_difference(plain, ours) == pytest.approx(1e-3)
+    other = {"a": torch.tensor([10.0])}
+    assert gradient_difference(other, ours) != gradient_difference(other, ours)
+    module = nn.Linear(2, 1)
+    module.bias.requires_grad_(False)
+    assert list(gradients(module)) == ["weight"]
+    assert gradients(module)["weight"].abs().max() == 0

@@ -1,0 +1,293 @@
+"""The command from end to end on the embedded backbones, its files, its errors, and what its rows say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfprompt.cli.main import main
+from selfprompt.cli.perf import remarks, results_table
+from selfprompt.cli.show import make_console
+from selfprompt.perf import run as measuring
+from selfprompt.perf.arithmetic import Rate
+from selfprompt.perf.cases import CASES, Entry, Size, Target, entries
+from selfprompt.perf.lab import Lab, Noise, Pair
+from selfprompt.perf.measure import Clock, Lap
+from selfprompt.perf.names import class_names
+from selfprompt.perf.run import BUILDERS, Effort, judged, measure, targets_met
+from selfprompt.report.perf_plots import ratio_bars
+
+TINY = {
+    "sep-step": Size(4, 2),
+    "sep-authors-step": Size(4, 2),
+    "sep-text": Size(4),
+    "sep-images": Size(4, 2),
+    "sep-evaluation": Size(4, 2),
+    "coop-text": Size(4),
+    "coop-epoch": Size(2, 2, 4),
+    "linear-epoch": Size(2, 2, 4),
+    "spt-step": Size(4, 2),
+    "spt-average": Size(4, 2),
+    "prototypes": Size(images=4),
+    "predict": Size(3, 2, 4),
+}
+ONCE = Effort(1, 0.0)
+
+
+def entry_of(name: str, size: Size, target: Target | None = None) -> Entry:
+    return Entry(entries([name])[0].case, size, target or Target())
+
+
+@pytest.fixture(scope="module")
+def lab() -> Lab:
+    return Lab()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_both_contenders_say_the_same(lab: Lab, name: str) -> None:
+    pair = BUILDERS[name](lab, TINY[name])
+    assert max(pair.compare().values()) <= 1e-4
+    pair.plain_at(TINY[name].classes or TINY[name].images)()
+    pair.ours()
+
+
+def test_every_case_can_be_built() -> None:
+    assert set(BUILDERS) == {case.name for case in CASES}
+    assert set(TINY) | {"kmeans"} == set(BUILDERS)
+
+
+def test_many_classes_are_compared_in_chunks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfprompt.perf.clip_cases.CHUNK", 3)
+    assert max(BUILDERS["sep-step"](lab, Size(7, 2)).compare().values()) <= 1e-4
+    assert max(BUILDERS["coop-text"](lab, Size(7)).compare().values()) <= 1e-4
+
+
+@pytest.mark.slow
+def test_kmeans_start_is_nearly_as_good_as_full_kmeans(lab: Lab) -> None:
+    found = BUILDERS["kmeans"](lab, Size(images=16)).compare()
+    assert 0 <= found["inertia"] <= 0.05
+
+
+def test_compare_sees_a_changed_result(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = BUILDERS["sep-images"](lab, Size(4, 2))
+    monkeypatch.setattr("selfprompt.perf.plain_sep.unit", lambda vectors: vectors)
+    assert max(pair.compare().values()) > 1e-4
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str) -> None:
+    out = tmp_path / "perf"
+    arguments = ["--cases", "sep-step,spt-step", "--classes", "5", "--batch", "2", "--rounds", "1", "--seconds", "0"]
+    assert main(["perf", *arguments, "--precision", precision, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "SEP training step" in text
+    assert "Targets are for ViT-B shapes" in text
+    found = json.loads((out / "perf.json").read_text())
+    assert [row["name"] for row in found["rows"]] == [
+        "SEP training step, 5 classes, batch 2",
+        "SPT-deep step, class token, 5 classes, batch 2",
+    ]
+    for row in found["rows"]:
+        assert row["equal"]
+        assert set(row["differences"]) == {"logits", "loss", "gradients"}
+        assert row["plain"] > 0
+        assert row["ours"] > 0
+        assert row["operations"] > 1e6
+        assert row["of_peak"] > 0
+        assert row["met"] == {}
+    assert found["rows"][1]["memory"]["ours"] > 0
+    assert found["settings"]["precision"] == precision
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["processor"]
+    assert (out / "perf.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_fails_where_results_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUILDERS, "sep-text", lambda lab, size: fake_pair({"features": 0.5}))
+    assert main(["perf", "--cases", "sep-text", "--rounds", "1", "--seconds", "0", "--out", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "results differ by more than 0.0001: features 5.0e-01" in text
+    assert "DIFFER" in text
+
+
+def test_list_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["perf", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert all(case.name in text for case in CASES)
+    assert "3.3 times as fast" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "sep-setp"], "Unknown case 'sep-setp'. Did you mean 'sep-step'?"),
+        (["--cases", "sep-step,sep-step"], "--cases must be names with commas between them, each once"),
+        (["--classes", "1"], "--classes must be whole numbers from 2"),
+        (["--classes", "ten"], "--classes must be whole numbers from 2"),
+        (["--batch", "0"], "--batch must be whole numbers from 1"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--backbone", "ViT-L-14"], "--backbone must be one of embedded, ViT-B-16, ViT-B-32"),
+        (["--precision", "64"], "--precision must be one of 32-true, bf16-mixed"),
+        (["--device", "tpu"], "device must be auto, cpu"),
+        (["--cases", "sep-text", "--classes", "5000"], "classes must be 2 to"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["perf", *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_out_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    assert main(["perf", "--out", str(tmp_path / "taken")]) == 1
+    assert "--out must be a folder" in capsys.readouterr().err
+
+
+def test_lab_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="backbone must be embedded"):
+        Lab("tiny")
+    with pytest.raises(ValueError, match="precision must be"):
+        Lab(precision="16")  # type: ignore[arg-type]
+
+
+def test_sizes_replace_the_cases_own_and_keep_targets_of_that_very_size() -> None:
+    rows = entries(["sep-step", "sep-text", "prototypes"], [100, 50], [4])
+    assert [(row.size.classes, row.size.batch, row.target.faster) for row in rows] == [
+        (100, 4, 3.3),
+        (50, 4, None),
+        (100, 0, 7.0),
+        (50, 0, None),
+        (0, 0, None),
+    ]
+    assert str(rows[0]) == "SEP training step, 100 classes, batch 4"
+    assert str(rows[-1]) == "SPT prototypes, 10,000 images"
+
+
+def test_class_names_differ_and_grow() -> None:
+    names = class_names(1200, len, 40)
+    assert len(set(names)) == 1200
+    assert names[:10] == class_names(10, len, 40)
+    assert max(map(len, names)) + 19 <= 40
+    with pytest.raises(ValueError, match="classes must be 2 to"):
+        class_names(1, len, 40)
+
+
+def test_noise_is_the_same_image_each_time() -> None:
+    noise = Noise(5, (4, 4))
+    assert torch.equal(noise.batch([1, 3])[1], noise.batch([3])[0])
+    assert not torch.equal(noise.batch([1]), noise.batch([3]))
+
+
+def fake_pair(differences: dict[str, float]) -> Pair:
+    """Contenders that do nothing."""
+    return Pair(lambda: None, lambda size: lambda: None, lambda: differences, 10)
+
+
+class Growing:
+    """A baseline whose time and memory grow with the classes, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+        self.now, self.memory = 0.0, 0
+        clock = Clock(lambda: self.now, lambda: self.now)
+        monkeypatch.setitem(BUILDERS, "sep-text", lambda lab, size: self.pair())
+        monkeypatch.setattr(measuring, "available_memory", lambda device: free)
+        monkeypatch.setattr(measuring, "peak_memory", self.peak)
+        monkeypatch.setattr(measuring, "account_can_be_reset", lambda: True)
+        monkeypatch.setattr(measuring, "device_clock", lambda device: clock)
+
+    def peak(self, run: Any, device: Any) -> int:
+        run()
+        return self.memory
+
+    def pair(self) -> Pair:
+        def plain_at(size: int) -> Any:
+            return lambda: self.spend(1 + size / 100, 10 * size)
+
+        return Pair(lambda: self.spend(1.0, 500), plain_at, lambda: {"features": 0.0}, 10)
+
+    def spend(self, seconds: float, memory: int) -> None:
+        self.now, self.memory = self.now + seconds, memory
+
+
+def growing_row(monkeypatch: pytest.MonkeyPatch, lab: Lab, free: int) -> measuring.Row:
+    Growing(monkeypatch, free)
+    return measure(lab, entry_of("sep-text", Size(1000)), ONCE)
+
+
+def test_a_baseline_that_does_not_fit_is_extrapolated(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+    row = growing_row(monkeypatch, lab, free=5000)
+    assert row.measured_at == (100, 200)
+    assert row.faster.median == pytest.approx(11.0)  # 1 + 1000 / 100 seconds against one
+    assert row.memory == {"plain": 10_000, "ours": 500}
+
+
+def test_with_less_room_smaller_sizes_are_measured(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+    row = growing_row(monkeypatch, lab, free=2000)
+    assert row.measured_at == (50, 100)
+    assert row.memory == {"plain": 10_000, "ours": 500}
+
+
+def test_a_baseline_that_fits_is_run(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+    row = growing_row(monkeypatch, lab, free=10**6)
+    assert row.measured_at == ()
+    assert row.faster.median == pytest.approx(11.0)
+
+
+def row_with(target: Target, *, faster: float = 2.0, ours: int = 100_000_000) -> measuring.Row:
+    entry = entry_of("sep-step", Size(100, 4), target)
+    spread = measuring.Spread(faster, faster, faster)
+    memory = {"plain": 400_000_000, "ours": ours}
+    return measuring.Row(
+        entry, {"loss": 1e-6}, True, 1.0, 2.0, spread, spread, memory, (), 10, None, None, {}, {"ours": [Lap(2.0, 4.0)]}
+    )
+
+
+def test_targets() -> None:
+    target = Target(faster=1.9, memory=0.25, megabytes=100, of_peak=0.5)
+    row = judged(row_with(target), Rate(10.0, 5.0), Lab("ViT-B-16"))
+    assert row.of_peak == pytest.approx(0.5)  # 10 operations in 2 s, of 10 a second
+    assert row.of_peak_cpu == pytest.approx(0.5)
+    assert row.met == {"faster": True, "memory": True, "megabytes": True, "of_peak": True}
+    assert targets_met(replace(row_with(target, faster=1.8, ours=100_000_001), of_peak=0.4)) == dict.fromkeys(
+        row.met, False
+    )
+    assert judged(row_with(target), Rate(10.0, 5.0), Lab()).met == {}
+
+
+def test_table_fits_and_plot_shows_every_row() -> None:
+    rows = [judged(row_with(Target(faster=1.9, memory=0.2)), Rate(10.0, 5.0), Lab("ViT-B-16")).to_json()] * 3
+    rows[1] = {**rows[1], "measured_at": [50, 100]}
+    console = make_console()
+    console.width = 100
+    with console.capture() as capture:
+        console.print(results_table(rows))
+    text = capture.get()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "≥ 1.9x met" in text
+    assert "≤ 0.2 missed" in text
+    assert len(ratio_bars(rows).axes[0].patches) == 3
+    with pytest.raises(ValueError, match="at least 1 row"):
+        ratio_bars([])
+    found = {
+        "rows": rows,
+        "settings": {
+            "backbone": "ViT-B-16",
+            "precision": "32-true",
+            "device": "cpu",
+            "threads": 2,
+            "targets_hold": True,
+        },
+        "machine": {"gpu": None, "processor": "a CPU", "cores": 2},
+        "peak": {"best": {"wall": 1e11}},
+    }
+    assert remarks(found)[1:] == [
+        "* SEP training step, 100 classes, batch 4: the plain baseline is extrapolated from 50 and 100 classes; "
+        "ours was run."
+    ]

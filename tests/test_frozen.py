@@ -1,0 +1,171 @@
+"""The vision tower runs once an image: over epochs, evaluations, methods and processes; counted in the tower itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfprompt import tune
+from selfprompt.bench.entries import parse_entries
+from selfprompt.bench.protocols import grid
+from selfprompt.bench.run import Shelf, run_grid
+from selfprompt.classifier import Classifier
+from selfprompt.data.features import FeatureStore
+from selfprompt.data.sources import read_dataset
+from selfprompt.methods import coop, linear
+from selfprompt.methods.base import Method, build_method
+from selfprompt.towers.base import VisionTower
+from selfprompt.towers.load import Backbone, load_backbone
+from tests.bench.drawn import draw_suite
+
+QUICK = {"shots": 4, "epochs": 3, "workers": 0, "lr": 0.01}
+TRAIN, VAL, TEST = 8, 6, 8  # of ``split_photos`` with 4 shots
+
+
+@contextmanager
+def counted(vision: VisionTower) -> Iterator[dict[str, int]]:
+    """How many images ran through a tower, with prompts and without."""
+    seen = {"frozen": 0, "prompted": 0}
+
+    def note(_: object, inputs: tuple[object, ...], __: object) -> None:
+        images, *prompter = inputs
+        assert isinstance(images, Tensor)
+        seen["prompted" if any(prompter) else "frozen"] += len(images)
+
+    handle = vision.register_forward_hook(note)
+    yield seen
+    handle.remove()
+
+
+@pytest.fixture(scope="module")
+def clip() -> Backbone:
+    return load_backbone("embedded/clip")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "views"),
+    [
+        ("linear", {}, 1),
+        ("coop", {"prompts": 2, "words": ""}, 1),
+        ("tip-adapter", {"finetune": True, "views": 3}, 1),
+        ("lpclip", {}, 1),
+        ("coop", {"prompts": 2, "words": ""}, 2),
+    ],
+    ids=["linear", "coop", "tip-adapter", "lpclip", "coop, two views"],
+)
+def test_each_view_of_an_image_runs_once(clip, split_photos, method, options, views):
+    own = {"augment": "none"} if views == 1 else {"views": views}
+    with counted(clip.vision) as seen:
+        tuned = tune(split_photos, method=method, backbone=clip, options=options, **QUICK, **own)
+    assert seen == {"frozen": views * TRAIN + VAL + TEST, "prompted": 0}
+    assert tuned.results["tuned"]["total"] == tuned.results["zero_shot"]["total"] == TEST
+
+
+@pytest.mark.parametrize(("augment", "passes"), [("none", 0), ("crop-flip", 3 + 1)])
+def test_sep_runs_its_prompted_branch_alone_where_the_view_is_known(clip, split_photos, augment, passes):
+    with counted(clip.vision) as seen:
+        tune(split_photos, method="sep", backbone=clip, options={"layers": [1]}, augment=augment, **QUICK)
+    known = TRAIN if augment == "none" else 0
+    assert seen["frozen"] == known + passes * TRAIN + VAL + TEST  # an epoch each, and the class means
+    assert seen["prompted"] == 3 * (TRAIN + VAL) + TEST
+
+
+def test_results_are_what_they_are_without_a_store(clip, split_photos, monkeypatch):
+    settings = {"method": "coop", "backbone": clip, "augment": "none", **QUICK}
+    kept = tune(split_photos, **settings)
+    monkeypatch.setattr(FeatureStore, "_room", lambda *_: False)
+    plain = tune(split_photos, **settings)
+    for name, tensor in kept.method.learned().items():
+        torch.testing.assert_close(tensor, plain.method.learned()[name], rtol=0, atol=1e-5)
+    assert kept.results["tuned"]["accuracy"] == plain.results["tuned"]["accuracy"]
+    assert [r["loss"] for r in kept.results["history"]] == pytest.approx(
+        [r["loss"] for r in plain.results["history"]], abs=1e-4
+    )
+
+
+def test_a_later_process_runs_no_tower(split_photos, tmp_path):
+    settings = {"method": "linear", "backbone": "embedded/mae", "augment": "none", "feature_cache": str(tmp_path)}
+    tune(split_photos, **settings, **QUICK)
+    again = load_backbone("embedded/mae")
+    with counted(again.vision) as seen:
+        tune(split_photos, **settings | {"backbone": again}, **QUICK)
+        assert seen["frozen"] == 0
+        tune(split_photos, **settings | {"backbone": again, "options": {"pooling": "cls"}}, **QUICK)
+        assert seen["frozen"] == TRAIN + VAL + TEST
+        with torch.no_grad():
+            again.vision.vit.norm.bias.add_(0.1)
+        changed = Backbone(**{name: getattr(again, name) for name in Backbone.__dataclass_fields__})
+        tune(split_photos, **settings | {"backbone": changed}, **QUICK)
+        assert seen["frozen"] == 2 * (TRAIN + VAL + TEST), "other weights, another fingerprint"
+
+
+def test_cells_of_a_bench_share_features(tmp_path):
+    shelf = Shelf(draw_suite(tmp_path / "suite"))
+    rows = "zero-shot,coop[options.prompts=2,options.words=''],linear,sep[options.layers=[1]]"
+    cells = grid("few-shot", "embedded", parse_entries(rows), ["animals"], (1, 2), (2,), {"epochs": 1, "workers": 0})
+    with counted(shelf.backbone("embedded/clip").vision) as seen:
+        outcomes = list(run_grid(cells, tmp_path / "out", shelf))
+    assert [outcome.state for outcome in outcomes] == ["done"] * 7
+    test, train, val = 10, 10, 5
+    # Of so few images each seed draws the same for validation; the suite's settings have no augmentation.
+    assert seen == {"frozen": test + val + 2 * train, "prompted": 2 * (train + val + test)}
+
+
+class OwnLinear(linear.Linear):
+    """Written before there were features to be given."""
+
+    def logits(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        assert images.shape[1:] == (3, 64, 64)
+        return self.head(self.vision(images))
+
+
+class OwnCoOp(coop.CoOp):
+    """Another loss of the old form."""
+
+    def loss(self, images, labels):
+        assert images.shape[1:] == (3, 64, 64)
+        return super().loss(images, labels)
+
+
+class Prompted(Method):
+    """One's own, which says nothing about features."""
+
+    def __init__(self, backbone, classes, options, generator):
+        super().__init__(backbone, classes, options, generator)
+        self.bias = torch.nn.Parameter(torch.zeros(len(classes)))
+
+    def logits(self, images):
+        return self.vision(images)[:, : len(self.classes)] + self.bias
+
+
+@pytest.mark.parametrize("name", ["OwnLinear", "OwnCoOp", "Prompted"])
+def test_ones_own_method_that_takes_images_alone_keeps_working(clip, split_photos, name):
+    with counted(clip.vision) as seen:
+        tuned = tune(split_photos, method=f"{__name__}:{name}", backbone=clip, augment="none", **QUICK)
+    assert seen["frozen"] == 3 * (TRAIN + VAL) + 2 * TEST
+    assert tuned.results["tuned"]["total"] == TEST
+
+
+def test_a_classifier_evaluates_with_features_that_are_known(clip, split_photos):
+    dataset, store = read_dataset(split_photos), FeatureStore()
+    classifier = Classifier(build_method("sep", clip, dataset.classes, layers=(1,)), clip.preprocess, batch_size=3)
+    with counted(clip.vision) as seen:
+        metrics = [classifier.evaluate(dataset.test, features=found) for found in (None, store, store)]
+    assert seen == {"frozen": 2 * TEST, "prompted": 3 * TEST}
+    assert metrics[0].to_json() == metrics[1].to_json() == metrics[2].to_json()
+    with torch.inference_mode(), counted(clip.vision) as seen:
+        untuned = Classifier(build_method("zero-shot", clip, dataset.classes), clip.preprocess, batch_size=3)
+        untuned.evaluate(dataset.test, features=store)
+    assert seen["frozen"] == 0
+
+
+def test_the_same_place_under_another_name_is_the_same_set(clip, split_photos):
+    dataset, store = read_dataset(split_photos), FeatureStore()
+    classifier = Classifier(build_method("linear", clip, dataset.classes), clip.preprocess)
+    with counted(clip.vision) as seen:
+        for test in (dataset.test, read_dataset(Path(str(split_photos))).test, dataset.test[::-1]):
+            classifier.evaluate(test, features=store)
+    assert seen["frozen"] == 2 * TEST, "other order, other set"
