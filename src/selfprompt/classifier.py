@@ -117,7 +117,7 @@ class Classifier:
         pixels = [pixels for _, pixels in batch if pixels is not None]
         if not pixels:
             return [found for found, _ in batch]
-        scores = iter(self.logits(transform.normalise(torch.stack(pixels))).softmax(dim=-1))
+        scores = iter(self.logits(transform.batch(pixels, self.device)).softmax(dim=-1))
         return [found if found.error else self._named(found.image, next(scores), top) for found, _ in batch]
 
     def _named(self, image: str, scores: Tensor, top: int) -> Prediction:
@@ -153,19 +153,27 @@ class Classifier:
     ) -> Batches:
         """The images in order, under the evaluation transform."""
         transform = eval_transform(self.preprocess)
-        return Batches(items, store or ImageStore(0), transform, self.batch_size, shuffle=False, features=features)
+        return Batches(
+            items,
+            store or ImageStore(0),
+            transform,
+            self.batch_size,
+            shuffle=False,
+            features=features,
+            device=self.device,
+        )
 
-    def with_classes(self, names: Sequence[str], *, repeats: bool = False) -> "Classifier":
+    def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Classifier":
         """The same tuned prompts for other class names, without training.
 
         Args:
-            names: At least two.
-            repeats: Whether a name may occur twice, as in ImageNet's published list.
+            names: At least two, all different.
+            check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list) or be a single one.
 
         Raises:
             ValueError: If the method's head belongs to its training classes.
         """
-        method = self.method.with_classes(names, repeats=repeats)
+        method = self.method.with_classes(names, check=check)
         return Classifier(method, self.preprocess, self.batch_size, self.recipe)
 
     def save(self, folder: str | Path) -> None:
@@ -241,7 +249,7 @@ def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone:
             f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
             f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on."
         )
-    method = build_method(config["method"], found, config["classes"], repeats=True, **config["options"])
+    method = build_method(config["method"], found, config["classes"], check=False, **config["options"])
     method.load_learned(tensors)
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
     return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])

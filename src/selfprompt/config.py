@@ -7,7 +7,7 @@ from typing import Literal
 
 from selfprompt.kinds import check_kinds
 
-ADDED = {"views": 0}
+ADDED = {"views": 0, "compile": False}
 """Options that came later, with the value that means what was done before: ids and checkpoints leave it out."""
 
 
@@ -24,7 +24,8 @@ class DataOptions:
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read: leave it out and say so, or stop."""
     memory: str = "2GB"
-    """Memory for decoded images, and as much again at most for frozen features; what does not fit is made anew."""
+    """Memory for decoded images, as much again at most for frozen features, and for what gradients need of class texts;
+    what does not fit is made anew."""
     class_names: str | None = None
     """A classes.txt with the names that are shown and read, when folder names are not good names."""
     feature_cache: str | None = None
@@ -88,6 +89,8 @@ class TrainOptions:
     """Decay of an average of the tuned tensors over the steps, which is then what is kept; 0 has none."""
     clip_grad: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
+    compile: bool = False
+    """Compile the blocks with torch.compile: for GPUs; on a CPU the first step takes minutes and little is gained."""
     workers: int = 2
     """Threads that decode and augment images while the model computes; 0 does it in between."""
     checkpoint_every: int = 1

@@ -20,6 +20,7 @@ from selfprompt.data.fewshot import base_new_split, few_shot_split
 from selfprompt.data.items import Dataset, plural
 from selfprompt.data.loader import Batches, ImageStore, check_dataset
 from selfprompt.data.sources import is_task, read_dataset
+from selfprompt.data.store import parse_bytes
 from selfprompt.data.transforms import train_transform
 from selfprompt.evaluate.metrics import Metrics
 from selfprompt.files import write_atomically, write_json
@@ -121,8 +122,8 @@ def tune(
     if folder is not None and fabric.is_global_zero:
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
     run_data = read_images(dataset, recipe, data_key(data), watcher)
-    names, repeats = run_data.dataset.classes, bool(run_data.dataset.ids)
-    built = build_method(recipe.method, found, names, seed=recipe.seed, repeats=repeats, **recipe.options)
+    names, check = run_data.dataset.classes, not run_data.dataset.ids
+    built = build_method(recipe.method, found, names, seed=recipe.seed, check=check, **recipe.options)
     built.to(fabric.device)
     classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
     baseline = zero_shot(classifier, run_data, watcher)
@@ -235,7 +236,7 @@ def zero_shot(classifier: Classifier, data: RunData, watcher: Watcher) -> Metric
     if backbone.text is None or not data.dataset.test:
         return None
     options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
-    untuned = build_method("zero-shot", backbone, classifier.classes, repeats=True, **options).to(classifier.device)
+    untuned = build_method("zero-shot", backbone, classifier.classes, check=False, **options).to(classifier.device)
     with watcher.stage("zero-shot on the test images") as progress:
         return evaluate(untuned, classifier.batches(data.dataset.test, data.store, data.features), progress=progress)
 
@@ -256,6 +257,7 @@ def train(
     if not method.trainable() and type(method).prepare is Method.prepare:
         watcher.say(f"{method.name} has nothing to train.")
         return None
+    fit_to_machine(method, recipe)
     transform = train_transform(classifier.preprocess, options.augment)
     batches = Batches(
         dataset.train,
@@ -270,6 +272,7 @@ def train(
         workers=options.workers,
         views=options.views,
         features=data.features,
+        device=fabric.device,
     )
     val = classifier.batches(dataset.val, data.store, data.features) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
@@ -306,6 +309,14 @@ def train(
     )
 
 
+def fit_to_machine(method: Method, recipe: Recipe) -> None:
+    """Tell the method how much memory gradients may take, and its towers whether to be compiled."""
+    method.memory = parse_bytes(recipe.data.memory)
+    if recipe.train.compile:
+        for tower in filter(None, (method.vision, method.text)):
+            tower.compile_blocks()
+
+
 def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, watcher: Watcher) -> None:
     """The method's start from the data; every process sees all images, so all start alike."""
     whole = Batches(
@@ -319,6 +330,7 @@ def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, wa
         validation=val,
         views=batches.views,
         features=batches.features,
+        device=batches.device,
     )
     generator = torch.Generator().manual_seed(seed)
     with watcher.stage("starting from the training images") as progress:

@@ -89,6 +89,17 @@ def test_plain_is_every_image_once_under_the_evaluation_transform() -> None:
     assert torch.equal(plain.batch([4], draw=1), plain.batch([4], draw=2))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_handed_over_on_their_device(workers: int) -> None:
+    batches = make(device="meta", workers=workers)
+    step = next(batches.epoch(0))
+    assert (step.images.device.type, step.images.shape, step.images.dtype) == ("meta", (4, 3, 16, 16), torch.float32)
+    assert step.labels.device.type == step.indices.device.type == "cpu"
+    assert batches.batch([1, 2]).device.type == "meta"
+    assert batches.plain().device == batches.ordered().device == torch.device("meta")
+    assert torch.equal(step.indices, next(make().epoch(0)).indices)
+
+
 def test_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.data.transforms import eval_transform, send, train_transform
 from tests.data.images import Preprocess, golden_arrays, picture
 
 SMALL = Preprocess(48)
@@ -55,6 +55,37 @@ def test_normalise_is_the_same_for_one_and_for_many() -> None:
     many = transform.normalise(torch.stack([transform.pixels(image) for image in images]))
     assert torch.equal(many, torch.stack([transform(image) for image in images]))
     assert many.dtype == torch.float32
+
+
+def test_a_batch_is_its_images_where_they_are_wanted() -> None:
+    transform = eval_transform(Preprocess())
+    images = [picture(seed) for seed in range(3)]
+    cuts = [transform.pixels(image) for image in images]
+    expected = torch.stack([transform(image) for image in images])
+    assert torch.equal(transform.batch(cuts, torch.device("cpu")), expected)
+    away = transform.batch(cuts, torch.device("meta"))
+    assert (away.device.type, away.shape, away.dtype) == ("meta", expected.shape, torch.float32)
+    assert transform.batch([], torch.device("cpu")).shape == (0, 3, 16, 16)
+
+
+class Sent:
+    """Stands for a tensor, and notes what is done with it: there may be no GPU here."""
+
+    def __init__(self) -> None:
+        self.done: list[object] = []
+
+    def pin_memory(self) -> "Sent":
+        self.done.append("pinned")
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Sent":
+        self.done += [device.type, non_blocking]
+        return self
+
+
+def test_a_gpu_fetches_from_pinned_memory_and_nobody_waits() -> None:
+    assert send(Sent(), torch.device("cuda", 0)).done == ["pinned", "cuda", True]  # type: ignore[arg-type, attr-defined]
+    assert send(Sent(), torch.device("cpu")).done == ["cpu", False]  # type: ignore[arg-type, attr-defined]
 
 
 def test_squash_keeps_the_whole_image() -> None:

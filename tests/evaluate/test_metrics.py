@@ -123,3 +123,10 @@ def test_harmonic_mean_at_its_edges() -> None:
     assert harmonic_mean(82.69, 63.22) == pytest.approx(71.66, abs=0.005)  # CoOp's published row
     with pytest.raises(ValueError, match=r"\[0, 100\] percent, got 101"):
         harmonic_mean(50, 101)
+
+
+def test_a_single_class_is_always_right() -> None:
+    """The new half of three classes has one."""
+    metrics = compute_metrics(torch.tensor([[0.3], [-2.0]]), torch.tensor([0, 0]), ["ant"])
+    assert (metrics.accuracy, metrics.total, metrics.confusion, metrics.per_class) == (100.0, 2, [[2]], {"ant": 100.0})
+    assert (metrics.calibration_error, metrics.reliability) == (0.0, [[1.0, 1.0, 2]])

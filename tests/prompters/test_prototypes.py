@@ -13,7 +13,10 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from selfprompt.prompters.prototypes import (
+    IMAGES_AT_ONCE,
+    TOKENS_PER_CENTRE,
     Draw,
+    Start,
     cluster,
     draw_candidates,
     gather,
@@ -92,6 +95,14 @@ def test_images_are_run_only_as_deep_as_they_are_needed(source: Source) -> None:
     assert ran == [(0, 1), (1, 1)]
 
 
+def test_a_range_of_layers_is_those_rows_of_the_whole(source: Source) -> None:
+    draw = draw_candidates(SIZE, DEPTH, PROMPTS, PATCHES, images=None, generator=seeded(4), authors=False)
+    whole = gather(tower(), source, draw)
+    part = gather(tower(), source, draw, layers=range(1, 3), dtype=torch.bfloat16)
+    assert part.dtype == torch.bfloat16
+    assert (part - whole[1:3]).abs().max() < 0.04  # entries up to 10, of 8 bits
+
+
 class Endless:
     """A training set too large to be held; images are made when asked for."""
 
@@ -99,9 +110,11 @@ class Endless:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.most = 0
 
     def batch(self, indices: Sequence[int], draw: int = 0) -> Tensor:
         self.asked += list(indices)
+        self.most = max(self.most, len(indices))
         return torch.stack([random(3, 32, 32, seed=index) for index in indices])
 
 
@@ -110,6 +123,14 @@ def test_a_million_images_cost_as_much_as_the_prompts() -> None:
     found = prototypes(tower(), endless, 4, layers=DEPTH, start="random", generator=seeded(1))
     assert found.shape == (DEPTH, 4, LAYOUT.width)
     assert len(endless.asked) <= 4 * DEPTH
+
+
+@pytest.mark.parametrize("start", ["random", "max", "kmeans"])
+def test_only_a_few_images_are_held_at_once(start: Start) -> None:
+    endless = Endless()
+    prototypes(tower(), endless, 12, layers=DEPTH, start=start, generator=seeded(1))
+    assert len(endless.asked) > 2 * IMAGES_AT_ONCE
+    assert endless.most <= IMAGES_AT_ONCE
 
 
 def test_an_image_drawn_again_is_another_view(source: Source) -> None:
@@ -296,6 +317,41 @@ def test_k_means_is_nearly_as_good_as_ten_full_restarts(name: str) -> None:
         assert centres.shape == (9, points.shape[1])
         assert centres.dtype == points.dtype
         assert inertia(points, centres) <= 1.05 * best
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_k_means_prompts_are_nearly_as_good_as_k_means_of_every_token(seed: int) -> None:
+    many = Source(random(90, 3, 32, 32))
+    every = torch.stack(layer_tokens(tower(), many.pictures, DEPTH - 1)).flatten(1, 2)
+    count = 5
+    assert TOKENS_PER_CENTRE * count < every.shape[1], "not all tokens are looked at"
+    found = prototypes(tower(), many, count, layers=DEPTH, start="kmeans", generator=seeded(seed))
+    assert found.dtype == torch.float32
+    for tokens, centres in zip(every, found, strict=True):
+        best = KMeans(count, n_init=10, random_state=0).fit(tokens.numpy()).inertia_
+        assert inertia(tokens, centres) <= 1.05 * best
+
+
+def test_k_means_in_several_passes_is_that_in_one(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> tuple[Tensor, list[tuple[int, int]]]:
+        done: list[tuple[int, int]] = []
+        found = prototypes(
+            tower(),
+            source,
+            2,
+            layers=DEPTH,
+            start="kmeans",
+            generator=seeded(1),
+            progress=lambda *now: done.append(now),
+        )
+        return found, done
+
+    whole, once = make()
+    monkeypatch.setattr("selfprompt.prompters.prototypes.KMEANS_BYTES", 0)
+    in_parts, often = make()
+    assert (in_parts - whole).abs().max() < 1e-4
+    assert once == [(SIZE, SIZE)]
+    assert often == [(SIZE * n, SIZE * DEPTH) for n in range(1, DEPTH + 1)]
 
 
 def test_k_means_does_not_depend_on_the_global_random_state() -> None:

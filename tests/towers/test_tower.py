@@ -55,6 +55,30 @@ def test_unknown_pooling() -> None:
         TimmViT(vit())(images(), pooling="mean")
 
 
+@pytest.mark.parametrize("index", range(3))
+def test_compiled_blocks_compute_the_same(index: int) -> None:
+    tower, inputs = _towers()[index]
+    expected = tower(inputs)
+    tower.compile_blocks(backend="aot_eager")  # traced as for a GPU, without a C++ compiler's minutes
+    assert_same(tower(inputs), expected)
+
+
+def test_texts_share_an_opening_only_where_they_are_causal() -> None:
+    text = clip_towers(clip(text={"no_causal_mask": True}))[1]
+    with pytest.raises(ValueError, match="causal"):
+        text(texts(), shared=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["CLIP", "QuickGELU", "custom block", "eos", "qk norm"])
+@pytest.mark.parametrize("shared", [1, 3])
+def test_an_opening_that_texts_share_runs_once(variant: str, shared: int) -> None:
+    text = clip_towers(clip(**test_openclip.VARIANTS[variant]))[1]
+    ids = texts()
+    ids[:, :shared] = ids[0, :shared]
+    assert_same(text(ids, shared=shared), text(ids))
+
+
 @torch.no_grad()
 def test_native_pooling_drops_prompts() -> None:
     tower = TimmViT(vit(global_pool="avg"))

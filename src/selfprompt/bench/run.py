@@ -171,7 +171,7 @@ def run_cell(cell: Cell, folder: Path, shelf: Shelf, watcher: Watcher) -> dict[s
     training = base_new_split(drawn, cell.recipe.data.classes)
     recipe = cell_recipe(cell, task, len(training.train))
     backbone = fitting_backbone(shelf.backbone(recipe.backbone), recipe, cell.preprocessing)
-    method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, repeats=True, **recipe.options)
+    method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, check=False, **recipe.options)
     method.to(fabric.device)
     classifier = Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
     data = RunData(training, store, features, "")
@@ -246,8 +246,8 @@ def rebound(method: Method, evaluation: Evaluation, name: str) -> Method | None:
     if not method.open_vocabulary:
         return None
     if not retold:
-        return method.with_classes(evaluation.classes, repeats=True)
-    other = build_method(name, method.backbone, evaluation.classes, repeats=True, **options)
+        return method.with_classes(evaluation.classes, check=False)
+    other = build_method(name, method.backbone, evaluation.classes, check=False, **options)
     other.to(next(method.vision.parameters()).device)
     other.load_learned(method.learned())
     return other

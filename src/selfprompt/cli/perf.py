@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int | None, help="threads of the CPU; default: torch's own choice")
     parser.add_argument("--rounds", type=int, default=3, help="rounds at least; in each both contenders run once")
     parser.add_argument("--seconds", type=float, default=5.0, help="go on with a row's rounds for so long")
-    parser.add_argument("--compile", action="store_true", help="compile ours with torch.compile; the baseline stays")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of ours with torch.compile")
     parser.add_argument("--out", type=str | None, help=f"folder for {JSON} and {PLOT}")
 
 

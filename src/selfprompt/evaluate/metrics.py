@@ -66,6 +66,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
         ValueError: If shapes do not fit, there is no image, a label is out of range, or logits are
             not finite.
     """
+    from torch.nn.functional import pad
     from torchmetrics.functional.classification import (
         multiclass_calibration_error,
         multiclass_confusion_matrix,
@@ -80,12 +81,14 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
     if unusable:
         raise ValueError(f"Logits must be finite numbers; those of {unusable} of {len(labels)} images are not.")
     predicted = logits.detach().cpu().argmax(1)
-    counts = multiclass_confusion_matrix(predicted, labels, num_classes=classes).tolist()
-    calibration = multiclass_calibration_error(shares, labels, num_classes=classes, n_bins=BINS)
+    least = max(2, classes)  # torchmetrics wants two, and the new half of three classes has one
+    counts = multiclass_confusion_matrix(predicted, labels, num_classes=least).tolist()
+    padded = pad(shares, (0, least - classes))
+    calibration = multiclass_calibration_error(padded, labels, num_classes=least, n_bins=BINS)
     correct, total = sum(counts[i][i] for i in range(classes)), len(labels)
     per_class = {
         name: 100 * row[i] / sum(row)
-        for i, (name, row) in enumerate(zip(_distinct(class_names), counts, strict=True))
+        for i, (name, row) in enumerate(zip(_distinct(class_names), counts[:classes], strict=True))
         if sum(row)
     }
     return Metrics(
@@ -96,7 +99,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
         macro=math.fsum(per_class.values()) / len(per_class),
         per_class=per_class,
         calibration_error=calibration.item(),
-        confusion=counts,
+        confusion=[row[:classes] for row in counts[:classes]],
         reliability=_reliability(shares, predicted == labels),
     )
 

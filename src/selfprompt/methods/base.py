@@ -226,12 +226,12 @@ class Method(nn.Module):
         """CLIP's scores: scale times the cosine, plus the bias some models have. Both arguments are unit vectors."""
         return self.backbone.scale * features @ classes.t() + self.backbone.bias
 
-    def with_classes(self, names: Sequence[str], *, repeats: bool = False) -> "Method":
+    def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Method":
         """The same tuned method for other class names, without training.
 
         Args:
-            names: At least two.
-            repeats: Whether a name may occur twice, as in ImageNet's published list.
+            names: At least two, all different.
+            check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list) or be a single one.
 
         Raises:
             ValueError: If the method's classifier belongs to its training classes, or the names are wrong.
@@ -242,7 +242,7 @@ class Method(nn.Module):
                 "Use a method that reads class names (sep, coop, zero-shot)."
             )
         generator = torch.Generator().manual_seed(0)
-        other = type(self)(self.backbone, check_names(names, repeats=repeats), self.options, generator)
+        other = type(self)(self.backbone, check_names(names) if check else names, self.options, generator)
         other.to(next(self.vision.parameters()).device)
         other.load_learned(self.learned())
         return other.train(self.training)
@@ -340,11 +340,11 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     return method.Options(**plain)
 
 
-def check_names(class_names: Sequence[str], *, repeats: bool = False) -> tuple[str, ...]:
-    """Cleaned class names; a published list may repeat one, a user's is refused then.
+def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Cleaned class names.
 
     Raises:
-        ValueError: Unless there are at least two, none empty, and all different where they may not repeat.
+        ValueError: Unless there are at least two, all different and none empty.
         TypeError: If they are one text.
     """
     if isinstance(class_names, str):
@@ -354,7 +354,7 @@ def check_names(class_names: Sequence[str], *, repeats: bool = False) -> tuple[s
         raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
     if not all(names):
         raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
-    if len(set(names)) < len(names) and not repeats:
+    if len(set(names)) < len(names):
         raise ValueError(
             f"Class names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
         )
@@ -362,22 +362,22 @@ def check_names(class_names: Sequence[str], *, repeats: bool = False) -> tuple[s
 
 
 def build_method(
-    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, repeats: bool = False, **options: Any
+    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, check: bool = True, **options: Any
 ) -> Method:
     """Build a method, ready for ``prepare`` and training.
 
     Args:
         name: A method's name, or "package.module:Class".
         backbone: From ``load_backbone``.
-        class_names: At least two.
+        class_names: At least two, all different.
         seed: Of every random start.
-        repeats: Whether a class name may occur twice, as in ImageNet's published list.
+        check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list), or be a single one.
         options: The method's options.
 
     Raises:
         ValueError: If the name, an option or the class names are wrong.
     """
-    names = check_names(class_names, repeats=repeats)
+    names = check_names(class_names) if check else class_names
     method = find(name)
     generator = torch.Generator().manual_seed(seed)
     return method(backbone, names, make_options(method, options), generator)

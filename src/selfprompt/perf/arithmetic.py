@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfprompt.perf.measure import Clock, lap
+from selfprompt.perf.measure import Clock, Lap, lap
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows of the matrices: large enough to be busy with arithmetic alone."""
+ENOUGH = 5.0
+"""Seconds of tries after which there are no more: processors without bfloat16 are slow at it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock, *, side:
     side = side or SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
-    laps = [lap(lambda: torch.mm(left, right, out=out), 1, clock) for _ in range(tries + 1)][1:]
+    lap(lambda: torch.mm(left, right, out=out), 1, clock)  # warms up
+    laps: list[Lap] = []
+    while len(laps) < tries and sum(one.wall for one in laps) < ENOUGH:
+        laps.append(lap(lambda: torch.mm(left, right, out=out), 1, clock))
     work = 2 * side**3
     return Rate(*(work / max(min(times), 1e-9) for times in ([one.wall for one in laps], [one.cpu for one in laps])))
 

@@ -13,7 +13,7 @@ from selfprompt.methods.base import Method, build_method
 from selfprompt.perf.cases import Size
 from selfprompt.perf.compare import difference, gradient_difference, gradients
 from selfprompt.perf.epochs import epochs
-from selfprompt.perf.lab import Lab, Pair, adam, compare_losses, compiled, learned_by_name, training_step
+from selfprompt.perf.lab import Lab, Pair, adam, compare_losses, learned_by_name, training_step
 from selfprompt.perf.measure import Run
 from selfprompt.perf.plain_clip import plain_clip
 from selfprompt.perf.plain_coop import PlainCoOp
@@ -60,8 +60,8 @@ def sep_step(lab: Lab, size: Size, name: str = "sep") -> Pair:
 
         return compare_losses(plain, theirs, method, ours)
 
-    step = training_step(lab, compiled(lab, lambda *batch: method.loss(*batch).total), adam(method))
-    return Pair(partial(step, images, labels), plain_at, compare, size.batch)
+    step = training_step(lab, lambda *batch: method.loss(*batch).total, adam(method))
+    return Pair(partial(step, images, labels), plain_at, compare, size.batch, method=method)
 
 
 def sep_authors_step(lab: Lab, size: Size) -> Pair:
@@ -99,7 +99,7 @@ def sep_text(lab: Lab, size: Size) -> Pair:
                 "features": difference(plain_sep(method, lab, size.classes).text_features(), method.encode_classes())
             }
 
-    return Pair(quietly(lab, compiled(lab, method.encode_classes)), plain_at, compare, size.classes)
+    return Pair(quietly(lab, method.encode_classes), plain_at, compare, size.classes)
 
 
 def sep_images(lab: Lab, size: Size) -> Pair:
@@ -119,7 +119,7 @@ def sep_images(lab: Lab, size: Size) -> Pair:
             logits = plain.clip.scale * plain.image_features(images)[1] @ texts.t()
             return {"logits": difference(logits, method.logits(images, frozen=known))}
 
-    ours = quietly(lab, compiled(lab, lambda: method.logits(images, frozen=frozen)))
+    ours = quietly(lab, lambda: method.logits(images, frozen=frozen))
     return Pair(ours, lambda _: quietly(lab, theirs), compare, size.batch)
 
 
@@ -136,7 +136,7 @@ def sep_evaluation(lab: Lab, size: Size) -> Pair:
         with torch.no_grad():
             return {"logits": difference(plain_sep(method, lab, size.classes).logits(images), method.logits(images))}
 
-    return Pair(quietly(lab, compiled(lab, lambda: method.logits(images))), plain_at, compare, size.batch)
+    return Pair(quietly(lab, lambda: method.logits(images)), plain_at, compare, size.batch)
 
 
 def coop_text(lab: Lab, size: Size) -> Pair:
@@ -173,8 +173,8 @@ def coop_text(lab: Lab, size: Size) -> Pair:
             far = max(far, difference(features, encoded[part]))
         return {"features": far, "gradients": gradient_difference(gradients(plain), gradients(method))}
 
-    ours = backward(method, compiled(lab, method.encode_classes), size.classes)
-    return Pair(ours, plain_at, compare, size.classes)
+    ours = backward(method, method.encode_classes, size.classes)
+    return Pair(ours, plain_at, compare, size.classes, method=method)
 
 
 def coop_epoch(lab: Lab, size: Size) -> Pair:

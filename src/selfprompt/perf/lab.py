@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from selfprompt.data.items import ImageTable, IndexedSource, Item
+from selfprompt.methods.base import Method
 from selfprompt.perf.cases import SHAPES
 from selfprompt.perf.compare import difference, gradient_difference, gradients
 from selfprompt.perf.measure import Run
@@ -35,6 +36,7 @@ class Pair:
         compare: Relative differences of the results by name; called before the first run.
         count: Images or classes of one run of ours.
         activations: Bytes kept for the backward pass by contender, where that is what the case is about.
+        method: Ours, where it may compute something again to save memory: that is no necessary arithmetic.
     """
 
     ours: Run
@@ -42,6 +44,7 @@ class Pair:
     compare: Callable[[], Mapping[str, float]]
     count: int
     activations: Callable[[], Mapping[str, int]] | None = None
+    method: Method | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Lab:
         shape: A key of ``SHAPES``.
         device: Where the contenders compute.
         precision: Of both contenders; the comparison of results is in float32 always.
-        compile: Whether ours is compiled.
+        compile: Whether the blocks of ours are compiled.
 
     Raises:
         ValueError: For an unknown shape or precision.
@@ -72,12 +75,19 @@ class Lab:
     @cached_property
     def clip(self) -> Backbone:
         """The backbone with texts."""
-        return load_backbone(SHAPES[self.shape][0]).to(self.device)
+        return self._load(SHAPES[self.shape][0])
 
     @cached_property
     def vit(self) -> Backbone:
         """The backbone without."""
-        return load_backbone(SHAPES[self.shape][1]).to(self.device)
+        return self._load(SHAPES[self.shape][1])
+
+    def _load(self, name: str) -> Backbone:
+        backbone = load_backbone(name).to(self.device)
+        for tower in (backbone.vision, backbone.text):
+            if self.compile and tower is not None:
+                tower.compile_blocks()
+        return backbone
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,11 +145,6 @@ def training_step(lab: Lab, loss: Callable[..., Tensor], optimizer: Optimizer) -
         optimizer.step()
 
     return step
-
-
-def compiled(lab: Lab, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function, compiled where the lab compiles ours."""
-    return torch.compile(function) if lab.compile else function
 
 
 def adam(module: nn.Module) -> Optimizer:

@@ -70,7 +70,7 @@ class Row:
         memory: Bytes at the peak beyond the model, or kept for the backward pass for an image, by contender.
         measured_at: Sizes at which the plain baseline was run, where that is not its own: time and memory are
             then on the straight line through them.
-        operations: Floating-point operations of one run of ours.
+        operations: Floating-point operations of one run of ours, without what is computed again to save memory.
         of_peak, of_peak_cpu: Their rate by either time as a share of the machine's; None until that is known.
         met: The targets that hold here, and whether they are reached.
         laps: Seconds of every run by contender: pairs of wall and processor time.
@@ -121,8 +121,7 @@ def measure(lab: Lab, entry: Entry, effort: Effort, tell: Callable[[str], object
     laps = alternate(contenders, rounds=effort.rounds, seconds=effort.seconds, clock=clock)
     tell("memory and arithmetic")
     memory = _memory(lab, entry, pair, sizes, contenders)
-    eager = build(replace(lab, compile=False), entry.size).ours if lab.compile else pair.ours
-    operations = count_operations(eager)
+    operations = necessary_operations(lab, build(replace(lab, compile=False), entry.size) if lab.compile else pair)
     own, plain = laps["ours"], _line(entry, sizes, [laps[name] for name in contenders if name != "ours"])
     faster = ratios([one.wall for one in plain], [one.wall for one in own])
     on_cpu = lab.device.type == "cpu"
@@ -143,6 +142,21 @@ def measure(lab: Lab, entry: Entry, effort: Effort, tell: Callable[[str], object
         met={},
         laps=laps,
     )
+
+
+def necessary_operations(lab: Lab, pair: Pair) -> int:
+    """Floating-point operations of a run of ours, without what it computes again to save memory.
+
+    That is counted by giving it half of the free memory for once.
+    """
+    if pair.method is None:
+        return count_operations(pair.ours)
+    usual = pair.method.memory
+    pair.method.memory = max(usual, (available_memory(lab.device) or 0) // 2)
+    try:
+        return count_operations(pair.ours)
+    finally:
+        pair.method.memory = usual
 
 
 def baseline_sizes(lab: Lab, entry: Entry, pair: Pair) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from selfprompt.methods.base import Method, TrainingSource, build_method
 from selfprompt.perf.cases import Size
 from selfprompt.perf.epochs import epochs
 from selfprompt.perf.kmeans import clustered, inertia
-from selfprompt.perf.lab import Lab, Noise, Pair, adamw, compare_losses, compiled, learned_by_name, training_step
+from selfprompt.perf.lab import Lab, Noise, Pair, adamw, compare_losses, learned_by_name, training_step
 from selfprompt.perf.measure import Run
 from selfprompt.perf.memory import saved_for_backward
 from selfprompt.perf.plain_vit import PlainPrompted, PlainViT, plain_vit
@@ -50,7 +50,7 @@ def spt_step(lab: Lab, size: Size, pooling: str = "cls") -> Pair:
             "ours": _saved(lab, method, lambda: ours()[0]) // size.batch,
         }
 
-    step = training_step(lab, compiled(lab, lambda *batch: method.loss(*batch).total), adamw(method))
+    step = training_step(lab, lambda *batch: method.loss(*batch).total, adamw(method))
     return Pair(partial(step, images, labels), plain_at, compare, size.batch, activations)
 
 

@@ -198,9 +198,9 @@ class Tower(nn.Module):
             tokens = checkpoint(step, tokens, use_reentrant=False) if recompute else step(tokens)
         return self.pool(tokens, inputs, pooling)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Let ``torch.compile`` make kernels for the blocks; needs a C++ compiler or a GPU, and a slow first step."""
-        self.step = torch.compile(run)
+        self.step = torch.compile(run, backend=backend)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever is asked."""
