@@ -135,7 +135,7 @@ LIBRARIES = {
     "yaml": ("recipe",),
     "PIL": ("data", "report", "cli.demo_page"),
     "torchvision": ("data",),
-    "sklearn": ("prompters.prototypes", "methods.lpclip", "analysis", "perf.kmeans"),
+    "sklearn": ("methods.lpclip", "analysis", "perf.kmeans"),
     "torchmetrics": ("evaluate.metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "train.progress"),

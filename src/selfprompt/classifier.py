@@ -168,7 +168,7 @@ class Classifier:
 
         Args:
             names: At least two, all different.
-            check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list) or be a single one.
+            check: Whether to refuse others. A published protocol's may repeat (ImageNet's list) or be a single one.
 
         Raises:
             ValueError: If the method's head belongs to its training classes.

@@ -12,7 +12,8 @@ from torch import Tensor
 import selfprompt
 from selfprompt.classifier import Classifier
 from selfprompt.methods.sep import SEP, load_authors, own_name
-from selfprompt.prompters.prototypes import Start, cluster, prototypes
+from selfprompt.prompters.kmeans import cluster
+from selfprompt.prompters.prototypes import Start, prototypes
 from selfprompt.text import template_features, word_embeddings
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 

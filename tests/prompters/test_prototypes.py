@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from selfprompt.prompters.kmeans import cluster
 from selfprompt.prompters.prototypes import (
     IMAGES_AT_ONCE,
     TOKENS_PER_CENTRE,
     Draw,
     Start,
-    cluster,
     draw_candidates,
     gather,
     layer_tokens,

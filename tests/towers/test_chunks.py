@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from selfprompt.prompters.static import Scatter
 from selfprompt.towers.base import TextTower
-from selfprompt.towers.chunks import CHUNK, KEPT, encode_in_chunks
+from selfprompt.towers.chunks import CHUNK, FEW, KEPT, chunk_sizes, encode_in_chunks
 from selfprompt.towers.openclip import clip_towers
 from tests.towers.tiny import clip, texts
 
-LENGTHS = tuple(4 + number % 9 for number in range(CHUNK + 50))
+LENGTHS = tuple(4 + number % 9 for number in range(CHUNK + 50))  # of texts
 COST = 4 * KEPT
 
 
@@ -43,14 +45,16 @@ def test_a_budget_decides_what_is_computed_again() -> None:
     text, ids = tower(), texts(LENGTHS[:64])
     cost = ids.numel() * COST * text.depth * text.width
     prompts = torch.zeros(2, text.width, requires_grad=True)
-    runs = {}
-    for memory in (cost, cost // 2, 0):
+    again = {}
+    for memory in (2 * cost, cost // 2, 0):
         calls: list[int] = []
-        encoded(text, ids, prompts, memory, calls).sum().backward()
-        runs[memory] = len(calls)
-    assert runs[cost] == 1  # kept whole
-    assert 3 < runs[cost // 2] < 8  # some kept, some twice
-    assert runs[0] == 2 * 64  # one at a time, all twice
+        found = encoded(text, ids, prompts, memory, calls)
+        first = len(calls)
+        found.sum().backward()
+        again[memory] = (len(calls) - first) / first
+    assert again[2 * cost] == 0
+    assert 0 < again[cost // 2] < 1
+    assert again[0] == 1
 
 
 def test_without_gradients_nothing_is_computed_again() -> None:
@@ -58,14 +62,23 @@ def test_without_gradients_nothing_is_computed_again() -> None:
     calls: list[int] = []
     with torch.no_grad():
         encoded(text, ids, torch.zeros(2, text.width), 10**9, calls)
-    assert len(calls) == 2
+    assert len(calls) == len(chunk_sizes(sorted(LENGTHS, reverse=True), CHUNK))
+
+
+@given(st.lists(st.integers(3, 77), min_size=1, max_size=400), st.integers(1, CHUNK))
+def test_chunks_hold_all_texts_and_are_neither_large_nor_needlessly_small(lengths: list[int], most: int) -> None:
+    lengths = sorted(lengths, reverse=True)
+    sizes = chunk_sizes(lengths, most)
+    assert sum(sizes) == len(lengths)
+    assert max(sizes) <= most
+    assert all(size >= min(FEW, most) for size in sizes[:-1])
 
 
 def test_chunks_end_where_their_own_texts_do() -> None:
-    text, lengths = tower(), (4,) * CHUNK + (9,) * 10
+    text, lengths = tower(), (4,) * CHUNK + (9,) * FEW
     calls: list[int] = []
     encoded(text, texts(lengths), torch.zeros(2, text.width, requires_grad=True), 10**9, calls)
-    assert calls == [4, 9]
+    assert calls == [9, 4]
 
 
 def test_a_tower_that_is_not_causal_reads_all_tokens() -> None:

@@ -205,9 +205,9 @@ class Method(nn.Module):
         """Unit features of the classes, (C, E); for methods that have a text tower."""
         raise NotImplementedError
 
-    def encode_texts(self, encode: Encode, *, reach: int = 0) -> Tensor:
+    def encode_texts(self, encode: Encode, *, reach: int = 0, shared: int = 0) -> Tensor:
         """Features of the class texts ``ids``, (C, E), in chunks that keep to ``memory``; see ``encode_in_chunks``."""
-        return encode_in_chunks(self.text, self.ids, encode, reach=reach, memory=self.memory)
+        return encode_in_chunks(self.text, self.ids, encode, reach=reach, shared=shared, memory=self.memory)
 
     def class_features(self) -> Tensor:
         """``encode_classes()``, computed once for as long as no tuned tensor changes, unless gradients are wanted."""
@@ -231,7 +231,7 @@ class Method(nn.Module):
 
         Args:
             names: At least two, all different.
-            check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list) or be a single one.
+            check: Whether to refuse others. A published protocol's may repeat (ImageNet's list) or be a single one.
 
         Raises:
             ValueError: If the method's classifier belongs to its training classes, or the names are wrong.

@@ -78,12 +78,13 @@ class CoOp(Method):
         return self.text.causal and self.options.position == "end" and not self.options.class_specific
 
     def encode_classes(self) -> Tensor:
+        shared = 1 + len(self.context) if self.shares_opening else 0
+
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             context = self.context[rows] if self.options.class_specific else self.context
-            prompter = Scatter(context, self.slots[rows])
-            return self.text(ids, prompter, shared=1 + len(context) if self.shares_opening else 0)
+            return self.text(ids, Scatter(context, self.slots[rows]), shared=shared)
 
-        return unit(self.encode_texts(encode))
+        return unit(self.encode_texts(encode, shared=shared))
 
     def image_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Unit features of images from the frozen tower, (B, E)."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
 from selfprompt.methods.heads import unit
 from selfprompt.prompters.fusion import Fuse, by_layer, fusion_modules, take_strongest
-from selfprompt.prompters.prototypes import cluster, prototypes
+from selfprompt.prompters.kmeans import cluster
+from selfprompt.prompters.prototypes import prototypes
 from selfprompt.text import (
     PHOTO,
     check_slots,

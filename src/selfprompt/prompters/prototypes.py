@@ -19,10 +19,10 @@ from itertools import pairwise
 from random import Random
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from selfprompt.prompters.kmeans import cluster
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import VisionTower
 
@@ -30,9 +30,9 @@ Start = Literal["random", "mean", "max", "kmeans"]
 Windows = list[tuple[int, int]]
 
 IMAGES_AT_ONCE = 8  # enough for full speed on a CPU, and a ViT-B/16 then needs under 100 MB
-TOKENS_PER_CENTRE = 192  # k-means over more than this many tokens a centre changes the inertia by 1 to 2 %
+TOKENS_PER_CENTRE = 256  # k-means over more than this many tokens a centre changes the inertia by about 1 %
 KMEANS_IMAGES = 256  # and at least so many images, because the tokens of one image are alike
-KMEANS_BYTES = 80_000_000  # of tokens that wait for k-means; one pass over the images for 20 deep prompts of a ViT-B
+KMEANS_BYTES = 100_000_000  # of tokens that wait for k-means; one pass over the images for 20 deep prompts of a ViT-B
 
 
 class SampleSource(Protocol):
@@ -245,31 +245,6 @@ def _batches(images: Sequence[int], deepest: Mapping[int, int], size: int) -> li
     return batches
 
 
-def cluster(tokens: Tensor, count: int, *, seed: int = 0, restarts: int = 10) -> Tensor:
-    """Euclidean k-means centres of the tokens, (count, D).
-
-    Each start runs for a few of Lloyd's iterations; the best then runs to the end. That is within 3 % of running all
-    ten to the end, at a quarter of the time. Tokens of fewer than 32 bits have centres of 32.
-
-    Args:
-        tokens: (M, D) with M >= count.
-        seed: Of the starts.
-        restarts: Number of starts (k-means++).
-
-    Raises:
-        ValueError: If there are fewer tokens than centres.
-    """
-    from sklearn.cluster import KMeans  # takes two seconds to import, and only this start needs it
-
-    if len(tokens) < count:
-        raise ValueError(f"{count} k-means prompts need as many tokens, got {len(tokens)}.")
-    dtype = torch.promote_types(tokens.dtype, torch.float32)
-    points = tokens.detach().to("cpu", dtype, copy=True).numpy()  # a copy of ours, so that scikit-learn makes none
-    rough = KMeans(count, n_init=restarts, max_iter=8, random_state=seed, copy_x=False).fit(points)
-    best = KMeans(count, init=rough.cluster_centers_, n_init=1, max_iter=100, copy_x=False).fit(points)
-    return torch.from_numpy(np.ascontiguousarray(best.cluster_centers_)).to(tokens.device)
-
-
 def prototypes(
     tower: VisionTower,
     source: SampleSource,
@@ -311,7 +286,7 @@ def prototypes(
 
 
 def _kmeans_sample(images: int, patches: int, count: int) -> tuple[int, int]:
-    """Tokens a layer and images that k-means looks at: 192 a centre, from 256 images or as many as offer enough."""
+    """Tokens a layer and images that k-means looks at: 256 a centre, from 256 images or as many as offer enough."""
     tokens = TOKENS_PER_CENTRE * count
     images = min(images, max(KMEANS_IMAGES, math.ceil(tokens / patches)))
     return min(tokens, images * patches), images

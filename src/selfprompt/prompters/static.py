@@ -45,8 +45,11 @@ class Static:
         if index + 1 < len(self.prompts):  # the next block has prompts of its own
             if index > 0:
                 return block(tokens, beside=self._for_batch(index, tokens))
-            shared = tokens.prompts if self.dropout else tokens.prompts[:1]
-            return block(tokens.drop(), beside=shared)
+            first = (
+                tokens.prompts if self.dropout else tokens.prompts[:1]
+            )  # a norm before block 0 may have changed them
+            others = tokens.drop()  # no prompt has touched them yet, so no gradient passes through them
+            return block(others._replace(x=others.x.detach()), beside=first.clone())
         return block(tokens.insert(self._for_batch(index, tokens)) if 0 < index < len(self.prompts) else tokens)
 
     def _for_batch(self, index: int, tokens: Tokens) -> Tensor:
