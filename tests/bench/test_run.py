@@ -79,8 +79,9 @@ def test_domains_and_data_sets(root, tmp_path):
     found = results["zero-shot"]["evaluations"]
     assert (found["dark"]["correct"], found["dark"]["total"]) == counted(root, CLASSES[1:], part="dark")
     assert (found["source"]["correct"], found["source"]["total"]) == counted(root, CLASSES)
-    assert results["linear"]["evaluations"]["dark"] is None, "the domain has other classes"
-    _, results = bench(root, tmp_path, "zero-shot", "cross-dataset", targets={"animals": ("food",)})
+    assert (results["linear"]["restricted"], results["zero-shot"]["restricted"]) == (["dark"], [])
+    assert list(results["linear"]["evaluations"]["dark"]["per_class"]) == list(CLASSES[1:])
+    _, results = bench(root, tmp_path, "zero-shot,linear", "cross-dataset", targets={"animals": ("food",)})
     found = results["zero-shot"]["evaluations"]
     assert (found["food"]["correct"], found["food"]["total"]) == counted(root, CLASSES, name="food")
 

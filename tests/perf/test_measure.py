@@ -176,11 +176,17 @@ def test_differences_are_relative_to_the_largest_entry() -> None:
     assert worst([1.0, float("nan"), 2.0]) != 2
 
 
+def test_gradients_of_numbers_that_stand_alone_count_as_one_vector() -> None:
+    ours = {"a": torch.tensor([1.0]), "b": torch.tensor([-4.0])}
+    plain = {"a": torch.tensor([1.2]), "b": torch.tensor([-4.0])}
+    assert gradient_difference(plain, ours) == pytest.approx(0.05)
+
+
 def test_a_small_gradient_counts_as_a_hundredth_of_the_largest() -> None:
-    ours = {"a": torch.tensor([10.0]), "b": torch.tensor([1e-4])}
-    plain = {"a": torch.tensor([10.0]), "b": torch.tensor([2e-4])}
+    ours = {"a": torch.tensor([10.0, 1.0]), "b": torch.tensor([1e-4, 0.0])}
+    plain = {"a": torch.tensor([10.0, 1.0]), "b": torch.tensor([2e-4, 0.0])}
     assert gradient_difference(plain, ours) == pytest.approx(1e-3)
-    other = {"a": torch.tensor([10.0])}
+    other = {"a": torch.tensor([10.0, 1.0])}
     assert gradient_difference(other, ours) != gradient_difference(other, ours)
     module = nn.Linear(2, 1)
     module.bias.requires_grad_(False)

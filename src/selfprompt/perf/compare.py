@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 TOLERANCE = 1e-4
 SMALL = 1e-2
-"""A gradient's tensor counts as at least this share of the largest: sums that cancel have no digits of their own."""
+"""A learned tensor's gradient counts as at least this share of the largest one: what hardly moves needs no digits."""
 
 
 def difference(plain: Tensor, ours: Tensor, *, size: float = 0.0) -> float:
@@ -26,12 +26,19 @@ def difference(plain: Tensor, ours: Tensor, *, size: float = 0.0) -> float:
 def gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:
     """The largest difference over the gradients of all learned tensors, each relative to its own largest entry.
 
+    Learned numbers that stand alone count as one vector: each gradient is a long sum, which may cancel and then has no
+    digits of its own.
+
     Not a number where the learned tensors differ by name.
     """
     if plain.keys() != ours.keys():
         return math.nan
     floor = SMALL * max(float(gradient.abs().max()) for gradient in ours.values())
-    return worst(difference(plain[name], gradient, size=floor) for name, gradient in ours.items())
+    alone = max((float(gradient.abs()) for gradient in ours.values() if gradient.numel() == 1), default=0.0)
+    return worst(
+        difference(plain[name], gradient, size=max(floor, alone) if gradient.numel() == 1 else floor)
+        for name, gradient in ours.items()
+    )
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

@@ -29,41 +29,42 @@ def cluster(points: Tensor, count: int, *, seed: int = 0, restarts: int = 10) ->
     points = points.detach().to("cpu", torch.promote_types(points.dtype, torch.float32))  # to the same bits each time
     middle = points.mean(dim=0)
     points = points - middle  # distances are differences of squares, which should not be large
-    starts = [_lloyd(points, _spread(points, count, generator), ROUGH) for _ in range(restarts)]
+    squares = torch.linalg.vector_norm(points, dim=1).square()
+    starts = [_lloyd(points, squares, _spread(points, squares, count, generator), ROUGH) for _ in range(restarts)]
     best, _ = min(starts, key=lambda found: found[1])
-    return (_lloyd(points, best, ENOUGH)[0] + middle).to(device)
+    return (_lloyd(points, squares, best, ENOUGH)[0] + middle).to(device)
 
 
-def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    """(M, D), (K, D) -> (M, K)."""
+def _squared_distances(points: Tensor, squares: Tensor, centres: Tensor) -> Tensor:
+    """Points (M, D), their squared lengths (M,) and centres (K, D) to (M, K)."""
     between = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2)
-    return between.add_(points.square().sum(dim=1, keepdim=True)).clamp_(min=0)
+    return between.add_(squares[:, None]).clamp_(min=0)
 
 
-def _spread(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _spread(points: Tensor, squares: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++: each next centre is the best of a few points drawn by their squared distance to the nearest.
 
     Source: Arthur and Vassilvitskii 2007, sections 2.2 and 5 (their remark on several candidates a step).
     """
     candidates = 2 + int(math.log(count))
     chosen = torch.randint(len(points), (1,), generator=generator)
-    nearest = _squared_distances(points, points[chosen])[:, 0]
+    nearest = _squared_distances(points, squares, points[chosen])[:, 0]
     for _ in range(count - 1):
         nearest[chosen] = 0  # instead of what rounding leaves
         chance = nearest if nearest.any() else torch.ones_like(nearest)
         drawn = torch.multinomial(chance, candidates, replacement=True, generator=generator)
-        closer = _squared_distances(points, points[drawn]).minimum(nearest[:, None])
+        closer = _squared_distances(points, squares, points[drawn]).minimum(nearest[:, None])
         best = int(closer.sum(dim=0).argmin())
         chosen, nearest = torch.cat([chosen, drawn[best, None]]), closer[:, best].clone()
     return points[chosen]
 
 
-def _lloyd(points: Tensor, centres: Tensor, iterations: int) -> tuple[Tensor, float]:
+def _lloyd(points: Tensor, squares: Tensor, centres: Tensor, iterations: int) -> tuple[Tensor, float]:
     """Move centres to the means of their points; gives them and the sum of squared distances before the last move."""
-    still = STILL * float(points.square().mean())
+    still = STILL * float(squares.mean()) / points.shape[1]
     inertia = math.inf
     for _ in range(iterations):
-        nearest = _squared_distances(points, centres).min(dim=1)
+        nearest = _squared_distances(points, squares, centres).min(dim=1)
         inertia = float(nearest.values.sum())
         owned = torch.bincount(nearest.indices, minlength=len(centres))[:, None]
         sums = torch.zeros_like(centres).index_add_(0, nearest.indices, points)
