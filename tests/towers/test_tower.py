@@ -66,7 +66,7 @@ def test_compiled_blocks_compute_the_same(index: int) -> None:
 def test_texts_share_an_opening_only_where_they_are_causal() -> None:
     text = clip_towers(clip(text={"no_causal_mask": True}))[1]
     with pytest.raises(ValueError, match="causal"):
-        text(texts(), shared=1)
+        text.opening(texts()[:1, :1])
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def test_an_opening_that_texts_share_runs_once(variant: str, shared: int) -> Non
     text = clip_towers(clip(**test_openclip.VARIANTS[variant]))[1]
     ids = texts()
     ids[:, :shared] = ids[0, :shared]
-    assert_same(text(ids, shared=shared), text(ids))
+    assert_same(text(ids, after=text.opening(ids[:1, :shared])), text(ids))
 
 
 @torch.no_grad()

@@ -79,10 +79,13 @@ class CoOp(Method):
 
     def encode_classes(self) -> Tensor:
         shared = 1 + len(self.context) if self.shares_opening else 0
+        opening: tuple[Tensor, ...] = ()
+        if shared:
+            opening = self.text.opening(self.ids[:1, :shared], Scatter(self.context, self.slots[:1]))
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             context = self.context[rows] if self.options.class_specific else self.context
-            return self.text(ids, Scatter(context, self.slots[rows]), shared=shared)
+            return self.text(ids, Scatter(context, self.slots[rows]), after=opening)
 
         return unit(self.encode_texts(encode, shared=shared))
 

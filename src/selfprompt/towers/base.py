@@ -1,6 +1,6 @@
 """The frozen transformer as a token stream: the only block loop of the library; knows no upstream family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, Self, get_args
 
@@ -336,6 +336,29 @@ class TextTower(Tower):
         """The one token that stands for the text, (C, 1)."""
         return self.ends(inputs)[:, None]
 
+    def opening(self, ids: Tensor, prompter: Prompter | None = None) -> tuple[Tensor, ...]:
+        """What many causal texts open with, run once for all of them.
+
+        What stands at a position depends on nothing behind it, so the keys and values of an opening serve every text.
+
+        Args:
+            ids: Token ids of the opening, (1, S).
+            prompter: It edits the tokens in ``start`` only, the opening of all texts alike.
+
+        Returns:
+            What enters each block, (S, D); for ``forward``'s ``after``.
+
+        Raises:
+            ValueError: If the tower is not causal.
+        """
+        if not self.causal:
+            raise ValueError("Texts can share their opening in a causal text tower only.")
+        tokens = self.embed(ids)
+        streams = [self.enter(tokens if prompter is None else prompter.start(tokens))]
+        for index in range(self.depth - 1):
+            streams.append(self.block(index, streams[-1]))
+        return tuple(stream.x[0] for stream in streams)
+
     def forward(
         self,
         inputs: Tensor,
@@ -343,33 +366,25 @@ class TextTower(Tower):
         *,
         pooling: Pooling = "native",
         recompute: bool = False,
-        shared: int = 0,
+        after: Sequence[Tensor] = (),
     ) -> Tensor:
         """Encode texts.
 
-        What stands at a position of a causal text depends on nothing behind it, so the keys and values of an opening
-        that all texts share serve every one of them: it runs once.
-
         Args:
             inputs: Token ids, (C, L).
-            prompter: What edits the tokens; with a shared opening in ``start`` only, the opening of all texts alike.
+            prompter: What edits the tokens; with an opening in ``start`` only.
             pooling: "native" alone.
             recompute: Save memory: keep one sequence per block and compute the rest again for gradients.
-            shared: Number of tokens with which all texts open, fewer than any has before its end.
+            after: From ``opening``: what all these texts begin with, shorter than any of them.
 
         Returns:
             Features, (C, E).
-
-        Raises:
-            ValueError: If an opening is to be shared by texts that are not causal.
         """
-        if not shared:
+        if not after:
             return super().forward(inputs, prompter, pooling=pooling, recompute=recompute)
-        if not self.causal:
-            raise ValueError("Texts can share their opening in a causal text tower only.")
-        tokens = self.embed(inputs)
+        tokens, shared = self.embed(inputs), len(after[0])
         x = self.enter(tokens if prompter is None else prompter.start(tokens)).x
-        opening, rest, ids = Tokens(x[:1, :shared], 0), Tokens(x[:, shared:], 0), inputs[:, shared:]
+        rest, ids = Tokens(x[:, shared:], 0), inputs[:, shared:]
         for index in range(self.depth - 1):
-            rest, opening = self.block(index, rest, beside=opening.x[0]), self.block(index, opening)
-        return self.pool(self.last_block(rest, ids, pooling, beside=opening.x[0]), ids, pooling)
+            rest = self.block(index, rest, beside=after[index])
+        return self.pool(self.last_block(rest, ids, pooling, beside=after[-1]), ids, pooling)

@@ -32,7 +32,7 @@ def encode_in_chunks(
         ids: Token ids, (C, L).
         encode: Encodes some of them; a text's features must not depend on the other texts.
         reach: Positions that a prompter reads whatever the text (see ``text.useful_length``).
-        shared: Tokens at the start that ``encode`` runs only once.
+        shared: Tokens at the start that run only once for all.
         memory: Bytes that may be kept for gradients.
     """
     longest = ids.shape[1] - shared
