@@ -372,7 +372,7 @@ class TextTower(Tower):
 
         Args:
             inputs: Token ids, (C, L).
-            prompter: What edits the tokens; with an opening in ``start`` only.
+            prompter: What edits the tokens; after an opening only tokens behind it, apart from ``start``.
             pooling: "native" alone.
             recompute: Save memory: keep one sequence per block and compute the rest again for gradients.
             after: From ``opening``: what all these texts begin with, shorter than any of them.
@@ -383,8 +383,12 @@ class TextTower(Tower):
         if not after:
             return super().forward(inputs, prompter, pooling=pooling, recompute=recompute)
         tokens, shared = self.embed(inputs), len(after[0])
-        x = self.enter(tokens if prompter is None else prompter.start(tokens)).x
-        rest, ids = Tokens(x[:, shared:], 0), inputs[:, shared:]
-        for index in range(self.depth - 1):
-            rest = self.block(index, rest, beside=after[index])
-        return self.pool(self.last_block(rest, ids, pooling, beside=after[-1]), ids, pooling)
+        tokens = self.enter(tokens if prompter is None else prompter.start(tokens))
+        tokens = Tokens(tokens.x[:, shared:], max(0, tokens.prefix - shared), tokens.count)
+        whole, inputs = prompter is not None and getattr(prompter, "looks_back", True), inputs[:, shared:]
+        for index, opening in enumerate(after):
+            block: Callable[..., Tokens] = partial(self.block, index, beside=opening)
+            if index == self.depth - 1:
+                block = partial(self.last_block, inputs=inputs, pooling=pooling, whole=whole, beside=opening)
+            tokens = block(tokens) if prompter is None else prompter.layer(index, block, tokens)
+        return self.pool(tokens, inputs, pooling)
