@@ -7,6 +7,7 @@ features whitened, and the table as the mean features of each concept's drawings
 than from random vectors.
 """
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from pretraining.concepts import Forbidden, read_emoji
 from pretraining.mae import mae_state
 from pretraining.samples import Samples, compose, normalised, read_samples
 from pretraining.training import Average, Clock, Optimizers, resume, save
-from selfprompt.towers.embedded import EmbeddedTokenizer, build_clip
+from selfprompt.towers.embedded import EmbeddedTokenizer, weights_file
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SEEN = 0.28125
@@ -57,6 +58,13 @@ class Glance(nn.Module):
             return x
         chosen = x[:, 1:].gather(1, self.kept[..., None].expand(-1, -1, x.shape[2]))
         return torch.cat([x[:, :1], chosen], dim=1)
+
+
+def build_clip() -> CLIP:
+    """The embedded CLIP as ``clip.json`` has it, with weights drawn from the global random state."""
+    config = json.loads(weights_file("clip").with_suffix(".json").read_text())
+    vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+    return CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text, quick_gelu=False)
 
 
 class Pretrainer(nn.Module):

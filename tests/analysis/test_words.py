@@ -57,7 +57,7 @@ def test_deep_prompts_are_read_at_the_input() -> None:
 
 def test_pieces_of_words_are_marked() -> None:
     _, tokenizer = backbone("clip").text_side()
-    whole, piece = tokenizer.encoder["dog</w>"], tokenizer.encoder["do"]
+    whole, piece = tokenizer.ids["dog</w>"], tokenizer.ids["do"]
     assert (spelled(tokenizer, whole), spelled(tokenizer, piece)) == ("dog", "do-")
-    assert spelled(tokenizer, tokenizer.eot_token_id) == "<end_of_text>"
+    assert spelled(tokenizer, tokenizer.end) == "<end_of_text>"
     assert spelled(lambda texts: texts, 7) == "token 7"  # a tokenizer that cannot spell

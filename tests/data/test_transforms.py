@@ -49,6 +49,15 @@ def test_train_equals_torchvision(seed: int, width: int, height: int, smallest: 
     assert torch.equal(train_transform(Preprocess(), scale=scale).pixels(image, generator), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["bicubic", "bilinear", "nearest"]), st.booleans())
+def test_eval_equals_torchvision(width: int, height: int, interpolation: str, squash: bool) -> None:
+    image = picture(width, width, height)
+    theirs = v2.Compose([v2.Resize([16, 16] if squash else 16, InterpolationMode(interpolation)), v2.CenterCrop(16)])
+    ours = eval_transform(Preprocess(interpolation=interpolation, mode="squash" if squash else "shortest"))
+    assert torch.equal(ours.pixels(image), v2.functional.pil_to_tensor(theirs(image)))
+
+
 def test_normalise_is_the_same_for_one_and_for_many() -> None:
     transform = eval_transform(Preprocess())
     images = [picture(seed) for seed in range(3)]

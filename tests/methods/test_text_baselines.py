@@ -13,7 +13,7 @@ from selfprompt.methods import prograd as prograd_module
 from selfprompt.methods.cocoop import CoCoOp
 from selfprompt.methods.coop import CoOp
 from selfprompt.methods.prograd import ProGrad, without_conflict
-from selfprompt.methods.promptsrc import TEMPLATES, PromptSRC, epoch_weights
+from selfprompt.methods.promptsrc import PromptSRC, epoch_weights, templates
 from selfprompt.methods.tcp import TCP, behind_words, chosen_block
 from selfprompt.prompters.static import Static
 from selfprompt.text import PHOTO, class_ids, fill, template_features, word_embeddings
@@ -256,10 +256,10 @@ def regulated(**options: Any) -> PromptSRC:
 
 @torch.no_grad()
 def test_targets_are_the_mean_of_60_templates() -> None:
-    assert len(set(TEMPLATES)) == 60
-    assert PHOTO in TEMPLATES
+    assert len(set(templates())) == 60
+    assert PHOTO in templates()
     method = regulated()
-    raw = [method.text(class_ids(backbone("clip"), fill(template, NAMES))) for template in TEMPLATES]
+    raw = [method.text(class_ids(backbone("clip"), fill(template, NAMES))) for template in templates()]
     with counted(method) as calls:
         assert close(method.text_targets(), F.normalize(torch.stack(raw).sum(dim=0), dim=-1))
         assert method.text_targets() is method.text_targets()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from selfprompt.towers import load
+from selfprompt.towers.assemble import clip_backbone
 from selfprompt.towers.backbone import Backbone, Preprocess
 from selfprompt.towers.load import list_backbones, load_backbone
 from selfprompt.towers.openclip import clip_towers
@@ -101,11 +102,18 @@ def test_embedded_weights_are_those_of_the_manifest(name: str) -> None:
 def test_open_clip_reads_the_embedded_architecture_and_weights() -> None:
     folder = load.embedded.weights_file("clip").parent
     open_clip.add_model_config(folder / "clip.json")
-    model = open_clip.create_model("clip", pretrained=str(folder / "clip.safetensors"))
+    model = open_clip.create_model("clip", pretrained=str(folder / "clip.safetensors")).eval()
     backbone = load_backbone("embedded/clip")
-    pixels = images(size=(64, 64))
+    text, tokenizer = backbone.text_side()
+    theirs = clip_backbone("clip", model, tokenizer, images={})
+    assert (theirs.fingerprint, theirs.preprocess) == (backbone.fingerprint, backbone.preprocess)
+    pixels, ids = images(size=(64, 64)), tokenizer(["a photo of a cat.", "tiger", ""])
     with torch.no_grad():
-        assert_same(backbone.vision(pixels), model.eval().encode_image(pixels))
+        assert_same(backbone.vision(pixels), model.encode_image(pixels))
+        assert_same(text(ids), model.encode_text(ids))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(backbone.vision(pixels), theirs.vision(pixels))
+            assert torch.equal(text(ids), theirs.text_side()[0](ids))
 
 
 def test_loading_leaves_the_random_state_alone() -> None:
@@ -171,7 +179,7 @@ def test_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("We couldn't connect to the hub.\nMore lines.")
 
     monkeypatch.setattr(timm, "create_model", fail)
-    monkeypatch.setattr(load.open_clip, "create_model", fail)
+    monkeypatch.setattr(open_clip, "create_model", fail)
     with pytest.raises(RuntimeError, match=rf"Could not get the weights of {name}: We couldn't .*@<file>\.$"):
         load_backbone(name)
 
@@ -183,7 +191,7 @@ def test_openai_tag_asks_for_quickgelu(monkeypatch: pytest.MonkeyPatch) -> None:
         asked[name] = options
         raise OSError("offline")
 
-    monkeypatch.setattr(load.open_clip, "create_model", create)
+    monkeypatch.setattr(open_clip, "create_model", create)
     for tag, quick in (("openai", True), ("laion2b_s34b_b88k", False)):
         with pytest.raises(RuntimeError):
             load_backbone(f"open_clip/ViT-B-16/{tag}")
@@ -196,7 +204,7 @@ def test_open_clip_random_and_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
         backbone = load_backbone("open_clip/ViT-S-32/random")
     assert "No pretrained weights" not in caplog.text
     assert backbone.note.startswith("open_clip/ViT-S-32/random: random weights")
-    model = load.open_clip.create_model("ViT-S-32")
+    model = open_clip.create_model("ViT-S-32")
     model.logit_scale.data = model.logit_scale.data.reshape(1)  # some files store a list of one
     torch.save(
         {"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}},
@@ -287,4 +295,4 @@ def test_recommended_names_exist() -> None:
                 load._check_timm(name, rest)
             else:
                 load._check_open_clip(name, rest.split("/")[0])
-                assert rest.split("/")[1] in load.open_clip.list_pretrained_tags_by_model(rest.split("/")[0])
+                assert rest.split("/")[1] in open_clip.list_pretrained_tags_by_model(rest.split("/")[0])

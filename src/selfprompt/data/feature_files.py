@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("selfprompt", "torch", "torchvision", "pillow")
+LIBRARIES = ("selfprompt", "torch", "pillow")
 """What decodes, resizes and computes: another version may give other bits."""
 
 

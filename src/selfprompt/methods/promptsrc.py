@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
 from selfprompt.methods.base import LossTerms
@@ -13,9 +12,6 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.ivlp import IVLP, IVLPOptions
 from selfprompt.text import class_ids, fill
 from selfprompt.towers.load import Backbone
-
-TEMPLATES = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:60])
-"""The authors' choice: the first 60 of CLIP's 80 templates for ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class PromptSRC(IVLP):
         """Unit class features from 60 templates and the frozen text tower, (C, E); computed once."""
         if self.frozen_texts is None:
             with torch.autocast(self.ids.device.type, enabled=False):
-                texts = (class_ids(self.backbone, fill(template, self.classes)) for template in TEMPLATES)
+                texts = (class_ids(self.backbone, fill(template, self.classes)) for template in templates())
                 self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
         return self.frozen_texts
 
@@ -124,3 +120,10 @@ def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
     """How much the end of each epoch counts, (epochs,), float64: a normal density at 1..epochs, scaled to sum to 1."""
     steps = torch.arange(1, epochs + 1, dtype=torch.float64)
     return torch.softmax(-((steps - mean) ** 2) / (2 * std**2), dim=0)
+
+
+def templates() -> list[str]:
+    """The authors' choice: the first 60 of CLIP's 80 templates for ImageNet."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes longer than predicting
+
+    return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:60]]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from torch import Tensor
 
 from selfprompt.methods.base import Method
@@ -46,14 +45,18 @@ class ZeroShot(Method):
         self, backbone: Backbone, classes: Sequence[str], options: ZeroShotOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        ensembles = {
-            "none": [options.template],
-            "simple": [t("{}") for t in SIMPLE_IMAGENET_TEMPLATES],
-            "full": [t("{}") for t in OPENAI_IMAGENET_TEMPLATES],
-        }
-        features = [template_features(backbone, template, self.classes) for template in ensembles[options.ensemble]]
+        templates = [options.template] if options.ensemble == "none" else ensemble(options.ensemble)
+        features = [template_features(backbone, template, self.classes) for template in templates]
         texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.class_logits(unit(self.frozen_features(images, frozen)), self.texts)
+
+
+def ensemble(size: Literal["simple", "full"]) -> list[str]:
+    """CLIP's 7 or 80 templates for ImageNet."""
+    import open_clip  # takes longer than predicting
+
+    templates = open_clip.SIMPLE_IMAGENET_TEMPLATES if size == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
+    return [template("{}") for template in templates]

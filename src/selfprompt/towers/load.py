@@ -1,4 +1,7 @@
-"""Backbones by name: each form of name, the model it stands for, and what the errors say about the rest."""
+"""Backbones by name: each form of name, the model it stands for, and what the errors say about the rest.
+
+timm and open_clip are imported where they are used: that takes longer than predicting with the embedded CLIP.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -6,14 +9,11 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-import open_clip
-import timm
 import torch
 
-from selfprompt.towers import assemble, embedded
+from selfprompt.towers import embedded
 from selfprompt.towers.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.towers.checkpoints import load_strict, read_checkpoint
-from selfprompt.towers.timm_vit import why_unsupported
 
 __all__ = ["Backbone", "Preprocess", "Tokenizer", "list_backbones", "load_backbone"]
 
@@ -72,6 +72,8 @@ def load_backbone(name: str) -> Backbone:
 
 
 def _load_file(name: str, rest: str) -> Backbone:
+    from selfprompt.towers import assemble
+
     return assemble.backbone_of_file(name, read_checkpoint(rest))
 
 
@@ -79,16 +81,23 @@ def _load_embedded(name: str, rest: str) -> Backbone:
     if rest not in ("clip", "mae"):
         raise _unknown(name, ["embedded/clip", "embedded/mae"])
     with _seeded():
-        model = embedded.build_clip() if rest == "clip" else embedded.build_mae()
+        model = embedded.EmbeddedClip() if rest == "clip" else embedded.build_mae()
     path = embedded.weights_file(rest)
     load_strict(model, read_checkpoint(path).state, path)
     note = f"{name}: a small backbone that ships with the package: for trying and testing, not for photographs"
-    if rest == "clip":
-        return assemble.clip_backbone(name, model, embedded.EmbeddedTokenizer(), images={}, note=note)
+    if isinstance(model, embedded.EmbeddedClip):
+        return model.backbone(name, note)
+
+    from selfprompt.towers import assemble
+
     return assemble.vit_backbone(name, model, layout="mae", statistics=embedded.MAE_STATISTICS, note=note)
 
 
 def _load_timm(name: str, rest: str) -> Backbone:
+    import timm
+
+    from selfprompt.towers import assemble
+
     model_name, _, file = rest.partition("@")
     random = not file and model_name.endswith("/random")
     model_name = model_name.removesuffix("/random")
@@ -107,6 +116,10 @@ def _load_timm(name: str, rest: str) -> Backbone:
 
 
 def _load_open_clip(name: str, rest: str) -> Backbone:
+    import open_clip
+
+    from selfprompt.towers import assemble
+
     model_name, _, file = rest.partition("@")
     tag = ""
     if not file:
@@ -129,16 +142,22 @@ def _load_open_clip(name: str, rest: str) -> Backbone:
 
 
 def _random_vit(model_name: str) -> Any:
+    import timm
+
     with _seeded():
         return timm.create_model(model_name, num_classes=0)
 
 
 def _random_clip(model_name: str) -> Any:
+    import open_clip
+
     with _seeded(), _without_random_warning():
         return open_clip.create_model(model_name, pretrained_text=False)
 
 
 def _pretrained_clip(name: str, model_name: str, tag: str) -> Any:
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
         raise _unknown(name, [f"open_clip/{model_name}/{known}" for known in [*tags, "random"]])
@@ -150,6 +169,8 @@ def _pretrained_clip(name: str, model_name: str, tag: str) -> Any:
 
 def _images_of(model_name: str) -> dict[str, Any]:
     """open_clip's preprocessing for a model whose tags agree on it; empty otherwise (OpenAI's)."""
+    import open_clip
+
     keys = ("mean", "std", "interpolation", "resize_mode")
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     records = [open_clip.get_pretrained_cfg(model_name, tag) for tag in tags]
@@ -159,6 +180,10 @@ def _images_of(model_name: str) -> dict[str, Any]:
 
 def _check_timm(name: str, model_name: str) -> None:
     """Refuse unknown names and unsupported families before anything is fetched."""
+    import timm
+
+    from selfprompt.towers.timm_vit import why_unsupported
+
     architecture, _, tag = model_name.partition(".")
     if not timm.is_model(architecture):
         raise _unknown(name, [f"timm/{known}" for known in [*timm.list_models(), *timm.list_pretrained()]])
@@ -175,6 +200,11 @@ def _check_timm(name: str, model_name: str) -> None:
 
 def _check_open_clip(name: str, model_name: str) -> None:
     """Refuse unknown names and unsupported families before anything is fetched."""
+    import open_clip
+    import timm
+
+    from selfprompt.towers.timm_vit import why_unsupported
+
     config = open_clip.get_model_config(model_name) if "/" not in model_name else None
     if config is None:
         raise _unknown(name, [f"open_clip/{known}" for known in open_clip.list_models()])

@@ -1,26 +1,33 @@
-"""open_clip's CLIP and CustomTextCLIP as two towers; the one place that touches open_clip's private names."""
+"""open_clip's CLIP and CustomTextCLIP as two towers; the one place that touches open_clip's private names.
 
-from typing import Any, cast
+The library itself is imported only where its classes are told apart: the embedded CLIP has its names and works without.
+"""
+
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from open_clip.coca_model import CoCa
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import TextTower, VisionTower
 from selfprompt.towers.plain import Plain, pick, quick_gelu
-from selfprompt.towers.timm_vit import TimmViT
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.transformer import VisionTransformer
+
+    from selfprompt.towers.embedded import EmbeddedClip, EmbeddedVision
 
 
-def clip_towers(model: CLIP | CustomTextCLIP) -> tuple[VisionTower, TextTower]:
+def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]:
     """Both towers of an open_clip model, frozen in place; they share its weights.
 
     Raises:
         TypeError: If a tower is of a kind that prompts cannot enter (ResNet, Hugging Face text, CoCa, ...).
     """
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
     if isinstance(model, CoCa):
         raise TypeError("CoCa is not supported: its text tower appends a class token behind the padding.")
     if type(model) not in (CLIP, CustomTextCLIP):
@@ -34,6 +41,11 @@ def vision_tower(visual: nn.Module) -> VisionTower:
     Raises:
         TypeError: If the image side is another class (``ModifiedResNet``, a timm ConvNeXt, ...).
     """
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    from selfprompt.towers.timm_vit import TimmViT
+
     if type(visual) is VisionTransformer:
         return OpenClipVision(visual)
     if type(visual) is TimmModel:
@@ -55,7 +67,7 @@ class OpenClipVision(VisionTower):
         TypeError: If it returns one vector a token instead of one an image.
     """
 
-    def __init__(self, visual: VisionTransformer) -> None:
+    def __init__(self, visual: "VisionTransformer | EmbeddedVision") -> None:
         super().__init__()
         if visual.pool_type == "none":
             raise TypeError("pool_type 'none' is not supported: the tower needs one vector an image.")
@@ -137,7 +149,7 @@ class OpenClipText(TextTower):
         TypeError: If the text side is not open_clip's plain ``TextTransformer``.
     """
 
-    def __init__(self, model: CLIP | CustomTextCLIP) -> None:
+    def __init__(self, model: "CLIP | CustomTextCLIP | EmbeddedClip") -> None:
         super().__init__()
         text: Any = getattr(model, "text", model)  # CLIP holds the parts of its text side itself
         if text is not model:
@@ -168,7 +180,8 @@ class OpenClipText(TextTower):
         """
         if inputs.shape[1] > self.context:
             raise ValueError(f"Texts must have at most {self.context} tokens, got {inputs.shape[1]}.")
-        return Tokens(self.token_embedding(inputs).to(self.transformer.get_cast_dtype()), prefix=1)
+        dtype = self.transformer.resblocks[0].mlp.c_fc.weight.dtype
+        return Tokens(self.token_embedding(inputs).to(dtype), prefix=1)
 
     def enter(self, tokens: Tokens) -> Tokens:
         """Add the positions."""
@@ -193,8 +206,9 @@ class OpenClipText(TextTower):
 
     def ends(self, ids: Tensor) -> Tensor:
         """Upstream's choice of the token that stands for a text, (C,)."""
-        places = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-        return text_global_pool(places, ids, self.pool_type, eos_token_id=self.eos)
+        if self.pool_type in ("first", "last"):
+            return torch.full_like(ids[:, 0], 0 if self.pool_type == "first" else ids.shape[1] - 1)
+        return (ids if self.pool_type == "argmax" else (ids == self.eos).int()).argmax(dim=-1)
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
         """Final norm, upstream's choice of token (end of text), projection: (C, E).
@@ -229,6 +243,8 @@ class OpenClipText(TextTower):
 
 def _check_text(text: nn.Module) -> None:
     """Refuse what is not a plain ``TextTransformer``."""
+    from open_clip.transformer import TextTransformer
+
     if type(text) is not TextTransformer:
         raise TypeError(
             f"{type(text).__name__} is not supported as a text tower. Supported: open_clip's own TextTransformer."
@@ -250,7 +266,7 @@ def plain(block: Any) -> Plain | None:
 
     def mlp(x: Tensor) -> Tensor:
         x, mlp = block.ln_2(x), block.mlp
-        if type(mlp.gelu) is not QuickGELU or hasattr(mlp, "ln"):
+        if type(mlp.gelu).__name__ != "QuickGELU" or hasattr(mlp, "ln"):
             return cast(Tensor, block.ls_2(mlp(x)))
         return cast(Tensor, block.ls_2(mlp.c_proj(quick_gelu(mlp.c_fc(x)))))
 
