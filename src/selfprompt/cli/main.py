@@ -15,7 +15,6 @@ from importlib import import_module
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-
 COMMANDS = {
     "train": "tune a backbone to a folder of labelled images",
     "eval": "measure a saved classifier on labelled images",
