@@ -180,6 +180,7 @@ class Perturbed:
     inner: Prompter
     positions: slice
     reach: int = 0
+    looks_back: bool = False
 
     def start(self, tokens: Tokens) -> Tokens:
         tokens = self.inner.start(tokens)

@@ -110,16 +110,15 @@ def test_peak_memory_is_what_a_run_holds_at_once() -> None:
     kept: list[torch.Tensor] = []
 
     def run() -> None:
-        for _ in range(3):
-            torch.ones(16 * MIB, dtype=torch.uint8)  # freed each time
+        torch.ones(64 * MIB, dtype=torch.uint8)  # freed, and the peak all the same
         kept.append(torch.ones(32 * MIB, dtype=torch.uint8))
 
     first = peak_memory(run, CPU)
     second = peak_memory(run, CPU)  # what the first run left does not count
     assert first is not None
     assert second is not None
-    assert 31 * MIB < first < 60 * MIB
-    assert 31 * MIB < second < 60 * MIB
+    assert 63 * MIB < first < 120 * MIB  # an allocator may or may not put the second where the first was
+    assert 63 * MIB < second < 120 * MIB
 
 
 def take(megabytes: int) -> tuple[Callable[[], object], Callable[[], object]]:

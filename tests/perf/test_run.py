@@ -126,7 +126,8 @@ def test_command_fails_where_results_differ(
     assert "DIFFER" in text
 
 
-def test_list_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["perf", "--list"]) == 0
     text = capsys.readouterr().out
     assert all(case.name in text for case in CASES)
