@@ -1,6 +1,6 @@
 """Predict in processes that are killed, then in several at once; started by test_predict.py as ``python -m``.
 
-Each process is a fork of this one, so that torch is imported once. Prints what was seen, as JSON.
+Each process is a fork of this one, so that torch and timm are imported once. Prints what was seen, as JSON.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import timm  # noqa: F401
 import torch
 
 from selfprompt.classifier import Classifier
