@@ -287,13 +287,6 @@ def train(
     watcher.say(
         f"training {tuned:,} numbers of {method.name} on {len(dataset.train)} images, {plural(options.epochs, 'epoch')}"
     )
-    identity = {
-        "method": recipe.method,
-        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
-        "backbone": method.backbone.fingerprint,
-        "classes": list(classifier.classes),
-        "images": [f"{item.source}:{item.label}" for item in dataset.train],
-    }
     return fit(
         method,
         batches,
@@ -302,11 +295,23 @@ def train(
         seed=recipe.seed,
         run_dir=folder,
         resume=resume,
-        identity=identity,
+        identity=identity_of_run(classifier, dataset, recipe),
         progress=progress,
         fabric=fabric,
         log=watcher.say,
     )
+
+
+def identity_of_run(classifier: Classifier, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """What a run shares with its checkpoint besides options and seed."""
+    method = classifier.method
+    return {
+        "method": recipe.method,
+        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
+        "backbone": method.backbone.fingerprint,
+        "classes": list(classifier.classes),
+        "images": [f"{item.source}:{item.label}" for item in dataset.train],
+    }
 
 
 def fit_to_machine(method: Method, recipe: Recipe) -> None:

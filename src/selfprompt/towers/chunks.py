@@ -13,9 +13,8 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 
 CHUNK, FEW = 128, 16  # texts at most, for the memory's sake, and at least, for the speed's
 LIKE = 0.85  # of the longest text in a chunk: the least length that is padded to it
-KEPT = (
-    12  # floats per token, channel and block that gradients need: q, k, v, what they answer, two norms, the MLP's four
-)
+KEPT = 12
+"""Floats a token, channel and block that gradients need: q, k, v, their answer, two norms, the MLP's four; and room."""
 
 
 def encode_in_chunks(
@@ -42,7 +41,7 @@ def encode_in_chunks(
         return encode(torch.arange(len(ids), device=ids.device), ids)
     lengths = (tower.ends(ids) + 1).clamp(min=reach, max=ids.shape[1]) - shared
     lengths, order = (lengths if tower.causal else torch.full_like(lengths, longest)).sort(descending=True, stable=True)
-    most = min(CHUNK, max(1, memory // (2 * cost * longest)))  # one being computed again must fit, too
+    most = min(CHUNK, max(FEW, memory // (2 * cost * longest)))  # one being computed again must fit, too
     sizes, left = chunk_sizes(lengths.tolist(), most), memory - most * longest * cost
     found = []
     for rows, ends in zip(order.split(sizes), lengths.split(sizes), strict=True):
