@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -465,7 +466,8 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
     assert other.status == 1
     assert "belongs to another run: " in other.err
     assert "seed was 1 and is 5" in other.err
-    resumed = run("train", *settings, "--out", tmp_path / "out", "--resume")
+    moved = shutil.copytree(photos, tmp_path / "elsewhere" / photos.name)
+    resumed = run("train", moved, *settings[1:], "--out", tmp_path / "out", "--resume")
     assert resumed.status == 0
     assert "going on from the last checkpoint" in resumed.out
     assert "epoch 2/3" not in resumed.out

@@ -303,14 +303,16 @@ def train(
 
 
 def identity_of_run(classifier: Classifier, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
-    """What a run shares with its checkpoint besides options and seed."""
+    """What a run shares with its checkpoint besides options and seed; wherever its images lie now."""
     method = classifier.method
+    sources = [str(item.source) for item in dataset.train]
+    folder = os.path.commonprefix(sources).rpartition(os.sep)[0]  # noqa: RUF071 (a source need not be a path)
     return {
         "method": recipe.method,
         "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
         "backbone": method.backbone.fingerprint,
         "classes": list(classifier.classes),
-        "images": [f"{item.source}:{item.label}" for item in dataset.train],
+        "images": [f"{s.removeprefix(folder)}:{item.label}" for s, item in zip(sources, dataset.train, strict=True)],
     }
 
 

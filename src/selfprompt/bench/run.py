@@ -24,7 +24,7 @@ from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split
 from selfprompt.data.items import SPLITS, Dataset, Item
 from selfprompt.data.loader import ImageStore, check_dataset, check_images
-from selfprompt.data.suites import load_task
+from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import Task
 from selfprompt.data.suites.vtab import PREPROCESSING
 from selfprompt.files import write_atomically, write_json
@@ -282,15 +282,16 @@ def facts_of_run(classifier: Classifier, training: Dataset, result: FitResult | 
 
 def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, str]:
     """Write which images were trained on, relative to the data's folder; returns the file's name and checksum."""
-    split = {part: [[_place(item, root), item.label] for item in training.select(part)] for part in ("train", "val")}
+    base = root or embedded.FOLDER
+    split = {part: [[_place(item, base), item.label] for item in training.select(part)] for part in ("train", "val")}
     text = json.dumps({"classes": list(training.classes), **split}, ensure_ascii=False)
     content = text.encode(errors="backslashreplace")
     write_atomically(path, content)
     return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _place(item: Item, root: Path | None) -> str:
-    if root is not None and isinstance(item.source, Path) and item.source.is_relative_to(root):
+def _place(item: Item, root: Path) -> str:
+    if isinstance(item.source, Path) and item.source.is_relative_to(root):
         return item.source.relative_to(root).as_posix()
     return str(item.source)
 
