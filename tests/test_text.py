@@ -196,7 +196,7 @@ def encode(method: object, monkeypatch: pytest.MonkeyPatch, ids: Tensor, positio
     """SEP's class texts from given ids, with embeddings moved at some positions."""
     forward = type(method.text).forward
 
-    def moved(tower: torch.nn.Module, _: Tensor, prompter: Prompter) -> Tensor:
+    def moved(tower: torch.nn.Module, _: Tensor, prompter: Prompter, **__: object) -> Tensor:  # no shared opening
         return forward(tower, ids, prompter if positions is None else Perturbed(prompter, positions))
 
     with monkeypatch.context() as patch, torch.no_grad():

@@ -119,16 +119,35 @@ def test_a_depth_beyond_the_tower_s_means_all_blocks(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("memory", [2**33, 1], ids=["roomy", "tight"])
+@pytest.mark.parametrize("depth", [1, 2, 50])
+@pytest.mark.parametrize("name", ["ivlp", "maple", "promptsrc"])
+def test_what_texts_open_with_runs_once(name: str, depth: int, memory: int) -> None:
+    method = shaken(small(name, depth=depth))
+    method.memory = memory
+    weights = torch.randn(len(NAMES), method.text.features, generator=seeded(1))
+    expected = F.normalize(method.text(method.ids, Static(method.text_prompts, in_place=True)))
+    (slope,) = torch.autograd.grad((weights * expected).sum(), method.text_prompts)
+    ran = []
+    handle = method.text.ln_final.register_forward_hook(lambda *call: ran.append(len(call[2])))
+    found = method.encode_classes()
+    assert ran == [len(NAMES)], "the opening has no end of its own"
+    handle.remove()
+    assert close(found, expected)
+    assert close(torch.autograd.grad((weights * found).sum(), method.text_prompts)[0], slope)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["ivlp", "maple", "clip-lora"])
 def test_texts_end_where_they_stop_mattering(name: str) -> None:
     method = shaken(small(name))
     before = method.encode_classes()
-    padding = method.ids.new_zeros(len(NAMES), method.text.context - method.ids.shape[1])
+    length = method.ids.shape[1]
+    padding = method.ids.new_zeros(len(NAMES), method.text.context - length)
     assert padding.shape[1] > 0
     method.ids = torch.cat([method.ids, padding], dim=1)
     assert close(method.encode_classes(), before)
-    method.ids = method.ids[:, : before.shape[0] - 1]
+    method.ids[:, length - 2] += 1  # in front of the longest text's end
     assert not close(method.encode_classes(), before, 1e-3)
 
 

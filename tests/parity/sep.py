@@ -151,7 +151,9 @@ def watch(method: SEP, images: Tensor) -> tuple[dict[str, Record], dict[str, Ten
     ):
         streams[name] = Record()
         forward = tower.forward
-        tower.forward = lambda inputs, prompter, f=forward, r=streams[name]: f(inputs, _inside(r, prompter))  # type: ignore[method-assign]
+        tower.forward = lambda inputs, prompter, f=forward, r=streams[name], **others: f(  # type: ignore[method-assign]
+            inputs, _inside(r, prompter), **others
+        )
         run()
     method.vision.forward, method.text.forward = originals  # type: ignore[method-assign]
     for handle in handles:
@@ -185,7 +187,8 @@ def check_blocks(arrays: Arrays, report: Report, streams: Mapping[str, Record]) 
             key = f"block.{branch}.{index}.{kind}"
             if key in arrays:
                 ours = prompts_last(stream) if branch == "visual" else stream.x
-                report.check(key, ours, arrays[key][:, : ours.shape[1]], relative=ROUNDING)
+                start = 1 - stream.prefix  # SOS, which all texts share, is not in the stream
+                report.check(key, ours, arrays[key][:, start : start + ours.shape[1]], relative=ROUNDING)
 
 
 def prompts_last(tokens: Tokens) -> Tensor:

@@ -16,8 +16,8 @@ from selfprompt.data.names import clean_name
 from selfprompt.kinds import check_kinds
 from selfprompt.methods import list_methods
 from selfprompt.prompters.prototypes import SampleSource
-from selfprompt.towers.base import Pooling
-from selfprompt.towers.chunks import Encode, encode_in_chunks
+from selfprompt.towers.base import Pooling, Prompter
+from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
 from selfprompt.towers.load import Backbone
 
 
@@ -208,6 +208,10 @@ class Method(nn.Module):
     def encode_texts(self, encode: Encode, *, reach: int = 0, shared: int = 0) -> Tensor:
         """Features of the class texts ``ids``, (C, E), in chunks that keep to ``memory``; see ``encode_in_chunks``."""
         return encode_in_chunks(self.text, self.ids, encode, reach=reach, shared=shared, memory=self.memory)
+
+    def encode_texts_alike(self, prompter: Prompter) -> Tensor:
+        """The same for texts that open with the same prompts; see ``encode_alike``."""
+        return encode_alike(self.text, self.ids, prompter, memory=self.memory)
 
     def class_features(self) -> Tensor:
         """``encode_classes()``, computed once for as long as no tuned tensor changes, unless gradients are wanted."""

@@ -78,16 +78,14 @@ class CoOp(Method):
         return self.text.causal and self.options.position == "end" and not self.options.class_specific
 
     def encode_classes(self) -> Tensor:
-        shared = 1 + len(self.context) if self.shares_opening else 0
-        opening: tuple[Tensor, ...] = ()
-        if shared:
-            opening = self.text.opening(self.ids[:1, :shared], Scatter(self.context, self.slots[:1]))
+        if self.shares_opening:
+            return unit(self.encode_texts_alike(Scatter(self.context, self.slots[:1])))
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             context = self.context[rows] if self.options.class_specific else self.context
-            return self.text(ids, Scatter(context, self.slots[rows]), after=opening)
+            return self.text(ids, Scatter(context, self.slots[rows]))
 
-        return unit(self.encode_texts(encode, shared=shared))
+        return unit(self.encode_texts(encode))
 
     def image_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Unit features of images from the frozen tower, (B, E)."""

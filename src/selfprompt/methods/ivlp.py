@@ -55,8 +55,7 @@ class IVLP(Method):
         self.image_prompts = normal(layers, options.image_prompts, self.vision.width, std=0.02, generator=generator)
 
     def encode_classes(self) -> Tensor:
-        prompter = Static(self.text_prompts, in_place=True)
-        return unit(self.encode_texts(lambda rows, ids: self.text(ids, prompter)))
+        return unit(self.encode_texts_alike(Static(self.text_prompts, in_place=True)))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit features of images with prompts, (B, E)."""

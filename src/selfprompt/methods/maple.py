@@ -63,8 +63,7 @@ class MaPLe(Method):
         return torch.stack([couple(prompts) for couple, prompts in pairs])
 
     def encode_classes(self) -> Tensor:
-        prompter = Static(self.text_prompts, in_place=True)
-        return unit(self.encode_texts(lambda rows, ids: self.text(ids, prompter)))
+        return unit(self.encode_texts_alike(Static(self.text_prompts, in_place=True)))
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         features = unit(self.vision(images, Static(self.image_prompts())))

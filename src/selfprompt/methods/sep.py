@@ -216,21 +216,22 @@ class SEP(Method):
     def prompted_texts(self) -> Tensor:
         """Pooled features of the class texts with prompts, not normalised, (C, E)."""
         fusions, count = by_layer(self.text_layers, self.text_fusions), self.options.text_prompts
+        opening = self.text.opening(self.ids[:1, :1]) if self.text.causal else ()  # SOS sees itself alone
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             choose = partial(self._text_tokens, ids=ids)
-            return self.text(ids, Fuse(self.text_prompts, fusions, choose, in_place=True))
+            return self.text(ids, Fuse(self.text_prompts, fusions, choose, in_place=True), after=opening)
 
         if self.options.fusion_axis == "batch":  # as released: a class's text depends on all others
             return encode(torch.arange(len(self.ids)), self.ids)
-        return self.encode_texts(encode, reach=1 + 2 * count)
+        return self.encode_texts(encode, reach=1 + 2 * count, shared=len(opening[0]) if opening else 0)
 
     def _text_tokens(self, tokens: Tokens, ids: Tensor) -> Tensor:
         """The n tokens behind the prompt; with "valid", positions behind EOT are exchanged for EOT."""
         count = self.options.text_prompts
         if self.options.text_tokens == "following":
             return tokens.body[:, :count]
-        last = ends(ids) - tokens.prefix - count
+        last = ends(ids) - 1 - count
         index = torch.arange(count, device=last.device).minimum(last[:, None])
         return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 

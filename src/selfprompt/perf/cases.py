@@ -7,8 +7,8 @@ from typing import Literal
 
 SHAPES = {
     "embedded": ("embedded/clip", "embedded/mae"),
-    "ViT-B-16": ("open_clip/ViT-B-16/random", "timm/vit_base_patch16_224/random"),
-    "ViT-B-32": ("open_clip/ViT-B-32/random", "timm/vit_base_patch32_224/random"),
+    "ViT-B-16": ("open_clip/ViT-B-16-quickgelu/random", "timm/vit_base_patch16_224/random"),
+    "ViT-B-32": ("open_clip/ViT-B-32-quickgelu/random", "timm/vit_base_patch32_224/random"),
 }
 """By name, the backbone of the cases with texts, and that of those without."""
 

@@ -22,15 +22,18 @@ class Prompter(Protocol):
     ``block(tokens)``, ``block(tokens, temperature=t)`` to divide the attention logits,
     ``block(tokens, update=u)`` to change the attention's projections, or ``block(tokens, beside=p)`` for prompts that
     are attended to and give no output.
-
-    Attributes:
-        reach: The last text position that it reads; the bound for cutting padded text. 0 for images.
-        looks_back: Whether it reads or edits what a block gave. Where it does not, the last block computes pooled
-            tokens only. One that does not say so may.
     """
 
-    reach: int
-    looks_back: bool
+    @property
+    def reach(self) -> int:
+        """The last text position that it reads; the bound for cutting padded text. 0 for images."""
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether it reads or edits what a block gave. Where it does not, the last block computes pooled tokens only.
+
+        One that does not say so may.
+        """
 
     def start(self, tokens: Tokens) -> Tokens:
         """Put prompts in, before ``Tower.enter``."""
@@ -343,7 +346,7 @@ class TextTower(Tower):
 
         Args:
             ids: Token ids of the opening, (1, S).
-            prompter: It edits the tokens in ``start`` only, the opening of all texts alike.
+            prompter: It edits the opening of all texts alike, and reads nothing behind it.
 
         Returns:
             What enters each block, (S, D); for ``forward``'s ``after``.
@@ -353,11 +356,18 @@ class TextTower(Tower):
         """
         if not self.causal:
             raise ValueError("Texts can share their opening in a causal text tower only.")
+        streams: list[Tensor] = []
+
+        def block(index: int, tokens: Tokens) -> Tokens:
+            streams.append(tokens.x[0])
+            return tokens if index == self.depth - 1 else self.block(index, tokens)
+
         tokens = self.embed(ids)
-        streams = [self.enter(tokens if prompter is None else prompter.start(tokens))]
-        for index in range(self.depth - 1):
-            streams.append(self.block(index, streams[-1]))
-        return tuple(stream.x[0] for stream in streams)
+        tokens = self.enter(tokens if prompter is None else prompter.start(tokens))
+        for index in range(self.depth):
+            step = partial(block, index)
+            tokens = step(tokens) if prompter is None else prompter.layer(index, step, tokens)
+        return tuple(streams)
 
     def forward(
         self,

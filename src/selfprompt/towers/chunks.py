@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from selfprompt.towers.base import TextTower
+from selfprompt.towers.base import Prompter, TextTower
 
 Encode = Callable[[Tensor, Tensor], Tensor]
 """From the numbers of some texts, (n,), and their token ids, (n, L), to features, (n, E)."""
@@ -50,6 +50,23 @@ def encode_in_chunks(
         keep = left >= 0 or not torch.is_grad_enabled()
         found.append(encode(rows, part) if keep else checkpoint(encode, rows, part, use_reentrant=False))
     return torch.cat(found)[order.argsort()]
+
+
+def encode_alike(tower: TextTower, ids: Tensor, prompter: Prompter, *, memory: int) -> Tensor:
+    """Features of texts, (C, E), that have the same prompts; a causal tower runs what they open with once for all.
+
+    Args:
+        tower: What will encode them.
+        ids: Token ids, (C, L).
+        prompter: It edits tokens that stand in all texts alike, and reads nothing behind them.
+        memory: Bytes that may be kept for gradients.
+    """
+    if not tower.causal or torch.compiler.is_compiling():  # which wants lengths that depend on no number
+        return encode_in_chunks(tower, ids, lambda _, part: tower(part, prompter), memory=memory)
+    alike = (ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum()
+    shared = int(alike.minimum(tower.ends(ids).min()))  # a text needs a token of its own, if only its end
+    opening = tower.opening(ids[:1, :shared], prompter)
+    return encode_in_chunks(tower, ids, lambda _, part: tower(part, after=opening), shared=shared, memory=memory)
 
 
 def chunk_sizes(lengths: Sequence[int], most: int) -> list[int]:
