@@ -91,7 +91,7 @@ MAY_IMPORT = {
     "prediction": (),
     "job": (".claims", ".files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
     "towers": (".tokens", ".towers"),
-    "prompters": (".tokens", ".towers.base", ".prompters"),
+    "prompters": (".tokens", ".towers.base", ".towers.attention", ".prompters"),
     "text": (".tokens", ".towers", ".data.names", ".data.templates"),
     # data.features: batches with features that are known already, for ``prepare``
     "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".data.features", ".methods"),

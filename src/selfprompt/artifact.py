@@ -108,7 +108,7 @@ def locate(source: str | Path) -> Path:
 def versions() -> dict[str, str]:
     """Versions of this library and those that its results depend on."""
     found = {}
-    for name in ("selfprompt", "torch", "torchvision", "timm", "open_clip_torch"):
+    for name in ("selfprompt", "torch", "timm", "open_clip_torch", "pillow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from selfprompt.config import TrainOptions
 from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.methods.base import Method
 from selfprompt.perf.cases import SHAPES
@@ -17,6 +18,7 @@ from selfprompt.perf.compare import difference, gradient_difference, gradients
 from selfprompt.perf.measure import Run
 from selfprompt.perf.names import class_names
 from selfprompt.towers.load import Backbone, load_backbone
+from selfprompt.train.optim import build_optimizer
 
 Precision = Literal["32-true", "bf16-mixed"]
 Loss = Callable[[], tuple[Tensor, Tensor | None]]
@@ -149,17 +151,28 @@ def training_step(lab: Lab, loss: Callable[..., Tensor], optimizer: Optimizer) -
 
 def adam(module: nn.Module) -> Optimizer:
     """SEP's optimiser."""
-    return torch.optim.Adam(learned(module), lr=RATE, eps=1e-3, weight_decay=5e-4)
+    return _optimizer(module, TrainOptions(optimizer="adam", lr=RATE, eps=1e-3, weight_decay=5e-4))
 
 
 def adamw(module: nn.Module) -> Optimizer:
     """SPT's optimiser."""
-    return torch.optim.AdamW(learned(module), lr=RATE, weight_decay=1e-2)
+    return _optimizer(module, TrainOptions(optimizer="adamw", lr=RATE, weight_decay=1e-2))
 
 
 def sgd(module: nn.Module) -> Optimizer:
     """CoOp's optimiser."""
-    return torch.optim.SGD(learned(module), lr=RATE, momentum=0.9, weight_decay=5e-4)
+    return _optimizer(module, TrainOptions(optimizer="sgd", lr=RATE, momentum=0.9, weight_decay=5e-4))
+
+
+def _optimizer(module: nn.Module, options: TrainOptions) -> Optimizer:
+    """The library's own for a method of the library, torch's as it comes for the plain baseline."""
+    if isinstance(module, Method):
+        return build_optimizer(module.trainable().items(), options)
+    own, lr, decay = learned(module), options.lr, options.weight_decay
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(own, lr, momentum=options.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(own, lr, eps=options.eps, weight_decay=decay)
 
 
 def learned(module: nn.Module) -> list[nn.Parameter]:

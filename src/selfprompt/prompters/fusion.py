@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.tokens import Tokens
+from selfprompt.towers.attention import SHORT, attend
 
 FusionAxis = Literal["tokens", "batch"]
 Selection = Literal["image", "batch"]
@@ -50,7 +50,7 @@ class LowRankAttention(nn.Module):
         """What the prompts, (N, P, D), find among the tokens, (N, M, D)."""
         pairs = ((self.query, prompts), (self.key, tokens), (self.value, tokens))
         query, key, value = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, x in pairs)
-        answer = F.scaled_dot_product_attention(query, key, value)  # (N, heads, P, D / heads)
+        answer = attend(query, key, value)  # (N, heads, P, D / heads)
         return self.out_proj(answer.transpose(1, 2).flatten(2))
 
 
@@ -137,7 +137,9 @@ class TokenFusion(nn.Module):
         if isinstance(self.attention, LowRankAttention):
             answer = self.attention(query, key)
         else:
-            answer, _ = self.attention(query, key, key, need_weights=False)
+            # Asked for its weights, torch takes plain products, which are faster for few tokens: see attend.
+            few = key.is_cpu and key.shape[1] <= SHORT
+            answer, _ = self.attention(query, key, key, need_weights=few, average_attn_weights=False)
         if self.axis == "batch":
             answer = answer.transpose(0, 1)
         fused = self.keep_tokens * tokens + (1 - self.keep_tokens) * answer

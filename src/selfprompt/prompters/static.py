@@ -65,7 +65,7 @@ class Scatter:
 
     Attributes:
         prompts: (P, D), shared by the classes, or (C, P, D).
-        slots: Position of each prompt in each text, (C, P).
+        slots: Position of each prompt in each text, (C, P), or (1, P) where it is the same in all.
     """
 
     prompts: Tensor
@@ -76,7 +76,7 @@ class Scatter:
     def start(self, tokens: Tokens) -> Tokens:
         width = tokens.x.shape[-1]
         prompts = self.prompts.to(tokens.x.dtype).expand(tokens.x.shape[0], -1, -1)
-        places = self.slots[..., None].expand(-1, -1, width)
+        places = self.slots[..., None].expand(tokens.x.shape[0], -1, width)
         return tokens._replace(x=tokens.x.scatter(1, places, prompts))
 
     def layer(self, index: int, block: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:

@@ -7,10 +7,13 @@ block may answer for the pooled row only. The numbers are upstream's, to float r
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from selfprompt.towers.attention import attend
 
 Update = Tensor | Callable[[Tensor], Tensor]
 """What is added to a block's stacked projection to q, k and v: to its weight, (3D, D), or to its output, as a function
@@ -84,7 +87,7 @@ def run(
     if temperature is not None:
         q = q / temperature.to(q.dtype)
     mask = None if mask is None else mask.to(q.dtype)
-    found = F.scaled_dot_product_attention(q, block.norm_k(k), v, attn_mask=mask)  # (B, heads, R, A / heads)
+    found = attend(q, block.norm_k(k), v, mask)  # (B, heads, R, A / heads)
     x = x if rows is None else pick(x, rows)
     x = x + block.answer(found.transpose(1, 2).flatten(2), asking)
     return x + block.mlp(x)
@@ -112,8 +115,23 @@ def pick(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """``x sigmoid(1.702 x)`` in one kernel that keeps one tensor for gradients in place of two; overwrites x."""
+    """``x sigmoid(1.702 x)``, which keeps one tensor for gradients in place of two; overwrites x."""
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        return cast(Tensor, _QuickGELU.apply(x))
     return F.silu(x.mul_(1.702)).mul_(1 / 1.702)
+
+
+class _QuickGELU(torch.autograd.Function):
+    """The same with one kernel in the backward pass, where the two factors cancel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.mul_(1.702))
+        return F.silu(x).mul_(1 / 1.702)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.aten.silu_backward(slope, *ctx.saved_tensors))
 
 
 def _stacked(block: Plain, y: Tensor, update: Map | None) -> tuple[Tensor, Tensor, Tensor]:

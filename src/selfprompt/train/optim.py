@@ -49,11 +49,12 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], option
     groups = parameter_groups(named_parameters, options)
     if not any(group["params"] for group in groups):
         raise ValueError("There is nothing to train: the method has no tuned tensors. Evaluate it as it is.")
+    fused = options.precision != "16-mixed"  # Fabric cannot clip scaled gradients that a fused step unscales itself
     if options.optimizer == "sgd":
-        return SGD(groups, lr=options.lr, momentum=options.momentum)
+        return SGD(groups, lr=options.lr, momentum=options.momentum, fused=fused)
     if options.optimizer == "adam":
-        return Adam(groups, lr=options.lr, eps=options.eps)
-    return AdamW(groups, lr=options.lr, eps=options.eps)
+        return Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
+    return AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)
 
 
 def _group(named: list[tuple[str, nn.Parameter]], weight_decay: float) -> dict[str, Any]:
