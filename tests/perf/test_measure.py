@@ -100,8 +100,9 @@ def test_extrapolation_is_a_straight_line_that_never_falls() -> None:
 
 
 def test_anchors_fit_into_memory() -> None:
-    assert anchors(1e9, 50) == (100, 200)
-    assert anchors(250, 50) == (50, 100)
+    assert anchors(1e9, 50) == (50, 200)
+    assert anchors(249, 50) == (50, 150)
+    assert anchors(60, 50) == (50, 100), "two have been run before anybody asks"
     assert all(high > low > 0 for low, high in (anchors(fits, 16) for fits in (0, 40, 1000)))
 
 

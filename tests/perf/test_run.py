@@ -235,7 +235,7 @@ def growing_row(monkeypatch: pytest.MonkeyPatch, lab: Lab, free: int) -> measuri
 
 def test_a_baseline_that_does_not_fit_is_extrapolated(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
     row = growing_row(monkeypatch, lab, free=5000)
-    assert row.measured_at == (100, 200)
+    assert row.measured_at == (50, 200)
     assert row.faster.median == pytest.approx(11.0)  # 1 + 1000 / 100 seconds against one
     assert row.memory == {"plain": 10_000, "ours": 500}
 

@@ -124,6 +124,7 @@ def anchors(fits: float, smallest: int) -> tuple[int, int]:
 
     Args:
         fits: The largest size that memory would hold.
-        smallest: The two are this and twice of it, or twice as much where six times of it would fit.
+        smallest: The two are this and two to four times of it, with a little room to spare: the farther apart they
+            are, the less a disturbed run bends the line.
     """
-    return (2 * smallest, 4 * smallest) if fits >= 6 * smallest else (smallest, 2 * smallest)
+    return smallest, smallest * min(4, max(2, int(fits / (1.25 * smallest))))
