@@ -69,7 +69,7 @@ def test_the_configuration_says_all_that_is_needed(linear):
     assert json.loads(config["backbone"]["architecture"])["vision"]["depth"] == 6
     assert config["classes"] == ["blue", "dark red", "green apple", "猫, klein"]
     assert config["preprocess"]["size"] == 64
-    assert {"selfprompt", "torch", "torchvision", "timm", "open_clip_torch"} == set(config["versions"])
+    assert {"selfprompt", "torch", "pillow", "timm", "open_clip_torch"} == set(config["versions"])
     assert config["results"]["tuned"]["total"] == 8
     assert config["recipe"]["epochs"] == 2
 
