@@ -467,6 +467,12 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
     assert "belongs to another run: " in other.err
     assert "seed was 1 and is 5" in other.err
     moved = shutil.copytree(photos, tmp_path / "elsewhere" / photos.name)
+    others = shutil.copytree(photos, tmp_path / "others" / photos.name)
+    for path in others.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\0")  # other pictures under the same names
+    mixed = run("train", others, *settings[1:], "--out", tmp_path / "out", "--resume")
+    assert mixed.status == 1
+    assert "belongs to another run: images was " in mixed.err
     resumed = run("train", moved, *settings[1:], "--out", tmp_path / "out", "--resume")
     assert resumed.status == 0
     assert "going on from the last checkpoint" in resumed.out

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from selfprompt.artifact import CONFIG, versions
 from selfprompt.classifier import Classifier, evaluate
 from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split, few_shot_split
-from selfprompt.data.items import Dataset, plural
+from selfprompt.data.items import Dataset, Item, plural
 from selfprompt.data.loader import Batches, ImageStore, check_dataset
 from selfprompt.data.sources import is_task, read_dataset
 from selfprompt.data.store import parse_bytes
@@ -305,15 +305,24 @@ def train(
 def identity_of_run(classifier: Classifier, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
     """What a run shares with its checkpoint besides options and seed; wherever its images lie now."""
     method = classifier.method
-    sources = [str(item.source) for item in dataset.train]
-    folder = os.path.commonprefix(sources).rpartition(os.sep)[0]  # noqa: RUF071 (a source need not be a path)
     return {
         "method": recipe.method,
         "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
         "backbone": method.backbone.fingerprint,
         "classes": list(classifier.classes),
-        "images": [f"{s.removeprefix(folder)}:{item.label}" for s, item in zip(sources, dataset.train, strict=True)],
+        "images": names_of_images(dataset.train),
     }
+
+
+def names_of_images(items: Sequence[Item]) -> list[str]:
+    """Place, bytes and label of each image, which moving all of them together does not change."""
+    sources = [str(item.source) for item in items]
+    folder = os.path.commonprefix(sources).rpartition(os.sep)[0]  # noqa: RUF071 (a source need not be a path)
+    sizes = [item.source.stat().st_size if isinstance(item.source, Path) else 0 for item in items]
+    return [
+        f"{source.removeprefix(folder)}:{size}:{item.label}"
+        for source, size, item in zip(sources, sizes, items, strict=True)
+    ]
 
 
 def fit_to_machine(method: Method, recipe: Recipe) -> None:
