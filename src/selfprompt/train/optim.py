@@ -51,7 +51,7 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], option
         raise ValueError("There is nothing to train: the method has no tuned tensors. Evaluate it as it is.")
     fused = options.precision != "16-mixed"  # Fabric cannot clip scaled gradients that a fused step unscales itself
     if options.optimizer == "sgd":
-        return SGD(groups, lr=options.lr, momentum=options.momentum, fused=fused)
+        return SGD(groups, lr=options.lr, momentum=options.momentum)  # fused, it starts from memory that nobody set
     if options.optimizer == "adam":
         return Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
     return AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)
