@@ -26,11 +26,11 @@ def small_suite(photos):
     """One task of four classes in place of the suite, so that a demo takes seconds."""
     read = read_dataset(photos)
     shifted = Dataset("shifted", read.classes, test=read.test)
-    task = Task("embedded", "animals", read, "a {} <thing>.", {"shifted & odd": shifted}, "Drawn by <us>.")
+    task = Task("embedded", "objects", read, "a {} <thing>.", {"shifted & odd": shifted}, "Drawn by <us>.")
     others = suites.load_task
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suites, "list_tasks", lambda suite: ("animals",))
-        patch.setattr(suites, "load_task", lambda name: task if name == "embedded/animals" else others(name))
+        patch.setattr(suites, "list_tasks", lambda suite: ("objects",))
+        patch.setattr(suites, "load_task", lambda name: task if name == "embedded/objects" else others(name))
         yield task
 
 
@@ -68,7 +68,7 @@ def test_every_accuracy_on_the_page_is_of_the_run(out, page):
 
 def read_classes(record) -> list:
     """The classes of the one task of the zero-shot table."""
-    return record["zero_shot"]["animals"]["confusion"]
+    return record["zero_shot"]["objects"]["confusion"]
 
 
 def harmonic(halves) -> float:

@@ -61,7 +61,7 @@ def every_block(words: str) -> list[html.Block]:
         html.text(words),
         html.table([words, "b"], [[words, "1.0"]], words),
         html.figure(drawn(), words, words),
-        html.pictures([(Image.new("RGB", (8, 8)), words, words)]),
+        html.pictures([html.Picture(Image.new("RGB", (8, 8)), words, words)]),
         html.code(words),
     ]
 
@@ -117,14 +117,22 @@ def test_a_row_that_does_not_fit_is_refused():
 
 def test_wrong_pictures_are_marked_and_notes_are_shown(page):
     picture = Image.new("L", (4, 4))
-    read = page(html.pictures([(picture, "cat", ""), (picture, "dog", "wrong"), (picture, "cow", "a hint")]))
+    read = page(
+        html.pictures(
+            [
+                html.Picture(picture, "cat"),
+                html.Picture(picture, "dog", wrong=True),
+                html.Picture(picture, "cow", "a hint"),
+            ]
+        )
+    )
     assert read.attributes("class").count("wrong") == 1
     assert "a hint" in read.words
     assert "✗ dog" in read.words
 
 
 def test_large_pictures_become_small(page):
-    (source,) = page(html.pictures([(Image.effect_noise((900, 600), 50), "noise", "")])).attributes("src")
+    (source,) = page(html.pictures([html.Picture(Image.effect_noise((900, 600), 50), "noise")])).attributes("src")
     assert len(source) < 400_000
 
 

@@ -3,10 +3,10 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from selfprompt.evaluate.metrics import Metrics
     from selfprompt.towers.load import Backbone
 
-SUITE, TASK = "embedded", "embedded/animals"
+Entry = TypeVar("Entry")
+
+SUITE, TASK = "embedded", "embedded/objects"
 CLIP, MAE = "embedded/clip", "embedded/mae"
 
 # Training that suits the small backbones: the recipes' own values are made for real ones. ``views`` is training images
@@ -266,17 +268,21 @@ def unseen_images(task: "Task", new: "Dataset", rng: random.Random) -> "list[tup
     ]
     pool = [entry for entry in domains if entry[1] in new.classes]
     pool = pool or [("", new.classes[item.label], item) for item in new.test]
-    rng.shuffle(pool)
-    first = {truth: place for place, (_, truth, _) in reversed(list(enumerate(pool)))}
-    return [pool[place] for place in sorted(first.values())[:3]]
+    return one_of_each(pool, lambda entry: entry[1], rng)[:3]
 
 
 def shown_images(sep: "Classifier", base: "Dataset", seed: int) -> list[tuple[Any, str, str]]:
-    """Some test images with the true and the predicted class."""
-    items = random.Random(seed).sample(base.test, min(SHOWN, len(base.test)))
+    """A test image of each class, of up to ``SHOWN`` classes, with the true and the predicted class."""
+    items = one_of_each(base.test, lambda item: item.label, random.Random(seed))[:SHOWN]
     images = [item.load() for item in items]
     said = sep.predict(images)
     return [(image, base.classes[i.label], p.label) for image, i, p in zip(images, items, said, strict=True)]
+
+
+def one_of_each(entries: Sequence[Entry], kind: Callable[[Entry], Hashable], rng: random.Random) -> list[Entry]:
+    """One random entry of each kind, in random order."""
+    shuffled = rng.sample(entries, len(entries))
+    return list({kind(entry): entry for entry in shuffled}.values())
 
 
 def write(story: "Story", out: Path) -> None:

@@ -4,13 +4,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from selfprompt.cli.show import ACCURACY_COLUMNS, accuracy_cells
 from selfprompt.evaluate.metrics import Metrics, harmonic_mean
-from selfprompt.report.html import Block, code, figure, pictures, table, text, write_page
+from selfprompt.report.html import Block, Picture, code, figure, pictures, table, text, write_page
 from selfprompt.report.plots import Estimate, accuracy_bars, summary_picture, training_curves
 
 if TYPE_CHECKING:
@@ -236,7 +237,8 @@ def _unseen(story: Story) -> list[Block]:
         said = ", ".join(f"{label} {100 * share:.0f} %" for label, share in found.top)
         where = f" ({found.domain})" if found.domain else ""
         with Image.open(found.path) as image:
-            images.append((image.copy(), f"{found.truth}{where}", f"says: {said}"))
+            wrong = found.top[0][0] != found.truth
+            images.append(Picture(image.copy(), f"{found.truth}{where}", f"says: {said}", wrong))
     return [
         text(
             "The saved classifier is loaded and told the names of the new classes. Nothing is trained: SEP's prompts "
@@ -249,7 +251,7 @@ def _unseen(story: Story) -> list[Block]:
         code(
             "import selfprompt\n\n"
             f"classifier = selfprompt.load({str(story.folder / 'sep')!r})\n"
-            f"names = {list(story.halves['new'].classes)!r}\n"
+            f"names = {pformat(list(story.halves['new'].classes), width=WIDTH, compact=True)}\n"
             f"print(classifier.with_classes(names).predict({str(story.guesses[0].path)!r}, top=3))"
         ),
     ]
@@ -370,8 +372,8 @@ def folded(command: str) -> str:
     return " \\\n".join(lines)
 
 
-def _captioned(image: Any, truth: str, said: str) -> tuple[Any, str, str]:
-    return (image, said, "") if said == truth else (image, f"{said} (is {truth})", "wrong")
+def _captioned(image: Any, truth: str, said: str) -> Picture:
+    return Picture(image, said) if said == truth else Picture(image, f"{said} (is {truth})", wrong=True)
 
 
 def _estimate(metrics: Metrics) -> Estimate:

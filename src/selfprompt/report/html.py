@@ -69,22 +69,26 @@ def side_by_side(blocks: Sequence[Block]) -> Block:
     return _block("side_by_side", blocks=blocks)
 
 
-def pictures(images: "Sequence[tuple[Image.Image, str, str]]") -> Block:
-    """A grid of pictures.
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a grid.
 
-    Args:
-        images: Picture, caption and note of each; the note "wrong" marks the picture as an error, any other one
-            stands below the caption.
+    Attributes:
+        image: The picture.
+        caption: What stands below it.
+        note: More words in small letters, below the caption.
+        wrong: Whether it is marked as an error.
     """
-    entries = [
-        {
-            "source": _thumbnail(image),
-            "caption": caption,
-            "note": "" if note == "wrong" else note,
-            "wrong": note == "wrong",
-        }
-        for image, caption, note in images
-    ]
+
+    image: "Image.Image"
+    caption: str
+    note: str = ""
+    wrong: bool = False
+
+
+def pictures(shown: Sequence[Picture]) -> Block:
+    """A grid of pictures."""
+    entries = [{"source": _thumbnail(p.image), "caption": p.caption, "note": p.note, "wrong": p.wrong} for p in shown]
     return _block("pictures", entries=entries)
 
 
