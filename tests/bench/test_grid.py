@@ -20,6 +20,10 @@ class TestEntries:
         assert first.changes == {"options": {"layers": [1, 2]}, "epochs": 3}
         assert second.changes == {"options": {"words": "a, b"}, "lr": 0.001}
 
+    def test_nothing_is_an_empty_text(self):
+        (entry,) = parse_entries("coop[options.words=]")
+        assert entry.changes == {"options": {"words": ""}}
+
     def test_a_recipe_file_is_a_row(self, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("method: coop\nepochs: 7\n")

@@ -65,7 +65,7 @@ def parse_entry(text: str) -> Entry:
         place, key = changes, key.strip()
         if key.startswith("options."):
             place, key = changes.setdefault("options", {}), key.removeprefix("options.")
-        place[key] = parse_yaml(value)
+        place[key] = parse_yaml(value) if value.strip() else ""  # YAML would read nothing as null
     entry = Entry(text, name.strip(), changes)
     _check(entry)
     return entry
