@@ -7,7 +7,7 @@ import pytest
 
 from selfprompt.bench.results import Spread, harmonic, read_results, spread
 from selfprompt.report.bench_tables import all_tables, singles
-from selfprompt.report.tables import Gain, Table, in_words, laid_out, to_csv, to_latex
+from selfprompt.report.tables import Gain, Table, in_words, laid_out, to_csv, to_latex, to_markdown
 
 
 def metrics(correct, total=100):
@@ -117,6 +117,10 @@ class TestBaseToNew:
         assert in_words(row["base"]) == "70.00 ± 0.00 (70.00 to 70.00) [1 of 2 data sets]"
         assert row["new"] is row["H of averages"] is row["average of H"] is None
 
+    def test_h_of_all_data_sets_side_by_side(self, base_new):
+        row = values(all_tables(read_results(base_new).results), "embedded: H", "coop")
+        assert (row["animals"].mean, row["food"].mean) == (pytest.approx(69.650350), pytest.approx(26.666667))
+
     def test_gain(self, base_new):
         row = values(all_tables(read_results(base_new).results), "gain of H over zero-shot", "coop")
         assert row["animals"].value == pytest.approx(19.650350)
@@ -149,6 +153,16 @@ class TestOtherProtocols:
         assert (row["0"], row["1"].values, row["16"].values) == (None, (56, 57), (76, 77))
         assert values(tables, "average over 2 data sets", "zero-shot")["0"].mean == 45
         assert values(tables, "shots, food", "coop")["16"].mean == pytest.approx(81.5)
+
+    def test_one_number_of_shots_has_the_data_sets_side_by_side(self, tmp_path):
+        for name, value in (("animals", 50), ("food", 60)):
+            write(tmp_path, "few-shot", name, "coop", 1, {"test": value}, shots=4)
+            write(tmp_path, "few-shot", name, "zero-shot", 1, {"test": 40})
+        tables = all_tables(read_results(tmp_path).results)
+        row = values(tables, "accuracy with 4 shots", "coop")
+        assert (row["animals"].mean, row["food"].mean, row["mean"].mean) == (50, 60, 55)
+        assert values(tables, "accuracy with 4 shots", "zero-shot")["mean"].mean == 40
+        assert not any("by shots, food" in table.title for table in tables)
 
     def test_the_source_is_not_part_of_the_average_of_shifted(self, tmp_path):
         for seed in (1, 2):
@@ -249,6 +263,14 @@ class TestForms:
         assert "\\caption{a\\_b. 5 \\%.}" in text
         assert "method & x \\& y \\\\" in text
 
+    def test_markdown(self):
+        lines = to_markdown([self.TABLE]).splitlines()
+        assert lines[0] == "**a_b**"
+        assert lines[2:4] == ["| method | x & y |", "| --- | ---: |"]
+        assert lines[4] == "| one | **83.00 ± 3.61** |"
+        assert lines[-1] == "5 %."
+        assert "a \\| b" in to_markdown([Table("t", ("method",), (("a | b",),))])
+
     def test_csv(self):
         rows = list(csv.DictReader(to_csv([self.TABLE]).splitlines()))
         assert [row["row"] for row in rows] == ["one", "two", "three", "a (published)"]
@@ -260,7 +282,7 @@ class TestForms:
 
 def test_every_form_of_a_report(base_new, run, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    files = {kind: out / f"tables.{kind}" for kind in ("html", "csv", "json", "latex")}
+    files = {kind: out / f"tables.{kind}" for kind in ("html", "csv", "json", "markdown", "latex")}
     done = run("report", base_new, *(word for kind, file in files.items() for word in (f"--{kind}", file)))
     assert done.status == 0
     assert "48.47" in done.out
@@ -273,4 +295,5 @@ def test_every_form_of_a_report(base_new, run, tmp_path_factory):
     assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"
     assert "48.47" in page
     assert "\\toprule" in files["latex"].read_text()
+    assert "| coop |" in files["markdown"].read_text()
     assert run("report", base_new, "--baseline", "nothing").status == 1

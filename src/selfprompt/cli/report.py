@@ -21,6 +21,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--html", type=str | None, help="write a page with tables and plots, one file")
     parser.add_argument("--csv", type=str | None, help="write the tables, one line a value")
     parser.add_argument("--json", type=str | None, help="write the tables and every single result")
+    parser.add_argument("--markdown", type=str | None, help="write the tables as Markdown")
     parser.add_argument("--latex", type=str | None, help="write the tables for the package booktabs")
 
 
@@ -29,7 +30,7 @@ def report(options: Namespace) -> int:
     from selfprompt.bench.results import read_results
     from selfprompt.files import write_atomically
     from selfprompt.report.bench_tables import all_tables, singles
-    from selfprompt.report.tables import entries, to_csv, to_latex
+    from selfprompt.report.tables import entries, to_csv, to_latex, to_markdown
 
     found = read_results(Path(options.runs))
     console = make_console()
@@ -47,6 +48,7 @@ def report(options: Namespace) -> int:
         console.print(f"Broken: {folder}: {reason}", markup=False, soft_wrap=True)
     written = {
         options.csv: lambda: to_csv(tables),
+        options.markdown: lambda: to_markdown(tables),
         options.latex: lambda: to_latex(tables),
         options.json: lambda: json.dumps(
             {"tables": [list(entries(t)) for t in tables], "cells": singles(found.results), "notes": found.notes},

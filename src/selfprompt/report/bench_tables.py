@@ -18,7 +18,7 @@ from selfprompt.bench.results import (
 )
 from selfprompt.report.tables import Gain, Table, Value
 
-SPREADS = "Means over seeds ± sample standard deviation; in parentheses, from three seeds on, the 95 % interval (t)."
+SPREADS = "Means over seeds ± sample standard deviation; the 95 % interval (t), from three seeds on, in parentheses."
 Row = Mapping[str, Spread | None]
 """What a table shows of one method, by column."""
 
@@ -80,7 +80,8 @@ def base_to_new(results: Sequence[Measured], title: str, theirs: bool) -> list[T
         }
     columns = ("base", "new", "H of averages", "average of H")
     whole = make(f"{title}: average over {_count(names)}", columns, averages, results, theirs=theirs, sizes=True)
-    return [whole, *tables]
+    h = {row: {name: single[name][row].get("H") for name in names} for row in rows}
+    return [whole, *([make(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
 
 
 def halves(results: Sequence[Measured]) -> Row:
@@ -92,7 +93,10 @@ def halves(results: Sequence[Measured]) -> Row:
 
 
 def few_shot(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
-    """Accuracy by shots: the average, then each data set. What needs no shots stands under 0."""
+    """Accuracy by shots: the average, then each data set. What needs no shots stands under 0.
+
+    With a single number of shots, the data sets stand side by side in one table.
+    """
     names, rows = datasets(results), labels(results)
     shots = sorted({result.shots for result in results})
 
@@ -107,8 +111,11 @@ def few_shot(results: Sequence[Measured], title: str, theirs: bool) -> list[Tabl
         return made
 
     whole = table(f"{title}: accuracy by shots, average over {_count(names)}", names, whole=True)
-    single = [table(f"{title}: accuracy by shots, {name}", [name], whole=False) for name in names]
-    return [whole, *(single if len(names) > 1 else [])]
+    if len(names) == 1:
+        return [whole]
+    if len(set(shots) - {0}) == 1:
+        return [whole, each(results, f"{title}: accuracy with {max(shots)} shots", mean=True)]
+    return [whole, *(table(f"{title}: accuracy by shots, {name}", [name], whole=False) for name in names)]
 
 
 def shifted(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
@@ -174,12 +181,15 @@ def vtab(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
             "mean of groups": average_of(list(whole.values()), _of(len(whole), len(GROUPS), "groups")),
         }
     columns = tuple(dict.fromkeys(column for row in shown.values() for column in row))
-    return [make(f"{title}: groups", columns, shown, results, theirs=theirs, sizes=True), each(results, title)]
+    return [
+        make(f"{title}: groups", columns, shown, results, theirs=theirs, sizes=True),
+        each(results, f"{title}: every task"),
+    ]
 
 
 def fgvc(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
     """Each data set and their mean."""
-    return [each(results, title, mean=True)]
+    return [each(results, f"{title}: every task", mean=True)]
 
 
 def each(results: Sequence[Measured], title: str, *, mean: bool = False) -> Table:
@@ -192,7 +202,7 @@ def each(results: Sequence[Measured], title: str, *, mean: bool = False) -> Tabl
         shown[row] = {name: spread(entry) for name, entry in scores.items()}
         if mean:
             shown[row]["mean"] = spread(average(have), _of(len(have), len(names)))
-    return make(f"{title}: every task", (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
+    return make(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
 
 
 def gain_table(results: Sequence[Measured], title: str, baseline: str) -> list[Table]:

@@ -1,4 +1,4 @@
-"""Tables of percentages: a frozen record, and its forms as text, CSV, JSON and LaTeX."""
+"""Tables of percentages: a frozen record, and its forms as text, CSV, JSON, Markdown and LaTeX."""
 
 import csv
 import io
@@ -148,6 +148,20 @@ def _number(value: Value) -> Any:
     if isinstance(value, Spread):
         return value.mean
     return value.value if isinstance(value, Gain) else value
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Tables as Markdown; the best mean of a column is bold."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def _markdown(table: Table) -> str:
+    layout = laid_out(table, intervals=False)
+    lines = [layout.columns, ("---", *["---:"] * (len(layout.columns) - 1))]
+    for number, row in enumerate(layout.rows):
+        lines.append(tuple(f"**{cell}**" if (number, c) in layout.best else cell for c, cell in enumerate(row)))
+    drawn = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return "\n".join([f"**{table.title}**", "", *drawn, "", *(f"{note}\n" for note in table.notes)])
 
 
 def to_latex(tables: Sequence[Table]) -> str:
