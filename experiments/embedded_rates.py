@@ -19,6 +19,7 @@ from rich.progress import track
 
 from selfprompt.bench.entries import parse_entries
 from selfprompt.bench.protocols import cell_recipe, make_cell
+from selfprompt.data.fewshot import base_new_split
 from selfprompt.data.suites import load_task
 from selfprompt.files import write_json
 from selfprompt.tuning import tune
@@ -60,7 +61,8 @@ def measured(method: str, rate: float, dataset: str, shots: int, seed: int) -> d
     """Accuracy in per cent on the validation images of the base classes after tuning with a rate."""
     task = load_task(f"embedded/{dataset}")
     (entry,) = parse_entries(f"{method}[lr={rate}]")
-    recipe = cell_recipe(make_cell("base-to-new", "embedded", dataset, entry, seed, shots, {}), task)
+    cell = make_cell("base-to-new", "embedded", dataset, entry, seed, shots, {})
+    recipe = cell_recipe(cell, task, shots * len(base_new_split(task.dataset, "base").classes))
     unseen = replace(task.dataset, val=(), test=task.dataset.val)
     accuracy = tune(unseen, recipe=recipe).results["tuned"]["accuracy"]
     return {"method": method, "rate": rate, "dataset": dataset, "accuracy": accuracy}

@@ -60,7 +60,8 @@ def measured(dataset: str, method: str, seed: int, shots: int) -> list[dict[str,
     """Tune once; right answers of every order and batch size."""
     task = load_task(f"embedded/{dataset}")
     (entry,) = parse_entries(method)
-    recipe = cell_recipe(make_cell("few-shot", "embedded", dataset, entry, seed, shots, {}), task)
+    cell = make_cell("few-shot", "embedded", dataset, entry, seed, shots, {})
+    recipe = cell_recipe(cell, task, shots * len(task.dataset.classes))
     classifier = tune(task.dataset, recipe=recipe)
     found = []
     for order in ORDERS:

@@ -1,0 +1,38 @@
+"""The experiments behind documented figures run, on a part small enough for a test."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import embedded_rates, sep_batches
+
+pytestmark = pytest.mark.slow
+
+
+def run(monkeypatch: pytest.MonkeyPatch, module, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+    module.main()
+
+
+def test_rates(monkeypatch, capsys, tmp_path: Path) -> None:
+    monkeypatch.setitem(embedded_rates.RATES, "coop", (0.02, 0.2))
+    out = tmp_path / "rates.json"
+    run(monkeypatch, embedded_rates, "--methods", "coop", "--datasets", "icons", "--shots", 1, "--out", out)
+    done = json.loads(out.read_text())
+    assert [entry["rate"] for entry in done] == [0.02, 0.2]
+    assert all(0 <= entry["accuracy"] <= 100 for entry in done)
+    best = max(done, key=lambda entry: entry["accuracy"])
+    assert f"**{best['rate']:g}: {best['accuracy']:.1f}**" in capsys.readouterr().out
+
+
+def test_batches(monkeypatch, capsys, tmp_path: Path) -> None:
+    monkeypatch.setattr(sep_batches, "SIZES", (64,))
+    out = tmp_path / "batches.json"
+    words = ("--datasets", "icons", "--methods", "sep", "--seeds", 1, "--shots", 1, "--out", out)
+    run(monkeypatch, sep_batches, *words)
+    ordered, shuffled = json.loads(out.read_text())
+    assert (ordered["order"], shuffled["order"]) == ("by class", "shuffled")
+    assert ordered["accuracy"] == shuffled["accuracy"] > 5, "sep judges each image alone"
+    assert f"| sep | shuffled | {shuffled['accuracy']:.1f} |" in capsys.readouterr().out
