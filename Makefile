@@ -1,7 +1,7 @@
 # make demo   set up, then see the whole job on small images (no downloads besides Python packages)
 # make test   set up, then run the test suite
 # make check  set up, then lint and type-check
-# make pretrain   set up, then make the embedded backbones from nothing (about 90 minutes on 2 cores; needs npm)
+# make pretrain   set up, then make the embedded backbones from nothing (about 95 minutes on 2 cores; needs npm)
 VENV := .venv
 PY := $(VENV)/bin/python
 BASE ?= python3
@@ -13,8 +13,8 @@ export OMP_NUM_THREADS ?= 1
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BASE) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check uv \
-	  && $(VENV)/bin/uv pip install -q -p $(PY) -c constraints.txt --compile-bytecode -e ".[dev]" \
-	  || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	  && $(VENV)/bin/uv pip install -p $(PY) -c constraints.txt --compile-bytecode -e ".[dev]" \
+	  || $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: $(VENV)/.ready

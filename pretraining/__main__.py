@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/pretraining"), help="packages, pixels, checkpoints")
     parser.add_argument("--ship", type=Path, default=SHIPPED, help="folder for the finished weights")
     parser.add_argument("--mae-samples", type=int, default=300_000, help="views that the masked autoencoder sees")
-    parser.add_argument("--clip-samples", type=int, default=250_000, help="views that the CLIP sees")
+    parser.add_argument("--clip-samples", type=int, default=600_000, help="views that the CLIP sees")
     parser.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes on a machine without GPU")
     options = parser.parse_args()
     known = stages(options)

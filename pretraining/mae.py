@@ -60,7 +60,7 @@ def train_mae(rank: int, ranks: int, packages: Path, corpus: Path, out: Path, sa
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     drawings = read_samples(packages, corpus).to(device)
     model = Autoencoder().to(device)
-    clock = Clock(samples, batch)
+    clock = Clock(samples, batch, level=0.5)
     optimizers = Optimizers([model], lr=1.5e-3, muon_lr=2e-3, weight_decay=0.05)
     state = resume(out / "mae.pt", clock, optimizers)
     log = state["log"] if state else []

@@ -23,12 +23,14 @@ class Clock:
     Attributes:
         samples: Samples in all.
         batch: Samples a step, over all processes.
+        level: Part of the steps after which the learning rates begin to fall.
         step: Steps done.
         seconds: Seconds of earlier sessions.
     """
 
     samples: int
     batch: int
+    level: float = 0.0
     step: int = 0
     seconds: float = 0.0
     began: float = field(default_factory=time.monotonic)
@@ -50,9 +52,10 @@ class Clock:
 
     @property
     def rate(self) -> float:
-        """Factor of the learning rates: up over 3 % of the steps, level, from half-way on down to 0 along a cosine."""
+        """Factor of the learning rates: up over 3 % of the steps, level for a while, then down to 0 along a cosine."""
         warm = min(1.0, (self.step + 1) / max(1, 0.03 * self.steps))
-        return warm * (1.0 if self.part < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * self.part - 1))))
+        falling = max(0.0, self.part - self.level) / (1 - self.level)
+        return warm * 0.5 * (1 + math.cos(math.pi * falling))
 
 
 class Optimizers:

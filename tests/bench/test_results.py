@@ -120,6 +120,8 @@ class TestBaseToNew:
     def test_h_of_all_data_sets_side_by_side(self, base_new):
         row = values(all_tables(read_results(base_new).results), "embedded: H", "coop")
         assert (row["animals"].mean, row["food"].mean) == (pytest.approx(69.650350), pytest.approx(26.666667))
+        (table,) = [table for table in all_tables(read_results(base_new).results) if table.title.endswith(": H")]
+        assert [row[0] for row in table.rows] == ["zero-shot", "coop"], "the linear probe has no new classes"
 
     def test_gain(self, base_new):
         row = values(all_tables(read_results(base_new).results), "gain of H over zero-shot", "coop")

@@ -243,12 +243,16 @@ def test_texts_are_encoded_as_open_clip_does() -> None:
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    rates = []
-    for step in range(100):
-        rates.append(Clock(1000, 10, step=step).rate)
+    rates = [Clock(1000, 10, level=0.5, step=step).rate for step in range(100)]
     assert rates[0] < rates[2]
     assert rates[3] == rates[40] == 1
     assert rates[60] > rates[80] > rates[99] >= 0
+
+
+def test_without_a_level_part_the_rate_falls_from_the_start() -> None:
+    rates = [Clock(1000, 10, step=step).rate for step in range(100)]
+    assert rates[0] < rates[1] < rates[3] > rates[30] > rates[60] > rates[99] >= 0
+    assert abs(rates[50] - 0.5) < 1e-9
 
 
 def test_export_keeps_the_towers_alone(tmp_path: Path) -> None:

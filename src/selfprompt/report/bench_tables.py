@@ -80,7 +80,7 @@ def base_to_new(results: Sequence[Measured], title: str, theirs: bool) -> list[T
         }
     columns = ("base", "new", "H of averages", "average of H")
     whole = make(f"{title}: average over {_count(names)}", columns, averages, results, theirs=theirs, sizes=True)
-    h = {row: {name: single[name][row].get("H") for name in names} for row in rows}
+    h = {row: {name: single[name][row].get("H") for name in names} for row in rows if averages[row]["new"]}
     return [whole, *([make(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
 
 
