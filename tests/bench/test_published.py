@@ -95,7 +95,7 @@ def test_from_a_root_to_the_table_in_one_go(root, tmp_path, run):
     h = 2 * shares[0] * shares[1] / sum(shares) if sum(shares) else 0.0
     for file in tmp_path.glob("base-to-new/coop-fgvc_aircraft/*/*/result.json"):
         assert json.loads(file.read_text())["evaluations"]["new"]["accuracy"] == 100, "the third of three classes"
-    table = run("report", tmp_path).out.partition("oxford_pets")[2].splitlines()
+    table = run("report", tmp_path).out.partition(": oxford_pets")[2].splitlines()
     (line, *_) = [line for line in table if "zero-shot" in line]
     assert [f"{number:.2f}" for number in (*shares, h)] == [cell.strip() for cell in line.split("│")[2:5]]
 
