@@ -1,13 +1,14 @@
 # make demo   set up, then see the whole job on small images (no downloads besides Python packages)
 # make test   set up, then run the test suite
 # make check  set up, then lint and type-check
+# make docs   set up, then build the documentation site into site/; a warning is an error
 # make pretrain   set up, then make the embedded backbones from nothing (about 95 minutes on 2 cores; needs npm)
 VENV := .venv
 PY := $(VENV)/bin/python
 BASE ?= python3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check pretrain clean
+.PHONY: demo test check docs pretrain clean
 
 # uv installs several times faster; plain pip does as well where uv cannot be had.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -24,12 +25,16 @@ test: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --durations 8
 
 check: $(VENV)/.ready
-	$(VENV)/bin/ruff check src tests pretraining experiments
-	$(VENV)/bin/ruff format --check src tests pretraining experiments
+	$(VENV)/bin/ruff check src tests pretraining experiments examples
+	$(VENV)/bin/ruff format --check src tests pretraining experiments examples
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.ready
+	$(PY) -m pip install -q --disable-pip-version-check -e ".[docs]"
+	$(VENV)/bin/zensical build --strict --clean
 
 pretrain: $(VENV)/.ready
 	$(PY) -m pretraining
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output site

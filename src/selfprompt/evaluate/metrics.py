@@ -28,7 +28,7 @@ class Metrics:
         macro: Mean of ``per_class``: every class that has test images counts alike.
         per_class: Class name -> accuracy on its images in percent, for the classes that have images.
         calibration_error: Expected calibration error of softmax(logits), 15 bins, in [0, 1].
-        confusion: Images by [true class][predicted class].
+        confusion: Numbers of images; rows are true classes, columns predicted ones.
         reliability: Mean confidence, accuracy (both in [0, 1]) and number of images of each of the 15 bins that has
             images.
     """

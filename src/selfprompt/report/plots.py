@@ -201,7 +201,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     """Which classes are taken for which; rows are true classes, in percent of their images.
 
     Args:
-        counts: Images by [true class][predicted class], as ``Metrics.confusion``.
+        counts: Numbers of images; rows are true classes, columns predicted ones, as ``Metrics.confusion``.
         classes: Names in that order; they stand beside the axes for up to 60 classes.
     """
     size, names = len(classes), [shortened(name, 32) for name in classes]
