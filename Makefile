@@ -25,8 +25,8 @@ test: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --durations 8
 
 check: $(VENV)/.ready
-	$(VENV)/bin/ruff check src tests pretraining experiments examples
-	$(VENV)/bin/ruff format --check src tests pretraining experiments examples
+	$(VENV)/bin/ruff check src perf tests pretraining experiments examples
+	$(VENV)/bin/ruff format --check src perf tests pretraining experiments examples
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/.ready

@@ -56,7 +56,8 @@ def test_links_exist(page: Path) -> None:
 def test_options_and_recipes_exist(page: Path) -> None:
     from jsonargparse import ArgumentParser
 
-    from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, perf, predict, report
+    from perf import command as perf
+    from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, predict, report
 
     known = {"--help", "--method", "--torch-backend", "--no-header", "--no-annotate", "--python-version", "--extra"}
     known |= {"--baselines", "--mae-samples", "--clip-samples", "--ranks", "--datasets"}  # of pretraining, experiments

@@ -96,8 +96,6 @@ MAY_IMPORT = {
     # data.features: batches with features that are known already, for ``prepare``
     "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".data.features", ".methods"),
     "recipe": (".config", ".kinds"),
-    "perf.plain_*": (".perf.plain_*", ".towers.backbone"),  # a baseline shares weights with the library, and no code
-    "perf.cases": (),
     "data": (".data", ".files"),  # the features' folder
     "evaluate.metrics": (),
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
@@ -119,7 +117,7 @@ def test_arrows_go_one_way(who):
 
 def test_every_module_stands_under_a_rule_or_on_top():
     modules = {found.importer for found in imports()}
-    top = ("__init__", "__main__", "api", "classifier", "tuning", "bench", "perf", "cli", "evaluate")
+    top = ("__init__", "__main__", "api", "classifier", "tuning", "bench", "cli", "evaluate")
     assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
     below = [found for found in imports() if within(found.importer, tuple(MAY_IMPORT))]
     assert not [str(found) for found in below if within(found.name, (".api", ".tuning", ".cli"))]
@@ -130,14 +128,14 @@ LIBRARIES = {
     "timm": ("towers",),
     "ftfy": ("towers.bpe",),
     "regex": ("towers.bpe",),
-    "open_clip": ("towers", "methods.zero_shot", "methods.promptsrc", "perf.names"),  # templates, class names
+    "open_clip": ("towers", "methods.zero_shot", "methods.promptsrc"),  # templates, class names
     "lightning_fabric": ("train", "tuning"),
     "matplotlib": ("report", "analysis"),
     "jinja2": ("report",),
     "yaml": ("recipe",),
     "PIL": ("data", "report", "cli.demo_page"),
     "torchvision": (),
-    "sklearn": ("methods.lpclip", "analysis", "perf.kmeans"),
+    "sklearn": ("methods.lpclip", "analysis"),
     "torchmetrics": ("evaluate.metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "train.progress"),
@@ -160,7 +158,6 @@ def test_a_library_is_imported_in_its_place_only(library):
 LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
 LIGHT += ("bench.results", "bench.published", "bench.claim")  # what a report reads
 LIGHT += ("prediction",)  # the forms of predictions, which other commands show too
-LIGHT += ("perf.cases",)  # what a command line is checked against
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 

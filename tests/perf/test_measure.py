@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from selfprompt.perf.arithmetic import Rate, best, count_operations, matmul_rate
-from selfprompt.perf.compare import difference, gradient_difference, gradients, worst
-from selfprompt.perf.measure import Clock, Lap, Spread, alternate, anchors, extrapolated, ratios
-from selfprompt.perf.memory import (
+from perf.arithmetic import Rate, best, count_operations, matmul_rate
+from perf.compare import difference, gradient_difference, gradients, worst
+from perf.measure import Clock, Lap, Spread, alternate, anchors, extrapolated, ratios
+from perf.memory import (
     account_can_be_reset,
     available_memory,
     peak_in_child,

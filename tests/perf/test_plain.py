@@ -1,17 +1,19 @@
 """The plain baselines say what the library says: logits, losses and gradients, for every kind of pooling and axis."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from perf.compare import TOLERANCE, difference, gradient_difference, gradients
+from perf.plain_clip import plain_clip
+from perf.plain_coop import PlainCoOp
+from perf.plain_sep import PlainSEP
+from perf.plain_vit import PlainPrompted, plain_vit
 from selfprompt.methods.base import Method, build_method
-from selfprompt.perf.compare import TOLERANCE, difference, gradient_difference, gradients
-from selfprompt.perf.plain_clip import plain_clip
-from selfprompt.perf.plain_coop import PlainCoOp
-from selfprompt.perf.plain_sep import PlainSEP
-from selfprompt.perf.plain_vit import PlainPrompted, plain_vit
 from selfprompt.towers import assemble
 from selfprompt.towers.backbone import Backbone
 from tests.methods.tiny import NAMES, backbone, images
@@ -115,3 +117,10 @@ def test_collection_keeps_the_tokens_of_every_layer() -> None:
     tokens = vit.collect(images(2))
     assert tokens.shape == (6, 2, 64, 128)
     close(tokens[0], backbone("mae").vision.patches(images(2)))
+
+
+def test_a_baseline_shares_weights_with_the_library_and_no_code() -> None:
+    for path in (Path(__file__).parents[2] / "perf").glob("plain_*.py"):
+        modules = re.findall(r"^(?:from|import) ((?:selfprompt|perf)[\w.]*)", path.read_text(), re.MULTILINE)
+        shared = [module for module in modules if not module.startswith("perf.plain_")]
+        assert set(shared) <= {"selfprompt.towers.backbone"}, path.name

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from selfprompt.cli.main import main
-from selfprompt.cli.perf import remarks, results_table
+from perf import run as measuring
+from perf.__main__ import main
+from perf.arithmetic import SIDE, Rate
+from perf.cases import CASES, Entry, Size, Target, entries
+from perf.command import remarks, results_table
+from perf.lab import Lab, Noise, Pair
+from perf.measure import Clock, Lap
+from perf.names import class_names
+from perf.plain_sep import PlainFusion
+from perf.plots import ratio_bars
+from perf.run import BUILDERS, Effort, judged, measure, targets_met
 from selfprompt.cli.show import make_console
-from selfprompt.perf import run as measuring
-from selfprompt.perf.arithmetic import SIDE, Rate
-from selfprompt.perf.cases import CASES, Entry, Size, Target, entries
-from selfprompt.perf.lab import Lab, Noise, Pair
-from selfprompt.perf.measure import Clock, Lap
-from selfprompt.perf.names import class_names
-from selfprompt.perf.plain_sep import PlainFusion
-from selfprompt.perf.run import BUILDERS, Effort, judged, measure, targets_met
-from selfprompt.report.perf_plots import ratio_bars
 
 TINY = {
     "sep-step": Size(4, 2),
@@ -66,7 +66,7 @@ def test_every_case_can_be_built() -> None:
 
 
 def test_many_classes_are_compared_in_chunks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfprompt.perf.clip_cases.CHUNK", 3)
+    monkeypatch.setattr("perf.clip_cases.CHUNK", 3)
     assert max(BUILDERS["sep-step"](lab, Size(7, 2)).compare().values()) <= 1e-4
     assert max(BUILDERS["coop-text"](lab, Size(7)).compare().values()) <= 1e-4
 
@@ -86,7 +86,7 @@ def test_compare_sees_a_changed_result(lab: Lab, monkeypatch: pytest.MonkeyPatch
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "perf"
     arguments = ["--cases", "sep-step,spt-step", "--classes", "5", "--batch", "2", "--rounds", "1", "--seconds", "0"]
-    assert main(["perf", *arguments, "--out", str(out)]) == 0
+    assert main([*arguments, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "SEP training step" in text
     assert "Targets are for ViT-B shapes" in text
@@ -110,7 +110,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_results_are_compared_in_float32_whatever_is_measured(tmp_path: Path) -> None:
     arguments = ["--cases", "spt-step", "--classes", "2", "--batch", "1", "--rounds", "1", "--seconds", "0"]
-    assert main(["perf", *arguments, "--precision", "bf16-mixed", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--precision", "bf16-mixed", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "perf.json").read_text())
     assert found["settings"]["precision"] == "bf16-mixed"
     assert found["rows"][0]["equal"]
@@ -120,7 +120,7 @@ def test_command_fails_where_results_differ(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BUILDERS, "sep-text", lambda lab, size: fake_pair({"features": 0.5}))
-    assert main(["perf", "--cases", "sep-text", "--rounds", "1", "--seconds", "0", "--out", str(tmp_path)]) == 1
+    assert main(["--cases", "sep-text", "--rounds", "1", "--seconds", "0", "--out", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "results differ by more than 0.0001: features 5.0e-01" in text
     assert "DIFFER" in text
@@ -128,7 +128,7 @@ def test_command_fails_where_results_differ(
 
 def test_list_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(["perf", "--list"]) == 0
+    assert main(["--list"]) == 0
     text = capsys.readouterr().out
     assert all(case.name in text for case in CASES)
     assert "3.3 times as fast" in text
@@ -152,13 +152,13 @@ def test_list_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["perf", *arguments]) in (1, 2)
+    assert main([*arguments]) in (1, 2)
     assert message in capsys.readouterr().err
 
 
 def test_out_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("")
-    assert main(["perf", "--out", str(tmp_path / "taken")]) == 1
+    assert main(["--out", str(tmp_path / "taken")]) == 1
     assert "--out must be a folder" in capsys.readouterr().err
 
 

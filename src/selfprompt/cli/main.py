@@ -12,6 +12,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -25,7 +26,6 @@ COMMANDS = {
     "data": "list, look at, check and fetch data sets",
     "methods": "list the methods, or the options of one",
     "backbones": "list names of frozen models",
-    "perf": "measure speed and memory against plain baselines",
     "demo": "see the whole job on small images, without downloads",
 }
 KINDS = {
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
-    given = _underscored(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(overview())
         return 0 if given else 2
@@ -67,10 +67,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: str, given: Sequence[str]) -> int:
     """Parse one command's arguments and run it."""
     module = import_module(f"selfprompt.cli.{MODULES.get(command, command)}")
+    return run_module(module, command, f"selfprompt {command}", COMMANDS[command], given)
+
+
+def run_module(module: ModuleType, command: str, prog: str, description: str, given: Sequence[str]) -> int:
+    """Parse a command's arguments and run it.
+
+    Args:
+        module: Has ``add_arguments(parser, given)`` and a function of the command's name.
+        command: The command's name.
+        prog: What starts it, for help and messages.
+        description: What it does, in one line.
+        given: Its arguments; both spellings of an option, with dashes or underscores, are taken.
+
+    Returns:
+        The exit status.
+    """
+    given = _underscored(given)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog=f"selfprompt {command}",
-        description=COMMANDS[command],
+        prog=prog,
+        description=description,
         exit_on_error=False,
         allow_abbrev=False,
         print_config=None,  # train has one of its own

@@ -1,4 +1,4 @@
-"""The plot of what ``selfprompt perf`` measured."""
+"""The plot of what ``python -m perf`` measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfprompt.perf.measure import Clock, Lap, lap
+from perf.measure import Clock, Lap, lap
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows of the matrices: large enough to be busy with arithmetic alone."""

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
+from perf import clip_cases, vit_cases
+from perf.arithmetic import Rate, best, count_operations, device_clock, matmul_rate
+from perf.cases import Entry, Size
+from perf.compare import worst
+from perf.lab import Lab, Pair
+from perf.measure import Lap, Run, Spread, alternate, anchors, extrapolated, ratios
+from perf.memory import account_can_be_reset, available_memory, peak_in_child, peak_memory
 from selfprompt.artifact import versions
-from selfprompt.perf import clip_cases, vit_cases
-from selfprompt.perf.arithmetic import Rate, best, count_operations, device_clock, matmul_rate
-from selfprompt.perf.cases import Entry, Size
-from selfprompt.perf.compare import worst
-from selfprompt.perf.lab import Lab, Pair
-from selfprompt.perf.measure import Lap, Run, Spread, alternate, anchors, extrapolated, ratios
-from selfprompt.perf.memory import account_can_be_reset, available_memory, peak_in_child, peak_memory
 
 BUILDERS: dict[str, Callable[[Lab, Size], Pair]] = {
     "sep-step": clip_cases.sep_step,

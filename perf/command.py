@@ -1,4 +1,4 @@
-"""``selfprompt perf``: speed and memory of the library against plain baselines with equal results, on this machine."""
+"""``python -m perf``: speed and memory of the library against plain baselines with equal results, on this machine."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from perf.cases import CASES, SHAPES, Entry, entries
 from selfprompt.cli.show import make_console
 from selfprompt.files import write_json
-from selfprompt.perf.cases import CASES, SHAPES, Entry, entries
 
 if TYPE_CHECKING:
-    from selfprompt.perf.run import Row
+    from perf.run import Row
 
 JSON, PLOT = "perf.json", "perf.png"
 
@@ -66,7 +66,7 @@ def perf(options: Namespace) -> int:
     for line in remarks(found):
         console.print(line, markup=False, soft_wrap=True)
     if out is not None:
-        from selfprompt.report.perf_plots import ratio_bars
+        from perf.plots import ratio_bars
 
         write_json(out / JSON, found)
         ratio_bars(found["rows"]).savefig(out / PLOT, dpi=110)
@@ -78,9 +78,9 @@ def run(options: Namespace, rows: Sequence[Entry]) -> dict[str, Any]:
     """Measure the rows, with a bar in a terminal and a line for each row elsewhere."""
     import torch
 
+    from perf.lab import Lab
+    from perf.run import Effort, measure_all
     from selfprompt.classifier import pick_device
-    from selfprompt.perf.lab import Lab
-    from selfprompt.perf.run import Effort, measure_all
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -121,7 +121,7 @@ class PerfShow:
 
 def show_cases(console: Console) -> None:
     """What can be measured."""
-    shown = Table(title="cases of selfprompt perf", title_justify="left")
+    shown = Table(title="cases of python -m perf", title_justify="left")
     for column in ("case", "what it is", "sizes and targets"):
         shown.add_column(column)
     for case in CASES:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfprompt.perf.plain_clip import PlainCLIP, unit
+from perf.plain_clip import PlainCLIP, unit
 
 
 class PlainCoOp(nn.Module):

@@ -6,17 +6,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from perf.cases import Size
+from perf.epochs import epochs
+from perf.kmeans import clustered, inertia
+from perf.lab import Lab, Noise, Pair, adamw, compare_losses, learned_by_name, training_step
+from perf.measure import Run
+from perf.memory import saved_for_backward
+from perf.plain_vit import PlainPrompted, PlainViT, plain_vit
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.suites import load_task
 from selfprompt.data.transforms import eval_transform
 from selfprompt.methods.base import Method, TrainingSource, build_method
-from selfprompt.perf.cases import Size
-from selfprompt.perf.epochs import epochs
-from selfprompt.perf.kmeans import clustered, inertia
-from selfprompt.perf.lab import Lab, Noise, Pair, adamw, compare_losses, learned_by_name, training_step
-from selfprompt.perf.measure import Run
-from selfprompt.perf.memory import saved_for_backward
-from selfprompt.perf.plain_vit import PlainPrompted, PlainViT, plain_vit
 from selfprompt.recipe import load_recipe
 
 FEW = 16

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from perf.cases import SHAPES
+from perf.compare import difference, gradient_difference, gradients
+from perf.measure import Run
+from perf.names import class_names
 from selfprompt.config import TrainOptions
 from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.methods.base import Method
-from selfprompt.perf.cases import SHAPES
-from selfprompt.perf.compare import difference, gradient_difference, gradients
-from selfprompt.perf.measure import Run
-from selfprompt.perf.names import class_names
 from selfprompt.towers.load import Backbone, load_backbone
 from selfprompt.train.optim import build_optimizer
 

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
+from perf.cases import Size
+from perf.lab import Lab, Pair, coloured_items, compare_losses, numbered, sgd, training_step
+from perf.measure import Run
+from perf.plain_coop import PlainCoOp
+from perf.plain_vit import PlainPrompted
 from selfprompt.data.features import FeatureStore, with_features
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.transforms import eval_transform
 from selfprompt.methods.base import Method
-from selfprompt.perf.cases import Size
-from selfprompt.perf.lab import Lab, Pair, coloured_items, compare_losses, numbered, sgd, training_step
-from selfprompt.perf.measure import Run
-from selfprompt.perf.plain_coop import PlainCoOp
-from selfprompt.perf.plain_vit import PlainPrompted
 
 
 def epochs(lab: Lab, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]) -> Pair:

@@ -6,18 +6,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from perf.cases import Size
+from perf.compare import difference, gradient_difference, gradients
+from perf.epochs import epochs
+from perf.lab import Lab, Pair, adam, compare_losses, learned_by_name, training_step
+from perf.measure import Run
+from perf.plain_clip import plain_clip
+from perf.plain_coop import PlainCoOp
+from perf.plain_sep import PlainSEP
 from selfprompt.classifier import Classifier
 from selfprompt.data.images import from_value
 from selfprompt.data.transforms import eval_transform
 from selfprompt.methods.base import Method, build_method
-from selfprompt.perf.cases import Size
-from selfprompt.perf.compare import difference, gradient_difference, gradients
-from selfprompt.perf.epochs import epochs
-from selfprompt.perf.lab import Lab, Pair, adam, compare_losses, learned_by_name, training_step
-from selfprompt.perf.measure import Run
-from selfprompt.perf.plain_clip import plain_clip
-from selfprompt.perf.plain_coop import PlainCoOp
-from selfprompt.perf.plain_sep import PlainSEP
 from selfprompt.recipe import load_recipe
 
 CHUNK = 100
