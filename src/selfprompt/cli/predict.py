@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Literal
@@ -72,13 +73,15 @@ def predict(options: Namespace) -> int:
 
 def predict_here(options: Namespace) -> int:
     """Predict to the standard output."""
-    from selfprompt.data.paths import Listed, image_paths, read_lines
+    from selfprompt.data.paths import Listed, image_paths, left_out, read_lines
 
     out, form = sys.stdout, options.format or "table"
     show = Show(make_console(stderr=True), quiet=options.quiet)
     with SpooledTemporaryFile(SPOOL) as spool:
-        listed = Listed(sys.maxsize)
-        spool.writelines(listed.follow(image_paths(options.images, options.list)))
+        listed, ignored = Listed(sys.maxsize), Counter[str]()
+        spool.writelines(listed.follow(image_paths(options.images, options.list, ignored)))
+        if ignored:
+            show.say(left_out(ignored))
         spool.seek(0)
         if not listed.count:
             raise ValueError(f"{options.list} lists no images.")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,7 +31,7 @@ LOOK, TELL = 1.0, 30.0
 
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
-    from selfprompt.data.paths import image_paths
+    from selfprompt.data.paths import image_paths, left_out
     from selfprompt.job import finish, merged_file, open_job, work
 
     if options.format not in (None, "csv", "jsonl"):
@@ -38,7 +39,10 @@ def predict_parts(options: Namespace) -> int:
     show = Show(make_console(stderr=True), quiet=options.quiet)
     classifier = loaded(options, show)
     with show.stage("listing images"):
-        job = open_job(Path(options.out), terms(options, classifier), image_paths(options.images, options.list))
+        paths = image_paths(options.images, options.list, ignored := Counter[str]())
+        job = open_job(Path(options.out), terms(options, classifier), paths)
+    if ignored:
+        show.say(left_out(ignored))
     if not job.is_done:
         with show.stage("predicting") as bar, helpers(options, job, classifier, show):
             stream = partial(classifier.stream, top=options.top, workers=readers(options))

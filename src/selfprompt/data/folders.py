@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfprompt.data.images import EXTENSIONS
+from selfprompt.data.formats import is_image
 from selfprompt.data.items import SPLITS, Split, listing, plural
 from selfprompt.data.parts import Part, split_word
 
@@ -53,10 +53,7 @@ def read_class_folders(root: Path, *, strict: bool = True) -> Part:
         if not images:
             empty.append(folder.name)
     if empty and (strict or len(empty) == len(folders)):
-        raise ValueError(
-            f"{root} has empty class folders: {listing(empty)}: add images or remove the folder. "
-            f"(Images end in {', '.join(sorted(EXTENSIONS))}.)"
-        )
+        raise ValueError(f"{root} has empty class folders: {listing(empty)}: add images or remove the folder.")
     part.notes = tuple(_notes(root, ignored, outside, empty))
     return part
 
@@ -142,7 +139,7 @@ def _has_image(folder: Path) -> bool:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS and not _is_clutter(file.name)
+    return not _is_clutter(file.name) and is_image(file)
 
 
 def _is_clutter(name: str) -> bool:

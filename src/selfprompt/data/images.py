@@ -24,7 +24,6 @@ FORMATS = (
     "TIFF",
     "WEBP",
 )  # whatever the extension; none runs other programs
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 
 
 @dataclass(frozen=True)

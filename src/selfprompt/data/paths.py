@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,23 +12,28 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from selfprompt.data.images import EXTENSIONS
+from selfprompt.data.formats import is_image
+from selfprompt.data.items import plural
 
 
-def image_paths(names: Sequence[str], list_file: str | None = None) -> Iterator[str]:
+def image_paths(
+    names: Sequence[str], list_file: str | None = None, ignored: Counter[str] | None = None
+) -> Iterator[str]:
     """The files named, the images below the folders named, then those of a list; each in a fixed order.
 
     Args:
         names: Files and folders.
         list_file: A text file with one path a line, relative to the working folder; "-" is the standard input.
+        ignored: Counts the files in folders that are no images, by their kind: ".txt", "hidden".
 
     Raises:
         ValueError: While iterating, if something named does not exist or cannot be read, or a folder has no images.
     """
+    ignored = Counter() if ignored is None else ignored
     for name in names:
         path = Path(name)
         if path.is_dir():
-            yield from _of_folder(path)
+            yield from _of_folder(path, ignored)
         elif path.exists():
             yield str(path)
         else:
@@ -36,16 +42,25 @@ def image_paths(names: Sequence[str], list_file: str | None = None) -> Iterator[
         yield from _of_list(list_file)
 
 
-def _of_folder(folder: Path) -> Iterator[str]:
-    found = _below(folder)
+def left_out(ignored: Counter[str]) -> str:
+    """A sentence on the files that were ignored: ``Left out 3 files that are no images (2 .txt, 1 .csv).``"""
+    count = sum(ignored.values())
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in ignored.most_common())
+    return f"Left out {plural(count, 'file')} that {'is no image' if count == 1 else 'are no images'} ({kinds})."
+
+
+def _of_folder(folder: Path, ignored: Counter[str]) -> Iterator[str]:
+    found = _below(folder, own := Counter[str]())
     first = next(found, None)
+    if first is not None:
+        yield first
+        yield from found
+    ignored.update(own)
     if first is None:
-        raise ValueError(f"{folder} has no images ({', '.join(sorted(EXTENSIONS))}).")
-    yield first
-    yield from found
+        raise ValueError(f"{folder} has no images.{' ' + left_out(own) if own else ''}")
 
 
-def _below(folder: Path) -> Iterator[str]:
+def _below(folder: Path, ignored: Counter[str]) -> Iterator[str]:
     """Images below a folder, ordered as their paths are; holds the names of one folder at a time."""
     try:
         with os.scandir(folder) as scan:
@@ -53,10 +68,15 @@ def _below(folder: Path) -> Iterator[str]:
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror or error}.") from None
     for name, is_folder in entries:
+        path = folder / name
         if is_folder:
-            yield from _below(folder / name)
-        elif os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-            yield str(folder / name)
+            yield from _below(path, ignored)
+        elif name.startswith("."):
+            ignored["hidden"] += 1
+        elif is_image(path):
+            yield str(path)
+        else:
+            ignored["link to a folder" if path.is_dir() else path.suffix.lower() or "without extension"] += 1
 
 
 def _of_list(name: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selfprompt.data.images import EXTENSIONS
+from selfprompt.data.formats import EXTENSIONS
 from selfprompt.data.items import listing
 from selfprompt.data.suites.expected import Expected
 

@@ -1,0 +1,106 @@
+"""Which files are images: by the ending of their name, else by their first bytes; decodes nothing."""
+
+import os
+import re
+from pathlib import Path
+from stat import S_ISREG
+
+EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+        *(".pbm", ".pgm", ".ppm", ".pnm", ".avif", ".heic", ".heif", ".jp2"),
+    }
+)
+"""Endings that are believed without a look at the file: folders may hold millions. In lower case."""
+HEAD = 512
+"""Bytes at the start of a file that tell its format."""
+START = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"8BPS\0": "PSD",
+    b"\0\0\1\0": "ICO",
+    b"v/1\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"#?RGBE": "Radiance HDR",
+    b"qoif": "QOI",
+    b"DDS |\0": "DDS",
+    b"FUJIFILMCCD-RAW": "camera raw",
+    b"IIRO": "camera raw",
+    b"IIU\0": "camera raw",
+}
+"""How the files of a format begin; those that need a second look stand in `format_of`."""
+BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"crx ": "camera raw",
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
+}
+"""What stands behind ``ftyp`` in the container that videos use, too."""
+ANY_BRAND = (b"mif1", b"msf1")
+"""Brands of images whose codec is told by the brands after them."""
+RAW = frozenset(
+    {
+        *(".dng", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".cr2", ".cr3", ".crw", ".orf", ".rw2", ".raf"),
+        *(".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".rwl", ".mos", ".mef", ".fff"),
+    }
+)
+"""Endings of cameras' raw files. Most begin like a TIFF, and hold a thumbnail that is not the picture."""
+HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
+"""Sizes of the second header of a BMP: its name is two letters, which texts begin with, too."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, readable or not: by the ending of its name, else by its first bytes."""
+    suffix = path.suffix.lower()
+    return suffix in EXTENSIONS or file_format(path) is not None
+
+
+def file_format(path: Path) -> str | None:
+    """The format of an image file; None for other files, and for those that cannot be opened."""
+    try:
+        if not S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            return None
+        with open(path, "rb") as file:
+            return format_of(file.read(HEAD), path.suffix)
+    except (OSError, ValueError):
+        return None
+
+
+def format_of(head: bytes, suffix: str = "") -> str | None:
+    """The format of an image whose file begins with ``head``; None if it is no image."""
+    found = next((name for start, name in START.items() if head.startswith(start)), None)
+    if found == "TIFF" and suffix.lower() in RAW:
+        return "camera raw"
+    if found == "ICO" and not (head[4:6] > b"\0\0" and head[9:10] == b"\0"):
+        return None
+    if found is not None:
+        return found
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        return _format_of_brands(head)
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in HEADER_SIZES:
+        return "BMP"
+    if re.match(rb"P[1-6]\s+(#|\d)", head):
+        return "PPM"
+    text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return "SVG" if text.startswith((b"<svg", b"<?xml")) and b"<svg" in text else None
+
+
+def _format_of_brands(head: bytes) -> str | None:
+    brand = head[8:12]
+    if brand not in ANY_BRAND:
+        return BRANDS.get(brand)
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    others = (head[start : start + 4] for start in range(16, end, 4))
+    return next((BRANDS[other] for other in others if other in BRANDS), "HEIC")

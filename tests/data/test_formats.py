@@ -1,0 +1,102 @@
+"""What is an image by its bytes is found, whatever its name; what is none is counted."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from selfprompt.data.folders import read_folder
+from selfprompt.data.formats import file_format, is_image
+from selfprompt.data.paths import image_paths, left_out
+from tests.data.images import picture
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+FORMATS = {"JPEG": "JPEG", "MPO": "JPEG", "PNG": "PNG", "GIF": "GIF", "BMP": "BMP", "TIFF": "TIFF", "WEBP": "WEBP"}
+FORMATS |= {"PPM": "PPM", "JPEG2000": "JPEG2000", "ICO": "ICO"}
+
+
+@pytest.mark.parametrize("written", FORMATS)
+def test_formats_are_known_by_their_bytes(tmp_path: Path, written: str) -> None:
+    picture(1).save(tmp_path / "photo", written)
+    assert file_format(tmp_path / "photo") == FORMATS[written]
+    assert is_image(tmp_path / "photo")
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        (HEIC, "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(40), "AVIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heix" + bytes(40), "HEIC"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(40), None),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg">', "SVG"),
+        (b'<?xml version="1.0"?><annotation>', None),
+        (b"<!doctype html>", None),
+        (b"BMW and other cars", None),
+        (b"P5 is a format", None),
+        (b"P5\n# made by hand\n2 2 255\n", "PPM"),
+        (b"\0\0\1\0\1\0\x10\x10\0\0\1\0", "ICO"),
+        (b"%PDF-1.7", None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_bytes_that_need_a_second_look(tmp_path: Path, head: bytes, found: str | None) -> None:
+    (tmp_path / "thing").write_bytes(head)
+    assert file_format(tmp_path / "thing") == found
+    assert is_image(tmp_path / "thing") == (found is not None)
+
+
+def test_a_raw_file_is_no_plain_tiff(tmp_path: Path) -> None:
+    for name, found in (("a.NEF", "camera raw"), ("a.scan", "TIFF")):
+        picture(1).save(tmp_path / name, "TIFF")
+        assert file_format(tmp_path / name) == found
+
+
+def fill(folder: Path) -> list[str]:
+    """Images under all sorts of names, and other things beside them; gives the images' names, sorted."""
+    folder.mkdir(parents=True)
+    for name in ("A.JFIF", "b.jpe", "c", "d.PNG", "e.photo", "f.jpg.bak"):
+        picture(2).save(folder / name, "JPEG" if name != "d.PNG" else "PNG")
+    for name in ("g.heic", "h.HEIC", "i"):
+        (folder / name).write_bytes(HEIC)
+    (folder / "j.jpg").write_text("text under an image's name")
+    for name in ("notes.txt", "more.TXT", "metadata.csv", "README", ".hidden.png"):
+        (folder / name).write_text("no image")
+    return ["A.JFIF", "b.jpe", "c", "d.PNG", "e.photo", "f.jpg.bak", "g.heic", "h.HEIC", "i", "j.jpg"]
+
+
+LEFT_OUT = Counter({".txt": 2, ".csv": 1, "without extension": 1, "hidden": 1})
+
+
+def test_no_image_vanishes_from_a_folder_to_predict(tmp_path: Path) -> None:
+    names = fill(tmp_path / "all")
+    (tmp_path / "all" / "link").symlink_to(tmp_path)
+    ignored = Counter[str]()
+    found = [Path(path).name for path in image_paths([str(tmp_path / "all")], ignored=ignored)]
+    assert found == names
+    assert ignored == LEFT_OUT + Counter({"link to a folder": 1})
+
+
+def test_what_is_left_out_is_told_in_a_sentence(tmp_path: Path) -> None:
+    assert left_out(Counter({".csv": 1, ".txt": 2})) == "Left out 3 files that are no images (2 .txt, 1 .csv)."
+    assert left_out(Counter({".txt": 1})) == "Left out 1 file that is no image (1 .txt)."
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"has no images\. Left out 1 file that is no image \(1 \.txt\)\."):
+        list(image_paths([str(tmp_path)]))
+
+
+def test_no_image_vanishes_from_a_class_folder(tmp_path: Path) -> None:
+    names = fill(tmp_path / "pets" / "cat")
+    fill(tmp_path / "pets" / "dog")
+    part = read_folder(tmp_path / "pets")["train"]
+    assert [Path(str(source)).name for source in part.sources] == names * 2
+    assert "Ignored 10 files in pets that are no images" in part.notes[0]
+
+
+def test_a_million_known_names_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(1).save(tmp_path / "a.jpg")
+    monkeypatch.setattr("builtins.open", None)
+    monkeypatch.setattr(Image, "open", None)
+    assert list(image_paths([str(tmp_path)])) == [str(tmp_path / "a.jpg")]
