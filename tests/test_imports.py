@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "kinds": (),
     "config": (".kinds",),
     "files": (),
-    "claims": (),
+    "claims": (".files",),
     "prediction": (),
     "job": (".claims", ".files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
     "towers": (".tokens", ".towers"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from selfprompt.files import remove_link
+
 
 @contextmanager
 def claimed(lock: Path, *, wait: bool = False) -> Iterator[bool]:
@@ -19,6 +21,7 @@ def claimed(lock: Path, *, wait: bool = False) -> Iterator[bool]:
         wait: Whether to wait until the other process is done, instead of giving up.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    remove_link(lock)  # the lock's file is emptied when it is opened
     held = FileLock(lock)
     try:
         held.acquire(blocking=wait)

@@ -2,9 +2,10 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 
@@ -24,7 +25,8 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, alone: boo
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as file:  # new, so never a link that somebody put there
                 file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -38,6 +40,22 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, alone: boo
             f"{path} could not be written: {error.strerror or error}. "
             "What was there before is intact: free some space or permit writing, then try again."
         ) from error
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file to write on at its end; a link that stands in its place is removed, never written through."""
+    remove_link(path)
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666))
+
+
+def remove_link(path: Path) -> None:
+    """Remove what stands at a path if it is a link, symbolic or hard, or no plain file: nothing of ours is."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

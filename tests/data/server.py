@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
 from threading import Thread
 
 
@@ -18,6 +19,7 @@ class Files:
         statuses: For each of the next requests the status of a refusal.
         ranges: Whether it knows ranges.
         kind: The content type that it tells.
+        moved: Path -> the address that it points to instead.
         seen: The Range header of each request, "" without one.
     """
 
@@ -26,13 +28,14 @@ class Files:
     statuses: list[int] = field(default_factory=list)
     ranges: bool = True
     kind: str = "application/octet-stream"
+    moved: dict[str, str] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
     url: str = ""
 
 
 @contextmanager
-def serve() -> Iterator[Files]:
-    """A running server; ``url`` is its address."""
+def serve(secure: SSLContext | None = None) -> Iterator[Files]:
+    """A running server, of https with a context; ``url`` is its address."""
     files = Files()
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,7 +46,9 @@ def serve() -> Iterator[Files]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        files.url = f"http://127.0.0.1:{server.server_address[1]}"
+        if secure is not None:
+            server.socket = secure.wrap_socket(server.socket, server_side=True)
+        files.url = f"http{'s' if secure else ''}://127.0.0.1:{server.server_address[1]}"
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -56,6 +61,12 @@ def serve() -> Iterator[Files]:
 def answer(request: BaseHTTPRequestHandler, files: Files) -> None:
     asked = request.headers.get("Range", "")
     files.seen.append(asked)
+    if request.path in files.moved:
+        request.send_response(302)
+        request.send_header("Location", files.moved[request.path])
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+        return
     if files.statuses or request.path not in files.content:
         request.send_error(files.statuses.pop(0) if files.statuses else 404)
         return

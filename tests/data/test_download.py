@@ -1,21 +1,22 @@
-"""Fetching: broken connections, checksums, archives that would write elsewhere, `selfprompt data get`."""
+"""Fetching: broken connections, checksums, unsafe addresses, `selfprompt data get`."""
 
 import hashlib
-import io
 import json
 import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
 
 from selfprompt.cli import data_get
-from selfprompt.data.download import download, find_ending, unpack
+from selfprompt.data.download import download
 from selfprompt.data.suites import load_task, obtain, origins
 from selfprompt.data.suites.origins import Download, Origin
+from tests.data.archives import make_tar, make_zip
 from tests.data.roots import draw_split, image_bytes
 from tests.data.server import Files, serve
 
@@ -122,85 +123,62 @@ def test_two_processes_do_not_write_one_file(files: Files, tmp_path: Path) -> No
             download(f"{files.url}/a.bin", tmp_path / "a.bin")
 
 
-# --- archives ---
+def test_a_planted_link_is_not_written_through(files: Files, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / "a.bin.part").symlink_to(mine)
+    (tmp_path / ".a.bin.part.tag.part").symlink_to(mine)
+    download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=MD5)
+    os.link(mine, tmp_path / "b.bin.part")
+    files.content["/b.bin"] = CONTENT
+    download(f"{files.url}/b.bin", tmp_path / "b.bin", checksum=MD5)
+    assert mine.read_text() == "mine"
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes() == CONTENT
+    assert not (tmp_path / "a.bin").is_symlink()
 
 
-def make_tar(members: dict[str, bytes], change: Callable[[tarfile.TarInfo], None] = lambda info: None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            change(info)
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+def test_the_id_that_git_gives_a_file_is_a_checksum(files: Files, tmp_path: Path) -> None:
+    files.content["/a.bin"] = b"hello\n"
+    download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum="git:ce013625030ba8dba906f756967f9e9ca394464a")
+    with pytest.raises(RuntimeError, match="is not the published file: its git is ce01362"):
+        download(f"{files.url}/a.bin", tmp_path / "b.bin", checksum="git:" + "0" * 40)
 
 
-def make_zip(members: dict[str, bytes], mode: int = 0o644) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in members.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = mode << 16
-            file.writestr(info, content)
-    return buffer.getvalue()
+def test_a_part_that_was_changed_meanwhile_is_found_out(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(b"other" * 100)
+    with pytest.raises(RuntimeError, match="is not the published file"):
+        download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=MD5)
+    download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=MD5)
 
 
-def link(target: str, kind: bytes = tarfile.SYMTYPE) -> Callable[[tarfile.TarInfo], None]:
-    def change(info: tarfile.TarInfo) -> None:
-        info.type, info.linkname, info.size = kind, target, 0
-
-    return change
-
-
-@pytest.mark.parametrize(("name", "make"), [("a.tar.gz", make_tar), ("a.tgz", make_tar), ("a.zip", make_zip)])
-def test_archives_are_unpacked(tmp_path: Path, name: str, make: Callable[[dict[str, bytes]], bytes]) -> None:
-    (tmp_path / name).write_bytes(make({"x/images/a.jpg": b"a", "x/read me.txt": b"b"}))
-    seen: list[tuple[int, int]] = []
-    unpack(tmp_path / name, tmp_path / "out", lambda *at: seen.append(at))
-    assert (tmp_path / "out/x/images/a.jpg").read_bytes() == b"a"
-    assert seen
-    assert find_ending(tmp_path / "out", "images") == tmp_path / "out/x/images"
-    assert find_ending(tmp_path / "out", "images/a.jpg") == tmp_path / "out/x/images/a.jpg"
-    assert find_ending(tmp_path / "out", "mages") is None
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.bin", "file:///etc/hostname"])
+def test_an_address_that_points_to_another_kind_is_not_followed(files: Files, tmp_path: Path, target: str) -> None:
+    files.moved["/moved.bin"] = f"{files.url}/a.bin"
+    download(f"{files.url}/moved.bin", tmp_path / "a.bin", checksum=MD5)
+    files.moved["/moved.bin"] = target
+    with pytest.raises(RuntimeError, match=r"moved\.bin cannot be fetched"):
+        download(f"{files.url}/moved.bin", tmp_path / "b.bin", attempts=1, wait=0)
+    assert not (tmp_path / "b.bin").exists()
 
 
-BROKEN: dict[str, tuple[str, bytes]] = {
-    "parent": ("a.tar.gz", make_tar({"../evil": b"x"})),
-    "parent-later": ("a.tar.gz", make_tar({"x/../../evil": b"x"})),
-    "link": ("a.tar.gz", make_tar({"x": b""}, link("../../evil"))),
-    "link-absolute": ("a.tar.gz", make_tar({"x": b""}, link("/etc/passwd"))),
-    "hard-link": ("a.tar.gz", make_tar({"x": b""}, link("../evil", tarfile.LNKTYPE))),
-    "device": ("a.tar.gz", make_tar({"x": b""}, link("", tarfile.CHRTYPE))),
-    "zip-parent": ("a.zip", make_zip({"../evil": b"x"})),
-    "zip-parent-later": ("a.zip", make_zip({"x/../../evil": b"x"})),
-    "zip-absolute": ("a.zip", make_zip({"/evil": b"x"})),
-    "zip-drive": ("a.zip", make_zip({"C:/evil": b"x"})),
-    "zip-link": ("a.zip", make_zip({"x": b"../evil"}, 0o120777)),
-    "no-zip": ("a.zip", b"PK no zip"),
-    "no-gzip": ("a.tar.gz", b"\x1f\x8b no gzip"),
-    "cut-short": ("a.tar.gz", make_tar({"x": CONTENT})[:-500]),
-    "unknown-ending": ("a.rar", b""),
-}
-
-
-# Named: an archive's bytes hold the time it was made, and two workers must collect the same tests.
-@pytest.mark.parametrize(("name", "content"), BROKEN.values(), ids=BROKEN)
-def test_unsafe_and_broken_archives_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    (inside / name).write_bytes(content)
-    with pytest.raises(RuntimeError, match=rf"{name} cannot be unpacked: "):
-        unpack(inside / name, inside / "out")
-    assert os.listdir(tmp_path) == ["inside"]
-    assert os.listdir(inside) == [name]
-
-
-def test_absolute_paths_of_tars_land_inside_or_nowhere(tmp_path: Path) -> None:
-    outside = tmp_path / "evil"
-    (tmp_path / "a.tar.gz").write_bytes(make_tar({str(outside): b"x"}))
-    unpack(tmp_path / "a.tar.gz", tmp_path / "out")  # the data filter takes the leading slash away
-    assert not outside.exists()
+def test_https_never_leads_to_http(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serve(context) as secure:
+        assert secure.url.startswith("https:")
+        secure.content["/a.bin"] = CONTENT
+        download(f"{secure.url}/a.bin", tmp_path / "a.bin", checksum=MD5)
+        secure.moved["/b.bin"] = f"{files.url}/a.bin"
+        with pytest.raises(RuntimeError, match=r"b\.bin cannot be fetched: it points to http://.*not safe to follow"):
+            download(f"{secure.url}/b.bin", tmp_path / "b.bin", checksum=MD5)
 
 
 # --- selfprompt data get ---
@@ -302,5 +280,53 @@ def test_every_name_of_the_table_resolves() -> None:
     assert obtain.resolve("stanford_cars")[0] == "coop/stanford_cars"
     assert obtain.resolve("cub")[0] == "fgvc/cub"
     assert obtain.resolve("vtab/kitti") == obtain.resolve("vtab")
-    addresses = [item.url for origin in origins.ORIGINS.values() for item in origin.downloads]
-    assert all(address.startswith(("https://", "http://")) for address in addresses)
+
+
+NO_CHECKSUM = {
+    "classnames.txt": "on Google Drive; the reader compares its 1000 ids with the folders of images",
+    "UCF-101-midframes.zip": "on Google Drive; the split file lists the images",
+    "stanford_cars.zip": "on the hub at a fixed revision",
+    "imagenet-sketch.zip": "on the hub at a fixed revision",
+    "imagenet-adversarial.zip": "on the hub at a fixed revision",
+    "imagenet-rendition.zip": "on the hub at a fixed revision",
+    "vtab-1k.zip": "on the hub, without revisions",
+}
+"""Downloads without a published checksum, and what there is instead."""
+
+
+def test_every_origin_is_https_and_has_a_checksum() -> None:
+    for origin in [*origins.ORIGINS.values(), origins.VTAB]:
+        for item in origin.downloads:
+            assert item.url.startswith("https://")
+            name = item.archive or item.keep[0]
+            kind, _, digits = item.checksum.partition(":")
+            assert (name in NO_CHECKSUM) == (item.checksum == ""), name
+            assert len(digits) == {"": 0, "md5": 32, "sha256": 64, "git": 40}[kind], name
+
+
+def test_without_a_checksum_the_first_file_that_came_is_the_measure(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.content["/c.zip"] = make_zip({"images/a.jpg": image_bytes()})
+    item = Download(f"{files.url}/c.zip", ("images",), archive="c.zip")
+    monkeypatch.setitem(origins.ORIGINS, "coop/oxford_pets", Origin("here", "free", (item,)))
+    get("oxford_pets", tmp_path)
+    assert "No checksum of it is published" in capsys.readouterr().out
+    digest = hashlib.sha256(files.content["/c.zip"]).hexdigest()
+    assert (tmp_path / "oxford_pets" / obtain.SUMS).read_text() == f"{digest}  c.zip\n"
+    shutil.rmtree(tmp_path / "oxford_pets/images")
+    get("oxford_pets", tmp_path)
+    shutil.rmtree(tmp_path / "oxford_pets/images")
+    files.content["/c.zip"] = make_zip({"images/a.jpg": b"other"})
+    with pytest.raises(RuntimeError, match=rf"another file than the one that came before: .* not {digest}"):
+        get("oxford_pets", tmp_path)
+    assert not (tmp_path / "oxford_pets/images").exists()
+
+
+def test_an_archive_that_an_earlier_call_left_is_checked_again(pets: Files, tmp_path: Path) -> None:
+    left = tmp_path / obtain.WORK / "coop-oxford_pets/images.tar.gz"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(make_tar({"images/0/train-0.jpg": b"not theirs"}))
+    with pytest.raises(RuntimeError, match="is not the published file"):
+        get("oxford_pets", tmp_path)
+    assert get("oxford_pets", tmp_path) == 0

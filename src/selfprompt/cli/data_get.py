@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def get(options: Namespace) -> int:
     """Fetch what is not there yet; an interrupted command goes on when it is repeated."""
-    from selfprompt.data.suites.obtain import WORK, folder_of, lacking, obtain, resolve
+    from selfprompt.data.suites.obtain import SUMS, WORK, folder_of, lacking, obtain, resolve
 
     show, root = Show(), Path(options.root)
 
@@ -35,6 +35,8 @@ def get(options: Namespace) -> int:
         show.say(f"All that can be fetched is in {folder} already; nothing was changed.")
     for item in wanted:
         show.say(f"Fetching {item.url}")
+        if not item.checksum:
+            show.say(f"No checksum of it is published: what comes is noted in {folder / SUMS}, to compare it with.")
         for path in obtain(item, folder, work, stage):
             show.say(f"New: {path}")
     shutil.rmtree(work, ignore_errors=True)

@@ -1,29 +1,24 @@
-"""Fetches files over HTTP, resuming where a connection broke, and unpacks archives; never leaves half a file.
+"""Fetches files over HTTP, resuming where a connection broke; never leaves half a file.
 
 What is on its way is called ``NAME.part``; it gets its name when it is whole and its checksum is right.
 """
 
 import hashlib
 import os
-import shutil
-import stat
-import tarfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes that are done and how many there are."""
+from selfprompt.data.archives import Progress
+from selfprompt.files import open_to_append, write_atomically
 
 CHUNK = 1 << 20
 PATIENCE = 60.0  # seconds without a byte before a connection counts as broken
-TAR = (".tar", ".tar.gz", ".tgz")
 
 
 def download(
@@ -40,7 +35,7 @@ def download(
     Args:
         url: An http or https address.
         path: Where to put it; must not exist.
-        checksum: "md5:..." or "sha256:..."; "" checks the length only.
+        checksum: As ``verify`` takes it; "" checks the length only.
         attempts: How often in a row to try without getting a byte.
         wait: Seconds before the second attempt; doubled before each further one.
         progress: Told the bytes.
@@ -63,12 +58,24 @@ def download(
 
 
 def verify(path: Path, checksum: str, name: str) -> None:
-    """Raise RuntimeError, and delete the file, unless it has the checksum "md5:..." or "sha256:..."."""
+    """Raise RuntimeError, and delete the file, unless it has a checksum.
+
+    Args:
+        path: The file.
+        checksum: "md5:...", "sha256:...", or "git:..." for the id that git gives a file of that content; "" for none.
+        name: What messages call it.
+    """
     kind, _, wanted = checksum.partition(":")
     if not kind:
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
+        if kind == "git":
+            digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+            found = digest.hexdigest()
+        else:
+            found = hashlib.file_digest(file, kind).hexdigest()
     if found != wanted:
         path.unlink()
         raise RuntimeError(
@@ -80,7 +87,7 @@ def verify(path: Path, checksum: str, name: str) -> None:
 @contextmanager
 def _alone(part: Path) -> Iterator[IO[bytes]]:
     """The part file, open for appending by this process only."""
-    with part.open("ab") as file:
+    with open_to_append(part) as file:
         try:
             import fcntl
 
@@ -124,9 +131,9 @@ def _append(url: str, file: IO[bytes], tag: Path, progress: Progress | None) -> 
     if have:
         request.add_header("Range", f"bytes={have}-")
         if tag.is_file():  # another file under this address by now comes from its beginning
-            request.add_header("If-Range", tag.read_text())
+            request.add_header("If-Range", tag.read_text(encoding="utf-8"))
     try:
-        response = urlopen(request, timeout=PATIENCE)
+        response = build_opener(_SameScheme).open(request, timeout=PATIENCE)
     except HTTPError as error:
         if error.code != 416:
             raise
@@ -144,15 +151,28 @@ def _append(url: str, file: IO[bytes], tag: Path, progress: Progress | None) -> 
             if response.status == 206:
                 return False
         if (etag := response.headers.get("ETag", "")) and not etag.startswith("W/"):  # weak ones fix no bytes
-            tag.write_text(etag)
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else 0
+            write_atomically(tag, etag.encode())
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else 0
         while chunk := response.read1(CHUNK):
             file.write(chunk)
             have += len(chunk)
             if progress is not None and total:
                 progress(have, total)
-    return not length or have == total
+    return not total or have == total
+
+
+class _SameScheme(HTTPRedirectHandler):
+    """Follows what an address points to, but never from https to where anybody on the way can change the file."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """The request for the address pointed to."""
+        if not newurl.lower().startswith(("https:",) if req.type == "https" else ("https:", "http:")):
+            raise RuntimeError(
+                f"{req.full_url} cannot be fetched: it points to {newurl}, which is not safe to follow. "
+                "Get the data set from its home page."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _refuse_page(url: str, response: Any) -> None:
@@ -161,75 +181,3 @@ def _refuse_page(url: str, response: Any) -> None:
             f"{url} answered with a web page instead of the file (it may be gone, or too much asked for): "
             "try later, or get the data set from its home page."
         )
-
-
-def unpack(archive: Path, into: Path, progress: Progress | None = None) -> None:
-    """Unpack a .zip, .tar, .tar.gz or .tgz into a new folder; refuses what would land outside of it.
-
-    Args:
-        archive: The file; its name tells its kind.
-        into: The folder, which must not exist.
-        progress: Told the bytes that are done.
-
-    Raises:
-        RuntimeError: If the archive is broken, does not fit on the disk, or holds absolute paths, paths with "..",
-            links out of the folder, or devices. What was unpacked until then is deleted.
-    """
-    into.mkdir(parents=True)
-    try:
-        if archive.name.endswith(TAR):
-            _unpack_tar(archive, into, progress)
-        elif archive.suffix == ".zip":
-            _unpack_zip(archive, into, progress)
-        else:
-            raise RuntimeError(f"{archive} must be a .zip, .tar, .tar.gz or .tgz.")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
-        shutil.rmtree(into, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RuntimeError(
-            f"{archive} cannot be unpacked: {reason.rstrip('.')}. Free some space if there was too little, or "
-            "delete it to fetch it anew."
-        ) from None
-
-
-def _unpack_tar(archive: Path, into: Path, progress: Progress | None) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise RuntimeError("this Python cannot unpack tar files safely; use 3.11.4 or newer")
-    size = archive.stat().st_size
-    with archive.open("rb") as raw, tarfile.open(fileobj=raw) as tar:
-        for member in tar:
-            tar.extract(member, into, set_attrs=False, filter="data")  # raises on what leads outside
-            if progress is not None:
-                progress(raw.tell(), size)
-
-
-def _unpack_zip(archive: Path, into: Path, progress: Progress | None) -> None:
-    with zipfile.ZipFile(archive) as file:
-        members = file.infolist()
-        for member in members:
-            name = PurePosixPath(member.filename.replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts or any(":" in part for part in name.parts[:1]):
-                raise RuntimeError(f"its member {member.filename!r} leads out of the folder")
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise RuntimeError(f"its member {member.filename!r} is a link")
-        size, done = sum(member.file_size for member in members), 0
-        if size > shutil.disk_usage(into).free:
-            raise RuntimeError("there is not enough space on the disk for what it holds")
-        for member in members:
-            file.extract(member, into)
-            done += member.file_size
-            if progress is not None:
-                progress(done, size)
-
-
-def find_ending(folder: Path, ending: str) -> Path | None:
-    """The path below a folder that ends with these parts and is the shortest; None without one."""
-    wanted = PurePosixPath(ending).parts
-    level = [folder]
-    while level:
-        inner = sorted(entry for place in level for entry in place.iterdir() if entry.name != "__MACOSX")
-        for entry in inner:
-            if entry.relative_to(folder).parts[-len(wanted) :] == wanted:
-                return entry
-        level = [entry for entry in inner if entry.is_dir() and not entry.is_symlink()]
-    return None

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from selfprompt.data import download as net
+from selfprompt.data.archives import Progress, find_ending, unpack
+from selfprompt.data.download import download, verify
 from selfprompt.data.suites import nearest
 from selfprompt.data.suites.expected import EXPECTED
 from selfprompt.data.suites.origins import ORIGINS, VTAB, Download, Origin
-from selfprompt.data.suites.places import find_folder
+from selfprompt.data.suites.places import find_folder, sha256
+from selfprompt.files import write_atomically
 
 WORK = ".selfprompt-get"
 """Folder in the data root for what is on its way."""
+SUMS = "downloads.sha256"
+"""File in a data set's folder that notes what came where no checksum is known, as ``sha256sum`` writes it."""
 
-Stage = Callable[[str], AbstractContextManager[net.Progress]]
+Stage = Callable[[str], AbstractContextManager[Progress]]
 """Announces a step; gives a function that is told its progress."""
 
 
@@ -61,30 +65,50 @@ def obtain(item: Download, folder: Path, work: Path, stage: Stage) -> list[Path]
         The new files and folders.
 
     Raises:
-        RuntimeError: If something cannot be fetched, is not the published file, or lacks what is wanted.
+        RuntimeError: If something cannot be fetched, is not the published file, or lacks what is wanted; where no
+            checksum is known, if it is another file than the first that came.
     """
     arrived = work / (item.archive or item.keep[0])
     if not arrived.exists():
         with stage(f"fetching {arrived.name}") as progress:
-            net.download(item.url, arrived, checksum=item.checksum, progress=progress)
+            download(item.url, arrived, checksum=item.checksum, progress=progress)
+    else:
+        verify(arrived, item.checksum, item.url)  # an earlier call left it, maybe long ago
+    noted = [] if item.checksum else _note_sum(arrived, folder, item.url)
     if not item.archive:
-        return _place({item.keep[0]: arrived}, folder)
+        return noted + _place({item.keep[0]: arrived}, folder)
     unpacked = work / f"{item.archive}.unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # what an interrupted call left
     with stage(f"unpacking {arrived.name}") as progress:
-        net.unpack(arrived, unpacked, progress)
+        unpack(arrived, unpacked, progress)
     if item.inner:
         inner = _wanted(unpacked, item.inner, item)
         with stage(f"unpacking {inner.name}") as progress:
-            net.unpack(inner, unpacked / "inner", progress)
+            unpack(inner, unpacked / "inner", progress)
     placed = _place({kept: _wanted(unpacked, kept, item) for kept in item.keep}, folder)
     shutil.rmtree(unpacked, ignore_errors=True)
     arrived.unlink()
-    return placed
+    return noted + placed
+
+
+def _note_sum(arrived: Path, folder: Path, url: str) -> list[Path]:
+    """Note the hash of a file that has no known one; RuntimeError if another was noted when it came before."""
+    sums, found = folder / SUMS, sha256(arrived)
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    before = next((line.split()[0] for line in lines if line.split()[1:] == [arrived.name]), None)
+    if before not in (None, found):
+        arrived.unlink()
+        raise RuntimeError(
+            f"{url} is another file than the one that came before: its SHA-256 is {found}, not {before} as {sums} "
+            "notes. It was deleted; delete that line too if you trust the new file."
+        )
+    if before is None:
+        write_atomically(sums, "".join(f"{line}\n" for line in [*lines, f"{found}  {arrived.name}"]).encode())
+    return [sums] if before is None else []
 
 
 def _wanted(unpacked: Path, ending: str, item: Download) -> Path:
-    found = net.find_ending(unpacked, ending)
+    found = find_ending(unpacked, ending)
     if found is None:
         raise RuntimeError(f"{item.archive} from {item.url} holds no {ending}: get the data set from its home page.")
     return found

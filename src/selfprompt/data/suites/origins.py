@@ -1,7 +1,8 @@
 """Where the published data sets are from: home page, terms, and what `selfprompt data get` may fetch.
 
-Addresses are the sources' own with the checksums that torchvision knows where there are any, else copies on the
-Hugging Face hub at a fixed revision. Terms are as commonly stated: read the source's own before passing data on.
+Addresses are the sources' own where they still answer, else copies on the Hugging Face hub, and all are https.
+Checksums are those that torchvision and TensorFlow Datasets know, or that git has for a file at a fixed revision.
+Terms are as commonly stated: read the source's own before passing data on.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Download:
         url: Where it is.
         keep: What is kept, as paths below the data set's folder. From an archive each is the member whose path
             ends so and is the shortest; a file that is no archive is kept under its one name.
-        checksum: "md5:..." or "sha256:..." of the file; "" where none is published.
+        checksum: "md5:...", "sha256:..." or "git:..." of the file (see ``download.verify``); "" where none is known.
         archive: What it is called here, its ending tells its kind; "" for a file that is kept as it is.
         inner: An archive inside the archive, which holds what is kept.
     """
@@ -56,13 +57,9 @@ class Origin:
         return f"{self.home}; terms: {self.terms}."
 
 
-def _split(name: str, sha256: str) -> Download:
+def _split(name: str, digest: str) -> Download:
     file = f"split_zhou_{name}.json"
-    return Download(f"{_SPLITS}/{file}", (file,), f"sha256:{sha256}")
-
-
-def _drive_split(name: str, drive: str) -> Download:
-    return Download(_DRIVE + drive, (f"split_zhou_{name}.json",))
+    return Download(f"{_SPLITS}/{file}", (file,), f"{'sha256' if len(digest) == 64 else 'git'}:{digest}")
 
 
 def _hub(archive: str, *keep: str) -> Download:
@@ -132,12 +129,12 @@ _COOP = {
         "none stated",
         (
             Download(
-                "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                "https://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
                 ("images",),
                 "md5:85eeb15f3717b99a5da872d97d918f87",
                 "food-101.tar.gz",
             ),
-            _drive_split("Food101", "1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl"),
+            _split("Food101", "39557040ee6501bd32aa8b5dfd75f7941a32f0a7"),
         ),
     ),
     "fgvc_aircraft": Origin(
@@ -153,7 +150,8 @@ _COOP = {
                     "images_variant_val.txt",
                     "images_variant_test.txt",
                 ),
-                archive="fgvc-aircraft-2013b.tar.gz",
+                "md5:d4acdd33327262359767eeaa97a4f732",
+                "fgvc-aircraft-2013b.tar.gz",
             ),
         ),
     ),
@@ -162,12 +160,12 @@ _COOP = {
         "none stated",
         (
             Download(
-                "http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
+                "https://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
                 ("SUN397",),
                 "md5:8ca2778205c41d23104230ba66911c7a",
                 "SUN397.tar.gz",
             ),
-            _drive_split("SUN397", "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
+            _split("SUN397", "8d5725db8f70bcf02245665304f863e68f96a24c"),
         ),
     ),
     "dtd": Origin(
@@ -214,9 +212,10 @@ _COOP = {
         "MIT",
         (
             Download(
-                "https://s3-us-west-2.amazonaws.com/imagenetv2public/imagenetv2-matched-frequency.tar.gz",
+                "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz",
                 ("imagenetv2-matched-frequency-format-val",),
-                archive="imagenetv2-matched-frequency.tar.gz",
+                "sha256:f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c",
+                "imagenetv2-matched-frequency.tar.gz",
             ),
         ),
         _SEE_IMAGENET,
@@ -279,9 +278,16 @@ _FGVC = {
         _VPT,
     ),
     "stanford_dogs": Origin(
-        "http://vision.stanford.edu/aditya86/ImageNetDogs",
+        "https://vision.stanford.edu/aditya86/ImageNetDogs",
         "non-commercial research",
-        (Download("http://vision.stanford.edu/aditya86/ImageNetDogs/images.tar", ("Images",), archive="images.tar"),),
+        (
+            Download(
+                "https://vision.stanford.edu/aditya86/ImageNetDogs/images.tar",
+                ("Images",),
+                "sha256:a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+                "images.tar",
+            ),
+        ),
         _VPT,
     ),
     "stanford_cars": Origin(
