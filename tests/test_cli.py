@@ -311,6 +311,13 @@ class TestTrain:
         assert measured["confusion"] == result["tuned"]["confusion"]
 
 
+def test_published_data_sets_are_named_with_the_ways_that_there_are(run, tmp_path):
+    done = run("train", "coop/caltech101", *FAST, "--out", tmp_path / "out")
+    assert done.status == 1
+    assert "selfprompt bench PROTOCOL --suite coop --root FOLDER" in done.err
+    assert "load_task('coop/caltech101', FOLDER).dataset" in done.err
+
+
 class TestEval:
     def test_the_data_of_the_run_give_its_numbers(self, run, linear, photos):
         result = json.loads((linear / "result.json").read_text(encoding="utf-8"))
@@ -328,6 +335,21 @@ class TestEval:
         assert set(measured["per_class"]) == {"blue", "green apple"}
         assert len(measured["confusion"]) == 4, "of the classifier's classes"
         assert "no test split: all images are used" in done.err
+
+    def test_one_class_is_enough(self, run, linear, tmp_path):
+        done = run("eval", linear, write_photos(tmp_path / "one", {"blue": 3}), "--format", "json")
+        assert json.loads(done.out)["total"] == 3
+        assert set(json.loads(done.out)["per_class"]) == {"blue"}
+
+    def test_images_that_were_all_for_training_are_no_test(self, run, photos, tmp_path):
+        trained = run("train", photos, *FAST, "--holdout", "0", "--out", tmp_path / "out")
+        assert trained.status == 0
+        assert "how good the classifier is on others is not known" in trained.out
+        assert "There are no test images, so the accuracy is not known." in trained.out
+        result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+        assert (result["images"]["train"], result["images"]["test"], result["tuned"]) == (32, 0, None)
+        done = run("eval", tmp_path / "out", photos)
+        assert "tuned on these images: how good it is on others is not known" in done.err
 
     def test_a_split_can_be_chosen(self, run, linear, split_photos):
         for split, total in (("auto", 8), ("test", 8), ("val", 6), ("train", 12), ("all", 26)):

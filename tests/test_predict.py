@@ -126,10 +126,29 @@ class TestPaths:
 
     def test_a_list_follows_what_is_named(self, tmp_path, monkeypatch):
         (tmp_path / "list.txt").write_bytes(b"one.png\r\n\n two.png \ncaf\xe9.png")
-        (tmp_path / "first.png").touch()
+        for name in (b"first.png", b" two.png ", b"caf\xe9.png"):
+            open(os.fsencode(tmp_path) + b"/" + name, "wb").close()
         monkeypatch.chdir(tmp_path)
         paths = list(image_paths(["./first.png"], "list.txt"))
         assert paths == ["first.png", "one.png", " two.png ", os.fsdecode(b"caf\xe9.png")]
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+    def test_lists_of_any_program_are_read(self, tmp_path, monkeypatch, encoding):
+        mark = "\ufeff" if encoding == "utf-16-le" else ""
+        lines = ["éa.png", "", "# a comment", '"two words.png"', "three.png  ", "#4.png", "gone.png"]
+        (tmp_path / "list.txt").write_bytes((mark + "\r\n".join(lines)).encode(encoding))
+        for name in ("éa.png", "two words.png", "three.png", "#4.png"):
+            (tmp_path / name).touch()
+        monkeypatch.chdir(tmp_path)
+        wanted = ["éa.png", "two words.png", "three.png", "#4.png", "gone.png"]
+        assert list(image_paths([], "list.txt")) == wanted
+
+    @pytest.mark.parametrize("content", [b"a.png\ncaf\xe9.png\n", "a.png\nb.png".encode("utf-16-le"), b"a.png\0b.png"])
+    def test_a_list_in_another_encoding_is_refused(self, tmp_path, monkeypatch, content):
+        (tmp_path / "list.txt").write_bytes(content)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=r"list\.txt, line \d .*UTF-8"):
+            list(image_paths([], "list.txt"))
 
     def test_a_list_that_is_not_there_is_named(self, tmp_path):
         with pytest.raises(ValueError, match=r"none\.txt cannot be read as a list of images: No such file"):

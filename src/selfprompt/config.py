@@ -20,7 +20,8 @@ class DataOptions:
     classes: Literal["all", "base", "new"] = "all"
     """All classes, or the first (base) or second half (new) of the sorted classes."""
     holdout: float = 0.25
-    """Part of each class that is set aside for testing when the data come without a test split."""
+    """Part of each class that is set aside for testing when the data come without a test split; 0: all images are for
+    training, and the accuracy is not known."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read: leave it out and say so, or stop."""
     memory: str = "2GB"
@@ -34,7 +35,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         check_kinds(type(self), vars(self))
         _check_range("shots", self.shots, at_least=0)
-        _check_range("holdout", self.holdout, above=0, below=1)
+        _check_range("holdout", self.holdout, at_least=0, below=1)
         if not re.fullmatch(r"\d+(\.\d+)?\s*([KMG]i?)?B?", self.memory, flags=re.IGNORECASE):
             raise ValueError(f"memory must be a size such as '500MB' or '2GB', got {self.memory!r}.")
 

@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all; used for everything a run leaves behind."""
+"""Files that are written whole or not at all, as everything that a run leaves behind; and texts that users write."""
 
+import codecs
 import json
 import os
 import stat
@@ -7,6 +8,42 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
+
+BYTE_ORDER_MARKS = {  # those of UTF-32 first: UTF-16's are their beginning
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text that begins with these bytes: what its byte order mark says, else UTF-8."""
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
+
+
+def read_text(path: Path) -> str:
+    """A text file that a user wrote, by whatever program; line ends are left as they are.
+
+    Args:
+        path: UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one.
+
+    Raises:
+        ValueError: If the file cannot be read or is in another encoding; the message names it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} must be a readable UTF-8 text file: {error.strerror or error}.") from None
+    try:
+        text = content.decode(encoding_of(content))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} must be a readable UTF-8 text file, but line {line} is not: save it so.") from None
+    if "\0" in text:  # UTF-16 without its mark decodes as UTF-8 where it is English
+        raise ValueError(f"{path} must be a readable UTF-8 text file, but it holds zero bytes: save it so.")
+    return text
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes], *, alone: bool = True) -> None:

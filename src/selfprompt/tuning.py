@@ -177,6 +177,8 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
         )
     drawn, drawn_val = few_shot_split(dataset.train, dataset.val, options.shots, recipe.seed)
     notes = list(dataset.notes)
+    if not (options.holdout or dataset.test or isinstance(data, Dataset)):
+        notes.append("All images are for training (holdout 0): how good the classifier is on others is not known.")
     if options.shots:
         notes.append(f"Drew up to {options.shots} training images a class (seed {recipe.seed}): {len(drawn)} in all.")
         short = Counter(item.label for item in drawn)

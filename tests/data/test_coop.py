@@ -176,8 +176,10 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     file = place / "split_zhou_DescribableTextures.json"
     content = file.read_text()
     file.unlink()
-    with pytest.raises(ValueError, match=r"split_zhou_DescribableTextures\.json is missing. `selfprompt data get"):
+    with pytest.raises(ValueError, match=r"Textures\.json is missing. `selfprompt data get") as caught:
         load_task("coop/dtd", tmp_path)
+    assert "must be JSON" not in str(caught.value)
+    assert "Delete" not in str(caught.value)
     file.write_text(content)
     os.rename(place / "images", place / "pictures")
     with pytest.raises(ValueError, match="must hold the images in images, but it holds pictures, split_zhou"):

@@ -115,7 +115,7 @@ def test_labels_outside_of_the_classes_are_named(folder: Path) -> None:
 
 def test_what_is_no_table_is_refused(folder: Path) -> None:
     (folder / "a.csv").write_bytes(b"path,label\n\xff\xfe,\x80\n")
-    with pytest.raises(ValueError, match=r"a\.csv must be a readable UTF-8 table"):
+    with pytest.raises(ValueError, match=r"a\.csv must be a readable UTF-8 text file"):
         read_dataset(folder / "a.csv")
     (folder / "b.csv").touch()
     with pytest.raises(ValueError, match="needs a column 'path'"):

@@ -82,12 +82,22 @@ def test_class_file_lists(tmp_path: Path) -> None:
     assert read_class_file(file, ["n01", "n02"]) == ["tench, Tinca tinca", "goldfish, Carassius"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_class_files_of_any_program_are_read(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("n01=café\r\nn02=猫\r\n".encode(encoding))
+    assert read_class_file(file, ["n01", "n02"]) == {"n01": "café", "n02": "猫"}
+
+
 def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     with pytest.raises(ValueError, match="readable UTF-8"):
         read_class_file(file, [])
-    file.write_bytes(b"\xff\xfe\x00a")
-    with pytest.raises(ValueError, match="readable UTF-8"):
+    file.write_bytes(b"cat\ncaf\xe9")
+    with pytest.raises(ValueError, match="readable UTF-8 text file, but line 2 is not"):
+        read_class_file(file, [])
+    file.write_bytes("cat".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="readable UTF-8 text file, but it holds zero bytes"):
         read_class_file(file, [])
     file.write_text("\n")
     with pytest.raises(ValueError, match="at least one class, but it is empty"):

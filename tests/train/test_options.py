@@ -73,6 +73,7 @@ def test_valid_combinations_are_taken(values):
         ({"shots": -1}, "shots must be at least 0, got -1."),
         ({"classes": "old"}, "classes must be one of all, base, new, got 'old'."),
         ({"holdout": 1.0}, "holdout must be below 1, got 1.0."),
+        ({"holdout": -0.1}, "holdout must be at least 0, got -0.1."),
         ({"memory": "much"}, "memory must be a size such as '500MB' or '2GB', got 'much'."),
     ],
 )

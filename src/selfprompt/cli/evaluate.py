@@ -100,6 +100,7 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
         classes=None if names is None else Path(names),
         holdout=recipe["holdout"] if same else 0.0,
         seed=recipe["seed"] if same else 0,
+        known=classifier.classes,
     )
     if same and options.classes is None:
         dataset = base_new_split(dataset, recipe["classes"])
@@ -108,6 +109,8 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
         split = "test" if dataset.test else "all"
         if split == "all":
             show.say("The data have no test split: all images are used.")
+            if same:
+                show.say("The classifier was tuned on these images: how good it is on others is not known.")
         elif same:
             show.say("The classifier was tuned on these data: only their test images are used.")
     return align_classes(dataset, classifier.classes), split

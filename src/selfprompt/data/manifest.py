@@ -1,12 +1,14 @@
 """Reads a manifest: a table with the columns path, label and, if it likes, split; opens no image."""
 
 import csv
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from selfprompt.data.items import SPLITS, Split, listing, plural
 from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
+from selfprompt.files import read_text
 
 COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
@@ -49,20 +51,20 @@ Rows = list[tuple[str, dict[str, str]]]  # where the row stands ("line 2"), and 
 
 
 def _read_text(path: Path) -> tuple[Rows, dict[str, str]]:
+    file = io.StringIO(read_text(path), newline="")
+    header = file.readline()
+    file.seek(0)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-            reader = csv.DictReader(file, delimiter=delimiter)
-            columns = _find_columns(path, [name for name in reader.fieldnames or [] if name])
-            rows = []
-            for record in reader:
-                values = {name: (record[column] or "").strip() for name, column in columns.items()}
-                rows.append((f"line {reader.line_num}", values))
-            return rows, columns
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} must be a readable UTF-8 table: {error}.") from None
+        reader = csv.DictReader(file, delimiter=delimiter)
+        columns = _find_columns(path, [name for name in reader.fieldnames or [] if name])
+        rows = []
+        for record in reader:
+            values = {name: (record[column] or "").strip() for name, column in columns.items()}
+            rows.append((f"line {reader.line_num}", values))
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a readable table: {error}.") from None
+    return rows, columns
 
 
 def _read_parquet(path: Path) -> tuple[Rows, dict[str, str]]:

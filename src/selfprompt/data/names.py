@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfprompt.data.items import listing, plural
+from selfprompt.files import read_text
 
 ClassNames = str | Path | Mapping[str, str] | Sequence[str]
 SEPARATORS = (
@@ -73,12 +74,9 @@ def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[
         labels: The labels of the data: they tell a mapping from names that hold a comma.
 
     Raises:
-        ValueError: If the file is missing, empty, not UTF-8, or names a folder twice.
+        ValueError: If the file is missing, empty, no text, or names a folder twice.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a readable UTF-8 text file: {error}.") from None
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} must name at least one class, but it is empty.")
     for separator in (*SEPARATORS, None):

@@ -1,5 +1,6 @@
 """Lists of image files of any length: found in folders, read from a text file, kept on disk; never held in memory."""
 
+import codecs
 import hashlib
 import os
 import sys
@@ -8,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from selfprompt.data.formats import is_image
 from selfprompt.data.items import plural
+from selfprompt.files import encoding_of
 
 
 def image_paths(
@@ -24,6 +26,8 @@ def image_paths(
     Args:
         names: Files and folders.
         list_file: A text file with one path a line, relative to the working folder; "-" is the standard input.
+            Quotes and white space around a path, and lines that begin with "#", mean nothing unless a file is
+            called so.
         ignored: Counts the files in folders that are no images, by their kind: ".txt", "hidden".
 
     Raises:
@@ -82,13 +86,47 @@ def _below(folder: Path, ignored: Counter[str]) -> Iterator[str]:
 def _of_list(name: str) -> Iterator[str]:
     try:
         with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
-            yield from read_lines(file)
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read as a list of images: {error.strerror or error}.") from None
+            for number, line in enumerate(_decoded(file), start=1):
+                if path := _meant(line, f"{name}, line {number}"):
+                    yield path
+    except (OSError, UnicodeDecodeError) as error:
+        fault = getattr(error, "strerror", None) or error
+        raise ValueError(f"{name} cannot be read as a list of images: {fault}.") from None
+
+
+def _decoded(file: BinaryIO) -> Iterator[str]:
+    """The lines of a list, in the encoding that its byte order mark says; names that are no UTF-8 stay so."""
+    first = file.readline()
+    encoding = encoding_of(first)
+    if encoding in ("utf-8", "utf-8-sig"):
+        yield from map(os.fsdecode, chain([first.removeprefix(codecs.BOM_UTF8)], file))
+        return
+    rest = ""
+    for piece in codecs.iterdecode(chain([first], file), encoding):
+        *lines, rest = (rest + piece).split("\n")
+        yield from lines
+    yield rest
+
+
+def _meant(line: str, place: str) -> str:
+    """The path that a line of a list means; nothing for an empty line or a comment."""
+    path, bare = line.rstrip("\r\n"), line.strip()
+    strange = any("\udc80" <= letter <= "\udcff" for letter in path)  # bytes that are no UTF-8
+    if "\0" in path:
+        raise ValueError(f"{place} must be one path, but it holds zero bytes: write UTF-8, one path a line.")
+    if not bare or (path == bare and path[0] not in "#\"'" and not strange) or os.path.lexists(path):
+        return path if bare else ""
+    if bare[0] in "\"'" and bare[-1] == bare[0]:
+        bare = bare[1:-1]
+    if os.path.lexists(bare):
+        return bare
+    if strange:
+        raise ValueError(f"{place} is no UTF-8, and there is no file of that name: save the list as UTF-8.")
+    return "" if path.startswith("#") else path
 
 
 def read_lines(file: Iterable[bytes]) -> Iterator[str]:
-    """The paths in a list, one a line; empty lines mean nothing."""
+    """The paths in a list that `Listed.follow` wrote, one a line."""
     for line in file:
         if path := line.rstrip(b"\r\n"):
             yield os.fsdecode(path)

@@ -3,7 +3,7 @@
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ __all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "h
 
 
 def read_dataset(
-    source: str | Path | Any, *, classes: ClassNames | None = None, holdout: float = 0.25, seed: int = 1
+    source: str | Path | Any,
+    *,
+    classes: ClassNames | None = None,
+    holdout: float = 0.25,
+    seed: int = 1,
+    known: Collection[str] = (),
 ) -> Dataset:
     """Read labelled images; opens none of them where labels can be had without.
 
@@ -33,6 +38,7 @@ def read_dataset(
             itself.
         holdout: The part of each class that is held out for testing where there is no test split; 0 for none.
         seed: Seed of that choice.
+        known: The classes of a classifier that is to be tried on the images: one of them is then enough.
 
     Returns:
         The data set. Classes are numbered in the case-sensitive order of their labels, as torchvision's
@@ -48,7 +54,7 @@ def read_dataset(
         raise ValueError(f"holdout must lie in [0, 1), got {holdout}.")
     notes: list[str] = []
     if is_task(source):
-        return rename(load_task(str(source)).dataset, classes)
+        return rename(_shipped(str(source)), classes)
     if isinstance(source, (str, Path)):
         path = Path(source)
         parts = _read_path(path)
@@ -64,7 +70,7 @@ def read_dataset(
         name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
     notes += [note for part in parts.values() for note in part.notes]
     naming = name_classes(_labels(name, parts), _given_names(parts), classes)
-    if len(naming.names) < 2:
+    if len(naming.names) < (1 if known else 2):
         raise ValueError(
             f"A classifier needs at least 2 classes, got {listing(list(naming.names)) or 'none'} in {name}. "
             f"If its class folders lie deeper, give the folder that holds them."
@@ -77,6 +83,17 @@ def is_task(source: Any) -> bool:
     """Whether a source is the name of a suite's task, and no file or folder of that name exists."""
     named = isinstance(source, str) and source.partition("/")[0] in SUITES and "/" in source
     return named and not Path(source).exists()
+
+
+def _shipped(name: str) -> Dataset:
+    """The images of a task that ships; a sentence about the others, whose folder is not known here."""
+    if not name.startswith("embedded/") and name.partition("/")[2] in list_tasks(name.partition("/")[0]):
+        raise ValueError(
+            f"{name} does not ship with the package, and its images have a layout of their own: name their folder in "
+            f"`selfprompt bench PROTOCOL --suite {name.partition('/')[0]} --root FOLDER`, or in Python give "
+            f"`load_task({name!r}, FOLDER).dataset` (from selfprompt.data.suites)."
+        )
+    return load_task(name).dataset
 
 
 def nearest_task(name: str) -> str:

@@ -122,8 +122,9 @@ def need_text(expected: Expected, path: Path) -> list[str]:
 
 def need_json(expected: Expected, path: Path) -> Any:
     """The value in a JSON file."""
+    content = need_file(expected, path)
     try:
-        return json.loads(need_file(expected, path))
+        return json.loads(content)
     except ValueError as error:  # broken JSON or broken UTF-8
         raise ValueError(f"{path} must be JSON: {error}. {again(expected)}") from None
 
