@@ -54,8 +54,8 @@ class TestEveryMethod:
         saved = classifier(name)
         saved.save(tmp_path)
         tensors = load_file(tmp_path / TENSORS)
-        assert tensors.keys() == saved.method.learned().keys()
-        assert all(torch.equal(tensor, saved.method.learned()[key]) for key, tensor in tensors.items())
+        assert tensors.keys() == saved.method.adapter_state_dict().keys()
+        assert all(torch.equal(tensor, saved.method.adapter_state_dict()[key]) for key, tensor in tensors.items())
         assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, CONFIG, TENSORS]
 
 

@@ -21,7 +21,7 @@ SPT = {"method": "spt-deep", "backbone": "embedded/mae", "options": {"prompts": 
 
 
 def tensors(classifier):
-    return {name: tensor.clone() for name, tensor in classifier.method.learned().items()}
+    return {name: tensor.clone() for name, tensor in classifier.method.adapter_state_dict().items()}
 
 
 def equal(one, other):

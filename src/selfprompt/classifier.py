@@ -196,7 +196,7 @@ class Classifier:
             "results": brief(self.results),
             "versions": versions(),
         }
-        save_artifact(Path(folder), Artifact(config, self.method.learned()))
+        save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
 
 
 def _read(transform: Transform, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
@@ -250,7 +250,7 @@ def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone:
             f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on."
         )
     method = build_method(config["method"], found, config["classes"], check=False, **config["options"])
-    method.load_learned(tensors)
+    method.load_adapter_state_dict(tensors)
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
     return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])
 

@@ -377,7 +377,7 @@ def measure(
         "data_key": data.key,
         "classes": list(dataset.classes),
         "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
-        "weights": result.weights if result else "prepared" if method.learned() else "untouched",
+        "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
         "chosen": dict(method.chosen),
         "best_epoch": result.best_epoch if result else None,
         "history": list(result.history) if result else [],

@@ -212,12 +212,12 @@ def test_which_methods_take_frozen_features() -> None:
 @every
 def test_learned_tensors_saved_and_loaded_give_equal_logits(label: str) -> None:
     method, other = trained(label).method, CASES[label].build(seed=2)
-    assert set(method.learned()) == set(method.trainable()) - method.training_only | method.remembered
-    stored = safetensors.torch.load(safetensors.torch.save(method.learned()))
+    assert set(method.adapter_state_dict()) == set(method.trainable()) - method.training_only | method.remembered
+    stored = safetensors.torch.load(safetensors.torch.save(method.adapter_state_dict()))
     pictures = images(2)
     if stored:
         assert not logits(other, pictures).equal(logits(method, pictures))
-    other.load_learned(stored)
+    other.load_adapter_state_dict(stored)
     assert logits(other, pictures).equal(logits(method, pictures))
     assert all(p.requires_grad for p in other.trainable().values())
 
@@ -225,7 +225,7 @@ def test_learned_tensors_saved_and_loaded_give_equal_logits(label: str) -> None:
 @every
 def test_tensors_that_do_not_fit_are_listed_and_change_nothing(label: str) -> None:
     method = CASES[label].build()
-    before = {name: tensor.clone() for name, tensor in method.learned().items()}
+    before = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     tensors = {name: tensor + 1 for name, tensor in before.items()} | {"stranger": torch.zeros(2)}
     expected = ["unexpected stranger"]
     if len(before) > 1:
@@ -234,10 +234,10 @@ def test_tensors_that_do_not_fit_are_listed_and_change_nothing(label: str) -> No
         tensors[bent] = torch.zeros(3, 1, 5)
         expected += [f"missing {gone}", f"{bent} has shape (3, 1, 5), expected {tuple(before[bent].shape)}"]
     with pytest.raises(ValueError, match="The tensors do not fit") as caught:
-        method.load_learned(tensors)
+        method.load_adapter_state_dict(tensors)
     for problem in expected:
         assert problem in str(caught.value)
-    assert all(tensor.equal(before[name]) for name, tensor in method.learned().items())
+    assert all(tensor.equal(before[name]) for name, tensor in method.adapter_state_dict().items())
 
 
 @every
@@ -252,7 +252,7 @@ def test_new_class_names_work_or_are_refused_with_a_sentence(label: str) -> None
     assert other.classes == ("dog", "fire truck", "cat")
     assert logits(other, pictures).shape == (2, 3)
     fresh = CASES[label].build(seed=3, names=names)
-    fresh.load_learned(method.learned())
+    fresh.load_adapter_state_dict(method.adapter_state_dict())
     assert logits(fresh, pictures).equal(logits(other, pictures))
     assert logits(method, pictures).equal(before)
     assert logits(method.with_classes(NAMES), pictures).equal(before)
@@ -271,10 +271,10 @@ def test_permuting_classes_permutes_logits(label: str) -> None:
     names = tuple(NAMES[index] for index in order)
     other = CASES[label].build(seed=1, names=names)
     own = {"head.weight", "head.bias"} | ({"context"} if not method.open_vocabulary else set())
-    tensors = {name: t[order] if name in own else t for name, t in method.learned().items()}
+    tensors = {name: t[order] if name in own else t for name, t in method.adapter_state_dict().items()}
     if "labels" in tensors:
         tensors["labels"] = torch.tensor(order).argsort()[tensors["labels"]]
-    other.load_learned(tensors)
+    other.load_adapter_state_dict(tensors)
     assert near(logits(other, pictures), logits(method, pictures)[:, order], method)
 
 
@@ -328,7 +328,7 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
         with torch.inference_mode():
             method.logits(pictures[:1])
         assert len(calls) == reads
-        method.load_learned({name: tensor + 0.01 for name, tensor in method.learned().items()})
+        method.load_adapter_state_dict({name: tensor + 0.01 for name, tensor in method.adapter_state_dict().items()})
         after = logits(method, pictures[:1])
         assert len(calls) == 2 * reads
         if method.trainable():

@@ -97,7 +97,7 @@ def clip() -> Backbone:
 def test_sep_on_vit_b_16(clip: Backbone, classes: int) -> None:
     method = build_method("sep", clip, [f"class {i}" for i in range(classes)])
     assert tuned(method) == 44_814_380 + 512 * classes
-    assert sum(t.numel() for t in method.learned().values()) == 44_814_380  # all that a prediction needs
+    assert sum(t.numel() for t in method.adapter_state_dict().values()) == 44_814_380  # all that a prediction needs
 
 
 def fusion_numbers(width: int, rank: int) -> int:
@@ -122,7 +122,7 @@ def test_lighter_sep_on_vit_b_16(
     method = build_method("sep", clip, ["cat", "dog"], **options)
     modules = blocks * (fusion_numbers(512, rank) + fusion_numbers(768, rank))
     assert expected == 6 * 512 + 4 * 768 + modules
-    assert tuned(method) - 2 * 512 == sum(t.numel() for t in method.learned().values()) == expected
+    assert tuned(method) - 2 * 512 == sum(t.numel() for t in method.adapter_state_dict().values()) == expected
 
 
 def test_coop_on_vit_b_16(clip: Backbone) -> None:
@@ -176,5 +176,6 @@ def test_methods_that_keep_something_of_each_class_on_vit_b_16(clip: Backbone) -
     assert tuned(build_method("lpclip", clip, names)) == 51_300
     cache = build_method("tip-adapter", clip, names, finetune=True)
     keys, labels = torch.zeros(16 * 100, 512), torch.arange(100).repeat(16)
-    cache.load_learned({"keys": keys, "labels": labels, "alpha": torch.tensor(1.0), "beta": torch.tensor(1.0)})
+    sharpness = {"alpha": torch.tensor(1.0), "beta": torch.tensor(1.0)}
+    cache.load_adapter_state_dict({"keys": keys, "labels": labels, **sharpness})
     assert tuned(cache) == 819_200

@@ -59,7 +59,7 @@ def test_zero_shot_is_the_scaled_cosine_with_the_template() -> None:
     texts = template_features(clip, "a photo of a {}.", NAMES)
     cosines = F.normalize(clip.vision(images(3)), dim=-1) @ texts.t()
     assert (method(images(3)) - clip.scale * cosines).abs().max() < 1e-5 * clip.scale
-    assert method.learned() == {}
+    assert method.adapter_state_dict() == {}
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def test_full_fine_tuning_starts_as_the_linear_probe_on_a_tower_of_its_own(kind:
     shared = {p.data_ptr() for p in backbone(kind).vision.parameters()}
     own = {p.data_ptr() for p in full.vision.parameters()}
     assert not shared & own
-    assert set(full.learned()) == {f"vision.{name}" for name, _ in full.vision.named_parameters()} | {
+    assert set(full.adapter_state_dict()) == {f"vision.{name}" for name, _ in full.vision.named_parameters()} | {
         "head.weight",
         "head.bias",
     }

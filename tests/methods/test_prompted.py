@@ -157,8 +157,8 @@ def test_with_closed_gates_and_patch_pooling_each_block_meets_the_prompts_as_giv
     )
     assert isinstance(gated, GateVPT)
     tensors = {"prompts": gated.prompts.detach().expand(6, -1, -1)}
-    tensors |= {name: tensor for name, tensor in gated.learned().items() if name.startswith("head")}
-    deep.load_learned(tensors)
+    tensors |= {name: tensor for name, tensor in gated.adapter_state_dict().items() if name.startswith("head")}
+    deep.load_adapter_state_dict(tensors)
     assert (gated(images(2)) - deep(images(2))).abs().max() < 1e-4
 
 

@@ -120,7 +120,7 @@ def test_classes_without_an_image_are_named() -> None:
 def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> None:
     method, pictures = sep(), images(2)
     assert "prototypes" in method.trainable()
-    assert "prototypes" not in method.learned()
+    assert "prototypes" not in method.adapter_state_dict()
     before = method.logits(pictures)
     with torch.no_grad():
         method.prototypes.add_(1)

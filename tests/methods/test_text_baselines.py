@@ -142,7 +142,7 @@ def test_prograd_is_trained_by_its_own_rule(photos, monkeypatch: pytest.MonkeyPa
     tuned = tune(photos, **settings, weight_decay=0.0)
     assert {"loss_ce", "loss_kl"} <= tuned.results["history"][0].keys()
     start = prograd(words="a photo of a", prompts=16)
-    assert tuned.method.learned()["context"].equal(start.context)  # nothing else moves it
+    assert tuned.method.adapter_state_dict()["context"].equal(start.context)  # nothing else moves it
 
 
 # CoCoOp
@@ -317,7 +317,7 @@ def test_the_run_ends_with_the_weighted_average_of_its_prompts() -> None:
         weights = epoch_weights(epochs, 2.0, 1.0).float()
         expected = (weights[:, None, None, None] * torch.stack(seen)).sum(dim=0)
         assert close(method.text_prompts, expected, 10)
-        assert method.learned()["text_prompts"].equal(method.running()["average_text_prompts"])
+        assert method.adapter_state_dict()["text_prompts"].equal(method.running()["average_text_prompts"])
     assert not method.running().keys() & method.trainable().keys()
 
 
@@ -335,6 +335,6 @@ def test_an_interrupted_run_keeps_its_average(photos, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         tune(photos, **settings, out=tmp_path / "out", watcher=Impatient())
     resumed = tune(photos, **settings, out=tmp_path / "out", resume=True)
-    for name, tensor in straight.method.learned().items():
-        assert resumed.method.learned()[name].equal(tensor)
+    for name, tensor in straight.method.adapter_state_dict().items():
+        assert resumed.method.adapter_state_dict()[name].equal(tensor)
         assert tensor.equal(straight.method.running()[f"average_{name}"])

@@ -82,10 +82,10 @@ def test_too_few_words_are_refused(name: str) -> None:
 def test_ivlp_of_depth_1_is_shallow_on_both_sides() -> None:
     method = shaken(small("ivlp", depth=1, text_prompts=4))
     coop = small("coop", words="a photo of a")
-    coop.load_learned({"context": method.text_prompts[0]})
+    coop.load_adapter_state_dict({"context": method.text_prompts[0]})
     assert close(method.class_features(), coop.class_features())
     vpt = small("vpt-clip", prompts=2, deep=False)
-    vpt.load_learned({"prompts": method.image_prompts})
+    vpt.load_adapter_state_dict({"prompts": method.image_prompts})
     expected = vpt.class_logits(method.image_features(images(2)), vpt.texts)
     assert vpt(images(2)).equal(expected)
     assert close(method(images(2)), method.class_logits(method.image_features(images(2)), coop.class_features()))
@@ -401,13 +401,13 @@ def test_keys_are_tuned_with_the_given_numbers_and_the_chosen_ones_predict() -> 
 
 def test_a_cache_of_another_size_is_loaded_and_one_that_does_not_fit_is_refused() -> None:
     method, other = cached(), small("tip-adapter")
-    tensors = {name: tensor[:5] if tensor.ndim else tensor for name, tensor in method.learned().items()}
-    other.load_learned(tensors)
+    tensors = {name: tensor[:5] if tensor.ndim else tensor for name, tensor in method.adapter_state_dict().items()}
+    other.load_adapter_state_dict(tensors)
     assert other.keys.equal(method.keys[:5])
     assert other(images(1)).shape == (1, 4)
     before = other(images(1))
     with pytest.raises(ValueError, match=r"keys has shape \(5, 3\), expected \(5, "):
-        other.load_learned({**tensors, "keys": torch.zeros(5, 3)})
+        other.load_adapter_state_dict({**tensors, "keys": torch.zeros(5, 3)})
     assert other(images(1)).equal(before)
 
 
@@ -530,5 +530,5 @@ def test_an_interrupted_tip_adapter_f_ends_as_if_it_had_not_been(split_photos, t
     resumed = tune(split_photos, **settings, out=tmp_path / "out", resume=True)
     assert resumed.results["chosen"] == straight.results["chosen"]
     assert len(resumed.results["history"]) == 3
-    for name, tensor in straight.method.learned().items():
-        assert resumed.method.learned()[name].equal(tensor)
+    for name, tensor in straight.method.adapter_state_dict().items():
+        assert resumed.method.adapter_state_dict()[name].equal(tensor)

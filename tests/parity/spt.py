@@ -42,7 +42,7 @@ def prompted_method(backbone: Backbone, arrays: Arrays, config: Mapping[str, Any
     ).to(dtype)
     weights = vit_weights(arrays)
     head = {f"head.{part}": torch.from_numpy(weights[f"head.{part}"]).to(dtype) for part in ("weight", "bias")}
-    method.load_learned({"prompts": prompts, **head})
+    method.load_adapter_state_dict({"prompts": prompts, **head})
     return method
 
 
@@ -283,7 +283,7 @@ def check_family(arrays: Arrays, report: Report) -> None:
         backbone = vit_backbone(weights, config, dtype)
         method, pairs = family_method(backbone, arrays, config, dtype)
         head = [torch.from_numpy(weights[f"head.{part}"]).to(dtype) for part in ("weight", "bias")]
-        method.load_learned({**pairs, "head.weight": head[0], "head.bias": head[1]})
+        method.load_adapter_state_dict({**pairs, "head.weight": head[0], "head.bias": head[1]})
         images = arrays.tensor("images", dtype)
         features: list[Tensor] = []
         method.head.register_forward_hook(lambda _, inputs, __, kept=features: kept.append(inputs[0]))
@@ -374,7 +374,7 @@ def check_full_size(arrays: Arrays, report: Report) -> None:
     classes = [f"class {i}" for i in range(config["num_classes"])]
     method = build_method("spt", backbone, classes, prompts=config["num_prompts"], pooling=pooling)
     head = {f"head.{part}": torch.from_numpy(weights[f"head.{part}"]) for part in ("weight", "bias")}
-    method.load_learned({"prompts": torch.from_numpy(prompts), **head})
+    method.load_adapter_state_dict({"prompts": torch.from_numpy(prompts), **head})
     record = Record(Static(method.prompts))
     features = backbone.vision(torch.from_numpy(images), record, pooling=pooling)
     logits = method.head(features)

@@ -30,15 +30,15 @@ def test_it_starts_as_a_copy_and_a_tensor_that_stays_is_averaged_without_drift()
 def test_applied_swaps_the_average_in_and_the_own_tensors_back_bit_for_bit():
     method = TinyMethod()
     ema = Ema(method.trainable(), 0.5)
-    overwrite(method.trainable(), {name: p + 1.2345 for name, p in method.learned().items()})
+    overwrite(method.trainable(), {name: p + 1.2345 for name, p in method.adapter_state_dict().items()})
     ema.update(method.trainable())
-    own = {name: tensor.clone() for name, tensor in method.learned().items()}
+    own = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     with contextlib.suppress(KeyboardInterrupt), ema.applied(method):
-        for name, tensor in method.learned().items():
+        for name, tensor in method.adapter_state_dict().items():
             assert torch.equal(tensor, ema.average[name])
             assert not torch.equal(tensor, own[name])
         raise KeyboardInterrupt  # an error inside must not leave the average in the method
-    for name, tensor in method.learned().items():
+    for name, tensor in method.adapter_state_dict().items():
         assert torch.equal(tensor, own[name])
 
 

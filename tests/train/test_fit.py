@@ -145,10 +145,10 @@ def test_a_method_may_combine_its_gradients_itself():
 def test_clipping_bounds_the_norm_of_a_step():
     clipped, free = TinyMethod(), TinyMethod()
     changes = {"epochs": 1, "schedule": "constant", "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0}
-    before = torch.cat([p.flatten() for p in clipped.learned().values()])
+    before = torch.cat([p.flatten() for p in clipped.adapter_state_dict().values()])
     run(clipped, clip_grad=1e-3, **changes)
     run(free, **changes)
-    moved = torch.cat([p.flatten() for p in clipped.learned().values()]) - before
+    moved = torch.cat([p.flatten() for p in clipped.adapter_state_dict().values()]) - before
     assert 0 < moved.norm() <= 3.01e-3, "three steps of at most 1e-3"
     assert not same(clipped, free)
 
@@ -348,11 +348,11 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(tmp_path, monk
 
 def test_copies_of_the_tuned_tensors_are_kept_where_asked_for(tmp_path):
     method = TinyMethod()
-    start = {name: tensor.clone() for name, tensor in method.learned().items()}
+    start = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     run(method, run_dir=tmp_path, epochs=5, keep_every=2)
     kept = read_epochs(tmp_path)
     assert list(kept) == [0, 2, 4, 5]
-    for epoch, expected in ((0, start), (5, method.learned())):
+    for epoch, expected in ((0, start), (5, method.adapter_state_dict())):
         assert kept[epoch].keys() == expected.keys()
         assert all(torch.equal(kept[epoch][name], tensor) for name, tensor in expected.items())
     assert not all(torch.equal(kept[2][name], tensor) for name, tensor in start.items())

@@ -68,7 +68,7 @@ class TinyMethod(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def learned(self) -> dict[str, Tensor]:
+    def adapter_state_dict(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.trainable().items()}
 
 

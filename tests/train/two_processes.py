@@ -61,8 +61,8 @@ def main(folder: Path) -> None:
     for case in CASES:
         method, result = train(case, 2, fabric, folder / case)
         again, _ = train(case, 2, fabric, folder / case)  # resumes the finished run
-        tensors = {name: tensor.contiguous() for name, tensor in method.learned().items()}
-        tensors |= {f"again.{name}": tensor.contiguous() for name, tensor in again.learned().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in method.adapter_state_dict().items()}
+        tensors |= {f"again.{name}": tensor.contiguous() for name, tensor in again.adapter_state_dict().items()}
         tensors["loss"] = torch.tensor([r["loss"] for r in result.history], dtype=torch.float64)
         tensors["val"] = torch.tensor([r["val_accuracy"] for r in result.history], dtype=torch.float64)
         tensors["train"] = torch.tensor([r["train_accuracy"] for r in result.history], dtype=torch.float64)

@@ -249,7 +249,7 @@ def rebound(method: Method, evaluation: Evaluation, name: str) -> Method | None:
         return method.with_classes(evaluation.classes, check=False)
     other = build_method(name, method.backbone, evaluation.classes, check=False, **options)
     other.to(next(method.vision.parameters()).device)
-    other.load_learned(method.learned())
+    other.load_adapter_state_dict(method.adapter_state_dict())
     return other
 
 
@@ -262,7 +262,7 @@ def facts_of_run(classifier: Classifier, training: Dataset, result: FitResult | 
         "classes": list(training.classes),
         "images": {part: len(training.select(part)) if seen else 0 for part in SPLITS[:2]},
         "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
-        "weights": result.weights if result else "prepared" if method.learned() else "untouched",
+        "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
         "chosen": dict(method.chosen),
         "best_epoch": result.best_epoch if result else None,
         "history": list(result.history) if result else [],

@@ -137,12 +137,12 @@ def information_values(study: Study, sight: Sight) -> dict[str, dict[int, list[f
     from selfprompt.analysis.streams import prompted_stream
 
     method = study.method
-    tuned = {name: tensor.clone() for name, tensor in method.learned().items()}
+    tuned = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     raw: dict[int, list[float]] = {}
     asked: dict[int, list[float]] = {}
     try:
         for epoch, tensors in (study.epochs or {-1: tuned}).items():
-            method.load_learned(tensors)
+            method.load_adapter_state_dict(tensors)
             stream = prompted_stream(method, sight.images)
             assert stream is not None
             raw[epoch] = raw_by_block(stream, sight.plain)
@@ -153,7 +153,7 @@ def information_values(study: Study, sight: Sight) -> dict[str, dict[int, list[f
             f"The tensors kept of epoch {epoch} are of another run: {error} Delete its epochs/."
         ) from error
     finally:
-        method.load_learned(tuned)
+        method.load_adapter_state_dict(tuned)
     return {"tokens themselves": raw, **({"through queries and keys": asked} if asked else {})}
 
 

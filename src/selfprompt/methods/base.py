@@ -248,14 +248,14 @@ class Method(nn.Module):
         generator = torch.Generator().manual_seed(0)
         other = type(self)(self.backbone, check_names(names) if check else names, self.options, generator)
         other.to(next(self.vision.parameters()).device)
-        other.load_learned(self.learned())
+        other.load_adapter_state_dict(self.adapter_state_dict())
         return other.train(self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Everything that is tuned, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def learned(self) -> dict[str, Tensor]:
+    def adapter_state_dict(self) -> dict[str, Tensor]:
         """What an artifact stores: the tuned and remembered tensors that a prediction needs."""
         return {name: tensor.detach() for name, tensor in self._stored().items()}
 
@@ -263,7 +263,7 @@ class Method(nn.Module):
         tuned = {name: p for name, p in self.trainable().items() if name not in self.training_only}
         return {**tuned, **{name: self.get_buffer(name) for name in sorted(self.remembered - tuned.keys())}}
 
-    def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_adapter_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tuned tensors.
 
         Raises:

@@ -326,7 +326,7 @@ def load_authors(method: SEP, state: Mapping[str, Tensor]) -> None:
             f"'own' and fusion_rank 0, got {method.options.fusion!r} and {method.options.fusion_rank}."
         )
     renamed = {own_name(name): tensor.float() for name, tensor in state.items()}
-    method.load_learned({name: renamed[name] for name in method.learned() if name in renamed})
+    method.load_adapter_state_dict({name: renamed[name] for name in method.adapter_state_dict() if name in renamed})
     prototypes = renamed.get("prototypes")
     if prototypes is not None and prototypes.shape == method.prototypes.shape:
         with torch.no_grad():

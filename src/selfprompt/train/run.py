@@ -115,7 +115,8 @@ class Run:
         due = every and (self.epoch % every == 0 or self.epoch == self.options.epochs)
         if due and self.fabric.is_global_zero:
             now = self.evaluated()
-            keep_epoch(folder, self.epoch, {name: now.get(name, t) for name, t in self.method.learned().items()})
+            stored = self.method.adapter_state_dict()
+            keep_epoch(folder, self.epoch, {name: now.get(name, tensor) for name, tensor in stored.items()})
 
     def restore(self, path: Path) -> None:
         """Go on where a checkpoint was written; its identity vouches for names and shapes."""

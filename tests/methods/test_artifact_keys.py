@@ -1,0 +1,70 @@
+"""The names of the tensors in an artifact: artifacts that exist must go on loading, so a method never renames one."""
+
+import pytest
+
+from tests.methods.test_contract import CASES
+
+HEAD = {"head.weight", "head.bias"}
+CLIP_LORA = {f"{side}_updates.{factor}" for side in ("text", "image") for factor in ("down", "up")}
+NORMS = {f"norm_{part}.{name}" for part in ("attention", "mlp") for name in ("weight", "bias")}
+GATES = {"keep_tokens", "keep_attention"}
+ATTENTION = {f"attention.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")}
+FULL_FUSION = NORMS | GATES | ATTENTION | {"down.weight", "up.weight"}
+LOW_RANK_FUSION = (
+    NORMS
+    | GATES
+    | {f"attention.{name}.first.weight" for name in ("query", "key", "value", "out_proj")}
+    | {
+        f"attention.{name}.second.{part}"
+        for name in ("query", "key", "value", "out_proj")
+        for part in ("weight", "bias")
+    }
+    | {f"{name}.{factor}.weight" for name in ("down", "up") for factor in ("first", "second")}
+)
+
+
+def sep(fusion: set[str], text: int, image: int) -> set[str]:
+    """SEP's names for fusion modules of this kind, as many in each tower; its class prototypes are left out."""
+    counts = {"text": text, "image": image}
+    fusions = {f"{side}_fusions.{i}.{name}" for side, count in counts.items() for i in range(count) for name in fusion}
+    return fusions | {"text_prompts", "image_prompts"}
+
+
+KEYS = {
+    "clip-lora, clip": CLIP_LORA,
+    "clip-lora, dropout": CLIP_LORA,
+    "cocoop, clip": {"context", *(f"network.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias"))},
+    "coop, clip": {"context"},
+    "coop, class specific": {"context"},
+    "gatevpt, clip": HEAD | {"prompts", "gates", "temperatures"},
+    "gatevpt, mae": HEAD | {"prompts", "gates", "temperatures"},
+    "ivlp, clip": {"text_prompts", "image_prompts"},
+    "kgcoop, clip": {"context"},
+    "linear, clip": HEAD,
+    "linear, mae": HEAD,
+    "lpclip, clip": HEAD,
+    "maple, clip": {
+        "text_prompts",
+        *(f"couplings.{block}.{name}" for block in range(4) for name in ("weight", "bias")),
+    },
+    "prograd, clip": {"context"},
+    "promptsrc, clip": {"text_prompts", "image_prompts"},
+    "sep, clip": sep(FULL_FUSION, 3, 5),
+    "sep, shared fusion": sep(FULL_FUSION, 1, 1),
+    "sep, low rank": sep(LOW_RANK_FUSION, 2, 2),
+    "spt, clip": HEAD | {"prompts"},
+    "spt, mae": HEAD | {"prompts"},
+    "tcp, clip": {"context", "down.weight", "down.bias", "up.weight", "up.bias"},
+    "tip-adapter, clip": {"keys", "labels", "alpha", "beta"},
+    "tip-adapter, keys tuned": {"keys", "labels", "alpha", "beta"},
+    "vpt, clip": HEAD | {"prompts"},
+    "vpt, mae": HEAD | {"prompts"},
+    "vpt, projected": HEAD | {"prompts", "projection.weight", "projection.bias"},
+    "vpt-clip, clip": {"prompts"},
+    "zero-shot, clip": set(),
+}
+
+
+@pytest.mark.parametrize("label", KEYS)
+def test_an_artifact_has_the_names_that_it_always_had(label: str) -> None:
+    assert set(CASES[label].build().adapter_state_dict()) == KEYS[label]
