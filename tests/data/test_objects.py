@@ -1,13 +1,17 @@
 """Data set objects: torchvision's, Hugging Face's, lists and dicts."""
 
+import io
+from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset
-from torchvision.datasets import FakeData, ImageFolder
+from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
+from torchvision.datasets import DatasetFolder, FakeData, ImageFolder
 from torchvision.transforms.functional import to_tensor
 
 from selfprompt.data.items import IndexedSource
@@ -39,13 +43,17 @@ LABELS = [1, 0, 1, 0, 1, 0]
 
 @pytest.mark.parametrize("attribute", ["targets", "_labels", "labels", "y"])
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_labels_are_read_without_decoding(attribute: str, kind: Any) -> None:
+def test_a_data_set_of_ones_own_is_asked_for_its_items(attribute: str, kind: Any) -> None:
+    """Its lists may say something else than its items; where they agree, its class names hold."""
     photos = Photos(LABELS, classes=[("a_b", "other"), "c"], **{attribute: kind(LABELS)})
     dataset = read_dataset(photos, holdout=0)
-    assert (dataset.name, dataset.classes, photos.read) == ("Photos", ("a b", "c"), [])
+    assert (dataset.name, dataset.classes, photos.read) == ("Photos", ("a b", "c"), list(range(6)))
     assert [item.label for item in dataset.train] == LABELS
     assert np.array_equal(np.asarray(dataset.train[2].load()), np.asarray(picture(2)))
-    assert photos.read == [2]
+    wrong = Photos(LABELS, classes=["a", "b"], **{attribute: kind([1 - label for label in LABELS])})
+    dataset = read_dataset(wrong, holdout=0)
+    assert ([item.label for item in dataset.train], dataset.classes) == (LABELS, ("class 0", "class 1"))
+    assert "The items of Photos have other labels than it lists, so its class names are not used." in dataset.notes
 
 
 def test_labels_are_decoded_where_nothing_else_helps() -> None:
@@ -60,7 +68,7 @@ def test_a_tensor_transform_is_undone_and_told() -> None:
     photos = Photos(LABELS, targets=LABELS, transform=to_tensor)
     dataset = read_dataset(photos, holdout=0)
     assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1)))
-    assert dataset.notes == ("The transform of Photos is applied before ours, once.",)
+    assert "The transform of Photos is applied before ours." in dataset.notes
     normalised = read_dataset(Photos(LABELS, targets=LABELS, transform=lambda image: to_tensor(image) - 5))
     with pytest.raises(ValueError, match=r"none is left of: class 0, class 1\. Unreadable: Photos\[\d\]: pixel values"):
         check_dataset(normalised)
@@ -68,10 +76,9 @@ def test_a_tensor_transform_is_undone_and_told() -> None:
 
 def test_image_folder_gives_its_paths(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"b": 2, "a": 3})
-    dataset = read_dataset(ImageFolder(str(root), transform=to_tensor), holdout=0)
+    dataset = read_dataset(ImageFolder(str(root)), holdout=0)
     assert [item.source for item in dataset.train] == [item.source for item in read_dataset(root, holdout=0).train]
-    assert dataset.classes == ("a", "b")
-    assert dataset.notes == ("The transform of ImageFolder is not used.",)
+    assert (dataset.classes, dataset.notes) == (("a", "b"), ())
 
 
 def test_subsets_keep_labels_and_names(tmp_path: Path) -> None:
@@ -81,9 +88,247 @@ def test_subsets_keep_labels_and_names(tmp_path: Path) -> None:
         (root / "b/2.png", 1),
         (root / "a/0.png", 0),
     ]
-    nested = read_dataset(Subset(Subset(Photos(LABELS, targets=LABELS), [0, 1, 3]), [2, 0]), holdout=0)
-    assert [item.label for item in nested.train] == [0, 1]
+    assert dataset.classes == ("a", "b")
+    photos = Photos(LABELS, targets=LABELS, classes=["a", "b"])
+    nested = read_dataset(Subset(Subset(photos, [0, 1, 3]), [2, 0]), holdout=0)
+    assert ([item.label for item in nested.train], nested.classes) == ([0, 1], ("a", "b"))
     assert np.array_equal(np.asarray(nested.train[0].load()), np.asarray(picture(3)))
+
+
+class Items:
+    """A data set of one's own with these items; an item that is an exception is raised."""
+
+    def __init__(self, *items: Any, **attributes: Any) -> None:
+        self.items = items
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.items[index], Exception):
+            raise self.items[index]
+        return self.items[index]
+
+
+class Turned(ImageFolder):
+    """A subclass with other labels and other pictures than its lists tell."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = super().__getitem__(index)
+        return image.rotate(180), 1 - label
+
+
+class Wrapper:
+    """The same as a wrapper that looks like a subset."""
+
+    def __init__(self, dataset: Any, indices: list[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.dataset[self.indices[index]]
+        return image.rotate(180), 1 - label
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda root: Turned(root),
+        lambda root: Subset(Turned(root), [0, 1, 2, 3]),
+        lambda root: Wrapper(ImageFolder(root), [0, 1, 2, 3]),
+        lambda root: ImageFolder(
+            root, transform=lambda image: image.rotate(180), target_transform=lambda label: 1 - label
+        ),
+    ],
+    ids=["subclass", "subset of one", "wrapper", "transforms"],
+)
+def test_whoever_changes_pictures_and_labels_is_asked_for_them(tmp_path: Path, changed: Any) -> None:
+    root = write_classes(tmp_path, {"a": 2, "b": 2})
+    dataset = read_dataset(changed(str(root)), holdout=0)
+    assert [item.label for item in dataset.train] == [1, 1, 0, 0]
+    assert dataset.classes == ("class 0", "class 1"), "the names belong to the labels before"
+    assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1).rotate(180)))
+
+
+def test_own_loaders_are_used(tmp_path: Path) -> None:
+    root = write_classes(tmp_path, {"a": 2, "b": 2})
+    red = ImageFolder(str(root), loader=lambda path: Image.new("RGB", (5, 5), "red"))
+    dataset = read_dataset(red, holdout=0)
+    assert dataset.classes == ("a", "b")
+    assert dataset.train[0].load().getpixel((0, 0)) == (255, 0, 0)
+    for index, path in enumerate(sorted(root.rglob("*.png"))):
+        np.save(path.with_suffix(".npy"), np.asarray(picture(index)))
+    dataset = read_dataset(DatasetFolder(str(root), np.load, (".npy",)), holdout=0)
+    assert [item.label for item in dataset.train] == [0, 0, 1, 1]
+    assert np.array_equal(np.asarray(dataset.train[3].load()), np.asarray(picture(3)))
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "classes"),
+    [
+        ([torch.tensor(1), torch.tensor(0)], [1, 0], ("class 0", "class 1")),
+        ([np.int64(1), np.uint8(0)], [1, 0], ("class 0", "class 1")),
+        ([np.array([1]), torch.tensor([0])], [1, 0], ("class 0", "class 1")),
+        ([1.0, np.float32(0)], [1, 0], ("class 0", "class 1")),
+        ([True, False], [1, 0], ("False", "True")),
+        ([np.bool_(True), np.bool_(False)], [1, 0], ("False", "True")),
+        (["b", np.str_("a")], [1, 0], ("a", "b")),
+        ([b"b", b"a"], [1, 0], ("a", "b")),
+    ],
+)
+def test_labels_of_every_kind(given: list[Any], labels: list[int], classes: tuple[str, ...]) -> None:
+    pairs = [(picture(index), label) for index, label in enumerate(given)]
+    for source in (pairs, Items(*pairs)):
+        dataset = read_dataset(source, holdout=0)
+        assert ([item.label for item in dataset.train], dataset.classes) == (labels, classes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([np.eye(2)[0], np.eye(2)[1]], r"\[0\] must have one class number, got 2 values \(one-hot"),
+        ([0, None], r"\[1\] has no label \(it is None\)"),
+        ([0, float("nan")], r"\[1\] has no label \(it is nan\)"),
+        ([0, 1.5], r"all class names, got float 1\.5 at \w+\[1\]"),
+        ([0, 1, "a"], r"got int, str: 0 \(\w+\[0\]\) and 'a' \(\w+\[2\]\)"),
+        ([{"a": 1}, 1], r"\[0\] must have one class number, got \{'a': 1\}"),
+    ],
+)
+def test_what_is_no_label_is_named(given: list[Any], message: str) -> None:
+    pairs = [(picture(index), label) for index, label in enumerate(given)]
+    for source in (pairs, Items(*pairs)):
+        with pytest.raises((TypeError, ValueError), match=message):
+            read_dataset(source)
+
+
+@dataclass
+class Sample:
+    """An item with attributes."""
+
+    label: int
+    image: Any
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        lambda image, label: {"image": image, "label": label},
+        lambda image, label: {"pixel_values": to_tensor(image), "labels": torch.tensor(label), "id": 3},
+        lambda image, label: namedtuple("Row", "id target img")(3, label, image),
+        lambda image, label: namedtuple("Row", "pixels_of_it number")(image, label),
+        lambda image, label: Sample(label, image),
+        lambda image, label: [np.asarray(image), label],
+    ],
+)
+def test_items_of_every_form(item: Any) -> None:
+    items = [item(picture(index), index) for index in range(2)]
+    for source in (Items(*items), items):
+        dataset = read_dataset(source, holdout=0)
+        assert [item.label for item in dataset.train] == [0, 1]
+        assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1)))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ((picture(0), 0, "a"), r"must be a pair \(image, label\), got 3 values"),
+        ((0, picture(0)), "It holds the label first"),
+        (picture(0), "got Image without a label"),
+        ({"photo_of_it": picture(0), "label": 0}, "needs an image, called .*; its keys are: photo_of_it, label"),
+        ({"image": picture(0)}, "needs a label, called label, .*; its keys are: image"),
+    ],
+)
+def test_items_of_other_forms_are_refused(item: Any, message: str) -> None:
+    for source in (Items(item), [item]):
+        with pytest.raises(TypeError, match=message):
+            read_dataset(source)
+
+
+def test_items_that_cannot_be_read_are_named() -> None:
+    items = Items((picture(0), 0), KeyError("b"), (picture(1), 1), OSError("the disk is gone"), None)
+    dataset = read_dataset(items, holdout=0)
+    assert [item.label for item in dataset.train] == [0, 1]
+    assert (
+        "Left out 3 items that cannot be read, so that their labels are unknown: "
+        "Items[1]: KeyError: 'b'; Items[3]: the disk is gone; Items[4]: it is None."
+    ) in dataset.notes
+    with pytest.raises(ValueError, match=r"Items has no item that can be read: Items\[0\]: KeyError: 'b'\."):
+        read_dataset(Items(KeyError("b")))
+
+
+def test_an_item_whose_label_is_known_is_a_bad_image() -> None:
+    items = Items((picture(0), 0), KeyError("b"), (picture(1), 1), targets=[0, 1, 1])
+    dataset = read_dataset(items, holdout=0)
+    assert [item.label for item in dataset.train] == [0, 1, 1]
+    with pytest.raises(ValueError, match=r"1 image cannot be read: Items\[1\]: KeyError: 'b'"):
+        check_dataset(dataset, on_bad="fail")
+
+
+def test_a_length_that_is_too_great() -> None:
+    items = Items((picture(0), 0), (picture(1), 1), IndexError("end"), IndexError("end"))
+    dataset = read_dataset(items, holdout=0)
+    assert len(dataset.train) == 2
+    assert "Items has 2 items, though its length is 4." in dataset.notes
+
+
+def test_class_names_of_ones_own_data_sets() -> None:
+    pairs = [(picture(0), 3), (picture(1), 7)]
+    assert read_dataset(Items(*pairs, class_to_idx={"cat": 3, "dog": 7}), holdout=0).classes == ("cat", "dog")
+    with pytest.raises(ValueError, match=r"Labels must be among 3, 5, got 7 \(1 image\)"):
+        read_dataset(Items(*pairs, class_to_idx={"cat": 3, "dog": 5}))
+    words = [(picture(0), "dog"), (picture(1), "cat")]
+    assert read_dataset(Items(*words, classes=["dog", "cat"]), holdout=0).classes == ("dog", "cat")
+    some = read_dataset(Items((picture(0), 0), (picture(1), 2), classes=["a", "b", "c"]), holdout=0)
+    assert (some.classes, some.notes[-1]) == (("a", "b", "c"), "Items has no image of b.")
+
+
+def test_joined_data_sets_must_agree(tmp_path: Path) -> None:
+    one, two = (write_classes(tmp_path / name, {"a": 1, name: 1}) for name in ("one", "two"))
+    dataset = read_dataset(ConcatDataset([ImageFolder(str(one)), ImageFolder(str(one))]), holdout=0)
+    assert (dataset.classes, len(dataset.train)) == (("a", "one"), 4)
+    with pytest.raises(ValueError, match="number classes alike; 1 is 'one' and 'two'"):
+        read_dataset(ConcatDataset([ImageFolder(str(one)), ImageFolder(str(two))]))
+
+
+def test_images_by_path_bytes_and_open_file(tmp_path: Path) -> None:
+    root = write_classes(tmp_path, {"a": 1, "b": 1})
+    path = root / "a" / "0.png"
+    with path.open("rb") as file:
+        images = [str(path), path, path.read_bytes(), file, io.BytesIO(path.read_bytes())]
+        images += [{"bytes": path.read_bytes(), "path": None}, {"bytes": None, "path": str(path)}]
+        dataset = read_dataset([(image, index) for index, image in enumerate(images)], holdout=0)
+        for item in (*dataset.train, *dataset.train):
+            assert np.array_equal(np.asarray(item.load()), np.asarray(picture(0)))
+        assert not file.closed
+    with pytest.raises(ValueError, match=r"images\[0\]: 'https://a.org/b.png' cannot be an image: it is an address"):
+        read_dataset([("https://a.org/b.png", 0), (path, 1)])
+
+
+class Stream(IterableDataset):
+    """A data set without an order."""
+
+    def __iter__(self) -> Any:
+        yield picture(0), 0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (DataLoader(Items((picture(0), 0))), r"got DataLoader: give its data set, loader\.dataset"),
+        (((picture(0), 0) for _ in range(2)), r"got generator: .* give a list of its pairs, list\(\.\.\.\)"),
+        (zip([picture(0)], [0], strict=True), "got zip: .* give a list of its pairs"),
+        (Stream(), "got Stream: .* has no order to draw from"),
+        (np.zeros((4, 8, 8, 3), np.uint8), r"got ndarray: .* list\(zip\(images, labels\)\)"),
+        ((np.zeros((4, 8, 8, 3), np.uint8), np.arange(4)), r"Give list\(zip\(images, labels\)\)"),
+        (TensorDataset(torch.rand(4, 3, 8, 8)), r"must be a pair \(image, label\), got 1 value"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_advice(source: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        read_dataset(source)
 
 
 def test_torchvisions_own_fake_data() -> None:
@@ -97,8 +342,7 @@ def test_torchvisions_own_fake_data() -> None:
     [
         (Photos([-1, 0], targets=[-1, 0]), r"Labels must lie in 0\.\.0, got -1 \(1 image\)"),
         (Photos([0, 2], targets=[0, 2], classes=["a", "b"]), r"Labels must lie in 0\.\.1, got 2"),
-        (Photos([0, 1], targets=[(0, 1), (1, 1)]), r"one class number, got \(0, 1\)"),
-        (Photos([0, 1], targets=[0, 1], target_transform=abs), "has a target_transform"),
+        (Photos([(0, 1), (1, 1)]), r"Photos\[0\] must have one class number, got \(0, 1\)"),
         (Photos([0, 0], targets=[0, 0]), "at least 2 classes, got class 0 in Photos"),
     ],
 )
@@ -131,7 +375,7 @@ def test_pairs_of_images_and_numbers() -> None:
         ([picture(0)], "must hold pairs"),
         ([(picture(0), 1.5)], "all ints or all class names, got float"),
         ([(picture(0), 1), (picture(0), "a")], "got int, str"),
-        ([(7, "a")], "Pair 0 must hold an image or its path, got int"),
+        ([(7, "a")], r"images\[0\] must hold an image or its path, got int"),
         (7, "A data source must be a folder, .*got int"),
         (iter([]), "got list_iterator"),
     ],
@@ -193,3 +437,65 @@ def test_hugging_face_data_sets() -> None:
         read_dataset(table.remove_columns("label"))
     with pytest.raises(ValueError, match="streaming"):
         read_dataset(table.to_iterable_dataset())
+
+
+def png(seed: int) -> bytes:
+    """A picture as the bytes of a file."""
+    file = io.BytesIO()
+    picture(seed).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.slow  # importing datasets takes seconds
+def test_hugging_face_columns_of_every_kind(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    for index in range(2):
+        picture(index).save(tmp_path / f"{index}.png")
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    whole = datasets.Dataset.from_dict({"image": [picture(0), picture(1)], "label": [0, 1]}, features=kinds)
+    files = {"bytes": [png(0), png(1)], "path": [str(tmp_path / "0.png"), str(tmp_path / "1.png")]}
+    tables = [
+        whole,
+        whole.cast_column("image", datasets.Image(decode=False)),
+        datasets.Dataset.from_dict({"image": files["bytes"], "label": [0.0, 1.0]}),
+        datasets.Dataset.from_dict({"image": [{"bytes": data, "path": None} for data in files["bytes"]], "y": [0, 1]}),
+        datasets.Dataset.from_dict({"Image_Path": files["path"], "Category": ["cat", "dog"]}),
+        datasets.Dataset.from_dict({"img": files["path"], "label": [False, True]}),
+    ]
+    for table in tables:
+        dataset = read_dataset(table, holdout=0)
+        assert [item.label for item in dataset.train] == [0, 1]
+        assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1)))
+    for columns, message in [
+        ({"image": files["path"], "breed": ["a", "b"]}, r"columns are: image \(string\), breed \(string\)\. Name the"),
+        ({"text": ["a", "b"], "label": [0, 1]}, r"needs an Image column; .*rename_column\(\.\.\., 'image'\)"),
+        ({"image": ["http://a.org/b.png"] * 2, "label": [0, 1]}, "column 'image' must hold paths .* an address"),
+        ({"image": files["path"], "label": [None, 1]}, r"data set\[0\] has no label"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            read_dataset(datasets.Dataset.from_dict(columns))
+
+
+@pytest.mark.slow  # importing datasets takes seconds
+def test_hugging_face_transforms_and_subclasses_are_asked() -> None:
+    datasets = pytest.importorskip("datasets")
+
+    class Turned(datasets.Dataset):  # type: ignore[name-defined, misc]
+        def __getitem__(self, index: Any) -> Any:
+            row = super().__getitem__(index)
+            return row if not isinstance(index, int) else {**row, "label": 1 - row["label"]}
+
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    table = datasets.Dataset.from_dict({"image": [picture(0), picture(1)], "label": [0, 1]}, features=kinds)
+
+    def turned(rows: Any) -> Any:
+        images = [image.rotate(180) for image in rows["image"]]
+        return {"pixel_values": images, "labels": [1 - label for label in rows["label"]]}
+
+    for changed in (table.with_transform(turned), Turned(table.data, info=table.info)):
+        dataset = read_dataset(changed, holdout=0)
+        assert ([item.label for item in dataset.train], dataset.classes) == ([1, 0], ("class 0", "class 1"))
+    bright = table.with_transform(lambda rows: {**rows, "image": [image.rotate(180) for image in rows["image"]]})
+    dataset = read_dataset(bright, holdout=0)
+    assert dataset.classes == ("cat", "dog")
+    assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1).rotate(180)))

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from selfprompt.data.images import BadImage, BadImageError, from_value, open_image, reason
+from selfprompt.data.images import BadImage, BadImageError, open_image, reason
+from selfprompt.data.values import image_from
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -21,7 +22,7 @@ class ImageTable:
 
     Attributes:
         name: What to call it in messages.
-        fetch: Index -> PIL image, array or tensor.
+        fetch: Index -> an image of any kind that `values.image_from` takes.
     """
 
     name: str
@@ -33,7 +34,7 @@ class ImageTable:
         try:
             with self.lock:
                 value = self.fetch(index)
-            return from_value(value)
+            return image_from(value)
         except Exception as error:  # whatever the object's own reading raises
             raise BadImageError(BadImage(f"{self.name}[{index}]", reason(error))) from None
 

@@ -1,174 +1,224 @@
-"""Reads data set objects: torchvision's, Hugging Face's, and lists of pairs; decodes only where it has to."""
+"""Reads data-set objects: torchvision's, Hugging Face's, one's own, and lists of pairs.
 
-from collections.abc import Sequence
+Known classes tell their labels without decoding; every other object is asked for each of its items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from selfprompt.data.items import ImageTable, IndexedSource, plural
+from selfprompt.data import hugging_face
+from selfprompt.data.images import reason
+from selfprompt.data.items import ImageTable, IndexedSource, listing, plural
+from selfprompt.data.known_sets import class_names, innermost, known, recorded_labels
+from selfprompt.data.labels import check_alike, image_and_label, plain_label
 from selfprompt.data.parts import Part
+from selfprompt.data.values import file_path, is_path
 
-LABELS = ("targets", "_labels", "labels", "y")  # where torchvision's data sets keep their labels
-SAMPLES = ("samples", "_samples", "imgs")  # ... or pairs (path, label)
+Source = Path | IndexedSource
 
 
 def read_object(source: Any) -> Part:
-    """The images of one data set object, as one split.
+    """The images of one data-set object, as one split.
 
     Raises:
         TypeError: If the object is of no known kind.
         ValueError: If its labels cannot be used.
     """
-    if hasattr(source, "features") and hasattr(source, "column_names"):
-        return _read_hugging_face(source)
+    if hugging_face.is_streaming(source):
+        raise ValueError("A streaming data set has no order to draw from: load it without streaming=True.")
+    if hugging_face.is_hugging_face(source):
+        sources, labels, names, notes = hugging_face.read_columns(source)
+        return _part(sources, labels, dict(enumerate(names)) if names else None, "data set", range(len(labels)), notes)
     if isinstance(source, (list, tuple)):
         return _read_pairs(source)
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return _read_torchvision(source)
+    _check_kind(source)
+    return _read_known(source) or _read_items(source)
+
+
+def _check_kind(source: Any) -> None:
+    """Raise TypeError unless an object can be asked for items by number."""
+    by_number, counted = hasattr(source, "__getitem__"), hasattr(source, "__len__")
+    if hasattr(source, "iloc") or (hasattr(source, "shape") and hasattr(source, "dtype")):
+        advice = "an array or table does not tell images from labels: give a list, list(zip(images, labels))"
+    elif hasattr(source, "dataset") and hasattr(source, "batch_size") and not by_number:
+        advice = "give its data set, loader.dataset, and not its batches"
+    elif hasattr(source, "__iter__") and not (by_number and counted):
+        advice = "it can be run through, but has no order to draw from: give a list of its pairs, list(...)"
+    elif not (by_number and counted):
+        advice = "a data set of one's own needs __len__ and __getitem__"
+    else:
+        return
     raise TypeError(
         f"A data source must be a folder, a manifest (.csv, .tsv, .parquet), a torchvision or Hugging Face "
-        f"data set, a list of (image, label) or a dict of splits; got {type(source).__name__}."
+        f"data set, a list of (image, label) or a dict of splits; got {type(source).__name__}: {advice}."
     )
 
 
 def _read_pairs(pairs: Sequence[Any]) -> Part:
-    """A list of (PIL image or path, label or class name)."""
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise TypeError("A list of images must hold pairs (image or path, label).")
-    labels = [pair[1].item() if hasattr(pair[1], "item") else pair[1] for pair in pairs]
-    kinds = {type(label) for label in labels}
-    if len(kinds) > 1 or not kinds <= {int, str}:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"Labels must be all ints or all class names, got {names}.")
-    table = ImageTable("images", lambda index: pairs[index][0])
-    sources: list[Path | IndexedSource] = []
-    for index, (image, _) in enumerate(pairs):
-        if isinstance(image, (str, Path)):
-            sources.append(Path(image))
-        elif isinstance(image, Image.Image) or hasattr(image, "shape"):
-            sources.append(IndexedSource(table, index))
-        else:
-            raise TypeError(f"Pair {index} must hold an image or its path, got {type(image).__name__}.")
-    return _numbered(sources, labels, None) if kinds == {int} else Part(sources, labels)
+    """A list of (image or path, label or class name)."""
+    sources: list[Source] = []
+    labels: list[Any] = []
+    table = ImageTable("images", lambda index: image_and_label(pairs[index], f"images[{index}]")[0])
+    for index, pair in enumerate(pairs):
+        try:
+            image, label = image_and_label(pair, f"images[{index}]")
+        except TypeError as error:
+            advice = " Are these images and labels? Give list(zip(images, labels))." if len(pairs) == 2 else ""
+            raise TypeError(f"A list of images must hold pairs (image or path, label): {error}{advice}") from None
+        sources.append(_source(image, table, index))
+        labels.append(label)
+    return _part(sources, labels, None, "images", range(len(pairs)))
 
 
-def _read_torchvision(dataset: Any) -> Part:
-    """Anything with ``dataset[i] -> (image, label)``; decodes nothing where the object tells its labels."""
-    name = type(dataset).__name__
-    if _own(dataset, "target_transform") is not None:
-        raise ValueError(f"{name} has a target_transform, which breaks its class names: load it without.")
-    table = ImageTable(name, lambda index: dataset[index][0])
-    sources: list[Path | IndexedSource] = [IndexedSource(table, index) for index in range(len(dataset))]
-    labels, paths = _labels_of(dataset)
-    notes = []
-    if labels is None:
-        labels = [dataset[index][1] for index in range(len(dataset))]
-        notes.append(f"{name} does not tell its labels: {plural(len(labels), 'image')} were read to learn them.")
-    if len(labels) != len(dataset):
-        raise ValueError(f"{name} must have one label for each image, got {len(labels)} for {len(dataset)}.")
-    by_path = len(paths) > 0 and paths[0].is_file()
-    if by_path:
-        sources = list(paths)
-    if _own(dataset, "transform") is not None:
-        used = "is not used" if by_path else "is applied before ours, once"
-        notes.append(f"The transform of {name} {used}.")
-    part = _numbered(sources, labels, _class_names(dataset))
-    part.notes = tuple(notes)
-    return part
-
-
-def _labels_of(dataset: Any) -> tuple[list[Any] | None, list[Path]]:
-    """Labels without decoding, or None; and paths where there are pairs (path, label)."""
-    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch.utils.data.Subset
-        labels, paths = _labels_of(dataset.dataset)
-        chosen = [int(index) for index in dataset.indices]
-        return labels and [labels[i] for i in chosen], [paths[i] for i in chosen] if paths else []
-    for attribute in SAMPLES:
-        pairs = getattr(dataset, attribute, None)
-        if isinstance(pairs, list) and pairs and all(map(_is_path_pair, pairs)):
-            return [label for _, label in pairs], [Path(path) for path, _ in pairs]
-    for attribute in LABELS:
-        values = getattr(dataset, attribute, None)
-        if values is not None and hasattr(values, "__len__") and len(values) == len(dataset):
-            return _plain(values), []
-    return None, []
-
-
-def _is_path_pair(pair: Any) -> bool:
-    return isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], (str, Path))
-
-
-def _class_names(dataset: Any) -> list[str] | None:
-    """``.classes`` (of several names for one class the first), or ``.categories``."""
-    names = _own(dataset, "classes") or _own(dataset, "categories")
-    if not isinstance(names, (list, tuple)):
+def _read_known(dataset: Any) -> Part | None:
+    """A data set of a class that is known, or a subset of one; None for others."""
+    found = known(dataset)
+    if found is None:
         return None
-    return [str(name[0] if isinstance(name, (list, tuple)) else name) for name in names]
+    name, inner, count = type(dataset).__name__, innermost(dataset), len(found.labels)
+    table = ImageTable(name, lambda index: dataset[index][0])
+    sources: list[Source] = [IndexedSource(table, index) for index in range(count)]
+    names, notes = class_names(dataset), _transform_notes(inner)
+    if names is not None and getattr(inner, "target_transform", None) is not None:
+        names = None
+        notes.append(f"{type(inner).__name__} has a target_transform, so its class names are not used.")
+    return _part(list(found.paths or sources), found.labels, names, name, range(count), notes)
 
 
-def _own(dataset: Any, attribute: str) -> Any:
-    """An attribute of a data set, or of the one that it is a subset of."""
-    while hasattr(dataset, "dataset") and not hasattr(dataset, attribute):
-        dataset = dataset.dataset
-    return getattr(dataset, attribute, None)
+def _read_items(dataset: Any) -> Part:
+    """Any object with ``dataset[i] -> (image, label)``: every item is read once to learn its label."""
+    name = type(dataset).__name__
+    table = ImageTable(name, lambda index: image_and_label(dataset[index], f"{name}[{index}]")[0])
+    sources: dict[int, Source] = {}
+    labels: dict[int, Any] = {}
+    faults: dict[int, Exception] = {}
+    count = _length(dataset)
+    for index in range(count):
+        item = _item(dataset, index)
+        if isinstance(item, Exception):
+            faults[index] = item
+        else:
+            image, labels[index] = image_and_label(item, f"{name}[{index}]")
+            sources[index] = _source(image, table, index)
+    if not labels:
+        raise ValueError(f"{name} has no item that can be read: {_told(name, faults) or 'its length is 0'}.")
+    notes = [f"{name} does not tell its labels: {plural(len(labels), 'image')} were read to learn them."]
+    notes += _transform_notes(dataset)
+    end = max(labels) + 1
+    if end < count and all(isinstance(faults[index], IndexError) for index in range(end, count)):
+        notes.append(f"{name} has {plural(end, 'item')}, though its length is {count}.")
+        faults = {index: fault for index, fault in faults.items() if index < end}
+    recorded, names = hugging_face.recorded(dataset) or (recorded_labels(dataset), class_names(dataset))
+    agrees = recorded is not None and all(_same(recorded[index], label) for index, label in labels.items())
+    if names is not None and recorded is not None and not agrees:
+        names = None
+        notes.append(f"The items of {name} have other labels than it lists, so its class names are not used.")
+    if recorded is not None and agrees:  # then the label of an unreadable item is known, too
+        labels |= {index: recorded[index] for index in faults}
+        sources |= {index: IndexedSource(table, index) for index in faults}
+    elif faults:
+        notes.append(
+            f"Left out {plural(len(faults), 'item')} that cannot be read, so that their labels are unknown: "
+            f"{_told(name, faults)}."
+        )
+    order = sorted(labels)
+    return _part([sources[i] for i in order], [labels[i] for i in order], names, name, order, notes)
 
 
-def _read_hugging_face(dataset: Any) -> Part:
-    """A `datasets.Dataset` with an Image column and a ClassLabel (or text or number) column."""
-    if not hasattr(dataset, "__len__"):
-        raise ValueError("A streaming data set has no order to draw from: load it without streaming=True.")
-    image, more_images = _column(dataset, ("Image",), ("image", "img"))
-    label, more_labels = _column(dataset, ("ClassLabel",), ("label", "labels", "fine_label"))
-    if label is None:
-        label, more_labels = _column(dataset, ("Value",), ("label", "class", "category"), only_preferred=True)
-    if image is None or label is None:
-        missing = "an Image" if image is None else "a ClassLabel (or 'label')"
-        raise ValueError(f"The data set needs {missing} column; its columns are: {dataset.features}.")
-    plain = dataset.with_format(None)
-    images = plain.select_columns([image])
-    table = ImageTable("data set", lambda index: images[index][image])
-    sources: list[Path | IndexedSource] = [IndexedSource(table, index) for index in range(len(dataset))]
-    labels = list(plain[label])
-    names = getattr(dataset.features[label], "names", None)
-    kinds = {type(value) for value in labels}
-    part = Part(sources, labels) if names is None and kinds == {str} else _numbered(sources, labels, names)
-    if more_images or more_labels:
-        part.notes = (f"Used the columns {image!r} and {label!r}; others: {', '.join(more_images + more_labels)}.",)
-    return part
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except Exception as error:
+        name = type(dataset).__name__
+        raise TypeError(f"A data set must have a length; that of {name} cannot be had: {reason(error)}.") from None
 
 
-def _column(
-    dataset: Any, kinds: tuple[str, ...], preferred: tuple[str, ...], *, only_preferred: bool = False
-) -> tuple[str | None, list[str]]:
-    """The column of a kind (the preferred name first), and others of that kind."""
-    found = [name for name, feature in dataset.features.items() if type(feature).__name__ in kinds]
-    found.sort(key=lambda name: preferred.index(name) if name in preferred else len(preferred))
-    if only_preferred:
-        found = [name for name in found if name in preferred]
-    return (found[0], found[1:]) if found else (None, [])
+def _item(dataset: Any, index: int) -> Any:
+    """One item, or the exception that it raises."""
+    try:
+        item = dataset[index]
+    except Exception as error:  # whatever somebody's own reading raises
+        return error
+    return ValueError("it is None") if item is None else item
 
 
-def _numbered(sources: list[Path | IndexedSource], labels: Sequence[Any], names: Sequence[str] | None) -> Part:
+def _told(name: str, faults: Mapping[int, Exception]) -> str:
+    return listing([f"{name}[{index}]: {reason(fault)}" for index, fault in faults.items()], 5, "; ")
+
+
+def _same(recorded: Any, label: Any) -> bool:
+    """Whether two labels are one, of whatever kind they came."""
+    try:
+        return plain_label(recorded, "") == plain_label(label, "")
+    except (TypeError, ValueError):
+        return False
+
+
+def _source(image: Any, table: ImageTable, index: int) -> Source:
+    """A path where the image is one, else where it stands in the object."""
+    if not is_path(image):
+        return IndexedSource(table, index)
+    try:
+        return file_path(image)
+    except ValueError as error:
+        raise ValueError(f"{table.name}[{index}]: {image!r} cannot be an image: {error}.") from None
+
+
+def _transform_notes(dataset: Any) -> list[str]:
+    has_one = getattr(dataset, "transform", None) is not None or hugging_face.has_transform(dataset)
+    return [f"The transform of {type(dataset).__name__} is applied before ours."] if has_one else []
+
+
+def _part(
+    sources: list[Source],
+    labels: Sequence[Any],
+    names: Mapping[int, str] | None,
+    name: str,
+    indices: Sequence[int],
+    notes: Sequence[str] = (),
+) -> Part:
+    """A split from labels of any kind.
+
+    Args:
+        sources: The images.
+        labels: Their labels, as they came.
+        names: Class names by number, where the object has some.
+        name: What to call the object in messages.
+        indices: Where the images stand in it.
+        notes: What was decided so far.
+    """
+    plain = [plain_label(label, f"{name}[{index}]") for index, label in zip(indices, labels, strict=True)]
+    check_alike(plain, name, indices)
+    kind = type(plain[0]) if plain else int
+    if kind is bool and names is None:
+        part = Part(sources, list(map(str, plain)))
+    elif kind is str:
+        in_order = tuple(names[number] for number in sorted(names)) if names else ()
+        whole = len(set(in_order)) == len(in_order) and set(plain) <= set(in_order)
+        part = Part(sources, list(map(str, plain)), in_order if whole else None)
+    else:
+        part = _numbered(sources, list(map(int, plain)), names)
+    seen = set(part.labels)
+    unseen = [part.names.get(label, label) for label in part.order or () if label not in seen]
+    told = (f"{name} has no image of {listing(unseen)}.",) if unseen else ()
+    return replace(part, notes=(*notes, *told))
+
+
+def _numbered(sources: list[Source], labels: Sequence[int], names: Mapping[int, str] | None) -> Part:
     """A part whose labels are class numbers; without names they are called "class 0" and so on."""
-    if any(isinstance(label, bool) or not isinstance(label, int) for label in labels):
-        wrong = next(label for label in labels if isinstance(label, bool) or not isinstance(label, int))
-        raise ValueError(f"A label must be one class number, got {wrong!r}.")
-    top = len(names) - 1 if names else max(labels, default=0)
-    wrong = [label for label in labels if not 0 <= label <= top]
+    allowed = range(max(labels, default=0) + 1) if names is None else sorted(names)
+    wrong = [label for label in labels if label not in names] if names else [n for n in labels if n < 0]
     if wrong:
+        together = list(allowed) == list(range(len(allowed)))
+        rule = f"lie in 0..{len(allowed) - 1}" if together else f"be among {listing(list(map(str, allowed)))}"
         raise ValueError(
-            f"Labels must lie in 0..{top}, got {wrong[0]} ({plural(len(wrong), 'image')}). "
+            f"Labels must {rule}, got {wrong[0]} ({plural(len(wrong), 'image')}). "
             f"Labels below 0 mean unlabelled: leave that split out."
         )
     words = list(map(str, labels))
     if names is None:
         return Part(sources, words, names={word: f"class {word}" for word in words})
-    numbers = tuple(map(str, range(len(names))))
-    return Part(sources, words, numbers, dict(zip(numbers, names, strict=True)))
-
-
-def _plain(values: Any) -> list[Any]:
-    """A list of Python values from a list, an array or a tensor."""
-    values = values.tolist() if hasattr(values, "tolist") else list(values)
-    return [value.item() if hasattr(value, "item") else value for value in values]
+    order = tuple(map(str, allowed))
+    return Part(sources, words, order, {str(number): names[number] for number in allowed})
