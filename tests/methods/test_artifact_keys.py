@@ -1,8 +1,13 @@
 """The names of the tensors in an artifact: artifacts that exist must go on loading, so a method never renames one."""
 
-import pytest
+import copy
 
+import pytest
+import torch
+
+from selfprompt.methods.base import build_method
 from tests.methods.test_contract import CASES
+from tests.methods.tiny import NAMES, backbone
 
 HEAD = {"head.weight", "head.bias"}
 CLIP_LORA = {f"{side}_updates.{factor}" for side in ("text", "image") for factor in ("down", "up")}
@@ -68,3 +73,13 @@ KEYS = {
 @pytest.mark.parametrize("label", KEYS)
 def test_an_artifact_has_the_names_that_it_always_had(label: str) -> None:
     assert set(CASES[label].build().adapter_state_dict()) == KEYS[label]
+
+
+@pytest.mark.parametrize("name", ["coop", "full", "tip-adapter"])
+def test_buffers_of_a_tower_are_no_part_of_an_artifact(name: str) -> None:
+    plain, other = backbone("clip"), copy.deepcopy(backbone("clip"))
+    for tower in (other.vision, other.text):
+        tower.register_buffer("positions", torch.arange(4.0))
+    assert build_method(name, other, NAMES).adapter_state_dict().keys() == (
+        build_method(name, plain, NAMES).adapter_state_dict().keys()
+    )

@@ -31,7 +31,7 @@ def far(one: TinyMethod, other: TinyMethod) -> float:
 def test_the_frozen_layer_sees_each_view_once_and_the_run_is_the_same(views, changes):
     plain, kept = TinyMethod(), FrozenMethod()
     expected, result = run(plain, None, views, **changes), run(kept, FeatureStore(), views, **changes)
-    assert kept.seen == TRAIN * views.get("views", 1) + VAL
+    assert kept.vision.seen == TRAIN * views.get("views", 1) + VAL
     assert far(plain, kept) < 1e-5  # float32: another batch around an image
     assert [r["loss"] for r in result.history] == pytest.approx([r["loss"] for r in expected.history], abs=1e-5)
     assert [r["val_accuracy"] for r in result.history] == [r["val_accuracy"] for r in expected.history]
@@ -42,8 +42,8 @@ def test_without_a_store_or_with_new_views_the_method_runs_it_itself(views):
     method, other = FrozenMethod(), FrozenMethod()
     run(method, None, views)
     run(other, FeatureStore(), {})
-    assert method.seen == 6 * (TRAIN + VAL)
-    assert other.seen == 6 * TRAIN + VAL
+    assert method.vision.seen == 6 * (TRAIN + VAL)
+    assert other.vision.seen == 6 * TRAIN + VAL
 
 
 @views

@@ -9,12 +9,13 @@ import torch
 from rich.console import Console
 
 from selfprompt.config import TrainOptions
+from selfprompt.methods.base import LossTerms
 from selfprompt.train import fit as fit_module
 from selfprompt.train.checkpoint import read_epochs
 from selfprompt.train.fit import FitResult, fit
 from selfprompt.train.meter import Meter
 from selfprompt.train.progress import ProgressBar
-from tests.train.tiny import Terms, TinyMethod, batches, state, validation
+from tests.train.tiny import TinyMethod, batches, state, validation
 
 TIMES = ("seconds", "images_per_second")
 
@@ -95,7 +96,7 @@ def test_history_holds_terms_accuracies_rates_and_times():
 def test_a_loss_without_logits_has_no_training_accuracy(monkeypatch):
     method = TinyMethod()
     loss = method.loss
-    monkeypatch.setattr(method, "loss", lambda images, labels: Terms(loss(images, labels).terms))
+    monkeypatch.setattr(method, "loss", lambda images, labels: LossTerms(loss(images, labels).terms))
     assert "train_accuracy" not in run(method).history[0]
 
 
@@ -246,6 +247,33 @@ def test_what_a_method_keeps_beside_its_parameters_is_resumed_and_selected_too(t
     assert straight.mean.norm() > 0
 
 
+def test_a_persistent_buffer_is_resumed_selected_and_stored(tmp_path):
+    class Normalised(TinyMethod):
+        """With running statistics of PyTorch's own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3, affine=False)
+
+        def logits(self, images, frozen=None):
+            return self.norm(super().logits(images, frozen))
+
+    straight, stopped, resumed = Normalised(), Normalised(), Normalised()
+    run(straight, validation(), select="best-val")
+    interrupt(stopped, tmp_path, after=2, val=validation(), select="best-val")
+    run(resumed, validation(), run_dir=tmp_path, resume=True, select="best-val")
+    stored = straight.adapter_state_dict()
+    assert stored.keys() - TinyMethod().adapter_state_dict().keys() == {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }
+    assert all(torch.equal(resumed.adapter_state_dict()[name], tensor) for name, tensor in stored.items())
+    loaded = Normalised()
+    loaded.load_adapter_state_dict(stored)
+    assert same(loaded, straight)
+
+
 class Stop(Exception):
     """Stands for whatever ends a process."""
 
@@ -367,7 +395,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(
     class Exploding(TinyMethod):
         def loss(self, images, labels):
             terms = super().loss(images, labels)
-            return Terms({"ce": terms.terms["ce"] * (float("nan") if len(self.epochs_seen) == 2 else 1)})
+            return LossTerms({"ce": terms.terms["ce"] * (float("nan") if len(self.epochs_seen) == 2 else 1)})
 
     with pytest.raises(RuntimeError, match=r"The loss became nan in epoch 3 at learning rate 0\.\d+\. Try a lower lr"):
         run(Exploding(), run_dir=tmp_path)
@@ -432,7 +460,7 @@ def test_the_bar_shows_epoch_loss_accuracy_and_speed():
     console = Console(file=out, force_terminal=True, width=120)
     meter = Meter(torch.device("cpu"))
     logits = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
-    meter.add(Terms({"ce": torch.tensor(0.5)}, logits=logits), torch.tensor(0.5), torch.tensor([0, 1]), 2)
+    meter.add(LossTerms({"ce": torch.tensor(0.5)}, logits=logits), torch.tensor(0.5), torch.tensor([0, 1]), 2)
     with ProgressBar(True, epochs=3, steps=2, finished=1, console=console) as bar:
         assert bar.shown
         bar.step(2, meter, seconds=0.5)

@@ -1,6 +1,6 @@
 """A method small enough to train in milliseconds, and images for it; for tests and the scripts they start."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfprompt.data.features import Encoder
 from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.methods.base import LossTerms, Method
 
 SIZE = 8
 PREPROCESS = SimpleNamespace(
@@ -20,79 +20,63 @@ PREPROCESS = SimpleNamespace(
 )
 
 
+class TinyTower(nn.Linear):
+    """A frozen layer in the place of a vision tower; notes how many images it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__(3 * SIZE * SIZE, 16)
+        self.requires_grad_(False)
+        self.seen = 0
+
+    def forward(self, images: Tensor, pooling: str = "native") -> Tensor:
+        self.seen += len(images)
+        return super().forward(images.flatten(1))
+
+
 @dataclass(frozen=True)
-class Terms:
-    """The same fields as the library's ``LossTerms``."""
+class TinyOptions:
+    """Options of the tiny method."""
 
-    terms: dict[str, Tensor]
-    weights: dict[str, float] = field(default_factory=dict)
-    logits: Tensor | None = None
-
-    @property
-    def total(self) -> Tensor:
-        return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum()
+    dropout: float = 0.0
+    penalty: bool = False
 
 
-class TinyMethod(nn.Module):
+class TinyMethod(Method):
     """Frozen features plus prompts, dropout, a head; ``unused`` never receives a gradient."""
 
     def __init__(self, dropout: float = 0.0, penalty: bool = False) -> None:
-        super().__init__()
+        backbone = SimpleNamespace(name="tiny", fingerprint="tiny", vision=TinyTower(), text=None, pooling="native")
         generator = torch.Generator().manual_seed(0)
-        self.backbone = nn.Linear(3 * SIZE * SIZE, 16).requires_grad_(False)
+        super().__init__(backbone, ("red", "green", "blue"), TinyOptions(dropout, penalty), generator)
         self.prompts = nn.Parameter(torch.zeros(2, 16))
         self.head = nn.Linear(16, 3)
         self.unused = nn.Parameter(torch.ones(2, 2))
-        self.dropout = nn.Dropout(dropout)
-        self.penalty = penalty
         self.epochs_seen: list[tuple[int, int]] = []
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name != "unused":
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
-    def logits(self, images: Tensor) -> Tensor:
-        features = torch.tanh(self.backbone(images.flatten(1)) + self.prompts.sum(dim=0))
-        return self.head(self.dropout(features))
+    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+        features = torch.tanh(self.frozen_features(images, frozen) + self.prompts.sum(dim=0))
+        return self.head(F.dropout(features, self.options.dropout, self.training))
 
-    def loss(self, images: Tensor, labels: Tensor) -> Terms:
-        logits = self.logits(images)
+    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+        logits = self.logits(images, frozen)
         terms = {"ce": F.cross_entropy(logits, labels)}
-        if self.penalty:
+        if self.options.penalty:
             terms["size"] = self.prompts.square().mean()
-        return Terms(terms, {"size": 0.5}, logits.detach())
+        return LossTerms(terms, {"size": 0.5}, logits.detach())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         self.epochs_seen.append((epoch, epochs))
 
-    def trainable(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    def adapter_state_dict(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.trainable().items()}
-
 
 class FrozenMethod(TinyMethod):
-    """The same method, which takes what its frozen layer gives; notes how many images that layer has seen."""
+    """The same method, which takes frozen features where they are known already."""
 
+    uses_frozen = True
     needs_pixels = False
-    seen = 0
-
-    def frozen(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
-        with torch.no_grad():
-            return self.backbone(images.flatten(1))
-
-    def frozen_encoder(self) -> Encoder:
-        return Encoder("tiny", self.frozen)
-
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        features = torch.tanh((self.frozen(images) if frozen is None else frozen) + self.prompts.sum(dim=0))
-        return self.head(self.dropout(features))
-
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> Terms:
-        logits = self.logits(images, frozen)
-        return Terms({"ce": F.cross_entropy(logits, labels)}, {}, logits.detach())
 
 
 def items(count: int, seed: int = 0) -> list[Item]:

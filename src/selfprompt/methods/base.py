@@ -67,12 +67,12 @@ class Method(nn.Module):
     """A prompt-tuning method, or a baseline, on a frozen backbone.
 
     A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults) and writes ``logits``; the
-    other methods have defaults that suit most papers. Parameters that require a gradient are what is tuned.
+    other methods have defaults that suit most papers. Parameters that require a gradient are what is tuned; an artifact
+    stores them and the persistent buffers. A buffer that depends on the class names is not persistent.
 
     Attributes:
         open_vocabulary: Whether other class names may be given after training.
         training_only: Tuned tensors that no prediction needs.
-        remembered: Buffers that ``prepare`` fills and predictions need: an artifact stores them, too.
         sized_by_data: Stored tensors whose first axis has the length that ``prepare`` or an artifact gives them.
         repeat_prepare: Whether a resumed run prepares again, because ``prepare`` makes more than a checkpoint holds.
         solved: Whether ``prepare`` already finds the best tensors, so that there are no epochs.
@@ -94,7 +94,6 @@ class Method(nn.Module):
     Options: ClassVar[type[Any]] = NoOptions
     open_vocabulary: ClassVar[bool] = False
     training_only: ClassVar[frozenset[str]] = frozenset()
-    remembered: ClassVar[frozenset[str]] = frozenset()
     sized_by_data: ClassVar[frozenset[str]] = frozenset()
     repeat_prepare: ClassVar[bool] = False
     solved: ClassVar[bool] = False
@@ -165,6 +164,27 @@ class Method(nn.Module):
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called at the end of each epoch, counted from 0."""
+
+    def running(self) -> dict[str, Tensor]:
+        """Tensors besides the parameters that training moves, by name: a checkpoint keeps them, the best epoch too."""
+        return self._persistent_buffers()
+
+    def gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
+        """Set the gradient of each trainable parameter from a loss, for a method that combines the terms' gradients.
+
+        By default training follows the gradient of the total; a class that overrides this is asked instead, and is
+        trained without accumulation and without the precision 16-mixed.
+
+        Args:
+            terms: Of ``loss``, with their graph.
+            mean: Averages a tensor over the processes.
+        """
+        raise NotImplementedError
+
+    @property
+    def own_gradients(self) -> bool:
+        """Whether the class overrides ``gradients``."""
+        return type(self).gradients is not Method.gradients
 
     def frozen_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         """The frozen backbone's own features of images, not normalised, (B, E); those that are given are taken."""
@@ -256,12 +276,22 @@ class Method(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
-        """What an artifact stores: the tuned and remembered tensors that a prediction needs."""
+        """What an artifact stores: the trained parameters that a prediction needs, and the persistent buffers."""
         return {name: tensor.detach() for name, tensor in self._stored().items()}
 
     def _stored(self) -> dict[str, Tensor]:
-        tuned = {name: p for name, p in self.trainable().items() if name not in self.training_only}
-        return {**tuned, **{name: self.get_buffer(name) for name in sorted(self.remembered - tuned.keys())}}
+        trained = {name: p for name, p in self.trainable().items() if name not in self.training_only}
+        return {**trained, **self._persistent_buffers()}
+
+    def _persistent_buffers(self) -> dict[str, Tensor]:
+        """The persistent buffers by name, without those of the towers."""
+        tensors = self.state_dict(keep_vars=True)
+        towers = ("vision.", "text.")
+        return {
+            name: tensor
+            for name, tensor in tensors.items()
+            if not isinstance(tensor, nn.Parameter) and not name.startswith(towers)
+        }
 
     def load_adapter_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tuned tensors.

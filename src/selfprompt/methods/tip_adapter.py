@@ -60,7 +60,6 @@ class TipAdapter(Method):
     uses_frozen = True
     needs_pixels = False
     needs_text = True
-    remembered = frozenset({"keys", "labels", "alpha", "beta"})
     sized_by_data = frozenset({"keys", "labels"})
     keys: Tensor
     labels: Tensor
@@ -143,10 +142,6 @@ class TipAdapter(Method):
         """Cross-entropy with the given alpha and beta, not the chosen ones."""
         logits = self._scores(self.frozen_features(images, frozen), self.options.alpha, self.options.beta)
         return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
-
-    def running(self) -> dict[str, Tensor]:
-        """The chosen numbers, which belong to an epoch's keys."""
-        return {"alpha": self.alpha, "beta": self.beta}
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Choose alpha and beta for the keys as they are now."""

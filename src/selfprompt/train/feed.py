@@ -54,8 +54,7 @@ def parts(method: "Method", batches: "Batches", number: int, fabric: Fabric) -> 
 
     def encoder() -> Encoder | None:
         with fabric.autocast():
-            return method.frozen_encoder() if hasattr(method, "frozen_encoder") else None
+            return method.frozen_encoder()
 
-    pixels = getattr(method, "needs_pixels", True)
-    for images, labels, _, frozen in with_features(batches, number, encoder, pixels=pixels):
+    for images, labels, _, frozen in with_features(batches, number, encoder, pixels=method.needs_pixels):
         yield Part(*cast(tuple[Tensor, Tensor, Tensor | None], fabric.to_device((images, labels, frozen))))

@@ -70,9 +70,7 @@ def fit(
     """Train a method; on return it holds the final weights.
 
     Args:
-        method: Prepared. It is moved to the device and changed in place, never wrapped. It may have two more
-            methods: ``gradients(terms, mean)`` sets each ``p.grad`` itself, ``mean`` averages over the
-            processes; ``running()`` names tensors besides the parameters that training moves.
+        method: Prepared. It is moved to the device and changed in place, never wrapped.
         train: Training batches; with several processes, each has its part of every batch.
         val: Validation batches, None for none. Test images have no place here.
         options: How to train.
@@ -172,18 +170,17 @@ def _step(run: Run, batch: Part, meter: Meter) -> None:
             raise ValueError(f"There are fewer training images than processes ({fabric.world_size}).")
         batch = run.spare
     run.spare = batch.first()
-    own_gradients = getattr(run.method, "gradients", None)
     run.optimizer.zero_grad(set_to_none=True)
     for part in batch.chunks(options.accumulate):
         with fabric.autocast():
             terms = part.loss(run.method)
         total, count = terms.total, len(part.labels)
-        if own_gradients is None:
-            fabric.backward(total * (count / len(batch.labels)))
+        if run.method.own_gradients:
+            run.method.gradients(terms, partial(mean_over_processes, fabric, weight=weight))
         else:
-            own_gradients(terms, partial(mean_over_processes, fabric, weight=weight))
+            fabric.backward(total * (count / len(batch.labels)))
         meter.add(terms, total, part.labels, count if weight else 0)
-    if own_gradients is None:
+    if not run.method.own_gradients:
         average_gradients(fabric, run.parameters, weight)
     if options.clip_grad:
         fabric.clip_gradients(run.method, run.optimizer, max_norm=options.clip_grad, error_if_nonfinite=False)
@@ -235,8 +232,7 @@ def _check(
     for name, parameter in method.trainable().items():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"Tuned tensors must be float32, got {parameter.dtype} for {name}.")
-    own_gradients = getattr(method, "gradients", None) is not None
-    if own_gradients and (options.accumulate > 1 or options.precision == "16-mixed"):
+    if method.own_gradients and (options.accumulate > 1 or options.precision == "16-mixed"):
         raise ValueError(
             "A method that combines gradients itself needs accumulate 1 and no 16-mixed precision, "
             f"got accumulate {options.accumulate} and precision {options.precision}."

@@ -44,8 +44,7 @@ class Run:
 
     Attributes:
         parameters: The tuned tensors by name.
-        state: The tuned tensors, and what else training moves: a method may have
-            ``running() -> dict[str, Tensor]`` (PromptSRC's average of prompts, say).
+        state: The tuned tensors, and the method's ``running()``: what else training moves.
         epoch: Epochs that are finished.
         best_epoch: The epoch, from 1, of the best validation accuracy.
         best: The tensors of that epoch, kept only when they will be wanted.
@@ -68,8 +67,7 @@ class Run:
         self.seed = seed
         self.identity = identity
         self.parameters = method.trainable()
-        running = getattr(method, "running", None)
-        self.state: dict[str, Tensor] = {**self.parameters, **(running() if running else {})}
+        self.state: dict[str, Tensor] = {**self.parameters, **method.running()}
         broadcast(fabric, self.state)
         self.optimizer = build_optimizer(self.parameters.items(), options)
         self.optimizer_step = cast(Any, fabric.setup_optimizers(self.optimizer)).step  # minds the loss scale
