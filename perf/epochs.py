@@ -25,7 +25,7 @@ def epochs(lab: Lab, size: Size, method: Method, make_plain: Callable[[], PlainC
     next_epoch, next_plain = numbered(), numbered()
 
     def batches(number: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        found = with_features(kept, number, method.frozen_encoder, pixels=method.needs_pixels)
+        found = with_features(kept, number, method.frozen_encoder, pixels=method.traits.inputs != "features")
         for images, labels, _, frozen in found:
             yield images.to(lab.device), labels.to(lab.device), None if frozen is None else frozen.to(lab.device)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,11 @@ def test_cells_of_a_bench_share_features(tmp_path):
 
 
 class OwnLinear(linear.Linear):
-    """Written before there were features to be given."""
+    """A subclass of a method of features that reads pixels itself."""
+
+    @classmethod
+    def traits_for(cls, options):
+        return replace(super().traits_for(options), inputs="pixels")
 
     def logits(self, images: Tensor) -> Tensor:  # type: ignore[override]
         assert images.shape[1:] == (3, 64, 64)
@@ -123,7 +128,11 @@ class OwnLinear(linear.Linear):
 
 
 class OwnCoOp(coop.CoOp):
-    """Another loss of the old form."""
+    """The same with a loss."""
+
+    @classmethod
+    def traits_for(cls, options):
+        return replace(super().traits_for(options), inputs="pixels")
 
     def loss(self, images, labels):
         assert images.shape[1:] == (3, 64, 64)

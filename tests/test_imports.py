@@ -207,7 +207,7 @@ def _is_subclass_of(found: Import) -> bool:
 
 def test_the_files_of_methods_are_its_registry():
     files = {path.stem.replace("_", "-") for path in (SOURCE / "methods").glob("*.py")}
-    assert set(list_methods()) == files - {"base", "heads", "--init--"}
+    assert set(list_methods()) == files - {"base", "heads", "traits", "--init--"}
     assert all(text.endswith(".") for text in list_methods().values()), "each opens with one sentence"
 
 

@@ -50,11 +50,12 @@ class TestShipped:
         assert header[-2:] == ["#", f"#   selfprompt train PHOTOS --method {name} --out OUT"]
 
     def test_builds_its_method(self, name):
-        from selfprompt.methods.base import build_method, find
+        from selfprompt.methods.base import build_method
         from selfprompt.towers.load import load_backbone
+        from tests.methods.tiny import traits
 
         recipe = load_recipe(name)
-        kind = "clip" if find(recipe.method).needs_text else "mae"
+        kind = "clip" if traits(recipe.method).needs_text else "mae"
         method = build_method(recipe.method, load_backbone(f"embedded/{kind}"), ["cat", "dog"], **recipe.options)
         assert method.name == recipe.method
         assert shipped_recipe(name) == name

@@ -259,12 +259,12 @@ def test_wrong_arguments_are_told(fault, photos, tmp_path):
 
 def test_build_method_takes_a_recipes_name_and_a_backbones_name():
     method = selfprompt.build_method("sep-authors", "embedded/clip", ["cat", "dog"], text_prompts=2)
-    assert method.sample_wise is False
+    assert method.traits.batch_independent is False
     assert method.options.text_prompts == 2
     assert method.image_size == (64, 64)
     assert method.logits(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
     deep = selfprompt.build_method("spt", load_backbone("embedded/mae"), ["cat", "dog"], prompts=2)
-    assert deep.sample_wise
+    assert deep.traits.batch_independent
     loss = deep.loss(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]))
     assert loss.total.requires_grad
 

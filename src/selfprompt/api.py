@@ -32,7 +32,7 @@ def build_method(
         >>> import selfprompt
         >>> backbone = selfprompt.load_backbone("embedded/clip")
         >>> method = selfprompt.build_method("sep", backbone, ["cat", "dog"], text_prompts=2)
-        >>> method.image_size, method.sample_wise
+        >>> method.image_size, method.traits.batch_independent
         ((64, 64), True)
     """
     if name not in list_methods() and shipped_recipe(name):

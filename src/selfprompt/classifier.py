@@ -31,7 +31,7 @@ class Classifier:
     Attributes:
         method: The tuned method, a ``torch.nn.Module``.
         preprocess: Size and statistics of the images.
-        batch_size: Images a batch in evaluation; part of the result where ``method.sample_wise`` is false.
+        batch_size: Images a batch in evaluation; part of the result unless ``method.traits.batch_independent``.
         recipe: How it was tuned.
         results: What was measured: metrics by name, notes, seconds.
     """
@@ -191,7 +191,7 @@ class Classifier:
             "classes": list(self.classes),
             "preprocess": asdict(self.preprocess),
             "batch_size": self.batch_size,
-            "sample_wise": self.method.sample_wise,
+            "sample_wise": self.method.traits.batch_independent,
             "recipe": dict(self.recipe),
             "results": brief(self.results),
             "versions": versions(),
@@ -282,7 +282,8 @@ def evaluate(
     chosen = range(len(method.classes)) if among is None else among
     logits: list[Tensor] = []
     done = 0
-    for images, labels, _, frozen in with_features(batches, 0, method.frozen_encoder, pixels=method.needs_pixels):
+    pixels = method.traits.inputs != "features"
+    for images, labels, _, frozen in with_features(batches, 0, method.frozen_encoder, pixels=pixels):
         given = () if frozen is None else (frozen.to(device),)
         logits.append(method.logits(images.to(device), *given).float().cpu())
         done += len(labels)

@@ -280,9 +280,9 @@ def train(
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
     if resume:
         watcher.say("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
-    if not resuming or method.repeat_prepare:  # else a checkpoint holds everything that prepare would make
+    if not resuming or method.traits.repeat_prepare:  # else a checkpoint holds everything that prepare would make
         prepare(method, batches, val, recipe.seed, watcher)
-    if method.solved or not method.trainable():
+    if method.traits.closed_form or not method.trainable():
         watcher.say(f"{method.name} is ready: it needs no epochs.")
         return None
     tuned = sum(p.numel() for p in method.trainable().values())
@@ -384,7 +384,7 @@ def measure(
         "train_seconds": result.seconds if result else 0.0,
         "seconds": seconds,
         "eval_batch_size": classifier.batch_size,
-        "sample_wise": method.sample_wise,
+        "sample_wise": method.traits.batch_independent,
         "backbone": {"name": method.backbone.name, "fingerprint": method.backbone.fingerprint},
         "backbone_note": method.backbone.note,
         "notes": [*dataset.notes, *([method.backbone.note] if method.backbone.note else [])],

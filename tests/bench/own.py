@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method
+from selfprompt.methods.traits import Traits
 from selfprompt.towers.load import Backbone
 
 
@@ -57,7 +58,9 @@ class Deadly(Quick):
 class Fixed(Quick):
     """Scores that rise with a class's number, without training: of the classes it may choose, it takes the last."""
 
-    solved = True
+    @classmethod
+    def traits_for(cls, options: object) -> Traits:
+        return Traits(closed_form=True)
 
     def __init__(
         self, backbone: Backbone, classes: tuple[str, ...], options: object, generator: torch.Generator

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods import list_methods
-from selfprompt.methods.base import Method, find
+from selfprompt.methods.base import Method
 from selfprompt.towers.load import Backbone
-from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small
+from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small, traits
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
@@ -47,7 +47,7 @@ class Case:
 def all_cases() -> dict[str, Case]:
     cases = {}
     for name in list_methods():
-        for kind in ("clip",) if find(name).needs_text else ("clip", "mae"):
+        for kind in ("clip",) if traits(name).needs_text else ("clip", "mae"):
             cases[f"{name}, {kind}"] = Case(name, kind)
     return cases | {label: Case(name, "clip", options) for label, (name, options) in VARIANTS.items()}
 
@@ -177,18 +177,18 @@ def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -
     pictures, labels = labelled(3)
     encoder = method.train().frozen_encoder()
     if encoder is None:
-        assert not method.uses_frozen
-        assert method.needs_pixels
+        assert method.traits.inputs == "pixels"
         return
     frozen = encoder.encode(pictures)
-    expected = method.vision(pictures, pooling=method.frozen_pooling)
+    expected = method.vision(pictures, pooling=method.pooling)
     assert frozen.equal(expected)
     assert not frozen.requires_grad
-    shown = pictures if method.needs_pixels else torch.empty(3, 0)
+    reads_pixels = method.traits.inputs == "both"
+    shown = pictures if reads_pixels else torch.empty(3, 0)
     runs: list[int] = []
     handle = method.vision.register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
     terms = method.loss(shown, labels, frozen)
-    assert len(runs) == method.needs_pixels, "the prompted branch alone"
+    assert len(runs) == reads_pixels, "the prompted branch alone"
     given = method.logits(shown, frozen)
     handle.remove()
     assert near(given.detach(), method.logits(pictures).detach(), method)
@@ -199,20 +199,20 @@ def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -
         ours, theirs = (torch.autograd.grad(found.total, trainable) for found in (terms, method.loss(pictures, labels)))
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert (method.eval().frozen_encoder() is None) == method.frozen_in_training
+    assert (method.eval().frozen_encoder() is None) == method.traits.features_in_training_only
 
 
 def test_which_methods_take_frozen_features() -> None:
-    kinds = {name: find(name) for name in list_methods()}
-    without_pixels = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter"}
-    assert {name for name, kind in kinds.items() if not kind.needs_pixels} == without_pixels
-    assert {name for name, kind in kinds.items() if kind.uses_frozen} == without_pixels | {"sep", "promptsrc"}
+    inputs = {name: traits(name).inputs for name in list_methods()}
+    features = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter"}
+    assert {name for name, read in inputs.items() if read == "features"} == features
+    assert {name for name, read in inputs.items() if read == "both"} == {"sep", "promptsrc"}
 
 
 @every
 def test_learned_tensors_saved_and_loaded_give_equal_logits(label: str) -> None:
     method, other = trained(label).method, CASES[label].build(seed=2)
-    assert set(method.adapter_state_dict()) >= set(method.trainable()) - method.training_only
+    assert set(method.adapter_state_dict()) >= set(method.trainable()) - set(method.traits.training_only)
     stored = safetensors.torch.load(safetensors.torch.save(method.adapter_state_dict()))
     pictures = images(2)
     if stored:
@@ -243,7 +243,7 @@ def test_tensors_that_do_not_fit_are_listed_and_change_nothing(label: str) -> No
 @every
 def test_new_class_names_work_or_are_refused_with_a_sentence(label: str) -> None:
     method, names, pictures = trained(label).method, ("dog", "fire_truck", "cat"), images(2)
-    if not method.open_vocabulary:
+    if not method.traits.open_vocabulary:
         with pytest.raises(ValueError, match=r"cannot take new class names: .*\. Use a method that reads class names"):
             method.with_classes(names)
         return
@@ -270,7 +270,7 @@ def test_permuting_classes_permutes_logits(label: str) -> None:
     method, pictures, order = trained(label).method, images(2), [2, 0, 3, 1]
     names = tuple(NAMES[index] for index in order)
     other = CASES[label].build(seed=1, names=names)
-    own = {"head.weight", "head.bias"} | ({"context"} if not method.open_vocabulary else set())
+    own = {"head.weight", "head.bias"} | ({"context"} if not method.traits.open_vocabulary else set())
     tensors = {name: t[order] if name in own else t for name, t in method.adapter_state_dict().items()}
     if "labels" in tensors:
         tensors["labels"] = torch.tensor(order).argsort()[tensors["labels"]]
@@ -287,7 +287,7 @@ def test_a_prediction_ignores_the_other_images_unless_said_otherwise(label: str)
         logits(method, pictures.flip(0)).flip(0),
         torch.cat([logits(method, torch.cat([pictures[:2], images(2, seed=7)]))[:2], whole[2:]]),
     ]
-    if method.sample_wise:
+    if method.traits.batch_independent:
         assert all(near(other, whole, method) for other in others)
     else:
         assert near(others[1], whole, method)  # the same images in another order
@@ -296,9 +296,9 @@ def test_a_prediction_ignores_the_other_images_unless_said_otherwise(label: str)
 
 
 def test_only_the_released_rules_of_sep_mix_images() -> None:
-    mixing = {label for label, case in CASES.items() if not case.build().sample_wise}
+    mixing = {label for label, case in CASES.items() if not case.build().traits.batch_independent}
     assert mixing == {"sep, as released", "sep, choice by batch"}
-    assert not small("sep", fusion_axis="batch").sample_wise
+    assert not small("sep", fusion_axis="batch").traits.batch_independent
 
 
 @defaults
@@ -354,7 +354,7 @@ def test_a_seed_fixes_the_start_whatever_the_global_state(label: str) -> None:
         assert not all(tensor.equal(other[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("name", [name for name in list_methods() if find(name).needs_text])
+@pytest.mark.parametrize("name", [name for name in list_methods() if traits(name).needs_text])
 def test_methods_that_read_class_names_refuse_a_backbone_without_text(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} needs a CLIP backbone; embedded/mae has no text tower"):
         small(name, "mae")

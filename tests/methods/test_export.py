@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from selfprompt.methods import list_methods
-from selfprompt.methods.base import find
-from tests.methods.tiny import images, small
+from tests.methods.tiny import images, small, traits
 
 FEWER: dict[str, dict[str, Any]] = {"sep": {"layers": (1,)}}  # one fused block in each tower, to save time
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((name, "clip", FEWER.get(name, {})) for name in list_methods()),
-    *((name, "mae", {}) for name in ("gatevpt", "spt") if not find(name).needs_text),
+    *((name, "mae", {}) for name in ("gatevpt", "spt") if not traits(name).needs_text),
     ("sep", "clip", {"layers": (1, 3), "fusion": "shared", "fusion_rank": 8}),
 ]
 

@@ -36,8 +36,8 @@ def test_coop_s_context_is_shared_or_each_class_s_own() -> None:
     assert isinstance(shared, CoOp)
     assert shared.context.shape == (4, 128)
     assert own.context.shape == (4, 4, 128)
-    assert shared.open_vocabulary
-    assert not own.open_vocabulary
+    assert shared.traits.open_vocabulary
+    assert not own.traits.open_vocabulary
     assert float(own.context.detach().std()) == pytest.approx(0.02, rel=0.1)
     own.loss(*labelled(2)).backward()
     assert (own.context.grad.abs().amax(dim=(1, 2)) > 0).all()

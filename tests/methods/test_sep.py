@@ -303,7 +303,7 @@ def test_variants_judge_each_image_alone_and_move_to_other_classes_and_places(
         parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
     whole = method.logits(pictures)
     alone = torch.cat([method.logits(picture[None]) for picture in pictures])
-    assert method.sample_wise
+    assert method.traits.batch_independent
     assert (whole - alone).abs().max() < 1e-5 * max(1.0, method.backbone.scale)
     other = method.with_classes(["dog", "X", "cat"])
     assert (other.logits(pictures)[:, 1:] - whole[:, [3, 0]]).abs().max() < 1e-5 * max(1.0, method.backbone.scale)

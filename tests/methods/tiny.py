@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method, build_method, find, make_options
+from selfprompt.methods.traits import Traits
 from selfprompt.towers.load import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
@@ -31,10 +32,16 @@ def backbone(name: str) -> Backbone:
     return load_backbone(f"embedded/{name}")
 
 
+def traits(name: str, **options: Any) -> Traits:
+    """The traits of a method with these options, before there is one."""
+    kind = find(name)
+    return kind.traits_for(make_options(kind, options))
+
+
 def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int = 1, **options: Any) -> Method:
     """A method on an embedded backbone, in eval mode; one that is nothing without data has seen some."""
     method = build_method(name, backbone(kind), names, seed=seed, **{**SMALL.get(name, {}), **options})
-    if method.sized_by_data:
+    if method.traits.variable_length:
         method.prepare(Source(*labelled(8, seed, len(names))), torch.Generator())
     return method.eval()
 

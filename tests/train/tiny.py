@@ -13,6 +13,7 @@ from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.transforms import eval_transform, train_transform
 from selfprompt.methods.base import LossTerms, Method
+from selfprompt.methods.traits import Traits
 
 SIZE = 8
 PREPROCESS = SimpleNamespace(
@@ -75,8 +76,9 @@ class TinyMethod(Method):
 class FrozenMethod(TinyMethod):
     """The same method, which takes frozen features where they are known already."""
 
-    uses_frozen = True
-    needs_pixels = False
+    @classmethod
+    def traits_for(cls, options: TinyOptions) -> Traits:
+        return Traits(inputs="features")
 
 
 def items(count: int, seed: int = 0) -> list[Item]:

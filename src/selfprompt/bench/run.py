@@ -234,7 +234,7 @@ def measure(
 
 def is_restricted(method: Method, evaluation: Evaluation) -> bool:
     """Whether an evaluation chooses among a part of the classes that the method has scores for."""
-    return not method.open_vocabulary and len(evaluation.among) not in (0, len(method.classes))
+    return not method.traits.open_vocabulary and len(evaluation.among) not in (0, len(method.classes))
 
 
 def rebound(method: Method, evaluation: Evaluation, name: str) -> Method | None:
@@ -243,7 +243,7 @@ def rebound(method: Method, evaluation: Evaluation, name: str) -> Method | None:
     retold = options != asdict(method.options)
     if evaluation.classes == method.classes and not retold:
         return method
-    if not method.open_vocabulary:
+    if not method.traits.open_vocabulary:
         return None
     if not retold:
         return method.with_classes(evaluation.classes, check=False)
@@ -268,7 +268,7 @@ def facts_of_run(classifier: Classifier, training: Dataset, result: FitResult | 
         "history": list(result.history) if result else [],
         "train_seconds": result.seconds if result else 0.0,
         "eval_batch_size": classifier.batch_size,
-        "sample_wise": method.sample_wise,
+        "sample_wise": method.traits.batch_independent,
         "preprocess": asdict(classifier.preprocess),
         "backbone": {
             "name": method.backbone.name,

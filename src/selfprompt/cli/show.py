@@ -45,7 +45,7 @@ class Show:
         """What must be said about a loaded classifier."""
         if method.backbone.note:
             self.say(f"Note: {method.backbone.note}")
-        if not method.sample_wise:
+        if not method.traits.batch_independent:
             self.say(f"Note: a prediction depends on the other images of its batch of {batch_size}, as released.")
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
@@ -15,6 +14,8 @@ from selfprompt.data.features import Encoder, with_features
 from selfprompt.data.names import clean_name
 from selfprompt.kinds import check_kinds
 from selfprompt.methods import list_methods
+from selfprompt.methods.heads import pooling_for
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.prototypes import SampleSource
 from selfprompt.towers.base import Pooling, Prompter
 from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
@@ -71,16 +72,8 @@ class Method(nn.Module):
     stores them and the persistent buffers. A buffer that depends on the class names is not persistent.
 
     Attributes:
-        open_vocabulary: Whether other class names may be given after training.
-        training_only: Tuned tensors that no prediction needs.
-        sized_by_data: Stored tensors whose first axis has the length that ``prepare`` or an artifact gives them.
-        repeat_prepare: Whether a resumed run prepares again, because ``prepare`` makes more than a checkpoint holds.
-        solved: Whether ``prepare`` already finds the best tensors, so that there are no epochs.
-        needs_text: Whether the backbone must be a CLIP.
-        uses_frozen: Whether ``logits`` and ``loss`` take the frozen backbone's own features of the images.
-        frozen_in_training: Whether only ``loss`` makes use of them.
-        frozen_pooling: How these features are pooled.
-        needs_pixels: Whether it needs the images beside them.
+        traits: What the library must know about it, from ``traits_for(options)``.
+        pooling: How the vision tower's tokens become features, from the traits.
         memory: Bytes that encoded class texts may keep for gradients; what does not fit is computed again.
         chosen: Hyper-parameters that were chosen on validation images, by name.
 
@@ -92,31 +85,28 @@ class Method(nn.Module):
     """
 
     Options: ClassVar[type[Any]] = NoOptions
-    open_vocabulary: ClassVar[bool] = False
-    training_only: ClassVar[frozenset[str]] = frozenset()
-    sized_by_data: ClassVar[frozenset[str]] = frozenset()
-    repeat_prepare: ClassVar[bool] = False
-    solved: ClassVar[bool] = False
-    needs_text: ClassVar[bool] = False
-    uses_frozen: ClassVar[bool] = False
-    frozen_in_training: ClassVar[bool] = False
-    frozen_pooling: Pooling = "native"
-    needs_pixels: ClassVar[bool] = True
     memory: int = 2 * 10**9
     text: Any  # the text tower, None for a plain ViT
     ids: Tensor  # token ids of the class texts, (C, L), where there are any
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], options: Any, generator: torch.Generator) -> None:
         super().__init__()
-        if self.needs_text and backbone.text is None:
+        self.traits = self.traits_for(options)
+        if self.traits.needs_text and backbone.text is None:
             raise ValueError(f"{self.name} needs a CLIP backbone; {backbone.name} has no text tower.")
         self.backbone = backbone
         self.classes = tuple(clean_name(name) for name in classes)
         self.options = options
+        self.pooling: Pooling = pooling_for(self.traits.pooling, backbone)
         self.vision = backbone.vision
         self.text = backbone.text
         self.chosen: dict[str, float] = {}
         self._cache: tuple[Any, Tensor] | None = None
+
+    @classmethod
+    def traits_for(cls, options: Any) -> Traits:
+        """The traits of a method with these options, before there is one."""
+        return Traits()
 
     @property
     def name(self) -> str:
@@ -129,11 +119,6 @@ class Method(nn.Module):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that ``logits`` takes."""
         return self.vision.image_size
-
-    @property
-    def sample_wise(self) -> bool:
-        """Whether a prediction depends on its own image alone."""
-        return True
 
     def prepare(
         self,
@@ -191,17 +176,11 @@ class Method(nn.Module):
         if frozen is not None:
             return frozen
         with torch.no_grad():
-            return self.vision(images, pooling=self.frozen_pooling)
+            return self.vision(images, pooling=self.pooling)
 
     def frozen_encoder(self) -> Encoder | None:
-        """What gives frozen features, under the autocast of this moment; None where the method takes none.
-
-        A subclass whose own ``logits`` or ``loss`` knows no ``frozen`` takes none.
-        """
-        takers = (self.logits, self.loss)
-        if not self.uses_frozen or any("frozen" not in inspect.signature(taker).parameters for taker in takers):
-            return None
-        if self.frozen_in_training and not self.training:
+        """What gives frozen features, under the autocast of this moment; None where the method takes none now."""
+        if self.traits.inputs == "pixels" or (self.traits.features_in_training_only and not self.training):
             return None
         probe = next(self.vision.parameters())
         kind, enabled = probe.device.type, torch.is_autocast_enabled(probe.device.type)
@@ -212,7 +191,7 @@ class Method(nn.Module):
                 return self.frozen_features(images.to(probe.device))
 
         precision = (probe.dtype, autocast, torch.get_float32_matmul_precision(), kind)
-        return Encoder(" ".join(map(str, (self.backbone.fingerprint, self.frozen_pooling, *precision))), encode)
+        return Encoder(" ".join(map(str, (self.backbone.fingerprint, self.pooling, *precision))), encode)
 
     def frozen_epoch(self, source: TrainingSource, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Frozen features, (B, E), labels and indices of an epoch; computed where the source does not keep them."""
@@ -260,7 +239,7 @@ class Method(nn.Module):
         Raises:
             ValueError: If the method's classifier belongs to its training classes, or the names are wrong.
         """
-        if not self.open_vocabulary:
+        if not self.traits.open_vocabulary:
             raise ValueError(
                 f"{self.name} cannot take new class names: its head was trained for {len(self.classes)} classes. "
                 "Use a method that reads class names (sep, coop, zero-shot)."
@@ -280,7 +259,7 @@ class Method(nn.Module):
         return {name: tensor.detach() for name, tensor in self._stored().items()}
 
     def _stored(self) -> dict[str, Tensor]:
-        trained = {name: p for name, p in self.trainable().items() if name not in self.training_only}
+        trained = {name: p for name, p in self.trainable().items() if name not in self.traits.training_only}
         return {**trained, **self._persistent_buffers()}
 
     def _persistent_buffers(self) -> dict[str, Tensor]:
@@ -301,7 +280,9 @@ class Method(nn.Module):
         """
         own = self._stored()
         expected = {
-            name: (*tensors[name].shape[:1], *own[name].shape[1:]) if name in self.sized_by_data else own[name].shape
+            name: (*tensors[name].shape[:1], *own[name].shape[1:])
+            if name in self.traits.variable_length
+            else own[name].shape
             for name in own.keys() & tensors.keys()
         }
         problems = [f"missing {name}" for name in own.keys() - tensors.keys()]
@@ -315,7 +296,7 @@ class Method(nn.Module):
             raise ValueError(f"The tensors do not fit {self.name}: {'; '.join(sorted(problems))}.")
         with torch.no_grad():
             for name, tensor in own.items():
-                if name in self.sized_by_data:
+                if name in self.traits.variable_length:
                     tensor.data = tensor.new_empty(tensors[name].shape)
                 tensor.copy_(tensors[name])
 

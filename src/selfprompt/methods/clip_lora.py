@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, check_template, class_ids, fill
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import Tower
@@ -86,9 +87,11 @@ class CLIPLoRA(Method):
     """
 
     Options = CLIPLoRAOptions
-    open_vocabulary = True
-    needs_text = True
     ids: Tensor
+
+    @classmethod
+    def traits_for(cls, options: CLIPLoRAOptions) -> Traits:
+        return Traits(needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: CLIPLoRAOptions, generator: torch.Generator

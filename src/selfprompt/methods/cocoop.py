@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static
 from selfprompt.text import check_slots, class_ids, prompt_texts, word_embeddings
 from selfprompt.towers.load import Backbone
@@ -43,11 +44,11 @@ class CoCoOp(Method):
     """
 
     Options = CoCoOpOptions
-    uses_frozen = True
-    needs_pixels = False
-    open_vocabulary = True
-    needs_text = True
     ids: Tensor
+
+    @classmethod
+    def traits_for(cls, options: CoCoOpOptions) -> Traits:
+        return Traits(inputs="features", needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: CoCoOpOptions, generator: torch.Generator

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Scatter
 from selfprompt.text import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
 from selfprompt.towers.load import Backbone
@@ -42,11 +43,12 @@ class CoOp(Method):
     """
 
     Options = CoOpOptions
-    uses_frozen = True
-    needs_pixels = False
-    needs_text = True
     ids: Tensor
     slots: Tensor
+
+    @classmethod
+    def traits_for(cls, options: CoOpOptions) -> Traits:
+        return Traits(inputs="features", needs_text=True, open_vocabulary=not options.class_specific)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: CoOpOptions, generator: torch.Generator
@@ -66,11 +68,6 @@ class CoOp(Method):
             return nn.Parameter(word_embeddings(self.backbone, self.options.words))
         shape = (len(self.classes),) if self.options.class_specific else ()
         return normal(*shape, self.options.prompts, self.text.width, std=0.02, generator=generator)
-
-    @property
-    def open_vocabulary(self) -> bool:  # type: ignore[override]
-        """A shared context takes new class names, a class-specific one does not."""
-        return not self.options.class_specific
 
     @property
     def shares_opening(self) -> bool:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method
-from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.methods.heads import linear_head
+from selfprompt.methods.traits import Traits
 from selfprompt.towers.load import Backbone
 
 
@@ -27,12 +28,15 @@ class Full(Method):
 
     Options = FullOptions
 
+    @classmethod
+    def traits_for(cls, options: FullOptions) -> Traits:
+        return Traits(pooling=options.pooling)
+
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: FullOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         self.vision = copy.deepcopy(backbone.vision).requires_grad_(True)
-        self.pooling = pooling_for(options.pooling, backbone)
         self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:

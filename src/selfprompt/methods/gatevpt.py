@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms, Method, check_positive
-from selfprompt.methods.heads import pooling_for, rare_class_head
+from selfprompt.methods.heads import rare_class_head
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.gated import Gated
 from selfprompt.prompters.static import uniform_prompts
 from selfprompt.towers.load import Backbone
@@ -44,12 +45,15 @@ class GateVPT(Method):
     Options = GateVPTOptions
     temperature_range = (0.01, 10.0)
 
+    @classmethod
+    def traits_for(cls, options: GateVPTOptions) -> Traits:
+        return Traits(pooling=options.pooling)
+
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: GateVPTOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
         vision = self.vision
-        self.pooling = pooling_for(options.pooling, backbone)
         self.prompts = uniform_prompts(1, options.prompts, vision.width, vision.patch_size, generator)
         self.gates = nn.Parameter(torch.full((vision.depth - 1,), -options.gate_start))
         self.temperatures = nn.Parameter(torch.ones(vision.depth))

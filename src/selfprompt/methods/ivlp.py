@@ -8,6 +8,7 @@ from torch import Tensor
 
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static, deep_prompts
 from selfprompt.text import prompted_opening
 from selfprompt.towers.load import Backbone
@@ -40,9 +41,11 @@ class IVLP(Method):
     """
 
     Options = IVLPOptions
-    open_vocabulary = True
-    needs_text = True
     ids: Tensor
+
+    @classmethod
+    def traits_for(cls, options: IVLPOptions) -> Traits:
+        return Traits(needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: IVLPOptions, generator: torch.Generator

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method
-from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.methods.heads import linear_head
+from selfprompt.methods.traits import Traits
 from selfprompt.towers.load import Backbone
 
 
@@ -25,14 +26,15 @@ class Linear(Method):
     """``logits = W f + b`` on frozen features f; only W and b are trained."""
 
     Options = LinearOptions
-    uses_frozen = True
-    needs_pixels = False
+
+    @classmethod
+    def traits_for(cls, options: LinearOptions) -> Traits:
+        return Traits(inputs="features", pooling=options.pooling)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: LinearOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        self.pooling = self.frozen_pooling = pooling_for(options.pooling, backbone)
         self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:

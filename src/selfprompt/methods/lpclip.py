@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.methods.heads import linear_head
+from selfprompt.methods.traits import Traits
 from selfprompt.towers.load import Backbone
 
 COARSE = (6, 4, 2, 0, -2, -4, -6)
@@ -45,15 +46,15 @@ class LPCLIP(Method):
     """
 
     Options = LPCLIPOptions
-    uses_frozen = True
-    needs_pixels = False
-    solved = True
+
+    @classmethod
+    def traits_for(cls, options: LPCLIPOptions) -> Traits:
+        return Traits(inputs="features", pooling=options.pooling, closed_form=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: LPCLIPOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        self.pooling = self.frozen_pooling = pooling_for(options.pooling, backbone)
         self.head = linear_head(self.vision.features, len(classes), std=0.02, generator=generator)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static, deep_prompts
 from selfprompt.text import prompted_opening
 from selfprompt.towers.load import Backbone
@@ -42,9 +43,11 @@ class MaPLe(Method):
     """
 
     Options = MaPLeOptions
-    open_vocabulary = True
-    needs_text = True
     ids: Tensor
+
+    @classmethod
+    def traits_for(cls, options: MaPLeOptions) -> Traits:
+        return Traits(needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: MaPLeOptions, generator: torch.Generator

@@ -1,7 +1,7 @@
 """PromptSRC: IVLP that is kept close to the frozen CLIP, with prompts averaged over the epochs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 from selfprompt.methods.base import LossTerms
 from selfprompt.methods.heads import unit
 from selfprompt.methods.ivlp import IVLP, IVLPOptions
+from selfprompt.methods.traits import Traits
 from selfprompt.text import class_ids, fill
 from selfprompt.towers.load import Backbone
 
@@ -58,9 +59,11 @@ class PromptSRC(IVLP):
     """
 
     Options = PromptSRCOptions
-    uses_frozen = True
-    frozen_in_training = True
     frozen_texts: Tensor | None
+
+    @classmethod
+    def traits_for(cls, options: IVLPOptions) -> Traits:
+        return replace(super().traits_for(options), inputs="both", features_in_training_only=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: PromptSRCOptions, generator: torch.Generator

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.fusion import Fuse, by_layer, fusion_modules, take_strongest
 from selfprompt.prompters.kmeans import cluster
 from selfprompt.prompters.prototypes import prototypes
@@ -107,12 +108,19 @@ class SEP(Method):
     """
 
     Options = SEPOptions
-    uses_frozen = True
-    open_vocabulary = True
-    needs_text = True
     ids: Tensor
     frozen_texts: Tensor
-    training_only = frozenset({"prototypes"})
+
+    @classmethod
+    def traits_for(cls, options: SEPOptions) -> Traits:
+        mixes_images = options.fusion_axis == "batch" or options.selection == "batch"  # as released
+        return Traits(
+            inputs="both",
+            needs_text=True,
+            open_vocabulary=True,
+            batch_independent=not mixes_images,
+            training_only=("prototypes",),
+        )
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: SEPOptions, generator: torch.Generator
@@ -140,11 +148,6 @@ class SEP(Method):
         frozen = template_features(backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
-
-    @property
-    def sample_wise(self) -> bool:
-        """False with the released fusion or selection, which mix the images of a batch."""
-        return self.options.fusion_axis == "tokens" and self.options.selection == "image"
 
     def _start_from_words(self, words: str) -> None:
         start = word_embeddings(self.backbone, words)

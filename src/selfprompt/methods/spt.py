@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method, TrainingSource, check_positive, normal
-from selfprompt.methods.heads import linear_head, pooling_for
+from selfprompt.methods.heads import linear_head
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.prototypes import prototypes
 from selfprompt.prompters.static import Static
 from selfprompt.towers.load import Backbone
@@ -52,11 +53,14 @@ class SPT(Method):
 
     Options = SPTOptions
 
+    @classmethod
+    def traits_for(cls, options: SPTOptions) -> Traits:
+        return Traits(pooling=options.pooling)
+
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: SPTOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        self.pooling = pooling_for(options.pooling, backbone)
         layers = self.vision.depth if options.deep else 1
         self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
         self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from selfprompt.methods.base import LossTerms, Method, check_positive, normal
 from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, PLACEHOLDER, check_slots, check_template, class_ids, fill, template_features
 from selfprompt.tokens import Tokens
 from selfprompt.towers.load import Backbone
@@ -79,12 +80,12 @@ class TCP(Method):
     """
 
     Options = TCPOptions
-    uses_frozen = True
-    needs_pixels = False
-    open_vocabulary = True
-    needs_text = True
     ids: Tensor
     frozen_texts: Tensor
+
+    @classmethod
+    def traits_for(cls, options: TCPOptions) -> Traits:
+        return Traits(inputs="features", needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: TCPOptions, generator: torch.Generator

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, check_template, template_features
 from selfprompt.towers.load import Backbone
 
@@ -57,15 +58,20 @@ class TipAdapter(Method):
     """
 
     Options = TipAdapterOptions
-    uses_frozen = True
-    needs_pixels = False
-    needs_text = True
-    sized_by_data = frozenset({"keys", "labels"})
     keys: Tensor
     labels: Tensor
     alpha: Tensor
     beta: Tensor
     texts: Tensor
+
+    @classmethod
+    def traits_for(cls, options: TipAdapterOptions) -> Traits:
+        return Traits(
+            inputs="features",
+            needs_text=True,
+            variable_length=("keys", "labels"),
+            repeat_prepare=options.finetune,  # the validation features are in no checkpoint
+        )
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: TipAdapterOptions, generator: torch.Generator
@@ -82,11 +88,6 @@ class TipAdapter(Method):
         self.register_buffer("alpha", torch.tensor(options.alpha))
         self.register_buffer("beta", torch.tensor(options.beta))
         self.validation: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def repeat_prepare(self) -> bool:  # type: ignore[override]
-        """The validation features are in no checkpoint."""
-        return self.options.finetune
 
     @torch.no_grad()
     def prepare(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive
-from selfprompt.methods.heads import pooling_for, rare_class_head
+from selfprompt.methods.heads import rare_class_head
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static, uniform_prompts
 from selfprompt.towers.base import VisionTower
 from selfprompt.towers.load import Backbone
@@ -53,11 +54,14 @@ class VPT(Method):
 
     Options = VPTOptions
 
+    @classmethod
+    def traits_for(cls, options: VPTOptions) -> Traits:
+        return Traits(pooling=options.pooling)
+
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: VPTOptions, generator: torch.Generator
     ) -> None:
         super().__init__(backbone, classes, options, generator)
-        self.pooling = pooling_for(options.pooling, backbone)
         if options.reset_norm and not (self.pooling in ("avg", "patches", "prompts") and last_norm(self.vision)):
             raise ValueError(
                 f"reset_norm needs a plain ViT with averaged features; {backbone.name} has pooling {self.pooling!r}."

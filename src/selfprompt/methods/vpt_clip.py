@@ -8,6 +8,7 @@ from torch import Tensor
 
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static
 from selfprompt.text import PHOTO, check_template, template_features
 from selfprompt.towers.load import Backbone
@@ -39,9 +40,11 @@ class VPTCLIP(Method):
     """
 
     Options = VPTCLIPOptions
-    open_vocabulary = True
-    needs_text = True
     texts: Tensor
+
+    @classmethod
+    def traits_for(cls, options: VPTCLIPOptions) -> Traits:
+        return Traits(needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: VPTCLIPOptions, generator: torch.Generator

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfprompt.methods.base import Method
 from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, check_template, template_features
 from selfprompt.towers.load import Backbone
 
@@ -35,11 +36,11 @@ class ZeroShot(Method):
     """
 
     Options = ZeroShotOptions
-    uses_frozen = True
-    needs_pixels = False
-    open_vocabulary = True
-    needs_text = True
     texts: Tensor
+
+    @classmethod
+    def traits_for(cls, options: ZeroShotOptions) -> Traits:
+        return Traits(inputs="features", needs_text=True, open_vocabulary=True)
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: ZeroShotOptions, generator: torch.Generator

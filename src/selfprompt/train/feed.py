@@ -56,5 +56,5 @@ def parts(method: "Method", batches: "Batches", number: int, fabric: Fabric) -> 
         with fabric.autocast():
             return method.frozen_encoder()
 
-    for images, labels, _, frozen in with_features(batches, number, encoder, pixels=method.needs_pixels):
+    for images, labels, _, frozen in with_features(batches, number, encoder, pixels=method.traits.inputs != "features"):
         yield Part(*cast(tuple[Tensor, Tensor, Tensor | None], fabric.to_device((images, labels, frozen))))
