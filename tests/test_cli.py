@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import selfprompt
@@ -335,6 +336,16 @@ class TestEval:
         assert set(measured["per_class"]) == {"blue", "green apple"}
         assert len(measured["confusion"]) == 4, "of the classifier's classes"
         assert "no test split: all images are used" in done.err
+
+    def test_images_left_out_of_the_test_for_their_copies_stay_out(self, run, tmp_path):
+        data = write_photos(tmp_path / "data", {"blue": 8, "dark_red": 8})
+        for path in sorted(data.rglob("[0-5].png")):
+            Image.open(path).save(path.with_suffix(".bmp"))
+        assert "with the same pixels as a training image" in run("train", data, *FAST, "--out", tmp_path / "out").out
+        result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+        measured = json.loads(run("eval", tmp_path / "out", data, "--format", "json").out)
+        assert 0 < measured["total"] == result["images"]["test"] < 8
+        assert {name: measured[name] for name in result["tuned"]} == result["tuned"]
 
     def test_one_class_is_enough(self, run, linear, tmp_path):
         done = run("eval", linear, write_photos(tmp_path / "one", {"blue": 3}), "--format", "json")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, make_con
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
-    from selfprompt.data.items import Dataset
+    from selfprompt.data.items import Dataset, Item
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -45,6 +46,7 @@ def eval(options: Namespace) -> int:
         raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}.")
     from selfprompt.classifier import load
     from selfprompt.data.loader import ImageStore, check_images
+    from selfprompt.data.store import new_images
 
     show = Show(make_console(stderr=True))
     with show.stage("loading"):
@@ -54,14 +56,16 @@ def eval(options: Namespace) -> int:
     if options.batch_size is not None:
         classifier.batch_size = options.batch_size
     show.note(classifier.method, classifier.batch_size)
-    dataset, split = labelled_images(options, classifier, show)
+    dataset, seen, split = labelled_images(options, classifier, show)
     store = ImageStore()
     with show.stage("reading images") as progress:
         items, bad = check_images(dataset.select(split), store, on_bad=options.on_bad_image, progress=progress)
+        items = new_images(items, seen, store) if seen else items
     for image in bad:
         show.say(f"skipped {image}")
     if not items:
-        raise ValueError(f"{options.data} has no readable images in its split {split!r}.")
+        lack = "images that are no copies of training images" if seen else "readable images"
+        raise ValueError(f"{options.data} has no {lack} in its split {split!r}.")
     with show.stage("evaluating") as progress:
         metrics = classifier.evaluate(items, store, progress=progress).to_json()
     if options.format == "json":
@@ -82,13 +86,13 @@ def eval(options: Namespace) -> int:
     return 0
 
 
-def labelled_images(options: Namespace, classifier: "Classifier", show: Show) -> "tuple[Dataset, Any]":
-    """The data with the classifier's labels, and which split to use.
+def labelled_images(options: Namespace, classifier: "Classifier", show: Show) -> "tuple[Dataset, Sequence[Item], Any]":
+    """The data with the classifier's labels, images whose copies are no test of it, and which split to use.
 
     "auto" is the test split where the data have one. For the very data that the classifier was tuned on it is the part
     that was held out then, and for other data without splits it is all of them.
     """
-    from selfprompt.data.fewshot import base_new_split
+    from selfprompt.data.fewshot import base_new_split, few_shot_split, keep_classes
     from selfprompt.data.sources import align_classes, read_dataset
     from selfprompt.tuning import data_key
 
@@ -102,8 +106,16 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
         seed=recipe["seed"] if same else 0,
         known=classifier.classes,
     )
+    seen: Sequence[Item] = ()
     if same and options.classes is None:
+        drawn, _ = few_shot_split(dataset.train, dataset.val, recipe["shots"], recipe["seed"])
+        seen = base_new_split(replace(dataset, train=drawn), recipe["classes"]).train if dataset.held_out else ()
         dataset = base_new_split(dataset, recipe["classes"])
+        known = [label for label, name in enumerate(dataset.classes) if name in classifier.classes]
+        if len(known) < len(dataset.classes):
+            gone = [name for name in dataset.classes if name not in classifier.classes]
+            show.say(f"Left out classes that the classifier was not tuned on: {', '.join(gone)}.")
+            dataset = keep_classes(dataset, known)
     split = options.split
     if split == "auto":
         split = "test" if dataset.test else "all"
@@ -113,4 +125,4 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
                 show.say("The classifier was tuned on these images: how good it is on others is not known.")
         elif same:
             show.say("The classifier was tuned on these data: only their test images are used.")
-    return align_classes(dataset, classifier.classes), split
+    return align_classes(dataset, classifier.classes), seen if split == "test" else (), split

@@ -79,13 +79,18 @@ def base_new_split(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dat
     chosen = labels[:half] if part == "base" else labels[half:]
     if not chosen:
         raise ValueError(f"The {part!r} half needs classes; the training split of {dataset.name} has {len(labels)}.")
-    renumbered = {label: number for number, label in enumerate(chosen)}
+    note = f"Only the {part} classes: {len(chosen)} of {len(labels)}, renumbered from 0."
+    return keep_classes(dataset, chosen, note)
+
+
+def keep_classes(dataset: Dataset, labels: Sequence[int], *notes: str) -> Dataset:
+    """Some of the classes, renumbered from 0 in the order given, in all three splits; with further notes."""
+    renumbered = {label: number for number, label in enumerate(labels)}
     train, val, test = (
         tuple(Item(item.source, renumbered[item.label]) for item in dataset.select(split) if item.label in renumbered)
         for split in SPLITS
     )
-    classes = tuple(dataset.classes[label] for label in chosen)
-    ids = tuple(dataset.ids[label] for label in chosen) if dataset.ids else ()
-    note = f"Only the {part} classes: {len(chosen)} of {len(labels)}, renumbered from 0."
-    notes = (*dataset.notes, note)
-    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=notes, ids=ids)
+    classes = tuple(dataset.classes[label] for label in labels)
+    ids = tuple(dataset.ids[label] for label in labels) if dataset.ids else ()
+    told = (*dataset.notes, *notes)
+    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=told, ids=ids)

@@ -23,10 +23,12 @@ class ImageTable:
     Attributes:
         name: What to call it in messages.
         fetch: Index -> an image of any kind that `values.image_from` takes.
+        in_memory: Whether fetching costs next to nothing, so that images can be compared before they are needed.
     """
 
     name: str
     fetch: Callable[[int], Any]
+    in_memory: bool = False
     lock: Lock = field(default_factory=Lock, repr=False)
 
     def image(self, index: int) -> Image.Image:
@@ -50,11 +52,15 @@ class IndexedSource:
         return f"{self.table.name}[{self.index}]"
 
 
+Source = Path | IndexedSource
+"""Where one image is."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image and the index of its class."""
 
-    source: Path | IndexedSource
+    source: Source
     label: int
 
     def load(self) -> Image.Image:
@@ -75,6 +81,7 @@ class Dataset:
         notes: Every choice that was made for the user, one sentence each.
         ids: What tells the classes apart where a published list repeats a name (ImageNet's WordNet ids); empty where
             their names do.
+        held_out: Whether the test images were drawn from the training images by `sources.hold_out`.
     """
 
     name: str
@@ -84,6 +91,7 @@ class Dataset:
     test: tuple[Item, ...] = ()
     notes: tuple[str, ...] = ()
     ids: tuple[Hashable, ...] = ()
+    held_out: bool = False
 
     @property
     def keys(self) -> tuple[Hashable, ...]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +106,10 @@ def _find_columns(path: Path, present: list[str]) -> dict[str, str]:
 
 
 def _check_files(path: Path, parts: dict[Split, Part]) -> None:
-    """Missing files are an error; an image that is listed twice is told."""
+    """Missing files are an error."""
     missing = [str(file) for part in parts.values() for file in part.sources if not Path(str(file)).is_file()]
     if missing:
         raise ValueError(
             f"Files in {path} must exist (paths are relative to its folder); "
             f"missing {plural(len(missing), 'file')}: {listing(missing)}."
         )
-    for split, part in parts.items():
-        repeated = [str(file) for file, count in Counter(part.sources).items() if count > 1]
-        if repeated:
-            part.notes += (f"Listed more than once in {split}: {listing(repeated, 5)}.",)

@@ -5,18 +5,15 @@ Known classes tell their labels without decoding; every other object is asked fo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from selfprompt.data import hugging_face
 from selfprompt.data.images import reason
-from selfprompt.data.items import ImageTable, IndexedSource, listing, plural
+from selfprompt.data.items import ImageTable, IndexedSource, Source, listing, plural
 from selfprompt.data.known_sets import class_names, innermost, known, recorded_labels
 from selfprompt.data.labels import check_alike, image_and_label, plain_label
 from selfprompt.data.parts import Part
 from selfprompt.data.values import file_path, is_path
-
-Source = Path | IndexedSource
 
 
 def read_object(source: Any) -> Part:
@@ -60,7 +57,7 @@ def _read_pairs(pairs: Sequence[Any]) -> Part:
     """A list of (image or path, label or class name)."""
     sources: list[Source] = []
     labels: list[Any] = []
-    table = ImageTable("images", lambda index: image_and_label(pairs[index], f"images[{index}]")[0])
+    table = ImageTable("images", lambda index: image_and_label(pairs[index], f"images[{index}]")[0], in_memory=True)
     for index, pair in enumerate(pairs):
         try:
             image, label = image_and_label(pair, f"images[{index}]")

@@ -2,13 +2,15 @@
 
 import dataclasses
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from selfprompt.data.copies import Copies, find_copies, notes_on_copies
 from selfprompt.data.folders import read_class_folders, read_folder
-from selfprompt.data.items import SPLITS, Dataset, ImageTable, IndexedSource, Item, Split, listing, plural
+from selfprompt.data.items import SPLITS, Dataset, ImageTable, IndexedSource, Item, Source, Split, listing, plural
 from selfprompt.data.manifest import SUFFIXES, read_manifest
 from selfprompt.data.names import ClassNames, Naming, clean_name, name_classes
 from selfprompt.data.objects import read_object
@@ -76,7 +78,9 @@ def read_dataset(
             f"If its class folders lie deeper, give the folder that holds them."
         )
     dataset = _build(name, parts, naming, notes)
-    return dataset if dataset.test or not holdout else hold_out(dataset, holdout, seed)
+    copies = find_copies(item.source for item in dataset.select("all"))
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes_on_copies(dataset, copies)))
+    return dataset if dataset.test or not holdout else hold_out(dataset, holdout, seed, copies)
 
 
 def is_task(source: Any) -> bool:
@@ -114,21 +118,35 @@ def rename(dataset: Dataset, classes: ClassNames | None) -> Dataset:
     return dataclasses.replace(dataset, classes=naming.names, train=train, val=val, test=test, notes=notes, ids=())
 
 
-def hold_out(dataset: Dataset, part: float, seed: int) -> Dataset:
+def hold_out(dataset: Dataset, part: float, seed: int, copies: Copies | None = None) -> Dataset:
     """Move a part of each class from train to test.
 
     Of a class with n >= 2 training images ``round(part * n)`` are moved, at least 1 and never all; a single
     image stays. Which ones depends on the seed and n only: renaming, adding or reordering classes moves none.
+    Copies of one picture count as one image and stay together; those that stand under several labels stay in train.
+
+    Args:
+        dataset: Whose training images are parted.
+        part: How much of each class.
+        seed: Seed of the choice.
+        copies: What `find_copies` found among the images; found anew by default.
     """
+    copies = find_copies(item.source for item in dataset.train) if copies is None else copies
+    pictures: dict[Source, list[int]] = defaultdict(list)  # -> indices of the training images that show it
+    for index, item in enumerate(dataset.train):
+        pictures[copies.get(item.source, item.source)].append(index)
+    members: dict[int, list[list[int]]] = defaultdict(list)  # label -> pictures that have this label only
+    for indices in pictures.values():
+        labels = {dataset.train[index].label for index in indices}
+        if len(labels) == 1:
+            members[labels.pop()].append(indices)
     chosen: set[int] = set()
-    single = []
-    for label, name in enumerate(dataset.classes):
-        members = [index for index, item in enumerate(dataset.train) if item.label == label]
-        if len(members) == 1:
-            single.append(name)
-        if len(members) > 1:
-            count = min(max(1, round(part * len(members))), len(members) - 1)
-            chosen.update(random.Random(f"{seed}:{len(members)}").sample(members, count))
+    for own in members.values():
+        count = min(max(1, round(part * len(own))), len(own) - 1)
+        chosen.update(chain.from_iterable(random.Random(f"{seed}:{len(own)}").sample(own, count)))
+    single = [
+        dataset.classes[label] for label in sorted({item.label for item in dataset.train}) if len(members[label]) < 2
+    ]
     train = tuple(item for index, item in enumerate(dataset.train) if index not in chosen)
     test = tuple(item for index, item in enumerate(dataset.train) if index in chosen)
     notes = [
@@ -137,7 +155,7 @@ def hold_out(dataset: Dataset, part: float, seed: int) -> Dataset:
     ]
     if single:
         notes.append(f"A single image, kept for training, so none to test on: {listing(single)}.")
-    return dataclasses.replace(dataset, train=train, test=test, notes=(*dataset.notes, *notes))
+    return dataclasses.replace(dataset, train=train, test=test, notes=(*dataset.notes, *notes), held_out=True)
 
 
 def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -219,12 +237,5 @@ def _build(name: str, parts: Mapping[Split, Part], naming: Naming, notes: Sequen
     for split, part in parts.items():
         pairs = zip(part.sources, part.labels, strict=True)
         splits[split] = tuple(Item(source, naming.index[label]) for source, label in pairs)
-    both = _shared(splits)
-    return Dataset(name, naming.names, **splits, notes=(*notes, *naming.notes, *both))
-
-
-def _shared(splits: Mapping[Split, Sequence[Item]]) -> list[str]:
-    """A note for images that stand in more than one split."""
-    counts = Counter(source for items in splits.values() for source in {item.source for item in items})
-    twice = [str(source) for source, count in counts.items() if count > 1]
-    return [f"{plural(len(twice), 'image')} in more than one split: {listing(twice, 5)}."] if twice else []
+    train, val, test = (splits.get(split, ()) for split in SPLITS)
+    return Dataset(name, naming.names, train, val, test, (*notes, *naming.notes))

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -12,13 +12,39 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from selfprompt.data.copies import (
+    Copies,
+    crossing,
+    find_copies,
+    namer,
+    notes_on_copies,
+    pairs_of,
+    pixel_digest,
+    same_pixels,
+    told_before,
+)
 from selfprompt.data.images import BadImage, BadImageError
-from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item, listing, plural
+from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item, Source, listing, plural
 
 OnBad = Literal["skip", "fail"]
 Progress = Callable[[int, int], None]
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CHUNK = 1024  # images in flight between two looks at the results
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What is known of an image that was decoded.
+
+    Attributes:
+        digest: Hash of its pixels.
+        size: Width and height.
+        constant: Whether all of its pixels are the same.
+    """
+
+    digest: bytes
+    size: tuple[int, int]
+    constant: bool
 
 
 class ImageStore:
@@ -85,24 +111,42 @@ def check_images(
     """
     if on_bad not in ("skip", "fail"):
         raise ValueError(f"on_bad must be 'skip' or 'fail', got {on_bad!r}.")
-    store = ImageStore(0) if store is None else store
     good: list[Item] = []
     bad: list[BadImage] = []
+    for item, found in look_at(items, store, progress):
+        if isinstance(found, BadImage):
+            bad.append(found)
+        else:
+            good.append(item)
+    _refuse(bad, on_bad)
+    return tuple(good), bad
+
+
+def look_at(
+    items: Sequence[Item], store: ImageStore | None = None, progress: Progress | None = None
+) -> Iterator[tuple[Item, "Look | BadImage"]]:
+    """Decode every image once, in threads; what there is to know of each, in order.
+
+    Args:
+        items: The images.
+        store: Filled with the decoded images as far as its budget goes.
+        progress: Called with (images done, images in all).
+    """
+    store = ImageStore(0) if store is None else store
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
-            for done, (item, fault) in enumerate(zip(chunk, pool.map(_check(store), chunk), strict=True), start + 1):
-                if fault is None:
-                    good.append(item)
-                else:
-                    bad.append(fault)
+            for done, (item, found) in enumerate(zip(chunk, pool.map(_look(store), chunk), strict=True), start + 1):
+                yield item, found
                 if progress is not None:
                     progress(done, len(items))
+
+
+def _refuse(bad: Sequence[BadImage], on_bad: OnBad) -> None:
     if bad and on_bad == "fail":
         raise ValueError(
             f"{plural(len(bad), 'image')} cannot be read: {listing([str(b) for b in bad], separator='; ')}."
         )
-    return tuple(good), bad
 
 
 def check_dataset(
@@ -112,19 +156,38 @@ def check_dataset(
     on_bad: OnBad = "skip",
     progress: Progress | None = None,
 ) -> tuple[Dataset, list[BadImage]]:
-    """`check_images` over all splits, the training images first.
+    """`check_images` over all splits, the training images first; and a look for copies that only pixels tell.
 
     Returns:
-        The data set without its bad images (a note says which), and the bad images.
+        The data set without its bad images, and where the test images were held out of the training images without
+        those that have the pixels of one of these (notes say which); and the bad images.
 
     Raises:
         ValueError: With "fail" if there are bad images; with "skip" if a class loses all its training images.
     """
-    good, bad = check_images(dataset.select("all"), store, on_bad=on_bad, progress=progress)
-    if not bad:
-        return dataset, []
-    kept = {id(item) for item in good}
-    train, val, test = (tuple(item for item in dataset.select(split) if id(item) in kept) for split in SPLITS)
+    bad: list[BadImage] = []
+    digests: dict[Source, bytes] = {}
+    for item, found in look_at(dataset.select("all"), store, progress):
+        if isinstance(found, BadImage):
+            bad.append(found)
+        else:
+            digests[item.source] = found.digest
+    _refuse(bad, on_bad)
+    dataset = _without_bad(dataset, digests, bad) if bad else dataset
+    return _without_copies(dataset, same_pixels(digests)), bad
+
+
+def new_images(items: Sequence[Item], seen: Sequence[Item], store: ImageStore | None = None) -> tuple[Item, ...]:
+    """The items whose pixels are those of no image that was seen; images that cannot be read stay."""
+    found = look_at([*items, *seen], store)
+    copies = same_pixels({item.source: look.digest for item, look in found if isinstance(look, Look)})
+    old = {id(item) for item, _ in crossing(items, seen, copies)}
+    return tuple(item for item in items if id(item) not in old)
+
+
+def _without_bad(dataset: Dataset, readable: Container[Source], bad: Sequence[BadImage]) -> Dataset:
+    """The data set without its unreadable images."""
+    train, val, test = (tuple(item for item in dataset.select(split) if item.source in readable) for split in SPLITS)
     lost = {item.label for item in dataset.train} - {item.label for item in train}
     if lost:
         names = listing([dataset.classes[label] for label in sorted(lost)])
@@ -133,7 +196,25 @@ def check_dataset(
             f"Unreadable: {listing([str(b) for b in bad], separator='; ')}."
         )
     note = f"Left out {plural(len(bad), 'image')} that cannot be read: {listing([b.path for b in bad])}."
-    return dataclasses.replace(dataset, train=train, val=val, test=test, notes=(*dataset.notes, note)), bad
+    return dataclasses.replace(dataset, train=train, val=val, test=test, notes=(*dataset.notes, note))
+
+
+def _without_copies(dataset: Dataset, pixels: Copies) -> Dataset:
+    """The data set without held-out images that training has, too, and with notes on what only pixels tell."""
+    if not pixels:
+        return dataset
+    notes = []
+    pairs = crossing(dataset.test, dataset.train, pixels) if dataset.held_out else []
+    if pairs:
+        old = {id(item) for item, _ in pairs}
+        dataset = dataclasses.replace(dataset, test=tuple(item for item in dataset.test if id(item) not in old))
+        count = plural(len(pairs), "test image")
+        left = "" if dataset.test else " None is left, so the accuracy is not known."
+        named = pairs_of(pairs, namer(dataset))
+        notes.append(f"Left out {count} with the same pixels as a training image: {named}.{left}")
+    files = find_copies(pixels)
+    notes += [f"By their pixels: {note}" for note in notes_on_copies(dataset, told_before(pixels, files))]
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def parse_bytes(budget: int | str) -> int:
@@ -144,12 +225,12 @@ def parse_bytes(budget: int | str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-def _check(store: ImageStore) -> Callable[[Item], BadImage | None]:
-    def check(item: Item) -> BadImage | None:
+def _look(store: ImageStore) -> Callable[[Item], Look | BadImage]:
+    def look(item: Item) -> Look | BadImage:
         try:
-            store.get(item)
+            image = store.get(item)
         except BadImageError as error:
             return error.bad
-        return None
+        return Look(pixel_digest(image), image.size, image.getcolors(1) is not None)
 
-    return check
+    return look

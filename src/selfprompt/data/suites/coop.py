@@ -102,7 +102,7 @@ def _split_file(expected: Expected, folder: Path) -> Dataset:
         for split in SPLITS
     }
     classes = tuple(clean_name(names[label]) for label in range(len(names)))
-    return Dataset(expected.key, classes, **splits, notes=notes)
+    return Dataset(expected.key, classes, splits["train"], splits["val"], splits["test"], notes)
 
 
 def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[Entry]]:
@@ -181,7 +181,9 @@ def _aircraft(expected: Expected, folder: Path) -> Dataset:
             items.append(Item(safe_path(images, f"{image}.jpg", str(where)), labels[variant.strip()]))
         splits[split] = tuple(items)
     notes = ("Splits are the data set's own lists of variants.",)
-    return Dataset(expected.key, tuple(map(clean_name, variants)), **splits, notes=notes)
+    return Dataset(
+        expected.key, tuple(map(clean_name, variants)), splits["train"], splits["val"], splits["test"], notes
+    )
 
 
 # --- ImageNet and its shifted test sets ---

@@ -33,7 +33,9 @@ def load(name: str, root: Path | None = None) -> Task:
     classes = tuple(index["classes"])
     source = _source(index)
     splits = {split: tuple(items[split]) for split in SPLITS}
-    dataset = Dataset(f"embedded/{name}", classes, **splits, notes=(index["shared"], source))
+    dataset = Dataset(
+        f"embedded/{name}", classes, splits["train"], splits["val"], splits["test"], (index["shared"], source)
+    )
     domains = {domain: _domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
     return Task("embedded", name, dataset, index["template"], domains, source)
 

@@ -97,7 +97,7 @@ def _build(expected: Expected, folder: Path, found: dict[Split, Labelled], notes
     lacking = [str(split) for split in SPLITS if parts[split] and len({item.label for item in parts[split]}) < len(ids)]
     if lacking:
         notes.append(f"Not every class has images in {listing(lacking)}; labels are those of all splits together.")
-    return Dataset(expected.key, _names(parts["train"], ids), **parts, notes=tuple(notes))
+    return Dataset(expected.key, _names(parts["train"], ids), parts["train"], parts["val"], parts["test"], tuple(notes))
 
 
 def _image_base(expected: Expected, folder: Path, first: str) -> Path:

@@ -112,7 +112,7 @@ def _read_lists(expected: Expected, folder: Path) -> Dataset:
     suffixes = {item.source.suffix.lower() for item in parts["test"][:1000] if isinstance(item.source, Path)}
     if suffixes & {".jpg", ".jpeg"}:
         notes.append("The files are JPEG copies: pixels differ from TFDS's.")
-    return Dataset(expected.key, _names(expected.classes), **parts, notes=tuple(notes))
+    return Dataset(expected.key, _names(expected.classes), parts["train"], parts["val"], parts["test"], tuple(notes))
 
 
 def _read_tfds(expected: Expected, exported: Path) -> Dataset:
@@ -121,7 +121,9 @@ def _read_tfds(expected: Expected, exported: Path) -> Dataset:
         _check_labels([item.label for item in parts[split]], expected, f"{exported}, {split}")
     names = tfds.class_names(exported, expected.classes) or _names(expected.classes)
     place = listing(list(exported.parts[-3:]), separator="/")
-    return Dataset(expected.key, names, **parts, notes=(f"Read from the TFDS folder {place}.",))
+    return Dataset(
+        expected.key, names, parts["train"], parts["val"], parts["test"], (f"Read from the TFDS folder {place}.",)
+    )
 
 
 def _check_labels(labels: Sequence[int], expected: Expected, where: str) -> None:
