@@ -1,5 +1,6 @@
 """The saved folder: what is in it, that it gives back the same classifier, and who may load it."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 import selfprompt
 from selfprompt.artifact import CARD, CONFIG, TENSORS, locate, read_artifact
 from selfprompt.classifier import Classifier, pick_device
+from selfprompt.data.sources import read_dataset
 from selfprompt.methods.base import build_method
 from selfprompt.towers.load import load_backbone
 
@@ -162,6 +164,74 @@ def test_images_of_every_python_kind_are_taken(linear, photos):
     assert tuned.predict([]) == []
     (bad,) = tuned.predict([path.with_name("none.png")])
     assert (bad.label, bad.top, bad.error) == ("", (), "the file does not exist")
+
+
+def test_an_open_file_is_read_and_left_as_it_was(linear, photos):
+    tuned = selfprompt.load(linear)
+    path = photos / "blue" / "0.png"
+    stream = io.BytesIO(path.read_bytes())
+    with path.open("rb") as file:
+        found = [tuned.predict(image)[0] for image in (file, stream, path.read_bytes(), bytearray(path.read_bytes()))]
+        assert (file.closed, file.tell()) == (False, 0)
+        assert file.read() == stream.read() == path.read_bytes()
+    assert [(p.label, p.error) for p in found] == [("blue", "")] * 4
+    assert [p.image for p in found] == [str(path), "image 0", "image 0", "image 0"]
+    with path.open(encoding="latin-1") as text:
+        assert "open it as binary" in tuned.predict(text)[0].error
+    assert "closed file" in tuned.predict(file)[0].error
+
+
+def test_a_folder_is_the_images_below_it(linear, photos):
+    tuned = selfprompt.load(linear)
+    found = tuned.predict(photos / "blue")
+    assert [p.image for p in found] == [str(path) for path in sorted((photos / "blue").iterdir())]
+    assert tuned.predict(str(photos / "blue")) == found
+    assert [p.image for batch in tuned.stream(photos / "blue") for p in batch] == [p.image for p in found]
+    (inside,) = tuned.predict([photos / "blue"])
+    assert inside.error
+    with pytest.raises(ValueError, match="has no images"):
+        tuned.predict(linear)
+
+
+def test_batches_and_iterators_are_many_images(linear, photos):
+    tuned = selfprompt.load(linear)
+    images = [Image.open(photos / "blue" / f"{number}.png") for number in range(3)]
+    arrays = np.stack([np.asarray(image) for image in images])
+    told: list[tuple[int, int]] = []
+    for many in (arrays, torch.tensor(arrays).permute(0, 3, 1, 2), iter(images), (image for image in images), images):
+        found = tuned.predict(many, progress=lambda done, total: told.append((done, total)))
+        assert [(p.image, p.label) for p in found] == [(f"image {number}", "blue") for number in range(3)]
+    assert told == [(3, 3)] * 5
+    assert [p.label for p in tuned.predict(np.array([str(photos / "blue" / "0.png")]))] == ["blue"]
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        ("https://a.org/b.jpg", "it is an address, not a file: download it first"),
+        (b"no image", "not an image"),
+        (b"", "the file is empty"),
+        (None, "got NoneType"),
+        (5, "got int"),
+        ({"a": 1}, "neither bytes nor a path"),
+        (np.zeros((4, 4, 7)), r"1, 3 or 4 channels"),
+        (torch.full((3, 4, 4), torch.nan), "pixel values"),
+    ],
+)
+def test_what_is_no_image_is_said_and_the_others_are_classified(linear, photos, image, error):
+    tuned = selfprompt.load(linear)
+    (alone,) = tuned.predict(image)
+    bad, good = tuned.predict([image, photos / "blue" / "0.png"])
+    assert error in alone.error
+    assert error in bad.error
+    assert (good.label, good.error) == ("blue", "")
+
+
+def test_evaluate_takes_items_only(linear, photos):
+    tuned = selfprompt.load(linear)
+    for wrong, kind in ((str(photos), "str"), ([(photos, 0)], "tuple among them"), (read_dataset(photos), "Dataset")):
+        with pytest.raises(TypeError, match=f"read_dataset.*got {kind}"):
+            tuned.evaluate(wrong)
 
 
 def test_batches_change_nothing_and_progress_is_told(linear, photos):

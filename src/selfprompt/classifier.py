@@ -1,6 +1,6 @@
 """A tuned classifier as its user holds it: predict, evaluate, save, load, take new class names."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from torch import Tensor
 from selfprompt.artifact import CONFIG, Artifact, locate, read_artifact, save_artifact, versions
 from selfprompt.data.ahead import ahead, batched
 from selfprompt.data.features import FeatureStore, with_features
-from selfprompt.data.images import BadImageError, from_value, open_image
+from selfprompt.data.images import reason
+from selfprompt.data.inputs import each_image, image_name
 from selfprompt.data.items import Item
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.transforms import Transform, eval_transform
+from selfprompt.data.values import image_from
 from selfprompt.evaluate.metrics import Metrics, compute_metrics
 from selfprompt.methods.base import Method, build_method
 from selfprompt.prediction import Prediction
@@ -67,30 +69,32 @@ class Classifier:
         """Classify images.
 
         Args:
-            images: A path, a PIL image, an array (H, W, 3), or a sequence of these.
+            images: One image: a path, a PIL image, an array (H, W, 3), a tensor (3, H, W), the bytes of a file, an open
+                binary file (it stays open). A folder, for the images below it. A batch, as array (N, H, W, 3) or
+                tensor (N, 3, H, W). Or any iterable of images.
             top: How many classes to give for each image.
-            progress: Called with (images done, images in all).
+            progress: Called with (images done, images in all; those done where their number is not known before).
 
         Returns:
             One prediction an image, in order; unreadable images have an ``error``.
 
         Raises:
-            ValueError: If ``top`` is below 1.
+            ValueError: If ``top`` is below 1, or a folder has no images.
         """
-        if isinstance(images, (str, Path)) or not isinstance(images, Sequence):
-            images = [images]
+        images = each_image(images)
+        total = len(images) if isinstance(images, Sized) else 0
         predictions: list[Prediction] = []
         for batch in self.stream(images, top=top):
             predictions += batch
             if progress:
-                progress(len(predictions), len(images))
+                progress(len(predictions), total or len(predictions))
         return predictions
 
-    def stream(self, images: Iterable[Any], *, top: int = 1, workers: int = 0) -> Iterator[list[Prediction]]:
+    def stream(self, images: Any, *, top: int = 1, workers: int = 0) -> Iterator[list[Prediction]]:
         """Classify any number of images in constant memory, batch by batch.
 
         Args:
-            images: Paths, PIL images or arrays (H, W, 3); taken as they are needed, at most three batches ahead.
+            images: What ``predict`` takes; taken as they are needed, at most three batches ahead.
             top: How many classes to give for each image.
             workers: Threads that read images ahead of the model; they change nothing but the speed. 0 reads them in the
                 calling thread.
@@ -107,7 +111,7 @@ class Classifier:
             raise ValueError(f"workers must be at least 0, got {workers}.")
         transform = eval_transform(self.preprocess)
         read = partial(_read, transform)
-        batches = ahead(read, batched(enumerate(images), self.batch_size), workers)
+        batches = ahead(read, batched(enumerate(each_image(images)), self.batch_size), workers)
         return (self._classified(batch, transform, top) for batch in batches)
 
     def _classified(
@@ -145,7 +149,9 @@ class Classifier:
 
         Raises:
             ValueError: If there are no images.
+            TypeError: If ``items`` are not those of a data set.
         """
+        _check_items(items)
         return evaluate(self.method, self.batches(items, store, features), among=among, progress=progress)
 
     def batches(
@@ -199,15 +205,25 @@ class Classifier:
         save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
 
 
+def _check_items(items: Any) -> None:
+    """Raise TypeError unless these are items of a data set."""
+    is_list = isinstance(items, Sequence) and not isinstance(items, str)
+    wrong = items if not is_list else next((item for item in items if not isinstance(item, Item)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"evaluate takes the items of a split, such as read_dataset('photos').test; got {type(wrong).__name__}"
+            f"{' among them' if is_list else ''}."
+        )
+
+
 def _read(transform: Transform, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
     """A prediction to be filled in, and the image's pixels, (3, S, S), uint8; None if it cannot be read."""
     number, image = numbered
-    is_path = isinstance(image, (str, Path))
-    found = Prediction(str(image) if is_path else f"image {number}")
+    found = Prediction(image_name(image, number))
     try:
-        return found, transform.pixels(open_image(Path(image)) if is_path else from_value(image))
-    except BadImageError as error:
-        return replace(found, error=error.bad.reason), None
+        return found, transform.pixels(image_from(image))
+    except Exception as error:  # decoders, arrays and open files raise nearly every kind
+        return replace(found, error=reason(error)), None
 
 
 def brief(results: Mapping[str, Any]) -> dict[str, Any]:
