@@ -1,5 +1,6 @@
 """The vision tower runs once an image: over epochs, evaluations, methods and processes; counted in the tower itself."""
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -178,3 +179,26 @@ def test_the_same_place_under_another_name_is_the_same_set(clip, split_photos):
         for test in (dataset.test, read_dataset(Path(str(split_photos))).test, dataset.test[::-1]):
             classifier.evaluate(test, features=store)
     assert seen["frozen"] == 2 * TEST, "other order, other set"
+
+
+@pytest.fixture(params=["torch.backends.cuda.matmul", "torch.backends.mkldnn.matmul", "torch.backends"])
+def switch(request):
+    """A place where torch's newer versions are told the precision of products; as it was, afterwards."""
+    module = operator.attrgetter(request.param.removeprefix("torch."))(torch)
+    if not hasattr(module, "fp32_precision"):
+        pytest.skip("this version of torch has no such switch")
+    yield module
+    module.fp32_precision = "none"
+
+
+def test_torch_s_newer_precision_switches_can_be_used(clip, split_photos, switch):
+    method = build_method("coop", clip, ["cat", "dog"])
+    usual = method.frozen_encoder().key
+    assert " highest cpu" in usual, "the word that files of kept features have always had"
+    switch.fp32_precision = "ieee"
+    assert method.frozen_encoder().key == usual, "float32 is what it was: kept features stay valid"
+    switch.fp32_precision = "tf32"
+    about_gpus = switch is torch.backends.cuda.matmul
+    assert (method.frozen_encoder().key == usual) is about_gpus
+    classifier = Classifier(method, clip.preprocess)
+    assert classifier.evaluate(read_dataset(split_photos).test, features=FeatureStore()).total == TEST

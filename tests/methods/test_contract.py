@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods import list_methods
-from selfprompt.methods.base import Method
+from selfprompt.methods.base import Method, find
 from selfprompt.towers.load import Backbone
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small, traits
 
@@ -340,6 +340,36 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
             stepped = logits(method, pictures[:1])
             assert len(calls) == seen + reads
             assert not stepped.equal(after)
+
+
+@pytest.mark.parametrize(
+    "label", [label for label, case in CASES.items() if find(case.name).encode_classes is not Method.encode_classes]
+)
+def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
+    """Whatever changes the tensors: torch counts neither a fused optimiser's steps nor what is done to ``.data``."""
+    method, pictures = CASES[label].build(), labelled(2)[0]
+    parameters = method.trainable()
+
+    def is_fresh() -> bool:
+        other = CASES[label].build()
+        other.load_adapter_state_dict(method.adapter_state_dict())
+        return logits(method, pictures).equal(logits(other, pictures))
+
+    assert is_fresh()
+    adam = torch.optim.Adam(parameters.values(), lr=0.02, fused=True)
+    method.loss(*labelled(2)).backward()  # in eval mode, as somebody's own loop may
+    assert is_fresh()  # texts are kept between the gradients and the step
+    before = logits(method, pictures)
+    adam.step()
+    assert is_fresh()
+    assert not logits(method, pictures).equal(before)
+    for parameter in parameters.values():
+        parameter.data.mul_(0.5)
+    assert is_fresh()
+    before = logits(method, pictures)
+    with torch.no_grad():
+        method.train().logits(pictures)  # with dropout, where the method has it
+    assert logits(method, pictures).equal(before)
 
 
 @every

@@ -42,14 +42,6 @@ def test_applied_swaps_the_average_in_and_the_own_tensors_back_bit_for_bit():
         assert torch.equal(tensor, own[name])
 
 
-def test_a_swap_can_be_seen_by_a_method_that_caches():
-    method = TinyMethod()
-    ema, version = Ema(method.trainable(), 0.5), method.prompts._version
-    with ema.applied(method):
-        inside = method.prompts._version
-    assert version < inside < method.prompts._version
-
-
 def test_a_decay_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"decay must be between 0 and 1, got 1\.5"):
         Ema({}, 1.5)

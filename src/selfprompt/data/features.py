@@ -33,6 +33,19 @@ class Encoder:
     encode: Callable[[Tensor], Tensor]
 
 
+def matmul_precision(kind: str) -> str:
+    """How float32 matrices are multiplied on a kind of device, in torch's words: "highest", "high" or "medium".
+
+    ``torch.get_float32_matmul_precision`` raises where somebody has used torch's newer switches, as in
+    ``torch.backends.cuda.matmul.fp32_precision = "tf32"``; so these are read where torch has them.
+    """
+    switches = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
+    newer = getattr(getattr(switches.get(kind), "matmul", None), "fp32_precision", None)
+    if newer is None:
+        return torch.get_float32_matmul_precision() if kind in switches else "highest"
+    return {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}.get(newer, newer)
+
+
 class FeatureStore:
     """Features of sets of images, each computed once and kept while the budget lasts, others on demand.
 

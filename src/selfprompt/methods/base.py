@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfprompt.data.features import Encoder, with_features
+from selfprompt.data.features import Encoder, matmul_precision, with_features
 from selfprompt.data.names import clean_name
 from selfprompt.kinds import check_kinds
 from selfprompt.methods import list_methods
@@ -64,6 +64,23 @@ class NoOptions:
     """Options of a method that has none."""
 
 
+@dataclass(frozen=True)
+class ClassTexts:
+    """Features of class texts, (C, E), with copies of the tensors, the device and the precision they came from."""
+
+    tensors: Mapping[str, Tensor]
+    place: tuple[Any, ...]
+    features: Tensor
+
+    def holds(self, tensors: Mapping[str, Tensor], place: tuple[Any, ...]) -> bool:
+        """Whether the features are those of these tensors."""
+        return (
+            place == self.place
+            and tensors.keys() == self.tensors.keys()
+            and all(torch.equal(tensor, self.tensors[name]) for name, tensor in tensors.items())
+        )
+
+
 class Method(nn.Module):
     """A prompt-tuning method, or a baseline, on a frozen backbone.
 
@@ -101,7 +118,7 @@ class Method(nn.Module):
         self.vision = backbone.vision
         self.text = backbone.text
         self.chosen: dict[str, float] = {}
-        self._cache: tuple[Any, Tensor] | None = None
+        self._encoded: ClassTexts | None = None
 
     @classmethod
     def traits_for(cls, options: Any) -> Traits:
@@ -190,7 +207,7 @@ class Method(nn.Module):
             with torch.autocast(kind, autocast, enabled):
                 return self.frozen_features(images.to(probe.device))
 
-        precision = (probe.dtype, autocast, torch.get_float32_matmul_precision(), kind)
+        precision = (probe.dtype, autocast, matmul_precision(kind), kind)
         return Encoder(" ".join(map(str, (self.backbone.fingerprint, self.pooling, *precision))), encode)
 
     def frozen_epoch(self, source: TrainingSource, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -213,17 +230,22 @@ class Method(nn.Module):
         return encode_alike(self.text, self.ids, prompter, memory=self.memory)
 
     def class_features(self) -> Tensor:
-        """``encode_classes()``, computed once for as long as no tuned tensor changes, unless gradients are wanted."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        """``encode_classes()``, kept from one evaluation batch to the next while nothing that it depends on changes.
+
+        Whether something did is told by the tuned tensors' values, not by torch's version counters: fused optimisers,
+        ``tensor.data`` and other libraries change values without raising those. In training mode, where dropout is
+        random, and where gradients are wanted, the texts are encoded each time.
+        """
+        if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
             return self.encode_classes()
         probe = next(self.vision.parameters())
-        state = [(name, p._version, p.data_ptr()) for name, p in self.trainable().items()]
         kind = probe.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key = (state, probe.device, probe.dtype, autocast)
-        if self._cache is None or self._cache[0] != key:
-            self._cache = (key, self.encode_classes())
-        return self._cache[1]
+        now, place = self._stored(), (probe.device, probe.dtype, autocast)
+        if self._encoded is None or not self._encoded.holds(now, place):
+            tensors = {name: tensor.detach().clone() for name, tensor in now.items()}
+            self._encoded = ClassTexts(tensors, place, self.encode_classes())
+        return self._encoded.features
 
     def class_logits(self, features: Tensor, classes: Tensor) -> Tensor:
         """CLIP's scores: scale times the cosine, plus the bias some models have. Both arguments are unit vectors."""

@@ -48,9 +48,6 @@ class Ema:
 
 @torch.no_grad()
 def overwrite(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copy values into the tensors of the same names, in place.
-
-    Not through ``.data``: a method that caches class features sees a change by the tensor's version.
-    """
+    """Copy values into the tensors of the same names, in place."""
     for name, value in values.items():
         tensors[name].copy_(value)
