@@ -143,9 +143,8 @@ class OwnCoOp(coop.CoOp):
 class Prompted(Method):
     """One's own, which says nothing about features."""
 
-    def __init__(self, backbone, classes, options, generator):
-        super().__init__(backbone, classes, options, generator)
-        self.bias = torch.nn.Parameter(torch.zeros(len(classes)))
+    def build(self, generator):
+        self.bias = torch.nn.Parameter(torch.zeros(len(self.classes)))
 
     def logits(self, images):
         return self.vision(images)[:, : len(self.classes)] + self.bias

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from selfprompt.methods.base import Method
 from selfprompt.methods.traits import Traits
-from selfprompt.towers.load import Backbone
 
 
 def place() -> Path:
@@ -21,11 +20,8 @@ def place() -> Path:
 class Quick(Method):
     """Scores that no image changes; each one that is trained writes a line."""
 
-    def __init__(
-        self, backbone: Backbone, classes: tuple[str, ...], options: object, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        self.bias = nn.Parameter(torch.randn(len(classes), generator=generator))
+    def build(self, generator: torch.Generator) -> None:
+        self.bias = nn.Parameter(torch.randn(len(self.classes), generator=generator))
 
     def prepare(self, source: object, generator: object, progress: object = None) -> None:
         with open(place() / "journal", "a") as file:
@@ -62,11 +58,8 @@ class Fixed(Quick):
     def traits_for(cls, options: object) -> Traits:
         return Traits(closed_form=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: tuple[str, ...], options: object, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        self.bias = nn.Parameter(torch.arange(float(len(classes))))
+    def build(self, generator: torch.Generator) -> None:
+        self.bias = nn.Parameter(torch.arange(float(len(self.classes))))
 
     def prepare(self, source: object, generator: object, progress: object = None) -> None:
         pass

@@ -42,13 +42,15 @@ class TinyOptions:
     penalty: bool = False
 
 
-class TinyMethod(Method):
+class TinyMethod(Method[TinyOptions]):
     """Frozen features plus prompts, dropout, a head; ``unused`` never receives a gradient."""
 
     def __init__(self, dropout: float = 0.0, penalty: bool = False) -> None:
         backbone = SimpleNamespace(name="tiny", fingerprint="tiny", vision=TinyTower(), text=None, pooling="native")
-        generator = torch.Generator().manual_seed(0)
-        super().__init__(backbone, ("red", "green", "blue"), TinyOptions(dropout, penalty), generator)
+        options, generator = TinyOptions(dropout, penalty), torch.Generator().manual_seed(0)
+        super().__init__(backbone, ("red", "green", "blue"), options, generator)
+
+    def build(self, generator: torch.Generator) -> None:
         self.prompts = nn.Parameter(torch.zeros(2, 16))
         self.head = nn.Linear(16, 3)
         self.unused = nn.Parameter(torch.ones(2, 2))

@@ -4,7 +4,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from selfprompt.prompters.prototypes import SampleSource
 from selfprompt.towers.base import Pooling, Prompter
 from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
 from selfprompt.towers.load import Backbone
+
+OptionsT = TypeVar("OptionsT")
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,13 @@ class ClassTexts:
         )
 
 
-class Method(nn.Module):
+class Method(nn.Module, Generic[OptionsT]):
     """A prompt-tuning method, or a baseline, on a frozen backbone.
 
-    A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults) and writes ``logits``; the
-    other methods have defaults that suit most papers. Parameters that require a gradient are what is tuned; an artifact
-    stores them and the persistent buffers. A buffer that depends on the class names is not persistent.
+    A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults), makes its parameters in
+    ``build`` and writes ``logits``; the other methods have defaults that suit most papers. Parameters that require a
+    gradient are what is tuned; an artifact stores them and the persistent buffers. A buffer that depends on the class
+    names is not persistent.
 
     Attributes:
         traits: What the library must know about it, from ``traits_for(options)``.
@@ -106,7 +109,9 @@ class Method(nn.Module):
     text: Any  # the text tower, None for a plain ViT
     ids: Tensor  # token ids of the class texts, (C, L), where there are any
 
-    def __init__(self, backbone: Backbone, classes: Sequence[str], options: Any, generator: torch.Generator) -> None:
+    def __init__(
+        self, backbone: Backbone, classes: Sequence[str], options: OptionsT, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.traits = self.traits_for(options)
         if self.traits.needs_text and backbone.text is None:
@@ -119,11 +124,19 @@ class Method(nn.Module):
         self.text = backbone.text
         self.chosen: dict[str, float] = {}
         self._encoded: ClassTexts | None = None
+        self.build(generator)
 
     @classmethod
-    def traits_for(cls, options: Any) -> Traits:
+    def traits_for(cls, options: OptionsT) -> Traits:
         """The traits of a method with these options, before there is one."""
         return Traits()
+
+    def build(self, generator: torch.Generator) -> None:
+        """Make parameters and buffers; ``backbone``, ``vision``, ``text``, ``classes`` and ``options`` are there.
+
+        Args:
+            generator: Source of every random start.
+        """
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """CLIP-LoRA: low-rank updates of the attention's projections in every block of both CLIP towers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,6 @@ from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, check_template, class_ids, fill
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import Tower
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class LowRank(nn.Module):
         return self.scale * torch.einsum("sbld,srd,sor->blso", dropped, self.down[index], self.up[index]).flatten(2)
 
 
-class CLIPLoRA(Method):
+class CLIPLoRA(Method[CLIPLoRAOptions]):
     """``logits = scale cos(f, t_c)`` from two towers whose q, k and v projections have low-rank updates.
 
     The towers themselves stay as they are: an update is added while a block runs (``LowRank``).
@@ -93,15 +92,13 @@ class CLIPLoRA(Method):
     def traits_for(cls, options: CLIPLoRAOptions) -> Traits:
         return Traits(needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: CLIPLoRAOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         scale = options.alpha / options.rank**0.5
         updates = partial(LowRank, rank=options.rank, scale=scale, dropout=options.dropout, generator=generator)
         self.text_updates = updates(self.text)
         self.image_updates = updates(self.vision)
-        self.register_buffer("ids", class_ids(backbone, fill(options.template, self.classes)), persistent=False)
+        self.register_buffer("ids", class_ids(self.backbone, fill(options.template, self.classes)), persistent=False)
 
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts(lambda rows, ids: self.text(ids, self.text_updates)))

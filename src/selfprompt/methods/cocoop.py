@@ -1,6 +1,5 @@
 """CoCoOp: CoOp whose context is moved by each image, through a small network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static
 from selfprompt.text import check_slots, class_ids, prompt_texts, word_embeddings
-from selfprompt.towers.load import Backbone
 
 TEXTS_AT_ONCE = 1024
 """Class texts that are encoded together; an image needs one of each class, so this bounds the memory."""
@@ -32,7 +30,7 @@ class CoCoOpOptions:
         check_positive(prompts=self.prompts, reduction=self.reduction)
 
 
-class CoCoOp(Method):
+class CoCoOp(Method[CoCoOpOptions]):
     """``logits = scale cos(f, t_c(f))``, where t_c(f) encodes the context moved by the image, and the name of class c.
 
         v_m(f) = v_m + W2 relu(W1 f + b1) + b2        for each context token v_m, f of length 1
@@ -50,12 +48,10 @@ class CoCoOp(Method):
     def traits_for(cls, options: CoCoOpOptions) -> Traits:
         return Traits(inputs="features", needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: CoCoOpOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         if options.words:
-            self.context = nn.Parameter(word_embeddings(backbone, options.words))
+            self.context = nn.Parameter(word_embeddings(self.backbone, options.words))
         else:
             self.context = normal(options.prompts, self.text.width, std=0.02, generator=generator)
         hidden = max(1, self.vision.features // options.reduction)
@@ -65,7 +61,7 @@ class CoCoOp(Method):
             plain_linear(hidden, self.text.width, generator=generator),
         )
         count = len(self.context)
-        self.register_buffer("ids", class_ids(backbone, prompt_texts(self.classes, count)), persistent=False)
+        self.register_buffer("ids", class_ids(self.backbone, prompt_texts(self.classes, count)), persistent=False)
         check_slots(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
 
     def image_contexts(self, features: Tensor) -> Tensor:

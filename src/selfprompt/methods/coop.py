@@ -1,6 +1,5 @@
 """CoOp: learned context words around the class names of a frozen CLIP."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,6 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Scatter
 from selfprompt.text import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class CoOpOptions:
             raise ValueError("words and class_specific exclude each other: words start one shared context.")
 
 
-class CoOp(Method):
+class CoOp(Method[CoOpOptions]):
     """``logits = scale cos(f, t_c)``, where t_c encodes the learned context and the name of class c.
 
     The context is (M, D), shared by the classes, or (C, M, D). Random starts are N(0, 0.02^2).
@@ -50,15 +48,12 @@ class CoOp(Method):
     def traits_for(cls, options: CoOpOptions) -> Traits:
         return Traits(inputs="features", needs_text=True, open_vocabulary=not options.class_specific)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: CoOpOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
         self.context = self.first_context(generator)
         count = self.context.shape[-2]
-        texts = prompt_texts(self.classes, count, options.position)
-        places = slots(words_inside(backbone.text_side()[1], self.classes), count, options.position)
-        self.register_buffer("ids", class_ids(backbone, texts), persistent=False)
+        texts = prompt_texts(self.classes, count, self.options.position)
+        places = slots(words_inside(self.backbone.text_side()[1], self.classes), count, self.options.position)
+        self.register_buffer("ids", class_ids(self.backbone, texts), persistent=False)
         self.register_buffer("slots", places.to(self.ids.device), persistent=False)
         check_slots(self.ids, self.slots)
 

@@ -1,7 +1,6 @@
 """Full fine-tuning: every weight of a copy of the vision tower, and a linear head."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from selfprompt.methods.base import Method
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class FullOptions:
     """Standard deviation of the head's starting weights."""
 
 
-class Full(Method):
+class Full(Method[FullOptions]):
     """All weights are trained, without dropout or drop path; the given backbone stays as it is, a copy changes."""
 
     Options = FullOptions
@@ -32,12 +30,9 @@ class Full(Method):
     def traits_for(cls, options: FullOptions) -> Traits:
         return Traits(pooling=options.pooling)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: FullOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        self.vision = copy.deepcopy(backbone.vision).requires_grad_(True)
-        self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
+    def build(self, generator: torch.Generator) -> None:
+        self.vision = copy.deepcopy(self.backbone.vision).requires_grad_(True)
+        self.head = linear_head(self.vision.features, len(self.classes), std=self.options.head_std, generator=generator)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.head(self.vision(images, pooling=self.pooling))

@@ -1,6 +1,5 @@
 """GateVPT: shallow prompts with learned gates and attention temperatures, for self-supervised backbones."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.gated import Gated
 from selfprompt.prompters.static import uniform_prompts
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class GateVPTOptions:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
 
 
-class GateVPT(Method):
+class GateVPT(Method[GateVPTOptions]):
     """``logits = W f + b``; prompts, one gate behind each block but the last, one temperature a block, head.
 
     Temperatures stay in [0.01, 10]: they are clamped in front of every training step, as in the released code, and
@@ -49,15 +47,12 @@ class GateVPT(Method):
     def traits_for(cls, options: GateVPTOptions) -> Traits:
         return Traits(pooling=options.pooling)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: GateVPTOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
         vision = self.vision
-        self.prompts = uniform_prompts(1, options.prompts, vision.width, vision.patch_size, generator)
-        self.gates = nn.Parameter(torch.full((vision.depth - 1,), -options.gate_start))
+        self.prompts = uniform_prompts(1, self.options.prompts, vision.width, vision.patch_size, generator)
+        self.gates = nn.Parameter(torch.full((vision.depth - 1,), -self.options.gate_start))
         self.temperatures = nn.Parameter(torch.ones(vision.depth))
-        self.head = rare_class_head(vision.features, len(classes), generator=generator)
+        self.head = rare_class_head(vision.features, len(self.classes), generator=generator)
 
     def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
         with torch.no_grad():

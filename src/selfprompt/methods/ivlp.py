@@ -1,6 +1,5 @@
 """IVLP: deep prompts in both CLIP towers, each side for itself."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static, deep_prompts
 from selfprompt.text import prompted_opening
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class IVLPOptions:
         check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts, depth=self.depth)
 
 
-class IVLP(Method):
+class IVLP(Method[IVLPOptions]):
     """``logits = scale cos(f, t_c)``; both towers run with prompts of their own, (depth, P, D), that nothing couples.
 
     In front of each block up to ``depth`` the block's own prompts replace what the block before made of its prompts;
@@ -47,11 +45,9 @@ class IVLP(Method):
     def traits_for(cls, options: IVLPOptions) -> Traits:
         return Traits(needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: IVLPOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        ids, first = prompted_opening(backbone, self.classes, options.words, options.text_prompts, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
+        ids, first = prompted_opening(self.backbone, self.classes, options.words, options.text_prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
         layers = min(options.depth, self.vision.depth)

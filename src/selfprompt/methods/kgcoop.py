@@ -1,6 +1,5 @@
 """KgCoOp: CoOp whose class features stay close to those of a hand-written template."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from selfprompt.methods.base import LossTerms
 from selfprompt.methods.coop import CoOp, CoOpOptions
 from selfprompt.text import PHOTO, check_template, template_features
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,12 @@ class KgCoOp(CoOp):
     """
 
     Options = KgCoOpOptions
+    options: KgCoOpOptions
     frozen_texts: Tensor
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: KgCoOpOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        frozen = template_features(backbone, options.template, self.classes)
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        frozen = template_features(self.backbone, self.options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:

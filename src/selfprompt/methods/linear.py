@@ -1,6 +1,5 @@
 """Linear probe: one linear layer on the frozen backbone's features."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 from selfprompt.methods.base import Method
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class LinearOptions:
     """Standard deviation of the head's starting weights."""
 
 
-class Linear(Method):
+class Linear(Method[LinearOptions]):
     """``logits = W f + b`` on frozen features f; only W and b are trained."""
 
     Options = LinearOptions
@@ -31,11 +29,8 @@ class Linear(Method):
     def traits_for(cls, options: LinearOptions) -> Traits:
         return Traits(inputs="features", pooling=options.pooling)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: LinearOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
+    def build(self, generator: torch.Generator) -> None:
+        self.head = linear_head(self.vision.features, len(self.classes), std=self.options.head_std, generator=generator)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         return self.head(self.frozen_features(images, frozen))

@@ -1,7 +1,7 @@
 """Linear-probe CLIP: a logistic regression on frozen features, its penalty chosen on validation images."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
-from selfprompt.towers.load import Backbone
 
 COARSE = (6, 4, 2, 0, -2, -4, -6)
 STEPS = 8
@@ -32,7 +31,7 @@ class LPCLIPOptions:
             raise ValueError(f"inverse_penalty must be 0 (search) or above, got {self.inverse_penalty}.")
 
 
-class LPCLIP(Method):
+class LPCLIP(Method[LPCLIPOptions]):
     """``logits = W f + b`` on frozen features f, not normalised, of images under the evaluation transform.
 
     W and b minimise ``|W|^2 / 2 + C sum CE``, by L-BFGS in ``prepare``: there are no epochs. C is chosen by the
@@ -51,11 +50,8 @@ class LPCLIP(Method):
     def traits_for(cls, options: LPCLIPOptions) -> Traits:
         return Traits(inputs="features", pooling=options.pooling, closed_form=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: LPCLIPOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        self.head = linear_head(self.vision.features, len(classes), std=0.02, generator=generator)
+    def build(self, generator: torch.Generator) -> None:
+        self.head = linear_head(self.vision.features, len(self.classes), std=0.02, generator=generator)
 
     @torch.no_grad()
     def prepare(

@@ -1,7 +1,6 @@
 """MaPLe: deep text prompts, and image prompts that are linear functions of them."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,6 @@ from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static, deep_prompts
 from selfprompt.text import prompted_opening
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class MaPLeOptions:
         check_positive(prompts=self.prompts, depth=self.depth)
 
 
-class MaPLe(Method):
+class MaPLe(Method[MaPLeOptions]):
     """``logits = scale cos(f, t_c)``; block j has text prompts P_j, (P, D_text), and image prompts P_j W_j^T + b_j.
 
     Gradients of both towers reach the text prompts, (depth, P, D_text). The first ones start from words, the others
@@ -49,12 +47,10 @@ class MaPLe(Method):
     def traits_for(cls, options: MaPLeOptions) -> Traits:
         return Traits(needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: MaPLeOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         layers = min(options.depth, self.text.depth, self.vision.depth)
-        ids, first = prompted_opening(backbone, self.classes, options.words, options.prompts, generator)
+        ids, first = prompted_opening(self.backbone, self.classes, options.words, options.prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, layers, generator)
         start, further = (plain_linear(self.text.width, self.vision.width, generator=generator) for _ in range(2))

@@ -1,6 +1,6 @@
 """ProGrad: CoOp that never steps against zero-shot CLIP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from selfprompt.methods.base import LossTerms
 from selfprompt.methods.coop import CoOp, CoOpOptions
 from selfprompt.text import PHOTO, check_template, template_features, word_embeddings
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,12 @@ class ProGrad(CoOp):
     """
 
     Options = ProGradOptions
+    options: ProGradOptions
     frozen_texts: Tensor
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: ProGradOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        frozen = template_features(backbone, options.template, self.classes)
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
+        frozen = template_features(self.backbone, self.options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def first_context(self, generator: torch.Generator) -> nn.Parameter:

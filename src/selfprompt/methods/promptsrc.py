@@ -1,6 +1,5 @@
 """PromptSRC: IVLP that is kept close to the frozen CLIP, with prompts averaged over the epochs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +11,6 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.ivlp import IVLP, IVLPOptions
 from selfprompt.methods.traits import Traits
 from selfprompt.text import class_ids, fill
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,15 @@ class PromptSRC(IVLP):
     """
 
     Options = PromptSRCOptions
+    options: PromptSRCOptions
     frozen_texts: Tensor | None
 
     @classmethod
     def traits_for(cls, options: IVLPOptions) -> Traits:
         return replace(super().traits_for(options), inputs="both", features_in_training_only=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: PromptSRCOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        super().build(generator)
         self.register_buffer("frozen_texts", None, persistent=False)  # 60 texts a class, which only training needs
         for name, parameter in self.trainable().items():
             self.register_buffer(f"average_{name}", torch.zeros_like(parameter), persistent=False)

@@ -29,7 +29,6 @@ from selfprompt.text import (
 )
 from selfprompt.tokens import Tokens
 from selfprompt.towers.base import Tower
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class SEPOptions:
             raise ValueError(f"fusion_rank must be 0 (full matrices) or more, got {self.fusion_rank}.")
 
 
-class SEP(Method):
+class SEP(Method[SEPOptions]):
     """``logits = scale f . u``, with f and u unit sums of prompted and frozen unit features of image and class text.
 
     Prompts are given once, at the input of each tower; in front of each chosen block a token fusion module makes new
@@ -122,10 +121,8 @@ class SEP(Method):
             training_only=("prototypes",),
         )
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: SEPOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         self.text_layers = refreshed_layers(options.layers, self.text)
         self.image_layers = refreshed_layers(options.layers, self.vision)
         self.text_prompts = normal(options.text_prompts, self.text.width, std=0.02, generator=generator)
@@ -143,9 +140,9 @@ class SEP(Method):
             self._start_from_words(options.words)
         texts = prompt_texts(self.classes, options.text_prompts)
         reach = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
-        self.register_buffer("ids", class_ids(backbone, texts, reach), persistent=False)
+        self.register_buffer("ids", class_ids(self.backbone, texts, reach), persistent=False)
         check_slots(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
-        frozen = template_features(backbone, options.template, self.classes)
+        frozen = template_features(self.backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
 

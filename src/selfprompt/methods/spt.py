@@ -1,6 +1,6 @@
 """SPT: VPT's prompts, started as prototypes of the task's own patch tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,6 @@ from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.prototypes import prototypes
 from selfprompt.prompters.static import Static
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class SPTOptions:
             raise ValueError(f"images must be 0 (all) or more, got {self.images}.")
 
 
-class SPT(Method):
+class SPT(Method[SPTOptions]):
     """``logits = W f + b``; only the prompts, (1, P, D) or (depth, P, D), and the head are trained.
 
     Deep prompts replace those of the block before. The final norm is the checkpoint's, frozen. Until ``prepare`` has
@@ -57,13 +56,11 @@ class SPT(Method):
     def traits_for(cls, options: SPTOptions) -> Traits:
         return Traits(pooling=options.pooling)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: SPTOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         layers = self.vision.depth if options.deep else 1
         self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
-        self.head = linear_head(self.vision.features, len(classes), std=options.head_std, generator=generator)
+        self.head = linear_head(self.vision.features, len(self.classes), std=options.head_std, generator=generator)
 
     def prepare(
         self,

@@ -1,6 +1,6 @@
 """TCP: class-aware text prompts, made from hand-written class texts and put in high up the text tower."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,6 @@ from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, PLACEHOLDER, check_slots, check_template, class_ids, fill, template_features
 from selfprompt.tokens import Tokens
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Exchange:
         return block(tokens.replace(self.later) if index == self.index else tokens)
 
 
-class TCP(Method):
+class TCP(Method[TCPOptions]):
     """``logits = scale cos(f, t_c)``, where t_c encodes a learned context, the name of class c, and tokens made for c.
 
     With t_c_frozen the unit feature of class c's template, the textual knowledge embedding
@@ -87,10 +86,8 @@ class TCP(Method):
     def traits_for(cls, options: TCPOptions) -> Traits:
         return Traits(inputs="features", needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: TCPOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         self.layer = chosen_block(options.layer, self.text.depth)
         count, width = options.prompts, self.text.width
         self.context = normal(count, width, std=0.02, generator=generator)
@@ -99,9 +96,9 @@ class TCP(Method):
         self.up = plain_linear(hidden, count * width, generator=generator)
         text = options.text or behind_words(options.template, count)
         texts = fill(" ".join([PLACEHOLDER] * count + [text]), self.classes)
-        self.register_buffer("ids", class_ids(backbone, texts), persistent=False)
+        self.register_buffer("ids", class_ids(self.backbone, texts), persistent=False)
         check_slots(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(texts), -1))
-        frozen = template_features(backbone, options.template, self.classes)
+        frozen = template_features(self.backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def class_tokens(self) -> Tensor:

@@ -11,7 +11,6 @@ from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_pos
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, check_template, template_features
-from selfprompt.towers.load import Backbone
 
 ALPHAS, BETAS = 20, 200  # steps of the search
 
@@ -43,7 +42,7 @@ class TipAdapterOptions:
                 raise ValueError(f"{name} must be above 0.1, where the search starts; got {getattr(self, name)}.")
 
 
-class TipAdapter(Method):
+class TipAdapter(Method[TipAdapterOptions]):
     """``logits = scale f . t + alpha exp(-beta (1 - f . K)) V``, with unit image features f and class features t.
 
     Keys K, (N, E), are unit features of the N training images, each the mean over random views; values V are their
@@ -73,11 +72,9 @@ class TipAdapter(Method):
             repeat_prepare=options.finetune,  # the validation features are in no checkpoint
         )
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: TipAdapterOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
-        texts = template_features(backbone, options.template, self.classes)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
+        texts = template_features(self.backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
         keys = torch.zeros(0, self.vision.features)
         if options.finetune:

@@ -1,6 +1,5 @@
 """VPT: prompts that start at random, in front of the first block (shallow) or of every block (deep)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static, uniform_prompts
 from selfprompt.towers.base import VisionTower
-from selfprompt.towers.load import Backbone
 from selfprompt.towers.timm_vit import TimmViT
 
 
@@ -40,7 +38,7 @@ class VPTOptions:
             raise ValueError(f"project must be 0 (none) or a width, got {self.project}.")
 
 
-class VPT(Method):
+class VPT(Method[VPTOptions]):
     """``logits = W f + b`` on features of images that run through the frozen backbone together with prompts.
 
     Prompts start uniform in +-sqrt(6 / (3 p^2 + D)) for patch size p; the head has Kaiming-normal (fan-out) weights and
@@ -58,13 +56,12 @@ class VPT(Method):
     def traits_for(cls, options: VPTOptions) -> Traits:
         return Traits(pooling=options.pooling)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: VPTOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         if options.reset_norm and not (self.pooling in ("avg", "patches", "prompts") and last_norm(self.vision)):
             raise ValueError(
-                f"reset_norm needs a plain ViT with averaged features; {backbone.name} has pooling {self.pooling!r}."
+                "reset_norm needs a plain ViT with averaged features; "
+                f"{self.backbone.name} has pooling {self.pooling!r}."
             )
         layers = self.vision.depth if options.deep else 1
         width = options.project or self.vision.width
@@ -74,7 +71,7 @@ class VPT(Method):
             self.projection = nn.Linear(width, self.vision.width)
             nn.init.kaiming_normal_(self.projection.weight, a=0, mode="fan_out", generator=generator)
             nn.init.uniform_(self.projection.bias, -(width**-0.5), width**-0.5, generator=generator)
-        self.head = rare_class_head(self.vision.features, len(classes), generator=generator)
+        self.head = rare_class_head(self.vision.features, len(self.classes), generator=generator)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         dropout = self.options.dropout if self.training else 0.0

@@ -1,6 +1,5 @@
 """VPT on CLIP: prompts in the vision tower, hand-written class texts as the classifier."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.static import Static
 from selfprompt.text import PHOTO, check_template, template_features
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class VPTCLIPOptions:
         check_template(self.template)
 
 
-class VPTCLIP(Method):
+class VPTCLIP(Method[VPTCLIPOptions]):
     """``logits = scale cos(f, t_c)``; the images run with prompts, (1, P, D) or (depth, P, D), t_c is frozen.
 
     Deep prompts replace those of the block before. All start from N(0, 0.02^2).
@@ -46,13 +44,11 @@ class VPTCLIP(Method):
     def traits_for(cls, options: VPTCLIPOptions) -> Traits:
         return Traits(needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: VPTCLIPOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         layers = self.vision.depth if options.deep else 1
         self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
-        texts = template_features(backbone, options.template, self.classes)
+        texts = template_features(self.backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:

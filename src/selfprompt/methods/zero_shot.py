@@ -1,6 +1,5 @@
 """Zero-shot CLIP: class names in hand-written templates, nothing is trained."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,6 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.text import PHOTO, check_template, template_features
-from selfprompt.towers.load import Backbone
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class ZeroShotOptions:
         check_template(self.template)
 
 
-class ZeroShot(Method):
+class ZeroShot(Method[ZeroShotOptions]):
     """Logits are scale times the cosine of image and class text features.
 
     Ensembles average the unit features of their templates and normalise again.
@@ -42,12 +40,10 @@ class ZeroShot(Method):
     def traits_for(cls, options: ZeroShotOptions) -> Traits:
         return Traits(inputs="features", needs_text=True, open_vocabulary=True)
 
-    def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: ZeroShotOptions, generator: torch.Generator
-    ) -> None:
-        super().__init__(backbone, classes, options, generator)
+    def build(self, generator: torch.Generator) -> None:
+        options = self.options
         templates = [options.template] if options.ensemble == "none" else ensemble(options.ensemble)
-        features = [template_features(backbone, template, self.classes) for template in templates]
+        features = [template_features(self.backbone, template, self.classes) for template in templates]
         texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 
