@@ -89,7 +89,7 @@ MAY_IMPORT = {
     "files": (),
     "claims": (".files",),
     "prediction": (),
-    "job": (".claims", ".files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
+    "job": (".claims", ".files", ".json_files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
     "towers": (".tokens", ".towers"),
     "prompters": (".tokens", ".towers.base", ".towers.attention", ".prompters"),
     "text": (".tokens", ".towers", ".data.names", ".data.templates"),
@@ -99,9 +99,12 @@ MAY_IMPORT = {
     "data": (".data", ".files"),  # the features' folder
     "evaluate.metrics": (),
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
-    "train": (".config", ".files", ".data", ".methods", ".train"),
-    "artifact": (".files",),
-    "bench.results": (".bench.claim", ".evaluate"),
+    "train": (".config", ".kinds", ".files", ".data", ".methods", ".train"),
+    "json_files": (),
+    "schema": (".kinds",),
+    "trust": (),
+    "artifact": (".files", ".json_files", ".schema"),
+    "bench.results": (".bench.claim", ".evaluate", ".json_files", ".kinds"),
     "bench.published": (".recipe",),  # reads a YAML file
     # the tables of a bench
     "report": (".report", ".evaluate", ".files", ".bench.results", ".bench.published", ".data.suites"),
@@ -139,8 +142,8 @@ LIBRARIES = {
     "torchmetrics": ("evaluate.metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "train.progress"),
-    "safetensors": ("artifact", "train.checkpoint", "towers.checkpoints", "data.feature_files"),
-    "huggingface_hub": ("artifact",),
+    "safetensors": ("artifact", "train.checkpoint", "towers.weight_files", "data.feature_files"),
+    "huggingface_hub": ("artifact", "towers.load"),
     "filelock": ("claims",),
     "scipy": ("bench.results",),
     "submitit": ("bench.cluster",),
@@ -157,6 +160,7 @@ def test_a_library_is_imported_in_its_place_only(library):
 
 LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
 LIGHT += ("bench.results", "bench.published", "bench.claim")  # what a report reads
+LIGHT += ("json_files",)
 LIGHT += ("prediction",)  # the forms of predictions, which other commands show too
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 

@@ -186,7 +186,7 @@ WRONG = {
     "infinite": ("lr: .inf", "lr must be a finite number, got inf."),
     "not a number": ("lr: .nan", "lr must be a finite number, got nan."),
     "negative seed": ("seed: -1", "seed must lie in 0..2**63 - 1, got -1."),
-    "no batch": ("eval_batch_size: 0", "eval_batch_size must be at least 1, got 0."),
+    "no batch": ("eval_batch_size: 0", "eval_batch_size must lie in 1..10000, got 0."),
     "no mapping": ("- sep", "a recipe consists of 'key: value' lines, got list."),
     "no YAML": ("a: b: c", "not valid YAML"),
     "not text": ("a: \0", "not valid YAML"),

@@ -402,8 +402,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         edit(classes="remove", recipe="remove"),
         ("config.json is damaged: it has no classes, recipe",),
     ),
-    "keys inside are missing": (edit(backbone={}), ("cannot be loaded: no 'name' in its config.json",)),
-    "keys inside are too many": (edit(preprocess={"colour": 1}), ("cannot be loaded: ", "colour")),
+    "keys inside are missing": (
+        edit(backbone={}),
+        ("config.json is damaged: backbone has no name, fingerprint. Restore",),
+    ),
+    "keys inside are too many": (
+        edit(preprocess={"colour": 1}),
+        ("config.json is damaged: preprocess has no size, mean, std",),
+    ),
     "another option": (edit(options={"nonsense": 1}), ("linear has no option 'nonsense'",)),
     "another method": (edit(method="vpt", options={}), ("The tensors do not fit vpt",)),
     "unknown method": (edit(method="vtp"), ("Unknown method 'vtp'. Did you mean 'vpt'?",)),

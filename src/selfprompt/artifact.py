@@ -9,10 +9,14 @@ that a folder is either whole or refused.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +26,20 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from selfprompt.files import write_atomically, write_json
+from selfprompt.json_files import read_json
+from selfprompt.schema import FORMAT, check_config
 
-FORMAT = 1
-KEYS = ("method", "options", "backbone", "classes", "preprocess", "batch_size", "recipe", "results", "tensors_sha256")
+logger = logging.getLogger(__name__)
+
 CONFIG, TENSORS, CARD = "config.json", "prompts.safetensors", "README.md"
 CHECKPOINT = "checkpoint.safetensors"  # what an unfinished run has instead
+HUB = "hf-hub:"
+"""What stands before owner/name of a repository of the Hugging Face hub, as open_clip writes it."""
+LARGEST = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
+"""The files that are fetched from a repository, and the bytes that each may have."""
+ADVICE = "Restore it from a copy, or tune again."
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,9 +51,15 @@ class Artifact:
 
 
 def save_artifact(folder: Path, artifact: Artifact) -> None:
-    """Write the folder, which may exist."""
+    """Write the folder, which may exist.
+
+    Raises:
+        ValueError: If a value of the configuration could not be read back.
+        RuntimeError: If a file cannot be written; what was there is untouched.
+    """
     content = save_tensors({name: t.detach().cpu().contiguous().clone() for name, t in artifact.tensors.items()})
     config = {**artifact.config, "format": FORMAT, "tensors_sha256": hashlib.sha256(content).hexdigest()}
+    check_config(config)
     write_atomically(folder / TENSORS, content)
     write_atomically(folder / CARD, model_card(config).encode(errors="backslashreplace"))
     write_json(folder / CONFIG, config)
@@ -50,7 +69,8 @@ def read_artifact(folder: Path) -> Artifact:
     """Read a folder.
 
     Raises:
-        ValueError: If it is no artifact, is damaged, or was written by a newer version of the library.
+        ValueError: If it is no artifact, is damaged, holds a value that cannot be, or was written by a newer version of
+            the library; the message names the file.
     """
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
@@ -60,8 +80,7 @@ def read_artifact(folder: Path) -> Artifact:
     content = (folder / TENSORS).read_bytes()
     if hashlib.sha256(content).hexdigest() != config["tensors_sha256"]:
         raise ValueError(
-            f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}. "
-            "Restore it from a copy, or tune again."
+            f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}. {ADVICE}"
         )
     try:
         return Artifact(config, load_tensors(content))
@@ -70,39 +89,75 @@ def read_artifact(folder: Path) -> Artifact:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """config.json, with all its keys."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}. Restore it from a copy, or tune again.") from error
+    """config.json, every key of which was checked."""
+    config = read_json(path, advice=ADVICE)
     if not isinstance(config, dict) or "format" not in config:
         raise ValueError(f"{path} is not the {CONFIG} of a saved classifier.")
-    if config["format"] != FORMAT:
-        raise ValueError(f"{path} has format {config['format']!r}; this version of selfprompt reads {FORMAT}.")
-    missing = [key for key in KEYS if key not in config]
-    if missing:
-        raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}. Restore it from a copy, or tune again.")
+    if config["format"] != FORMAT or isinstance(config["format"], bool):
+        raise ValueError(f"{path} has format {str(config['format'])[:40]}; this version of selfprompt reads {FORMAT}.")
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. {ADVICE}") from error
     return config
 
 
-def locate(source: str | Path) -> Path:
-    """The folder of an artifact: a local one, or a hub id "owner/name" that is fetched.
+def locate(source: str | Path, *, say: Callable[[str], None] = logger.info) -> Path:
+    """The folder of an artifact: a local one, or "hf-hub:owner/name" or "hf-hub:owner/name@revision", which is fetched.
+
+    Args:
+        source: Where the artifact is.
+        say: Is told what is fetched before it is.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is no such folder or repository, or its files are too large.
     """
+    if isinstance(source, str) and source.startswith(HUB):
+        return _fetched(source, say)
     folder = Path(source)
     if folder.is_dir():
         return folder
-    if isinstance(source, str) and source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
+    if folder.exists():
+        raise ValueError(f"{source} is a file; give the folder of a saved classifier.")
+    raise ValueError(f"{source}: there is no such folder.{_nearest(folder)}{_as_repository(str(source))}")
 
-        try:
-            return Path(snapshot_download(source, allow_patterns=[CONFIG, TENSORS, CARD]))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{source} is no folder here, and no hub repository could be reached: {reason}") from error
-    raise ValueError(f"{source}: there is no such folder.")
+
+def _nearest(folder: Path) -> str:
+    """A hint at the folder beside it with the most similar name."""
+    try:
+        names = [entry.name for entry in islice(os.scandir(folder.parent), 10_000) if entry.is_dir()]
+    except OSError:
+        return ""
+    near = get_close_matches(folder.name, names, n=1)
+    return f" Did you mean {folder.parent / near[0]}?" if near else ""
+
+
+def _as_repository(source: str) -> str:
+    return f" A repository of the Hugging Face hub is written {HUB}{source}." if _REPOSITORY.fullmatch(source) else ""
+
+
+def _fetched(source: str, say: Callable[[str], None]) -> Path:
+    """The folder in the hub's cache; what is missing there is fetched."""
+    repository, _, revision = source.removeprefix(HUB).partition("@")
+    if not _REPOSITORY.fullmatch(repository):
+        raise ValueError(f"A hub repository is written {HUB}owner/name or {HUB}owner/name@revision, got {source}.")
+    from huggingface_hub import snapshot_download
+
+    wanted: dict[str, Any] = {"revision": revision or None, "allow_patterns": list(LARGEST)}
+    try:
+        planned = snapshot_download(repository, dry_run=True, **wanted)
+        missing = [file for file in planned if file.will_download]
+        for file in missing:
+            if (file.file_size or 0) > LARGEST[file.filename]:
+                raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, too many for what it should be")
+        if missing:
+            size = sum(file.file_size or 0 for file in missing)
+            names = ", ".join(file.filename for file in missing)
+            say(f"fetching {names} ({size:,} bytes) of {repository} from the Hugging Face hub")
+        return Path(snapshot_download(repository, **wanted))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{source} could not be fetched from the Hugging Face hub: {reason}") from error
 
 
 def versions() -> dict[str, str]:

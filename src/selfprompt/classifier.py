@@ -1,5 +1,6 @@
 """A tuned classifier as its user holds it: predict, evaluate, save, load, take new class names."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfprompt.artifact import CONFIG, Artifact, locate, read_artifact, save_artifact, versions
+from selfprompt.artifact import CONFIG, TENSORS, Artifact, locate, read_artifact, save_artifact, versions
 from selfprompt.data.ahead import ahead, batched
 from selfprompt.data.features import FeatureStore, with_features
 from selfprompt.data.images import reason
@@ -22,6 +23,9 @@ from selfprompt.evaluate.metrics import Metrics, compute_metrics
 from selfprompt.methods.base import Method, build_method
 from selfprompt.prediction import Prediction
 from selfprompt.towers.load import Backbone, Preprocess, load_backbone
+from selfprompt.trust import check_backbone, check_method
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -63,7 +67,7 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Scores of preprocessed images, (B, 3, H, W) to (B, C), on the CPU."""
         self.method.eval()
-        return self.method.logits(images.to(self.device)).float().cpu()
+        return self.method.logits(images.to(self.device)).detach().float().cpu()
 
     def predict(self, images: Any, *, top: int = 1, progress: Progress | None = None) -> list[Prediction]:
         """Classify images.
@@ -236,36 +240,69 @@ def brief(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
-def load(source: str | Path, *, backbone: str | Backbone | None = None, device: str = "auto") -> Classifier:
-    """Load a classifier that ``save`` wrote.
+def load(
+    source: str | Path,
+    *,
+    backbone: str | Backbone | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    say: Callable[[str], None] = logger.info,
+) -> Classifier:
+    """Load a classifier that ``save`` wrote. No code from the folder runs, whoever made it.
 
     Args:
-        source: A folder, or a hub repository "owner/name".
-        backbone: Where to find the backbone now, if not under the name it had (a moved file, say).
+        source: A folder, or a repository of the Hugging Face hub: "hf-hub:owner/name" or "hf-hub:owner/name@revision".
+        backbone: Where to find the backbone now: a moved file, say. Needed where the artifact names a file or a
+            repository instead of a published model.
         device: "auto" takes a GPU where there is one.
+        trust: Whether a method "package.module:Class" that the artifact names may be imported, which runs that module.
+        say: Is told what is fetched over the network, before it is.
 
     Raises:
-        ValueError: If the folder is no artifact or damaged, or the backbone is not the one it was tuned on.
+        ValueError: If the folder is no artifact or damaged, wants more trust than it has, or the backbone is not the
+            one it was tuned on.
     """
     place = pick_device(device)
-    artifact = read_artifact(locate(source))
+    folder = locate(source, say=say)
+    artifact = read_artifact(folder)
     try:
-        return _rebuilt(artifact.config, artifact.tensors, backbone).to(place)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"no {error} in its {CONFIG}." if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{source} cannot be loaded: {reason}") from error
+        check_method(artifact.config["method"], trust=trust, folder=folder)
+        found = backbone if isinstance(backbone, Backbone) else _backbone(artifact.config, backbone, say)
+        return _rebuilt(artifact.config, artifact.tensors, found).to(place)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} cannot be loaded: {str(error).rstrip('.')}.") from error
 
 
-def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: str | Backbone | None) -> Classifier:
-    """The classifier of an artifact, on the backbone that is there now."""
+def _backbone(config: Mapping[str, Any], given: str | None, say: Callable[[str], None]) -> Backbone:
+    """The backbone that the caller names, or else the one that the artifact names, if it is a published model."""
+    if given is None:
+        check_backbone(config["backbone"]["name"])
+    return load_backbone(given or config["backbone"]["name"], say=say)
+
+
+def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], found: Backbone) -> Classifier:
+    """The classifier of an artifact, on the backbone that is there now.
+
+    Raises:
+        ValueError: If the backbone is another one, or options, tensors or image size do not fit it.
+    """
     then = config["backbone"]
-    found = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or then["name"])
     if found.fingerprint != then["fingerprint"]:
         raise ValueError(
             f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
-            f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on."
+            f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on"
         )
-    method = build_method(config["method"], found, config["classes"], check=False, **config["options"])
+    try:
+        method = build_method(config["method"], found, config["classes"], check=False, **config["options"])
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"method, options and classes in its {CONFIG} do not fit: {reason}") from error
+    size = config["preprocess"]["size"]
+    if method.image_size != (size, size):
+        raise ValueError(f"preprocess.size in its {CONFIG} must be {method.image_size[0]}, the backbone's, got {size}")
+    for name, tensor in method.adapter_state_dict().items():
+        if name in tensors and tensors[name].dtype != tensor.dtype:
+            raise ValueError(f"{name} in its {TENSORS} must be {tensor.dtype}, got {tensors[name].dtype}")
     method.load_adapter_state_dict(tensors)
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
     return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])

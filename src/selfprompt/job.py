@@ -24,11 +24,13 @@ from typing import Any, Literal
 from selfprompt.claims import claimed
 from selfprompt.data.paths import Listed
 from selfprompt.files import write_atomically, write_json
+from selfprompt.json_files import read_json
 from selfprompt.prediction import ERROR_COLUMN, Prediction, as_csv, as_lines, csv_header
 
 FORMAT = 1
 JOB, LIST, SUMMARY = "job.json", "images.txt", "summary.json"
 START_LOCK, END_LOCK = ".start.lock", ".end.lock"
+MAKE_ANEW = "Delete it: repeating the command makes it anew."
 POLL = 0.5
 """Seconds between two looks at the parts that other processes are making."""
 
@@ -130,9 +132,9 @@ def _record(terms: Terms, listed: Listed) -> dict[str, Any]:
 def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
     """Raise ValueError unless the folder holds the job that is wanted."""
     try:
-        found = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        found = read_json(folder / JOB, advice="Give another folder.")
         others = [key for key in wanted if found[key] != wanted[key]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder / JOB} is damaged ({error}); give another folder with --out.") from error
     if others:
         told = [
@@ -210,7 +212,11 @@ def finish(job: Job, *, merge: bool = False) -> dict[str, Any]:
             write_json(job.folder / SUMMARY, _summary(job))
         if merge and not merged_file(job).exists():
             write_atomically(merged_file(job), _merged(job))
-    return dict(json.loads((job.folder / SUMMARY).read_text(encoding="utf-8")))
+    summary = read_json(job.folder / SUMMARY, advice=MAKE_ANEW)
+    counts = [summary.get(key) for key in ("images", "parts", "unreadable")] if isinstance(summary, dict) else [None]
+    if not all(type(count) is int for count in counts):
+        raise ValueError(f"{job.folder / SUMMARY} is damaged: it holds no counts. {MAKE_ANEW}")
+    return dict(summary)
 
 
 def merged_file(job: Job) -> Path:

@@ -22,7 +22,7 @@ def check_kinds(record: type, values: Mapping[str, Any]) -> None:
     """
     for name, kind in get_type_hints(record).items():
         if name in values and not _fits(values[name], kind):
-            raise ValueError(f"{name} must be {_in_words(kind)}, got {values[name]!r}.")
+            raise ValueError(f"{name} must be {_in_words(kind)}, got {_shown(values[name])}.")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -35,9 +35,15 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is tuple:  # tuple[int, ...], which is a list in YAML
         return isinstance(value, (list, tuple)) and all(_fits(entry, inner[0]) for entry in value)
     if isinstance(value, bool):
-        return kind is bool or kind not in WORDS
+        return kind is bool or (origin or kind) not in WORDS
     expected = (int, float) if kind is float else origin or kind
     return not isinstance(expected, (type, tuple)) or isinstance(value, expected)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _in_words(kind: Any) -> str:

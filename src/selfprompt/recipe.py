@@ -49,8 +49,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_kinds(type(self), vars(self))
-        if self.eval_batch_size < 1:
-            raise ValueError(f"eval_batch_size must be at least 1, got {self.eval_batch_size}.")
+        if not 1 <= self.eval_batch_size <= 10_000:
+            raise ValueError(f"eval_batch_size must lie in 1..10000, got {self.eval_batch_size}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0..2**63 - 1, got {self.seed}.")
 
@@ -120,8 +120,12 @@ def shipped_recipe(name: str) -> str | None:
     return next((candidate for candidate in (name, f"{name}-deep") if candidate in names), None)
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, *, trust: bool = False) -> Recipe:
     """A shipped recipe by name, a recipe file by path, or defaults for one's own "package.module:Class".
+
+    Args:
+        name: One of these.
+        trust: Whether a recipe file may name a method "package.module:Class", whose module then runs.
 
     Raises:
         ValueError: If there is no such recipe or the file is wrong; the message names it.
@@ -129,7 +133,7 @@ def load_recipe(name: str) -> Recipe:
     if ":" in name and not Path(name).exists():
         return Recipe(method=name)
     if name.endswith((".yaml", ".yml")):
-        return read_recipe(Path(name))
+        return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
     if shipped is None:
         near = difflib.get_close_matches(name, recipe_names(), n=1)
@@ -141,17 +145,27 @@ def load_recipe(name: str) -> Recipe:
     return Recipe().changed(read_values(SHIPPED / f"{shipped}.yaml"))
 
 
-def read_recipe(path: Path | Traversable, method: str | None = None) -> Recipe:
+def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: bool = False) -> Recipe:
     """A recipe file's values over those of the recipe that its ``method``, or the argument, names.
 
+    Args:
+        path: The file.
+        method: Taken instead of the file's own.
+        trust: Whether the file's own may be "package.module:Class", whose module runs when it is used.
+
     Raises:
-        ValueError: If the file is wrong; the message names it.
+        ValueError: If the file is wrong, or names code without being trusted; the message names it.
     """
     values = read_values(path)
     named = values.pop("method", Recipe.method)
     try:
         check_kinds(Recipe, {"method": named})
-        return load_recipe(method or named).changed(values)
+        if ":" in named and not method and not trust:
+            raise ValueError(
+                f"its method is code, {named!r}, which would run. If you know that code, give the method yourself "
+                f"(--method {named}), or allow it: --trust, or trust=True."
+            )
+        return load_recipe(method or named, trust=trust).changed(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

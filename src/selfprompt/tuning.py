@@ -218,7 +218,7 @@ def data_place(data: Any) -> str:
 
 def _load_backbone(name: str, watcher: Watcher) -> Backbone:
     with watcher.stage(f"loading {name}"):
-        backbone = load_backbone(name)
+        backbone = load_backbone(name, say=watcher.say)
     if backbone.note:
         watcher.say(backbone.note)
     return backbone

@@ -10,7 +10,7 @@ def is_done(folder: Path, cell_id: str) -> bool:
     """Whether a folder holds the result of that cell; one that cannot be read does not count."""
     try:
         return bool(json.loads((folder / RESULT).read_text(encoding="utf-8"))["id"] == cell_id)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -18,11 +18,13 @@ class Entry:
         label: As it was written; results carry it.
         name: Method, shipped recipe or recipe file.
         changes: Values of the recipe; the method's own options under "options".
+        trust: Whether a recipe file may name a method "package.module:Class", whose module then runs.
     """
 
     label: str
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False
 
     def recipe(self) -> Recipe:
         """The recipe that the name stands for, unchanged.
@@ -30,16 +32,16 @@ class Entry:
         Raises:
             ValueError: If there is none.
         """
-        return load_recipe(self.name)
+        return load_recipe(self.name, trust=self.trust)
 
 
-def parse_entries(text: str) -> tuple[Entry, ...]:
-    """Read "zero-shot,sep[epochs=10,options.layers=[1,2]],my.yaml".
+def parse_entries(text: str, *, trust: bool = False) -> tuple[Entry, ...]:
+    """Read "zero-shot,sep[epochs=10,options.layers=[1,2]],my.yaml"; ``trust`` is that of each entry.
 
     Raises:
         ValueError: If brackets do not match, a recipe or key is unknown, or an entry occurs twice.
     """
-    entries = tuple(parse_entry(part) for part in split_outside(text))
+    entries = tuple(parse_entry(part, trust=trust) for part in split_outside(text))
     labels = [entry.label for entry in entries]
     if not entries:
         raise ValueError(f"At least one method is needed. {SYNTAX}")
@@ -48,7 +50,7 @@ def parse_entries(text: str) -> tuple[Entry, ...]:
     return entries
 
 
-def parse_entry(text: str) -> Entry:
+def parse_entry(text: str, *, trust: bool = False) -> Entry:
     """Read one entry.
 
     Raises:
@@ -66,7 +68,7 @@ def parse_entry(text: str) -> Entry:
         if key.startswith("options."):
             place, key = changes.setdefault("options", {}), key.removeprefix("options.")
         place[key] = parse_yaml(value) if value.strip() else ""  # YAML would read nothing as null
-    entry = Entry(text, name.strip(), changes)
+    entry = Entry(text, name.strip(), changes, trust)
     _check(entry)
     return entry
 

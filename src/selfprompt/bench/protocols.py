@@ -173,7 +173,7 @@ def class_texts(cell: Cell, dataset: str, template: str) -> dict[str, str]:
 
     They are those that rules give the method there, else the data set's template.
     """
-    entry = parse_entry(cell.method)
+    entry = parse_entry(cell.method, trust=True)  # the grid was made of it: whoever wrote it was asked then
     shipped = entry.recipe()
     if cell.own_texts or "template" not in shipped.options:
         return {}

@@ -4,13 +4,17 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from selfprompt.bench.claim import ERROR, RESULT, last_line
 from selfprompt.evaluate.metrics import Metrics, harmonic_mean
+from selfprompt.json_files import read_json
+from selfprompt.kinds import check_kinds
+
+ADVICE = "Delete it; selfprompt bench makes it anew."
 
 Scores = Mapping[int, float]
 """An accuracy in percent, or a mean of some, by seed."""
@@ -80,6 +84,39 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class _Record:
+    """What tables and plots read from the result of a cell; the file says more."""
+
+    id: str
+    protocol: str
+    suite: str
+    dataset: str
+    row: str
+    seed: int
+    shots: int
+    preprocessing: str
+    overrides: Mapping[str, Any]
+    evaluations: Mapping[str, Any]
+    images: Mapping[str, Any]
+    classes: tuple[str, ...]
+    trainable_parameters: int
+    train_seconds: float
+    seconds: float
+    peak_memory: Mapping[str, Any]
+    eval_batch_size: int
+    sample_wise: bool
+    backbone: Mapping[str, Any]
+    finished: str
+
+
+@dataclass(frozen=True)
+class _RecordedBackbone:
+    name: str
+    fingerprint: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Found:
     """What a folder of runs holds.
 
@@ -117,11 +154,29 @@ def read_results(runs: Path) -> Found:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """A result of a cell; None for another command's result."""
+    record = read_json(path, advice=ADVICE)
+    if not isinstance(record, dict) or "protocol" not in record:
+        return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}. Delete it; selfprompt bench makes it anew.") from error
-    return record if isinstance(record, dict) and "protocol" in record else None
+        _check_kinds(_Record, record)
+        _check_kinds(_RecordedBackbone, record["backbone"])
+        for metrics in record["evaluations"].values():
+            if metrics is not None:
+                _check_kinds(Metrics, {"confusion": [], "reliability": [], **metrics})
+                Metrics.from_json({"confusion": [], **metrics})
+        record["images"]["train"]
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise ValueError(f"{path} is damaged: {reason}. {ADVICE}") from error
+    return record
+
+
+def _check_kinds(record: type, values: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the values have all of a record's names, and its kinds."""
+    missing = [entry.name for entry in fields(record) if entry.name not in values]
+    if missing:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    check_kinds(record, values)
 
 
 def newest(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:

@@ -1,6 +1,5 @@
 """``selfprompt analyze``: what the prompts of a tuned classifier do, as pictures and a page."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote")
+    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or hf-hub:owner/name")
     parser.add_argument(
         "--images",
         type=str | None,
@@ -30,6 +29,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         "--out", type=str | None, help="folder for pictures and page; by default analysis/ in the first"
     )
     parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
+    parser.add_argument("--trust", action="store_true", help="let the classifier's own code run, if it has any")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
 
 
@@ -42,14 +42,16 @@ def analyze(options: Namespace) -> int:
     if not folder.is_dir() and options.out is None:
         raise ValueError(
             f"{folder} is no folder here; give the one that selfprompt train wrote, "
-            "or for a hub repository --out, the folder to write to."
+            "or with hf-hub:owner/name --out, the folder to write to."
         )
     from selfprompt.classifier import load
     from selfprompt.cli.analyze_page import all_parts, write
 
     show = Show()
     with show.stage("loading"):
-        classifier = load(options.classifier, backbone=options.backbone, device=options.device)
+        classifier = load(
+            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
+        )
     show.note(classifier.method, classifier.batch_size)
     study = observe(options, classifier, folder, show)
     with show.stage("looking") as progress:
@@ -98,7 +100,8 @@ def _given(options: Namespace) -> list[str]:
     """The arguments that were not left at their defaults."""
     defaults: dict[str, Any] = {"images": None, "count": 6, "words": 5, "out": None, "backbone": None, "device": "auto"}
     changed = {name: getattr(options, name) for name in defaults if getattr(options, name) != defaults[name]}
-    return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+    return [*words, *(["--trust"] if options.trust else [])]
 
 
 def chosen_images(
@@ -142,15 +145,19 @@ def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Ite
         ValueError: If it is not known where they are, or they are not there any more.
     """
     from selfprompt.data.sources import is_task, read_dataset
+    from selfprompt.json_files import read_json
     from selfprompt.tuning import RESULT
 
     result = folder / RESULT
-    place = json.loads(result.read_text(encoding="utf-8")).get("data", "") if result.is_file() else ""
-    if not place:
+    record = read_json(result, advice="Give --images.") if result.is_file() else {}
+    place = record.get("data") if isinstance(record, dict) else None
+    if not (place and isinstance(place, str)):
         raise ValueError(f"{folder} does not tell which images it was tuned on: give --images, a folder of images say.")
     if not (is_task(place) or Path(place).exists()):
         raise ValueError(f"The images that {folder} was tuned on are not at {place} any more: give --images.")
     recipe = classifier.recipe
+    if not {"holdout", "seed"} <= recipe.keys():
+        raise ValueError(f"{folder} does not tell how its images were split: give --images.")
     names = recipe.get("class_names")
     dataset = read_dataset(
         place, classes=None if names is None else Path(names), holdout=recipe["holdout"], seed=recipe["seed"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or a hub repository")
+    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or hf-hub:owner/name")
     parser.add_argument("data", type=str, help="labelled images, as for `selfprompt train`")
     parser.add_argument(
         "--split",
@@ -30,6 +30,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
     parser.add_argument("--batch_size", type=int | None, help="images a batch, for methods that mix a batch's images")
     parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
+    parser.add_argument("--trust", action="store_true", help="let the classifier's own code run, if it has any")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="form of the output")
     parser.add_argument(
@@ -50,7 +51,9 @@ def eval(options: Namespace) -> int:
 
     show = Show(make_console(stderr=True))
     with show.stage("loading"):
-        classifier = load(options.classifier, backbone=options.backbone, device=options.device)
+        classifier = load(
+            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
+        )
     if options.classes is not None:
         classifier = classifier.with_classes(class_names(options.classes))
     if options.batch_size is not None:

@@ -27,7 +27,7 @@ MOST_READERS = 16
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     listed = any(word.partition("=")[0] == "--list" for word in given)
-    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or a hub repository")
+    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or hf-hub:owner/name")
     parser.add_argument("images", type=str, nargs="*" if listed else "+", help="image files, or folders of them")
     parser.add_argument("--list", type=str | None, help="a text file with more images, one path a line; - reads stdin")
     parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
@@ -45,6 +45,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--devices", type=int, default=1, help="processes that share --out: one a GPU, or of the CPU")
     parser.add_argument("--workers", type=int | None, help="threads a process that read images (default: all cores)")
     parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
+    parser.add_argument("--trust", action="store_true", help="let the classifier's own code run, if it has any")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_argument(
@@ -140,7 +141,9 @@ def loaded(options: Namespace, show: Show) -> "Classifier":
     from selfprompt.classifier import load
 
     with show.stage("loading"):
-        classifier = load(options.classifier, backbone=options.backbone, device=options.device)
+        classifier = load(
+            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
+        )
     if options.classes is not None:
         classifier = classifier.with_classes(class_names(options.classes))
     show.note(classifier.method, classifier.batch_size)

@@ -157,5 +157,6 @@ def start_helper(options: Namespace, job: "Job", number: int, device: str, threa
     }
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
     environment = os.environ | {"LOCAL_RANK": str(number), "OMP_NUM_THREADS": str(threads)}
+    words += ["--trust"] if options.trust else []
     command = [sys.executable, "-m", "selfprompt", "predict", *words, "--quiet", "--", options.classifier]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

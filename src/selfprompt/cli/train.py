@@ -29,13 +29,16 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--statistics", type=Literal["backbone", "imagenet"], help="mean and std of the images")
     parser.add_argument("--seed", type=int, help="seed of every random choice")
     parser.add_argument("--eval_batch_size", type=int, help="images a batch in evaluation")
+    parser.add_argument(
+        "--trust", action="store_true", help="let the code run that the recipe file names as its method"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
     parser.add_argument("--print_config", action="store_true", help="print the recipe of this run and stop")
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_class_arguments(DataOptions)
     parser.add_class_arguments(TrainOptions)
     add_options(parser, recipe)
-    defaults = {**recipe.flat(), "method": chosen(given)[0] or recipe.method}
+    defaults = {**recipe.flat(), "method": chosen(given).method or recipe.method}
     del defaults["options"]
     parser.set_defaults(defaults)
 
@@ -50,22 +53,25 @@ def add_options(parser: ArgumentParser, recipe: Recipe) -> None:
         group.add_argument(f"--options.{name}", type=kind, default=value)
 
 
-def chosen(given: Sequence[str]) -> tuple[str | None, str | None]:
-    """The values of --method and --config, before anything else is known."""
+def chosen(given: Sequence[str]) -> argparse.Namespace:
+    """The values of --method, --config and --trust, before anything else is known."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--method")
     early.add_argument("--config")
+    early.add_argument("--trust", action="store_true")
     try:
         found, _ = early.parse_known_args(list(given))
     except argparse.ArgumentError as error:
         raise ValueError(f"{error.argument_name} needs a value.") from error
-    return found.method, found.config
+    return found
 
 
 def base_recipe(given: Sequence[str]) -> Recipe:
     """The recipe that --method and --config name together; a file's values stand over the method's own."""
-    method, config = chosen(given)
-    return load_recipe(method or Recipe.method) if config is None else read_recipe(Path(config), method)
+    early = chosen(given)
+    if early.config is None:
+        return load_recipe(early.method or Recipe.method, trust=early.trust)
+    return read_recipe(Path(early.config), early.method, trust=early.trust)
 
 
 def final_recipe(options: Namespace, base: Recipe) -> Recipe:
@@ -81,6 +87,7 @@ def final_recipe(options: Namespace, base: Recipe) -> Recipe:
 def train(options: Namespace) -> int:
     """Run the command."""
     given = [f"--method={options.method}", *([f"--config={options.config}"] if options.config else [])]
+    given += ["--trust"] if options.trust else []
     recipe = final_recipe(options, base_recipe(given))
     if options.print_config:
         print(recipe.to_yaml(), end="")

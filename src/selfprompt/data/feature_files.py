@@ -77,9 +77,11 @@ class FeatureFolder:
         try:
             tensors = load(path.read_bytes())
             features = tensors["features"]
+            if features.ndim != 2 or not features.is_floating_point():
+                raise ValueError("it holds no features")
             if len(features) != len(key.sources) or int(tensors["checksum"]) != checksum(features):
                 raise ValueError("its checksum does not fit")
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             logger.warning("%s is damaged (%s): the features are computed again.", path, error)
             return None
         return features

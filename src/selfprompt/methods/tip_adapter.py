@@ -1,6 +1,6 @@
 """Tip-Adapter: zero-shot CLIP and a cache of the training images' features; -F also tunes the cache's keys."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +110,22 @@ class TipAdapter(Method[TipAdapterOptions]):
             features, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
             self.validation = unit(features), labels.to(device)
         self._choose()
+
+    def load_adapter_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a cache.
+
+        Raises:
+            ValueError: If the tensors do not fit, or the labels are not those of the keys; nothing is changed then.
+        """
+        keys, labels = tensors.get("keys"), tensors.get("labels")
+        if keys is not None and labels is not None and keys.ndim == 2:
+            fitting = labels.shape == keys.shape[:1]
+            if not fitting or (labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes)):
+                raise ValueError(
+                    f"the cache has {len(keys)} keys, and its labels must be as many numbers from 0 to "
+                    f"{len(self.classes) - 1}; these are not."
+                )
+        super().load_adapter_state_dict(tensors)
 
     @torch.no_grad()
     def _choose(self) -> None:

@@ -1,5 +1,7 @@
 """Library models and checkpoint files -> Backbone records; knows how each published layout sees images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import open_clip
@@ -26,7 +28,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from selfprompt.towers.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.towers.base import Pooling, VisionTower
 from selfprompt.towers.checkpoints import Checkpoint, load_strict
-from selfprompt.towers.infer import SAY_CLIP, clip_architecture, npz_architecture, vit_architecture
+from selfprompt.towers.infer import SAY_CLIP, SAY_NAME, clip_architecture, npz_architecture, vit_architecture
 from selfprompt.towers.openclip import clip_towers
 from selfprompt.towers.timm_vit import TimmViT
 
@@ -102,28 +104,39 @@ def backbone_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
     Raises:
         ValueError: If the arrays do not tell the architecture, or do not fit it.
     """
-    if checkpoint.is_clip:
-        return _clip_of_file(name, checkpoint)
+    with _about(checkpoint):
+        return _clip_of_file(name, checkpoint) if checkpoint.is_clip else _vit_of_file(name, checkpoint)
+
+
+@contextmanager
+def _about(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say of which file the arrays are that tell no model; layers raise many kinds at shapes that cannot be."""
     try:
-        if checkpoint.layout == "npz":
-            options = npz_architecture(checkpoint.shapes)
-        else:
-            options = vit_architecture(checkpoint.shapes, checkpoint.layout)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.path}: {error}") from error
+        yield
+    except Exception as error:
+        if isinstance(error, (ValueError, TypeError)) and str(checkpoint.path) in str(error):
+            raise
+        reason = str(error) if isinstance(error, ValueError) else f"its arrays make no model ({error}); {SAY_NAME}"
+        raise ValueError(f"{checkpoint.path}: {reason}") from error
+
+
+def _vit_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
+    if checkpoint.layout == "npz":
+        options = npz_architecture(checkpoint.shapes)
+    else:
+        options = vit_architecture(checkpoint.shapes, checkpoint.layout)
     kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
     model = kind(num_classes=0, **options)
     fill_vit(model, checkpoint)
     known = checkpoint.layout in _STATISTICS
     note = "" if known else _GUESSED_STATISTICS.format(name=name)
-    return vit_backbone(name, model, layout=checkpoint.layout, statistics=None if known else IMAGENET, note=note)
+    return vit_backbone(
+        name, model, layout=checkpoint.layout, statistics=None if known else IMAGENET, note=_joined(checkpoint, note)
+    )
 
 
 def _clip_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
-    try:
-        options = clip_architecture(checkpoint.shapes)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.path}: {error}") from error
+    options = clip_architecture(checkpoint.shapes)
     openai = checkpoint.layout == "openai"
     text = CLIPTextCfg(**options["text_cfg"])
     bias = 0.0 if "logit_bias" in checkpoint.shapes else None
@@ -136,7 +149,12 @@ def _clip_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
             f"{checkpoint.path}: its vocabulary must be CLIP's {tokenizer.vocab_size} words, "
             f"got {text.vocab_size}; {SAY_CLIP}"
         )
-    return clip_backbone(name, model, tokenizer, images={}, note="" if openai else _GUESSED_GELU.format(name=name))
+    note = _joined(checkpoint, "" if openai else _GUESSED_GELU.format(name=name))
+    return clip_backbone(name, model, tokenizer, images={}, note=note)
+
+
+def _joined(checkpoint: Checkpoint, note: str) -> str:
+    return ". ".join(filter(None, (note, checkpoint.note)))
 
 
 def fill_vit(model: VisionTransformer, checkpoint: Checkpoint) -> None:
@@ -150,7 +168,7 @@ def fill_vit(model: VisionTransformer, checkpoint: Checkpoint) -> None:
         return
     try:
         state = checkpoint_filter_fn(dict(checkpoint.state), model, adapt_layer_scale=True)
-    except (RuntimeError, AssertionError, KeyError, ValueError) as error:
+    except Exception as error:  # it reads shapes, and raises many kinds where they are not as expected
         raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
     kept = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
     load_strict(model, kept, checkpoint.path)
@@ -171,7 +189,7 @@ def _fill_from_npz(model: VisionTransformer, checkpoint: Checkpoint) -> None:
         if found != wanted:
             raise ValueError(f"the file holds {found}, the model has {wanted}")
         model.load_pretrained(str(checkpoint.path))
-    except (ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # NumPy, zlib and zipfile raise many kinds on damaged arrays
         raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
 
 

@@ -1,26 +1,24 @@
 """Checkpoint files as published -> tensors under timm's or open_clip's names; never runs a pickle."""
 
-import argparse
-import pickle
-import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from selfprompt.towers.weight_files import check_plain, read_weights
 
 Layout = Literal["npz", "mae", "moco", "timm", "openai", "open_clip"]
 
 # buffers that OpenAI's archives carry beside the weights, and that mark them
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 _SHOWN = 5
+# where training scripts keep a model's weights in a checkpoint, the ones to take first: DINO's teacher is its result
+_PLACES = ("state_dict", "model", "model_state_dict", "model_state", "teacher", "ema", "model_ema", "module", "student")
+_DEEPEST = 4
+# what marks the image side, behind whatever a training script puts in front of its names
+_MARKS = ("patch_embed.proj.weight", "visual.conv1.weight", "visual.trunk.patch_embed.proj.weight")
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,14 @@ class Checkpoint:
         layout: Who published files like it. "npz" is the JAX ViT's, which timm loads by itself.
         state: Tensors under timm's or open_clip's names, without decoders and the like; empty for "npz".
         shapes: Shape of each array, under the file's names for "npz".
+        note: What was chosen where the file holds several models; empty for none.
     """
 
     path: Path
     layout: Layout
     state: dict[str, Tensor]
     shapes: dict[str, tuple[int, ...]]
+    note: str = ""
 
     @property
     def is_clip(self) -> bool:
@@ -46,24 +46,36 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a .safetensors, .npz or PyTorch file (TorchScript archives included).
+    """Read a .safetensors, .npz or PyTorch file (TorchScript archives included, as data).
+
+    Args:
+        path: The file. Behind it, "#NAME" names one of several models inside: "dino.pth#student".
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or holds none of the known layouts.
         TypeError: If it is a CLIP whose image side is a ResNet.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"A checkpoint must be a file, and {path} is none; check the path.")
-    if path.suffix == ".npz":
-        return Checkpoint(path, "npz", {}, _npz_shapes(path))
-    scripted = _is_torchscript(path)
-    raw = _read_torchscript(path) if scripted else _read_tensors(path)
-    state, wrapper = _unwrap(raw, path)
+    path, place = _place(Path(path).expanduser())
+    kind, raw = read_weights(path)
+    if kind == "npz":
+        return Checkpoint(path, "npz", {}, dict(raw))
+    state, wrapper, note = _unwrap(raw, path, place)
+    for key, value in state.items():
+        check_plain(path, key, value)
     layout, state = _tell(state, wrapper, path)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    return Checkpoint(path, layout, state, {key: tuple(value.shape) for key, value in state.items()})
+    return Checkpoint(path, layout, state, {key: tuple(value.shape) for key, value in state.items()}, note)
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """A file, and the name behind "#" where that is not part of the file's own."""
+    if path.is_file():
+        return path, ""
+    before, sign, place = str(path).rpartition("#")
+    if sign and Path(before).is_file():
+        return Path(before), place
+    raise FileNotFoundError(f"A checkpoint must be a file, and {path} is none; check the path.")
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -92,60 +104,50 @@ def _first(keys: list[str]) -> str:
     return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
 
 
-def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key].shape for key in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}. Is the download complete?") from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Weights of a TorchScript archive; its deserialiser knows TorchScript's own types only, not Python's."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated; OpenAI's files are what they are
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read as a TorchScript archive: {error}") from error
-
-
-def _read_tensors(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # argparse.Namespace: training scripts store their arguments; it holds values and runs nothing
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is not a file of plain tensors, and others are refused because a pickle can run code. "
-            f"Save its state dict again as .safetensors. ({str(error).splitlines()[0]})"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. Is the download complete?") from error
-
-
-def _unwrap(raw: Any, path: Path) -> tuple[dict[str, Tensor], str]:
-    """The state dict inside a training checkpoint, and the key it stood under ("" for none)."""
-    wrapper = ""
-    for key in ("state_dict", "model"):
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
-            raw, wrapper = raw[key], key
+def _unwrap(raw: Any, path: Path, place: str) -> tuple[dict[str, Tensor], str, str]:
+    """The state dict inside a training checkpoint, the key it stood under ("" for none), and what was chosen."""
+    wrapper, note = "", ""
+    for key in place.split(".") if place else ():
+        inner = _models(raw)
+        if key not in inner:
+            raise ValueError(f"{path} holds no {key!r}; it holds {_first(sorted(inner)) or 'no models by name'}.")
+        raw, wrapper = inner[key], key
+    for _ in range(_DEEPEST):
+        inner = _models(raw)
+        known = [key for key in _PLACES if key in inner]
+        if not inner or (not known and any(isinstance(value, Tensor) for value in raw.values())):
             break
+        known = known or list(inner)
+        if len(known) > 1 and known[0] not in _PLACES:
+            raise ValueError(
+                f"{path} holds several sets of tensors: {_first(sorted(inner))}. Name one behind the file: "
+                f"{path}#{sorted(inner)[0]}"
+            )
+        if len(known) > 1:
+            note = f"{path.name} holds {' and '.join(known)}: {known[0]} is used; {path.name}#{known[1]} names another"
+        raw, wrapper = inner[known[0]], known[0]
     if not isinstance(raw, Mapping):
         raise ValueError(f"A checkpoint must hold a state dict, and {path} holds a {type(raw).__name__}.")
     state = {str(key): value for key, value in raw.items() if isinstance(value, Tensor)}
     if not state:
-        raise ValueError(f"A checkpoint must hold a state dict, and {path} holds no tensors.")
-    return state, wrapper
+        keys = _first(sorted(map(str, raw))) or "nothing"
+        raise ValueError(f"A checkpoint must hold a state dict, and {path} holds no tensors, only {keys}.")
+    return state, wrapper, note
+
+
+def _models(raw: Any) -> dict[str, Mapping[Any, Any]]:
+    """The entries of a mapping that may be state dicts, or hold them."""
+    if not isinstance(raw, Mapping):
+        return {}
+    return {str(key): value for key, value in raw.items() if isinstance(value, Mapping) and _has_tensors(value)}
+
+
+def _has_tensors(raw: Mapping[Any, Any], depth: int = 0) -> bool:
+    """Whether names lead to tensors; an optimiser's state has numbers for names."""
+    named = [value for key, value in raw.items() if isinstance(key, str)]
+    if any(isinstance(value, Tensor) for value in named):
+        return True
+    return depth < _DEEPEST and any(isinstance(v, Mapping) and _has_tensors(v, depth + 1) for v in named)
 
 
 def _tell(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layout, dict[str, Tensor]]:
@@ -154,6 +156,7 @@ def _tell(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layout, d
     state = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith("base_encoder.") for key in state):
         return "moco", _without_head(_under(state, "base_encoder."))
+    state = _without_prefix(state, path)
     if "visual.class_embedding" in state or any(key.startswith("visual.") for key in state):
         return _tell_clip(state)
     if any(key.startswith("decoder") for key in state):
@@ -170,6 +173,26 @@ def _tell(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layout, d
     if parallel and wrapper == "state_dict" and _fixed_positions(state):
         return "moco", _without_head(state)  # linear-vit-*.pth.tar: the probed encoder
     return "timm", state
+
+
+def _without_prefix(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The part of the weights below the prefix that the image side has ("backbone.", say), where it has one.
+
+    Raises:
+        ValueError: If there are several image sides, so that it is not clear which is meant.
+    """
+    prefixes = {key.removesuffix(mark) for key in state for mark in _MARKS if f".{key}".endswith(f".{mark}")}
+    prefixes -= {prefix for prefix in prefixes if prefix.endswith("visual.trunk.")}  # part of a CLIP
+    if not prefixes or "" in prefixes:
+        return state
+    if len(prefixes) > 1:
+        names = sorted(prefix.rstrip(".") for prefix in prefixes)
+        raise ValueError(
+            f"{path} holds several models: {_first(names)}. Save the weights of one as a file of their own, "
+            f"without {names[0]!r} in front of their names."
+        )
+    (prefix,) = prefixes
+    return _under(state, prefix)
 
 
 def _tell_clip(state: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:

@@ -6,6 +6,8 @@ from typing import Any
 
 SAY_NAME = "name the architecture: timm/<name>@<file>."
 SAY_CLIP = "name the architecture: open_clip/<model>@<file>."
+LONGEST_TEXT = 4096
+"""Positions; the attention mask has their square."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -21,7 +23,7 @@ def heads_of(width: int) -> int:
     """
     if width in _SIXTEEN_HEADS:
         return 16
-    if width % 64:
+    if width % 64 or not width:
         raise ValueError(f"The number of heads cannot be told from width {width}; {SAY_NAME}")
     return width // 64
 
@@ -107,6 +109,8 @@ def clip_architecture(shapes: Shapes) -> dict[str, Any]:
     if no_class:
         raise ValueError(f"The image side has no position for a class token; {SAY_CLIP}")
     context, text_width = _shape(shapes, "positional_embedding", 2)
+    if context > LONGEST_TEXT:
+        raise ValueError(f"The text side has {context} positions, more than {LONGEST_TEXT}; {SAY_CLIP}")
     heads = heads_of(width)
     vision = {
         "layers": _count(shapes, "visual.transformer.resblocks."),

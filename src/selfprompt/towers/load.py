@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ _FORMS = (
     ("timm/<name>@<file>", "the same architecture with the weights of a local file"),
     ("open_clip/<model>/<tag>", "a CLIP of open_clip with pretrained weights"),
     ("open_clip/<model>@<file>", "the same architecture with the weights of a local file"),
-    ("file/<path>", "a local file that tells its own architecture: OpenAI CLIP, MAE, MoCo v3, ViT .npz, ..."),
+    ("file/<path>", "a local file that tells its own architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
     ("timm/<name>/random", "random weights, always the same ones: for benchmarks and tests"),
     ("open_clip/<model>/random", "random weights, always the same ones: for benchmarks and tests"),
 )
@@ -44,14 +45,21 @@ _RECOMMENDED = (
 _PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit")
 _SEED = 0
 
+Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 def list_backbones() -> list[tuple[str, str]]:
     """Forms of names, then recommended backbones, as (name, description) rows."""
     return [*_FORMS, *_RECOMMENDED]
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
     """Load a backbone by name; ``list_backbones`` lists the forms.
+
+    Args:
+        name: One of these forms.
+        say: Is told what is fetched over the network, before it is.
 
     Raises:
         ValueError: For a name of no known form, an unknown model, or a file that does not fit.
@@ -60,7 +68,7 @@ def load_backbone(name: str) -> Backbone:
         RuntimeError: If pretrained weights or a tokenizer cannot be fetched.
     """
     family, _, rest = name.partition("/")
-    loaders: dict[str, Callable[[str, str], Backbone]] = {
+    loaders: dict[str, Callable[[str, str, Say], Backbone]] = {
         "embedded": _load_embedded,
         "timm": _load_timm,
         "open_clip": _load_open_clip,
@@ -68,16 +76,16 @@ def load_backbone(name: str) -> Backbone:
     }
     if family not in loaders or not rest:
         raise _unknown(name, [form for form, _ in list_backbones()])
-    return loaders[family](name, rest)
+    return loaders[family](name, rest, say)
 
 
-def _load_file(name: str, rest: str) -> Backbone:
+def _load_file(name: str, rest: str, say: Say) -> Backbone:
     from selfprompt.towers import assemble
 
     return assemble.backbone_of_file(name, read_checkpoint(rest))
 
 
-def _load_embedded(name: str, rest: str) -> Backbone:
+def _load_embedded(name: str, rest: str, say: Say) -> Backbone:
     if rest not in ("clip", "mae"):
         raise _unknown(name, ["embedded/clip", "embedded/mae"])
     with _seeded():
@@ -93,7 +101,7 @@ def _load_embedded(name: str, rest: str) -> Backbone:
     return assemble.vit_backbone(name, model, layout="mae", statistics=embedded.MAE_STATISTICS, note=note)
 
 
-def _load_timm(name: str, rest: str) -> Backbone:
+def _load_timm(name: str, rest: str, say: Say) -> Backbone:
     import timm
 
     from selfprompt.towers import assemble
@@ -107,15 +115,16 @@ def _load_timm(name: str, rest: str) -> Backbone:
         checkpoint = read_checkpoint(file)
         model: Any = _random_vit(model_name)
         assemble.fill_vit(model, checkpoint)
-        return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae)
+        return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
     if random:
         return assemble.vit_backbone(name, _random_vit(model_name), mae=mae, note=_random_note(name))
+    _announce(name, getattr(timm.get_pretrained_cfg(model_name), "hf_hub_id", None), say)
     with _fetching(f"the weights of {name}", f"timm/{model_name}@<file>"):
         model = timm.create_model(model_name, pretrained=True, num_classes=0)
     return assemble.vit_backbone(name, model, mae=mae)
 
 
-def _load_open_clip(name: str, rest: str) -> Backbone:
+def _load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     import open_clip
 
     from selfprompt.towers import assemble
@@ -132,13 +141,12 @@ def _load_open_clip(name: str, rest: str) -> Backbone:
     elif tag == "random":
         model = _random_clip(model_name)
     else:
-        model = _pretrained_clip(name, model_name, tag)
+        model = _pretrained_clip(name, model_name, tag, say)
     with _fetching(f"the tokenizer of {name}", "a model whose tokenizer ships with open_clip (no SigLIP)"):
         tokenizer = open_clip.get_tokenizer(model_name)
     images = model.visual.preprocess_cfg if tag not in ("", "random") else _images_of(model_name)
-    return assemble.clip_backbone(
-        name, model, tokenizer, images=images, note=_random_note(name) if tag == "random" else ""
-    )
+    note = checkpoint.note if file else _random_note(name) if tag == "random" else ""
+    return assemble.clip_backbone(name, model, tokenizer, images=images, note=note)
 
 
 def _random_vit(model_name: str) -> Any:
@@ -155,14 +163,16 @@ def _random_clip(model_name: str) -> Any:
         return open_clip.create_model(model_name, pretrained_text=False)
 
 
-def _pretrained_clip(name: str, model_name: str, tag: str) -> Any:
+def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
         raise _unknown(name, [f"open_clip/{model_name}/{known}" for known in [*tags, "random"]])
     # OpenAI's weights need QuickGELU; open_clip 3.3 only warns where the model's config does not say so
-    quick = bool(open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu"))
+    record = open_clip.get_pretrained_cfg(model_name, tag)
+    quick = bool(record.get("quick_gelu"))
+    _announce(name, "/".join(record.get("hf_hub", "").split("/")[:2]), say)
     with _fetching(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
         return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
 
@@ -216,6 +226,8 @@ def _check_open_clip(name: str, model_name: str) -> None:
         reason = "CoCa's text side appends a class token behind the padding"
     elif config["text_cfg"].get("hf_model_name"):
         reason = "its text side comes from Hugging Face and is not open_clip's own"
+    elif ":" in model_name and config["text_cfg"].get("hf_tokenizer_name"):
+        reason = "its tokenizer is a folder's or repository's own, which may carry code"
     elif trunk and timm.model_entrypoint(trunk).__module__.rpartition(".")[2] not in _PLAIN_MODULES:
         reason = f"of its image side {trunk}, {why_unsupported(timm.model_entrypoint(trunk).__module__)}"
     if reason:
@@ -230,6 +242,16 @@ def _unknown(name: str, known: Sequence[str]) -> ValueError:
 
 def _random_note(name: str) -> str:
     return f"{name}: random weights: for trying only, not for results"
+
+
+def _announce(name: str, repository: str | None, say: Say) -> None:
+    """Say that weights are fetched, unless the hub's cache has them."""
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{(repository or '').replace('/', '--')}" / "snapshots"
+    if not HF_HUB_OFFLINE and not (repository and folder.is_dir()):
+        place = f"{repository} of the Hugging Face hub" if repository else "its authors' address"
+        say(f"fetching the weights of {name} from {place}; they are kept for the next time")
 
 
 @contextmanager

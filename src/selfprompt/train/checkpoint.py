@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from selfprompt.files import write_atomically
+from selfprompt.kinds import check_kinds
 
 FORMAT = 1
 EPOCHS = "epochs"  # folder of the copies that keep_every asks for
@@ -76,20 +77,35 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:  # torch raises of odd dtypes
         raise ValueError(f"{path} is not a readable checkpoint ({error}). Delete it to start again.") from error
     text = metadata.get("state", "")
     if metadata.get("checksum") != str(_checksum(text, flat)):
         raise ValueError(f"{path} is damaged: its checksum does not fit. Delete it to start again.")
-    state = json.loads(text)
-    if state["format"] != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {state['format']}, this version reads {FORMAT}.")
+    state = _state(path, text)
     check_identity(path, state["identity"], identity)
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         section, _, name = key.partition("/")
         tensors.setdefault(section, {})[name] = tensor
     return Checkpoint(state["epoch"], state["identity"], tensors, state["history"], state["facts"])
+
+
+def _state(path: Path, text: str) -> dict[str, Any]:
+    """The plain values of a checkpoint, of the kinds that ``save_checkpoint`` wrote."""
+    try:
+        state = json.loads(text)
+        form = state["format"]
+        if form == FORMAT:
+            check_kinds(Checkpoint, state)
+            missing = [name for name in ("epoch", "identity", "history", "facts") if name not in state]
+            if missing or not all(isinstance(entry, dict) for entry in state["history"]):
+                raise ValueError(f"it has no {', '.join(missing) or 'records in its history'}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it to start again.") from error
+    if form != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {form}, this version reads {FORMAT}.")
+    return state
 
 
 def keep_epoch(folder: Path, epoch: int, tensors: Mapping[str, Tensor]) -> None:

@@ -117,8 +117,19 @@ class Run:
             keep_epoch(folder, self.epoch, {name: now.get(name, tensor) for name, tensor in stored.items()})
 
     def restore(self, path: Path) -> None:
-        """Go on where a checkpoint was written; its identity vouches for names and shapes."""
+        """Go on where a checkpoint was written.
+
+        Raises:
+            ValueError: If the file is damaged, is another run's, or lacks what the run goes on from.
+        """
         checkpoint = load_checkpoint(path, self.identity)
+        try:
+            self._take(checkpoint)
+        except (KeyError, TypeError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{path} does not hold what its run needs ({error}). Delete it to start again.") from error
+
+    def _take(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's tensors and facts."""
         tensors, facts = checkpoint.tensors, checkpoint.facts
         overwrite(self.state, tensors["state"])
         load_optimizer(self.optimizer, tensors.get("optimizer", {}))

@@ -1,0 +1,63 @@
+"""JSON files that anybody may have written: read strictly, so that what is odd is refused with a sentence."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+LONGEST_JSON = 1 << 28
+"""Bytes; results of a thousand classes are a few million."""
+
+
+def read_json(path: Path, *, advice: str) -> Any:
+    """The value in a JSON file that anybody may have written.
+
+    Args:
+        path: The file.
+        advice: What a reader of the error should do, a sentence.
+
+    Raises:
+        ValueError: If it is not JSON in UTF-8, names a key twice, holds NaN, infinity or a number of more than 64 bits,
+            is nested without end, or is too large to be what it should be.
+        OSError: If it cannot be opened.
+    """
+    with path.open("rb") as file:
+        content = file.read(LONGEST_JSON + 1)
+    try:
+        return parse_json(content)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).rstrip(".") if isinstance(error, ValueError) else "it is nested too deeply"
+        raise ValueError(f"{path} is damaged: {reason}. {advice}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of a JSON text; ValueError and RecursionError as in ``read_json``, without a file's name."""
+    if len(content) > LONGEST_JSON:
+        raise ValueError(f"it has more than {LONGEST_JSON:,} bytes")
+    text = content.decode("utf-8")
+    return json.loads(
+        text, parse_constant=_no_number, parse_float=_finite, parse_int=_small, object_pairs_hook=_distinct
+    )
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is not a number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _small(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the number {text[:20]}... has more than 64 bits")
+    return int(text)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
