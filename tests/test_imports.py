@@ -149,6 +149,7 @@ LIBRARIES = {
     "submitit": ("bench.cluster",),
     "pyarrow": ("data.manifest",),
     "datasets": ("data",),
+    "pillow_heif": ("data.images",),
 }
 
 

@@ -17,6 +17,8 @@ from selfprompt.data.images import reason
 from selfprompt.data.inputs import each_image, image_name
 from selfprompt.data.items import Item
 from selfprompt.data.loader import Batches, ImageStore
+from selfprompt.data.memory import DecodingLimit
+from selfprompt.data.pixels import remarks
 from selfprompt.data.transforms import Transform, eval_transform
 from selfprompt.data.values import image_from
 from selfprompt.evaluate.metrics import Metrics, compute_metrics
@@ -114,7 +116,7 @@ class Classifier:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}.")
         transform = eval_transform(self.preprocess)
-        read = partial(_read, transform)
+        read = partial(_read, transform, DecodingLimit())
         batches = ahead(read, batched(enumerate(each_image(images)), self.batch_size), workers)
         return (self._classified(batch, transform, top) for batch in batches)
 
@@ -126,12 +128,12 @@ class Classifier:
         if not pixels:
             return [found for found, _ in batch]
         scores = iter(self.logits(transform.batch(pixels, self.device)).softmax(dim=-1))
-        return [found if found.error else self._named(found.image, next(scores), top) for found, _ in batch]
+        return [found if found.error else self._named(found, next(scores), top) for found, _ in batch]
 
-    def _named(self, image: str, scores: Tensor, top: int) -> Prediction:
+    def _named(self, found: Prediction, scores: Tensor, top: int) -> Prediction:
         best = scores.topk(min(top, len(scores)))
         pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
-        return Prediction(image, *pairs[0], top=pairs)
+        return replace(found, label=pairs[0][0], score=pairs[0][1], top=pairs)
 
     def evaluate(
         self,
@@ -220,13 +222,15 @@ def _check_items(items: Any) -> None:
         )
 
 
-def _read(transform: Transform, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
+def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
     """A prediction to be filled in, and the image's pixels, (3, S, S), uint8; None if it cannot be read."""
     number, image = numbered
     found = Prediction(image_name(image, number))
     try:
-        return found, transform.pixels(image_from(image))
-    except Exception as error:  # decoders, arrays and open files raise nearly every kind
+        with decoding.image() as reserve:
+            opened = image_from(image, reserve)
+            return replace(found, remarks=remarks(opened)), transform.pixels(opened)
+    except Exception as error:  # decoders, arrays, open files and transforms raise nearly every kind
         return replace(found, error=reason(error)), None
 
 

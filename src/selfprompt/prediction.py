@@ -20,6 +20,7 @@ class Prediction:
         score: Its probability, in [0, 1].
         top: The most likely classes with their probabilities, best first.
         error: Why the image cannot be read; empty when it can.
+        remarks: What is odd about an image that can be read: "of one colour throughout".
     """
 
     image: str
@@ -27,6 +28,7 @@ class Prediction:
     score: float = 0.0
     top: tuple[tuple[str, float], ...] = ()
     error: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def as_record(prediction: Prediction) -> dict[str, object]:
@@ -34,7 +36,8 @@ def as_record(prediction: Prediction) -> dict[str, object]:
     if prediction.error:
         return {"image": prediction.image, "error": prediction.error}
     top = [list(pair) for pair in prediction.top]
-    return {"image": prediction.image, "label": prediction.label, "score": prediction.score, "top": top}
+    record = {"image": prediction.image, "label": prediction.label, "score": prediction.score, "top": top}
+    return record | {"remarks": list(prediction.remarks)} if prediction.remarks else record
 
 
 def as_lines(predictions: Iterable[Prediction]) -> str:

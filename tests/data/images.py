@@ -1,5 +1,7 @@
 """Makes image files and items for the tests of `selfprompt.data`."""
 
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,3 +55,44 @@ def golden_arrays() -> dict[str, np.ndarray]:
     """The recorded draws, halves and transforms of the published protocol."""
     with np.load(Path(__file__).parents[1] / "golden" / "sep_protocol.npz") as file:
         return {name: file[name] for name in file.files}
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits of values (H, W), or (H, W, C) with 2 to 4 channels; PIL writes gray ones only."""
+    height, width = values.shape[:2]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff_of(values: np.ndarray, order: str = "<", tags: Mapping[int, int] | None = None) -> bytes:
+    """A TIFF of 16 bits, in one strip, of values (H, W) or (H, W, C).
+
+    Args:
+        values: What it holds.
+        order: Of the bytes: "<" or ">".
+        tags: Short tags beside the usual ones, or instead of them.
+    """
+    height, width = values.shape[:2]
+    channels = values.shape[2] if values.ndim == 3 else 1
+    data = values.astype(f"{order}u2").tobytes()
+    short = {256: width, 257: height, 258: 16, 259: 1, 262: 2 if channels > 2 else 1, 277: channels, 278: height}
+    short |= {338: 2} if channels == 4 else {}
+    short |= dict(tags or {})
+    count = len(short) + 2  # and where the strip is, and how long
+    start = 8 + 2 + 12 * count + 4
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels) if channels > 2 else b""
+    long = {273: start + len(bits), 279: len(data)}
+    entries = b""
+    for tag, value in sorted((short | long).items()):
+        if tag == 258 and bits:
+            entries += struct.pack(f"{order}HHII", tag, 3, channels, start)
+        else:
+            entries += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, count)
+    return header + entries + bytes(4) + bits + data

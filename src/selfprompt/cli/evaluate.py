@@ -62,7 +62,9 @@ def eval(options: Namespace) -> int:
     dataset, seen, split = labelled_images(options, classifier, show)
     store = ImageStore()
     with show.stage("reading images") as progress:
-        items, bad = check_images(dataset.select(split), store, on_bad=options.on_bad_image, progress=progress)
+        items, bad = check_images(
+            dataset.select(split), store, on_bad=options.on_bad_image, progress=progress, say=show.say
+        )
         items = new_images(items, seen, store) if seen else items
     for image in bad:
         show.say(f"skipped {image}")

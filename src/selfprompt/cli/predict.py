@@ -98,6 +98,8 @@ def predict_here(options: Namespace) -> int:
                     out.flush()
             else:
                 predictions = [prediction for batch in found.follow(batches) for prediction in batch]
+    for sentence in found.odd.sentences():
+        show.say(sentence)
     if form == "json":
         print(json.dumps([as_record(p) for p in predictions], indent=2, ensure_ascii=False))
     elif form == "table":
@@ -111,10 +113,14 @@ class Tally:
     Attributes:
         done: Images so far.
         bad: Those of them that cannot be read.
+        odd: What is odd about the others.
     """
 
     def __init__(self, show: Show, fail: bool, progress: Callable[[int], None]) -> None:
+        from selfprompt.data.remarks import Remarks
+
         self.done = self.bad = 0
+        self.odd = Remarks()
         self._show, self._fail, self._progress = show, fail, progress
 
     def follow(self, batches: Iterator[list[Prediction]]) -> Iterator[list[Prediction]]:
@@ -130,6 +136,8 @@ class Tally:
             for prediction in bad:
                 word = "cannot read" if self._fail else "skipped"
                 self._show.say(f"{word} {prediction.image}: {prediction.error}")
+            for prediction in batch:
+                self.odd.add(prediction.image, prediction.remarks)
             if bad and self._fail:
                 raise ValueError(f"{len(bad)} of {self.done} images cannot be read.")
             yield batch

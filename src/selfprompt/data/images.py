@@ -1,29 +1,47 @@
-"""Opens one image, whatever its kind, as 8-bit RGB; knows only PIL.
+"""Opens one image file, whatever its kind, as upright 8-bit RGB; knows only PIL.
 
-A plain RGB or gray JPEG or PNG becomes exactly what ``convert("RGB")`` gives, so published numbers stay
-comparable. The rest is made visible the way a person would see it: transparent pixels stand on white, 16-bit
-grays are scaled instead of clipped, an animation gives its first frame, and a photograph is turned as its
-EXIF orientation says.
+Nothing is decoded before the header says how large it is. An animation gives its first frame. What the pixels become
+is told in `selfprompt.data.pixels`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.ImageFile import ImageFile
 
-ORIENTATION = 0x0112  # the EXIF tag
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "BMP",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)  # whatever the extension; none runs other programs
+from selfprompt.data.formats import EXTENSIONS, HEAD, format_of
+from selfprompt.data.memory import Reserve, unbounded
+from selfprompt.data.pixels import check_size, decoded_bytes, from_value, orientation, to_8_bits, to_rgb, turned
+from selfprompt.data.sixteen_bits import raw_mode, with_lower_bytes
+
+__all__ = ["BadImage", "BadImageError", "decode", "from_value", "open_image", "reason", "to_8_bits", "to_rgb"]
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
+"""Whatever the file's name; none runs other programs. A phone's MPO opens as the JPEG that it begins with."""
+FULL_RANGE = ("PPM", "JPEG2000")
+"""Formats whose 16-bit values PIL has scaled to 0..65535, by what the file says of them."""
+DECODERS = {
+    "HEIC": "pip install 'selfprompt[heif]' (the package pillow-heif)",
+    "AVIF": "pip install 'pillow>=11.3'",
+    "JPEG XL": "convert it to JPEG or PNG (the package pillow-jxl-plugin reads it)",
+    "camera raw": "convert it to JPEG or PNG (the package rawpy reads it)",
+    "SVG": "convert it to PNG (the package resvg-py reads it)",
+    "PSD": "convert it to PNG (the package psd-tools reads it)",
+}
+"""Format -> what to do where it cannot be decoded; otherwise: convert it to PNG."""
+TEXTS = {
+    b"<!doctype html": "an HTML page, not an image: the download went wrong",
+    b"<html": "an HTML page, not an image: the download went wrong",
+    b"version https://git-lfs": "a pointer of Git LFS, not an image: fetch it with git lfs pull",
+}
+"""How files begin that often stand under an image's name."""
+PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 262, 322, 323  # tags of TIFF
+COLUMNS = ("file_name", "filename", "file", "path", "image", "id", "image_id")  # first cells of tables of images
+LARGEST_TILE = 1 << 24
+"""Pixels of a TIFF's tile, at most; its memory is taken whole, however small the image is."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +63,12 @@ class BadImageError(ValueError):
         self.bad = bad
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, reserve: Reserve = unbounded) -> Image.Image:
     """Read an image file as an upright 8-bit RGB image.
+
+    Args:
+        path: The file.
+        reserve: Called with the bytes that the image will take, before it is decoded.
 
     Raises:
         BadImageError: If the file is missing, empty, cut off, no image, or too large to be opened safely.
@@ -57,78 +79,106 @@ def open_image(path: Path) -> Image.Image:
             raise ValueError("not a file")
         if status.st_size == 0:
             raise ValueError("the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            return to_rgb(upright(image))
+        with open(path, "rb") as file:
+            return decode(file, path.suffix, reserve)
+    except FileNotFoundError:
+        fault = f"the file does not exist{hint(path)}"
     except Exception as error:  # PIL's decoders raise nearly every kind of exception on broken files
-        raise BadImageError(BadImage(str(path), reason(error))) from None
+        fault = reason(error)
+    raise BadImageError(BadImage(str(path), fault))
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; as it is where there is none or it cannot be read."""
-    try:
-        turned = image.getexif().get(ORIENTATION, 1) != 1
-    except Exception:  # broken EXIF of an image that is otherwise fine
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB; transparent pixels are composited on white.
-
-    Raises:
-        ValueError: If the values of a 32-bit image have no place in 0..65535 (integers) or 0..255 (floats).
-    """
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale gray or colour values to 0..255 without clipping.
+def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Image.Image:
+    """The upright RGB image in an open file; raises whatever is wrong with it.
 
     Args:
-        values: uint8 stays; bool becomes 0 or 255; other integers are 16-bit values, of which the high byte
-            is taken (as PIL does for 16-bit colours); floats lie in [0, 1], or in [0, 255].
+        file: Open as binary, at its start.
+        suffix: The ending of its name, by which a camera's raw file is told from a TIFF.
+        reserve: As in `open_image`.
     """
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * 255
-    low, high = values.min(), values.max()
-    if np.issubdtype(values.dtype, np.integer):
-        if low < 0 or high > 65535:
-            raise ValueError(f"pixel values must lie in 0..65535, got {low}..{high}; convert it to 8 bits")
-        return (values >> 8).astype(np.uint8)
-    if not (low >= 0 and high <= 255):  # also false for NaN
-        raise ValueError(f"pixel values must lie in [0, 1] or [0, 255], got {low:.4g}..{high:.4g}")
-    scaled = values * 255 if high <= 1 else values
-    return scaled.round().astype(np.uint8)
+    head = file.read(HEAD)
+    found = format_of(head, suffix)
+    if found == "HEIC":
+        return _read_heic(file, reserve)
+    if found == "camera raw" or (found == "AVIF" and not features.check("avif")):
+        raise ValueError(_undecodable(found))
+    formats = ("AVIF",) if found == "AVIF" else FORMATS
+    try:
+        image = _opened(file, formats)
+    except UnidentifiedImageError:
+        raise ValueError(_undecodable(found) if found else _no_image(head)) from None
+    with image:
+        check_size(image.size)
+        _check_tiles(image)
+        mode = raw_mode(image)
+        reserve(decoded_bytes(image) + (4 * image.width * image.height if mode else 0))
+        image.load()
+        if mode is None:
+            made = to_rgb(image, 16 if image.format in FULL_RANGE else None)
+        else:
+            made = with_lower_bytes(image, mode, lambda: _opened(file, formats))
+        if image.mode.startswith("I;16") and _tag(image, PHOTOMETRIC, 1) == 0:  # white is 0: PIL heeds it in 8 bits
+            made = ImageOps.invert(made)
+        return turned(made, orientation(image))
 
 
-def from_value(value: Any) -> Image.Image:
-    """A data set's image as RGB: from a PIL image, an array (H, W[, C]) or a tensor ([C,] H, W).
+def _opened(file: BinaryIO, formats: tuple[str, ...]) -> ImageFile:
+    file.seek(0)
+    return Image.open(file, formats=formats)
 
-    Raises:
-        TypeError: If it is none of these.
-        ValueError: If its shape or values are not an image's.
-    """
-    if isinstance(value, Image.Image):
-        return to_rgb(value)
-    if hasattr(value, "detach"):  # a tensor, known without importing torch
-        value = value.detach().cpu().numpy()
-        value = np.moveaxis(value, 0, -1) if value.ndim == 3 else value
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"an image must be a PIL image, an array or a tensor, got {type(value).__name__}")
-    if value.ndim == 3 and value.shape[-1] == 1:
-        value = value[..., 0]
-    if value.size == 0 or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[-1] not in (3, 4)):
-        raise ValueError(f"an image must have 1, 3 or 4 channels, got an array of shape {value.shape}")
-    return to_rgb(Image.fromarray(to_8_bits(np.ascontiguousarray(value))))
+
+def _read_heic(file: BinaryIO, reserve: Reserve) -> Image.Image:
+    try:
+        from pillow_heif import open_heif
+    except ImportError:
+        raise ValueError(_undecodable("HEIC")) from None
+    file.seek(0)
+    found = open_heif(file)
+    check_size(found.size)
+    reserve(20 * found.size[0] * found.size[1])
+    image = found.to_pillow()
+    return turned(to_rgb(image), orientation(image))
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """Refuse a TIFF whose tiles take more memory than its size promises."""
+    width, length = _tag(image, TILE_WIDTH, 0), _tag(image, TILE_LENGTH, 0)
+    if width * length > max(LARGEST_TILE, image.width * image.height):
+        raise ValueError(f"a tile of {width:,} x {length:,} pixels is larger than {LARGEST_TILE:,} and than the image")
+
+
+def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
+    """A tag of a TIFF."""
+    value = getattr(image, "tag_v2", {}).get(tag, otherwise)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _undecodable(name: str) -> str:
+    if name in FORMATS:
+        return f"damaged, or a kind of {name} that cannot be decoded; convert it to PNG"
+    article = "an" if name[0] in "AEIOHS" and name != "HEIC" else "a"
+    return f"{article} {name} image, which cannot be decoded here: {DECODERS.get(name, 'convert it to PNG')}"
+
+
+def _no_image(head: bytes) -> str:
+    text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    found = next((told for start, told in TEXTS.items() if text.startswith(start)), None)
+    return found or "not an image, or of an unknown kind"
+
+
+def hint(path: Path) -> str:
+    """What may have been meant by a path that does not exist, as the rest of a sentence; else nothing."""
+    name = str(path)
+    if "\\" in name and (meant := Path(name.replace("\\", "/"))).exists():
+        return f", but {meant} does: write paths with /"
+    for suffix in sorted(EXTENSIONS):
+        for ending in (suffix, suffix.upper()):
+            if (meant := path.with_name(path.name + ending)).exists():
+                return f", but {meant.name} does: give the whole name"
+    cell = name.split("\t" if "\t" in name else ",")[0].strip().strip('"')
+    if cell != name and (Path(cell).exists() or cell in COLUMNS):
+        return ": it looks like a row of a table; a list has one path a line, and nothing else"
+    return ""
 
 
 def reason(error: Exception) -> str:
@@ -139,6 +189,8 @@ def reason(error: Exception) -> str:
         return "the file does not exist"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown kind"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split()) or "no details"
     known = isinstance(error, (OSError, ValueError, TypeError))
     return text if known else f"{type(error).__name__}: {text}"

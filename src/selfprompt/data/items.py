@@ -10,6 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from selfprompt.data.images import BadImage, BadImageError, open_image, reason
+from selfprompt.data.memory import Reserve, unbounded
 from selfprompt.data.values import image_from
 
 Split = Literal["train", "val", "test"]
@@ -31,12 +32,12 @@ class ImageTable:
     in_memory: bool = False
     lock: Lock = field(default_factory=Lock, repr=False)
 
-    def image(self, index: int) -> Image.Image:
-        """One image as RGB; BadImageError if it cannot be read."""
+    def image(self, index: int, reserve: Reserve = unbounded) -> Image.Image:
+        """One image as RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes that it will take."""
         try:
             with self.lock:
                 value = self.fetch(index)
-            return image_from(value)
+            return image_from(value, reserve)
         except Exception as error:  # whatever the object's own reading raises
             raise BadImageError(BadImage(f"{self.name}[{index}]", reason(error))) from None
 
@@ -63,11 +64,11 @@ class Item:
     source: Source
     label: int
 
-    def load(self) -> Image.Image:
-        """The image as 8-bit RGB; BadImageError if it cannot be read."""
+    def load(self, reserve: Reserve = unbounded) -> Image.Image:
+        """The image as 8-bit RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes it will take."""
         if isinstance(self.source, Path):
-            return open_image(self.source)
-        return self.source.table.image(self.source.index)
+            return open_image(self.source, reserve)
+        return self.source.table.image(self.source.index, reserve)
 
 
 @dataclass(frozen=True)

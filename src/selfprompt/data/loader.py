@@ -218,7 +218,7 @@ class Batches:
 
     def _pixels(self, index: int, draw: int) -> Tensor:
         generator = seeded(self.seed, self.draw(draw), index) if self.transform.random else None
-        return self.transform.pixels(self.store.get(self.items[index]), generator)
+        return self.store.apply(lambda image: self.transform.pixels(image, generator), self.items[index])
 
     def _collate(self, indices: list[int], pixels: list[Tensor] | None) -> Batch:
         chosen = torch.tensor(indices, dtype=torch.int64)

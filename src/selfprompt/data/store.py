@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,13 +23,19 @@ from selfprompt.data.copies import (
     same_pixels,
     told_before,
 )
-from selfprompt.data.images import BadImage, BadImageError
+from selfprompt.data.images import BadImage, BadImageError, reason
 from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item, Source, listing, plural
+from selfprompt.data.memory import DECODING, DecodingLimit
+from selfprompt.data.pixels import DEPTH, remarks
+from selfprompt.data.remarks import Remarks
 
 OnBad = Literal["skip", "fail"]
 Progress = Callable[[int, int], None]
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 CHUNK = 1024  # images in flight between two looks at the results
+LEAST_DECODING = 256 * 10**6
+"""Bytes of images in decoding, however small the budget."""
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +44,18 @@ class Look:
 
     Attributes:
         digest: Hash of its pixels.
-        size: Width and height.
-        constant: Whether all of its pixels are the same.
+        remarks: What is odd about it, as `pixels.remarks` says.
     """
 
     digest: bytes
-    size: tuple[int, int]
-    constant: bool
+    remarks: tuple[str, ...]
 
 
 class ImageStore:
     """Decoded images, 8-bit RGB: each is decoded once and kept while the budget lasts, others on demand.
 
     Nothing is ever thrown out: an epoch visits every image once, and for that pattern the first ones are as
-    good to keep as any others. Threads may share a store.
+    good to keep as any others. Threads may share a store; the images that they hold beside it are bounded, too.
 
     Args:
         budget: Bytes to keep, or a string such as "2GB", "500MB", "0".
@@ -63,8 +67,10 @@ class ImageStore:
     def __init__(self, budget: int | str = "2GB") -> None:
         self.budget = parse_bytes(budget)
         self.used = 0
+        self.decoding = DecodingLimit(min(max(self.budget, LEAST_DECODING), DECODING))
         self._lock = Lock()
         self._kept: dict[Path | IndexedSource, np.ndarray] = {}
+        self._info: dict[Path | IndexedSource, dict[str, int]] = {}  # of the few images that have some
 
     def __len__(self) -> int:
         """Number of images kept."""
@@ -72,12 +78,30 @@ class ImageStore:
 
     def get(self, item: Item) -> Image.Image:
         """The item's image as RGB; BadImageError if it cannot be read."""
-        kept = self._kept.get(item.source)
-        if kept is not None:
-            return Image.fromarray(kept)
-        image = item.load()
-        self._keep(item.source, image)
-        return image
+        return self.apply(lambda image: image, item)
+
+    def apply(self, function: Callable[[Image.Image], Made], item: Item) -> Made:
+        """What a function makes of an item's image.
+
+        A thread waits before the image and until the function is done with it, if the images that other threads are
+        at take too much memory.
+
+        Raises:
+            BadImageError: If the image cannot be read, or the function fails on it.
+        """
+        with self.decoding.image() as reserve:
+            kept = self._kept.get(item.source)
+            if kept is not None:
+                reserve(kept.nbytes * 2)
+                image = Image.fromarray(kept)
+                image.info.update(self._info.get(item.source, {}))
+            else:
+                image = item.load(reserve)
+                self._keep(item.source, image)
+            try:
+                return function(image)
+            except Exception as error:  # whatever the image is, the run goes on or says which one it was
+                raise BadImageError(BadImage(str(item.source), reason(error))) from error
 
     def _keep(self, source: Path | IndexedSource, image: Image.Image) -> None:
         size = image.width * image.height * 3
@@ -85,6 +109,8 @@ class ImageStore:
             if source in self._kept or self.used + size > self.budget:
                 return
             self._kept[source] = np.asarray(image)
+            if DEPTH in image.info:
+                self._info[source] = {DEPTH: image.info[DEPTH]}
             self.used += size
 
 
@@ -94,6 +120,7 @@ def check_images(
     *,
     on_bad: OnBad = "skip",
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[tuple[Item, ...], list[BadImage]]:
     """Decode every image once, in threads, and set those aside that cannot be decoded.
 
@@ -102,6 +129,7 @@ def check_images(
         store: Filled with the decoded images as far as its budget goes.
         on_bad: "skip" returns the bad images by name; "fail" raises when there are any.
         progress: Called with (images done, images in all).
+        say: Told of images that can be read but look wrong, a sentence for each kind.
 
     Returns:
         The good items in their order, and the bad images in theirs.
@@ -113,12 +141,17 @@ def check_images(
         raise ValueError(f"on_bad must be 'skip' or 'fail', got {on_bad!r}.")
     good: list[Item] = []
     bad: list[BadImage] = []
+    odd = Remarks()
     for item, found in look_at(items, store, progress):
         if isinstance(found, BadImage):
             bad.append(found)
         else:
             good.append(item)
+            odd.add(str(item.source), found.remarks)
     _refuse(bad, on_bad)
+    if say is not None:
+        for sentence in odd.sentences():
+            say(sentence)
     return tuple(good), bad
 
 
@@ -160,20 +193,24 @@ def check_dataset(
 
     Returns:
         The data set without its bad images, and where the test images were held out of the training images without
-        those that have the pixels of one of these (notes say which); and the bad images.
+        those that have the pixels of one of these (notes say which, and which images look wrong); and the bad images.
 
     Raises:
         ValueError: With "fail" if there are bad images; with "skip" if a class loses all its training images.
     """
     bad: list[BadImage] = []
     digests: dict[Source, bytes] = {}
+    odd = Remarks()
     for item, found in look_at(dataset.select("all"), store, progress):
         if isinstance(found, BadImage):
             bad.append(found)
         else:
             digests[item.source] = found.digest
+            odd.add(str(item.source), found.remarks)
     _refuse(bad, on_bad)
     dataset = _without_bad(dataset, digests, bad) if bad else dataset
+    new = (sentence for sentence in odd.sentences() if sentence not in dataset.notes)
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *new))
     return _without_copies(dataset, same_pixels(digests)), bad
 
 
@@ -228,9 +265,8 @@ def parse_bytes(budget: int | str) -> int:
 def _look(store: ImageStore) -> Callable[[Item], Look | BadImage]:
     def look(item: Item) -> Look | BadImage:
         try:
-            image = store.get(item)
+            return store.apply(lambda image: Look(pixel_digest(image), remarks(image)), item)
         except BadImageError as error:
             return error.bad
-        return Look(pixel_digest(image), image.size, image.getcolors(1) is not None)
 
     return look

@@ -24,6 +24,8 @@ from torch import Generator, Tensor
 Augment = Literal["crop-flip", "half-crop-flip", "none"]
 SCALES = {"crop-flip": (0.08, 1.0), "half-crop-flip": (0.5, 1.0)}  # the second is Tip-Adapter's
 RATIO = (3 / 4, 4 / 3)
+MOST_RESIZED = 1 << 24
+"""Pixels of a whole image that is resized before it is cut: at size 224 one that is 334 times as long as it is wide."""
 ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
 
 
@@ -80,11 +82,15 @@ class Transform:
 
     def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
         """The S x S cut of an RGB image, (3, S, S), uint8."""
-        short = min(image.size)
-        width, height = (self.size if self.squash else self.size * side // short for side in image.size)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        size, short = self.size, min(image.size)
+        width, height = (size if self.squash else size * side // short for side in image.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        if width * height > MOST_RESIZED:  # a strip: only what the cut shows is scaled up
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + size) * across, (top + size) * down)
+            return to_tensor(image.resize((size, size), self.interpolation, box))
         resized = image.resize((width, height), self.interpolation)
-        return to_tensor(resized.crop((left, top, left + self.size, top + self.size)))
+        return to_tensor(resized.crop((left, top, left + size, top + size)))
 
     def batch(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
         """Normalised float32 pixels on a device, (B, 3, S, S), of cuts (3, S, S), uint8; B may be 0.

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfprompt.data.images import FORMATS, from_value, open_image, to_rgb, upright
+from selfprompt.data.images import decode, from_value, open_image
+from selfprompt.data.memory import Reserve, unbounded
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
 
-def image_from(value: Any) -> Image.Image:
+def image_from(value: Any, reserve: Reserve = unbounded) -> Image.Image:
     """An image as RGB.
 
     Args:
         value: A path, the bytes of an image file, a binary file that is open (it stays open, and is left where it
             was if it can be), a mapping with "bytes" or "path" as Hugging Face's, nested lists of gray or colour
             values, or what `images.from_value` takes.
+        reserve: Called with the bytes that the image will take, before it is decoded.
 
     Raises:
         ValueError: If it is no image, or cannot be read; the message gives the reason.
@@ -33,14 +35,14 @@ def image_from(value: Any) -> Image.Image:
             raise ValueError("it has neither bytes nor a path")
         value = path if data is None else data
     if is_path(value):
-        return open_image(file_path(value))
+        return open_image(file_path(value), reserve)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return open_bytes(bytes(value))
+        return open_bytes(bytes(value), reserve)
     if is_file(value):
-        return open_bytes(contents(value))
+        return open_bytes(contents(value), reserve)
     if isinstance(value, list):
         value = np.asarray(value)
-    return from_value(value)
+    return from_value(value, reserve)
 
 
 def is_path(value: Any) -> bool:
@@ -84,10 +86,8 @@ def contents(file: Any) -> bytes:
     return bytes(data)
 
 
-def open_bytes(data: bytes) -> Image.Image:
+def open_bytes(data: bytes, reserve: Reserve = unbounded) -> Image.Image:
     """The image in the bytes of a file, upright, as RGB."""
     if not data:
         raise ValueError("the file is empty")
-    with Image.open(BytesIO(data), formats=FORMATS) as image:
-        image.load()
-        return to_rgb(upright(image))
+    return decode(BytesIO(data), reserve=reserve)
