@@ -88,7 +88,7 @@ MAY_IMPORT = {
     "config": (".kinds",),
     "files": (),
     "claims": (".files",),
-    "prediction": (),
+    "prediction": (".files",),
     "job": (".claims", ".files", ".json_files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
     "towers": (".tokens", ".towers"),
     "prompters": (".tokens", ".towers.base", ".towers.attention", ".prompters"),

@@ -131,6 +131,8 @@ class Classifier:
         return [found if found.error else self._named(found, next(scores), top) for found, _ in batch]
 
     def _named(self, found: Prediction, scores: Tensor, top: int) -> Prediction:
+        if not scores.isfinite().all():
+            return replace(found, error="the model's scores for it are not finite numbers")
         best = scores.topk(min(top, len(scores)))
         pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
         return replace(found, label=pairs[0][0], score=pairs[0][1], top=pairs)
@@ -291,6 +293,7 @@ def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], found: Ba
         ValueError: If the backbone is another one, or options, tensors or image size do not fit it.
     """
     then = config["backbone"]
+    found.check_finite()
     if found.fingerprint != then["fingerprint"]:
         raise ValueError(
             f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "

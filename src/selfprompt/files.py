@@ -96,8 +96,17 @@ def remove_link(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file, as ``write_atomically`` does."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+    """Replace a JSON file, as ``write_atomically`` does; raises as ``to_json`` does."""
+    write_atomically(path, (to_json(value, indent=2) + "\n").encode(errors="backslashreplace"))
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """A value as JSON text, letters of all scripts as they are.
+
+    Raises:
+        ValueError: If it holds a number that is not finite, for which JSON has no word.
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _sync_folder(folder: Path) -> None:

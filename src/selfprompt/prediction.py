@@ -2,9 +2,10 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from selfprompt.files import to_json
 
 COLUMNS = ("image", "rank", "label", "score")
 ERROR_COLUMN = "error"
@@ -16,11 +17,15 @@ class Prediction:
 
     Attributes:
         image: The image's path, or its number where it has none.
-        label: The most likely class; empty when the image cannot be read.
+        label: The most likely class; empty when there is an error.
         score: Its probability, in [0, 1].
         top: The most likely classes with their probabilities, best first.
+<<<<<<< HEAD
         error: Why the image cannot be read; empty when it can.
         remarks: What is odd about an image that can be read: "of one colour throughout".
+=======
+        error: Why there is no prediction: the image cannot be read, or its scores are not finite numbers. Else empty.
+>>>>>>> 5d58ba0 (Refuse numbers that are not finite wherever they would end in an answer)
     """
 
     image: str
@@ -42,7 +47,7 @@ def as_record(prediction: Prediction) -> dict[str, object]:
 
 def as_lines(predictions: Iterable[Prediction]) -> str:
     """A line of JSON an image."""
-    return "".join(json.dumps(as_record(prediction), ensure_ascii=False) + "\n" for prediction in predictions)
+    return "".join(to_json(as_record(prediction)) + "\n" for prediction in predictions)
 
 
 def as_csv(predictions: Iterable[Prediction], *, errors: bool) -> str:

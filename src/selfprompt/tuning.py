@@ -118,6 +118,7 @@ def tune(
         watcher, progress = Silent(), False
     start = time.monotonic()
     found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
+    found.check_finite()
     found = with_statistics(found, recipe.statistics)
     if folder is not None and fabric.is_global_zero:
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to

@@ -1,7 +1,8 @@
 """Which cells are done, broken, or with another process: what a cell's folder tells; knows files only."""
 
-import json
 from pathlib import Path
+
+from selfprompt.json_files import parse_json
 
 RESULT, ERROR, SPLIT, LOCK = "result.json", "error.txt", "split.json", ".lock"
 
@@ -9,7 +10,7 @@ RESULT, ERROR, SPLIT, LOCK = "result.json", "error.txt", "split.json", ".lock"
 def is_done(folder: Path, cell_id: str) -> bool:
     """Whether a folder holds the result of that cell; one that cannot be read does not count."""
     try:
-        return bool(json.loads((folder / RESULT).read_text(encoding="utf-8"))["id"] == cell_id)
+        return bool(parse_json((folder / RESULT).read_bytes())["id"] == cell_id)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

@@ -1,7 +1,6 @@
 """Running cells: what they share, one after another, in any number of processes on one folder."""
 
 import hashlib
-import json
 import resource
 import time
 import traceback
@@ -27,7 +26,7 @@ from selfprompt.data.loader import ImageStore, check_dataset, check_images
 from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import Task
 from selfprompt.data.suites.vtab import PREPROCESSING
-from selfprompt.files import write_atomically, write_json
+from selfprompt.files import to_json, write_atomically, write_json
 from selfprompt.methods.base import Method, build_method
 from selfprompt.recipe import Recipe
 from selfprompt.towers.load import Backbone, load_backbone
@@ -284,7 +283,7 @@ def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, s
     """Write which images were trained on, relative to the data's folder; returns the file's name and checksum."""
     base = root or embedded.FOLDER
     split = {part: [[_place(item, base), item.label] for item in training.select(part)] for part in ("train", "val")}
-    text = json.dumps({"classes": list(training.classes), **split}, ensure_ascii=False)
+    text = to_json({"classes": list(training.classes), **split})
     content = text.encode(errors="backslashreplace")
     write_atomically(path, content)
     return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,6 +1,5 @@
 """``selfprompt eval``: how good is a saved classifier on these labelled images?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.predict import class_names
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, make_console, table
+from selfprompt.files import to_json
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
@@ -74,9 +74,7 @@ def eval(options: Namespace) -> int:
     with show.stage("evaluating") as progress:
         metrics = classifier.evaluate(items, store, progress=progress).to_json()
     if options.format == "json":
-        print(
-            json.dumps({**metrics, "split": split, "batch_size": classifier.batch_size}, indent=2, ensure_ascii=False)
-        )
+        print(to_json({**metrics, "split": split, "batch_size": classifier.batch_size}, indent=2))
         return 0
     console = make_console()
     console.print(

@@ -1,7 +1,6 @@
 """``selfprompt predict``: what do these images show?"""
 
 import csv
-import json
 import os
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from selfprompt.cli.show import Show, make_console, table
+from selfprompt.files import to_json
 from selfprompt.prediction import Prediction, as_csv, as_lines, as_record, csv_header
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def predict_here(options: Namespace) -> int:
     for sentence in found.odd.sentences():
         show.say(sentence)
     if form == "json":
-        print(json.dumps([as_record(p) for p in predictions], indent=2, ensure_ascii=False))
+        print(to_json([as_record(p) for p in predictions], indent=2))
     elif form == "table":
         make_console().print(prediction_table([p for p in predictions if not p.error]))
     return 1 if found.bad == found.done else 0

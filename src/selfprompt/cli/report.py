@@ -1,6 +1,5 @@
 """``selfprompt report``: the tables and plots of a folder of runs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def report(options: Namespace) -> int:
     """Run the command."""
     from selfprompt.bench.results import read_results
-    from selfprompt.files import write_atomically
+    from selfprompt.files import to_json, write_atomically
     from selfprompt.report.bench_tables import all_tables, singles
     from selfprompt.report.tables import entries, to_csv, to_latex, to_markdown
 
@@ -50,10 +49,9 @@ def report(options: Namespace) -> int:
         options.csv: lambda: to_csv(tables),
         options.markdown: lambda: to_markdown(tables),
         options.latex: lambda: to_latex(tables),
-        options.json: lambda: json.dumps(
+        options.json: lambda: to_json(
             {"tables": [list(entries(t)) for t in tables], "cells": singles(found.results), "notes": found.notes},
             indent=1,
-            ensure_ascii=False,
         ),
     }
     for path, make in written.items():

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -17,6 +18,7 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.prototypes import SampleSource
+from selfprompt.towers.backbone import first_not_finite
 from selfprompt.towers.base import Pooling, Prompter
 from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
 from selfprompt.towers.load import Backbone
@@ -327,6 +329,8 @@ class Method(nn.Module, Generic[OptionsT]):
             for name, shape in expected.items()
             if tensors[name].shape != shape
         ]
+        if name := first_not_finite(tensors):
+            problems.append(f"{name} holds NaN or infinity")
         if problems:
             raise ValueError(f"The tensors do not fit {self.name}: {'; '.join(sorted(problems))}.")
         with torch.no_grad():
@@ -386,6 +390,9 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
             shown = method.__module__.rpartition(".")[2].replace("_", "-")
             raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
     check_kinds(method.Options, values)
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}.")
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return method.Options(**plain)
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -87,12 +88,31 @@ class Backbone:
                 _add_weights(digest, side, tower)
         return digest.hexdigest()
 
+    def check_finite(self) -> None:
+        """Raise ValueError that names a weight where one holds NaN or infinity."""
+        towers = {side: tower for side, tower in (("vision", self.vision), ("text", self.text)) if tower is not None}
+        weights = {f"{side}.{name}": t for side, tower in towers.items() for name, t in tower.state_dict().items()}
+        broken = first_not_finite(weights) or ("" if math.isfinite(self.scale + self.bias) else "its logit scale")
+        if broken:
+            raise ValueError(
+                f"The weights of {self.name} must be finite numbers, and {broken} holds NaN or infinity: the file is "
+                "damaged, or its training went wrong. Get it again, or take another backbone."
+            )
+
     def to(self, device: torch.device | str) -> Self:
         """Move both towers, in place."""
         self.vision.to(device)
         if self.text is not None:
             self.text.to(device)
         return self
+
+
+def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The name of the first tensor that holds NaN or infinity; empty where all are finite."""
+    for name, tensor in tensors.items():  # a sum is fast and shows it; it may overflow, so a second look decides
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            return name
+    return ""
 
 
 def _add_weights(digest: "hashlib._Hash", side: str, tower: Tower) -> None:

@@ -76,7 +76,9 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
     }
     if family not in loaders or not rest:
         raise _unknown(name, [form for form, _ in list_backbones()])
-    return loaders[family](name, rest, say)
+    backbone = loaders[family](name, rest, say)
+    backbone.check_finite()
+    return backbone
 
 
 def _load_file(name: str, rest: str, say: Say) -> Backbone:

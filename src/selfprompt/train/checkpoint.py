@@ -59,7 +59,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
         "facts": checkpoint.facts,
     }
-    text = json.dumps(state)
+    text = json.dumps(state, allow_nan=False)
     write_atomically(path, save(flat, metadata={"state": text, "checksum": str(_checksum(text, flat))}))
 
 

@@ -152,10 +152,15 @@ def _epoch(run: Run, train: "Batches", bar: ProgressBar) -> dict[str, float]:
     _reseed(run.fabric.device, run.seed, run.epoch, "end")
     method.after_epoch(run.epoch, options.epochs)
     means = meter.means(run.fabric)
+    advice = f"Try a lower lr, clip_grad 1, or another precision (it is {options.precision})."
     if not math.isfinite(means["loss"]):
         raise RuntimeError(
-            f"The loss became {means['loss']} in epoch {run.epoch + 1} at learning rate {rate:.3g}. "
-            f"Try a lower lr, clip_grad 1, or another precision (it is {options.precision})."
+            f"The loss became {means['loss']} in epoch {run.epoch + 1} at learning rate {rate:.3g}. {advice}"
+        )
+    broken = [name for name, tensor in run.state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise RuntimeError(
+            f"{broken[0]} holds NaN or infinity after epoch {run.epoch + 1} at learning rate {rate:.3g}. {advice}"
         )
     speed = means.pop("images") / (time.monotonic() - start)
     return {"lr": rate, **means, "images_per_second": speed}
