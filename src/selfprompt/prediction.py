@@ -20,12 +20,8 @@ class Prediction:
         label: The most likely class; empty when there is an error.
         score: Its probability, in [0, 1].
         top: The most likely classes with their probabilities, best first.
-<<<<<<< HEAD
-        error: Why the image cannot be read; empty when it can.
-        remarks: What is odd about an image that can be read: "of one colour throughout".
-=======
         error: Why there is no prediction: the image cannot be read, or its scores are not finite numbers. Else empty.
->>>>>>> 5d58ba0 (Refuse numbers that are not finite wherever they would end in an answer)
+        remarks: What is odd about an image that can be read: "of one colour throughout".
     """
 
     image: str
