@@ -13,9 +13,17 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "SELFPROMPT_DEBUG")
+PROCESSES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+for name in tuple(os.environ):  # what a test sees comes from the test, not from the shell or the cluster around it
+    if name in TERMINAL + PROCESSES or name.startswith("SLURM_"):
+        del os.environ[name]
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the network, and none may wait for it
+os.environ["no_proxy"] = "*"  # the servers that tests ask are their own
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: on a busy machine threads wait for one another
-settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where more are wanted, those that wait leave the cores alone
+# A busy machine is slow, not wrong, and a checkout may be read-only.
+settings.register_profile("any machine", deadline=None, database=None)
 settings.load_profile("any machine")
 
 COLOURS = {"dark_red": (150, 10, 10), "green apple": (60, 220, 60), "blue": (20, 60, 220), "猫, klein": (200, 180, 40)}

@@ -10,7 +10,7 @@ import torch
 
 FLOAT32 = 1e-5
 FLOAT64 = 1e-9
-ROUNDING = 5e-6  # of the largest entry: float32 in another order of summation, where entries exceed 2
+LARGE = 2.0  # where the largest entry exceeds this, the difference may grow with it: other orders of summation
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Report:
             name: What they are.
             ours: From this library.
             theirs: The recorded array.
-            tolerance: Largest absolute difference; integers must be equal.
+            tolerance: Largest absolute difference of entries up to 2, and half of it as a fraction of the largest
+                recorded entry where that exceeds 2; integers must be equal.
             relative: Alternatively, this fraction of the largest recorded entry.
         """
         ours, theirs = _array(ours), _array(theirs)
@@ -50,7 +51,7 @@ class Report:
         difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
         error = float(difference.max(initial=0.0))
         size = float(np.abs(theirs.astype(np.float64)).max(initial=0.0))
-        bound = 0.0 if exact else max(tolerance, relative * size)
+        bound = 0.0 if exact else max(tolerance * max(1.0, size / LARGE), relative * size)
         self.quantities.append(Quantity(name, error, error / size if size else error, bool(error <= bound)))
 
     def require(self, name: str, value: float, bound: float) -> None:

@@ -21,10 +21,10 @@ from selfprompt.train.ema import Ema
 from selfprompt.train.optim import build_optimizer, parameter_groups
 from selfprompt.train.schedule import set_learning_rate, warmup_cosine
 from tests.parity.rebuild import config_of, seeded_weights, vit_backbone, vit_weights
-from tests.parity.report import FLOAT32, FLOAT64, ROUNDING, Arrays, Report
+from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
 
-# suffix of the arrays, type, largest absolute difference, or else this fraction of the largest entry
-PRECISIONS = (("", torch.float32, FLOAT32, ROUNDING), ("_f64", torch.float64, FLOAT64, 0.0))
+# suffix of the arrays, type, tolerance
+PRECISIONS = (("", torch.float32, FLOAT32), ("_f64", torch.float64, FLOAT64))
 
 
 def prompted_method(backbone: Backbone, arrays: Arrays, config: Mapping[str, Any], dtype: torch.dtype) -> Method:
@@ -49,7 +49,7 @@ def prompted_method(backbone: Backbone, arrays: Arrays, config: Mapping[str, Any
 def check_forward(arrays: Arrays, report: Report) -> None:
     """``spt_fwd_*``: features, logits, loss, gradients, the streams around each block."""
     config = config_of(arrays)
-    for suffix, dtype, tolerance, relative in PRECISIONS:
+    for suffix, dtype, tolerance in PRECISIONS:
         if f"logits{suffix}" not in arrays:
             continue
         backbone = vit_backbone(vit_weights(arrays), config, dtype)
@@ -68,22 +68,12 @@ def check_forward(arrays: Arrays, report: Report) -> None:
         }
         for name, value in ours.items():
             if name + suffix in arrays:
-                report.check(name + suffix, value, arrays[name + suffix], tolerance, relative)
+                report.check(name + suffix, value, arrays[name + suffix], tolerance)
         if not suffix and "block_in_img0" in arrays:
             record = Record(Static(method.prompts))
             backbone.vision(images[:1], record, pooling=method.pooling)
-            report.check(
-                "block_in_img0",
-                torch.stack([t.x[0] for t in record.inputs]),
-                arrays["block_in_img0"],
-                relative=ROUNDING,
-            )
-            report.check(
-                "block_out_img0",
-                torch.stack([t.x[0] for t in record.outputs]),
-                arrays["block_out_img0"],
-                relative=ROUNDING,
-            )
+            report.check("block_in_img0", torch.stack([t.x[0] for t in record.inputs]), arrays["block_in_img0"])
+            report.check("block_out_img0", torch.stack([t.x[0] for t in record.outputs]), arrays["block_out_img0"])
         report.same(f"frozen weights without gradient{suffix}", no_gradients(backbone), True)
 
 
@@ -96,7 +86,7 @@ def check_plain(arrays: Arrays, report: Report) -> None:
     """``spt_fwd_plain``: the backbone without prompts in each pooling."""
     config = config_of(arrays)
     poolings = {"cls": "cls", "mae_norm": "avg", "mae_norm_clspool": "cls", "mae_fcnorm": "avg"}
-    for suffix, dtype, tolerance, relative in PRECISIONS:
+    for suffix, dtype, tolerance in PRECISIONS:
         weights = vit_weights(arrays)
         backbone = vit_backbone(weights, config, dtype)
         images = arrays.tensor("images", dtype)
@@ -104,16 +94,11 @@ def check_plain(arrays: Arrays, report: Report) -> None:
         for tag, pooling in poolings.items():
             if f"features_{tag}{suffix}" in arrays:
                 features = backbone.vision(images, pooling=pooling)
-                report.check(
-                    f"features_{tag}{suffix}",
-                    features,
-                    arrays[f"features_{tag}{suffix}"],
-                    tolerance,
-                    relative,
-                )
+                name = f"features_{tag}{suffix}"
+                report.check(name, features, arrays[name], tolerance)
                 logits = torch.nn.functional.linear(features, *head)
                 name = f"logits_{tag}{suffix}"
-                report.check(name, logits, arrays[name], tolerance, relative)
+                report.check(name, logits, arrays[name], tolerance)
 
 
 class RecordedImages:
@@ -149,14 +134,14 @@ def check_prompts(arrays: Arrays, report: Report) -> None:
             draw = Draw(places, torch.from_numpy(np.ascontiguousarray(rows)))
             return gather(backbone.vision, source, draw, windows=windows, pool=pool)
 
-        report.check(f"{tag}.prompt", take(rows), arrays[f"{tag}.prompt"], relative=ROUNDING)
+        report.check(f"{tag}.prompt", take(rows), arrays[f"{tag}.prompt"])
         if f"{tag}.tokens" in arrays:
             layers = layer_tokens(backbone.vision, source.images[list(places)], backbone.vision.depth - 1)
-            report.check(f"{tag}.tokens", torch.stack(layers), arrays[f"{tag}.tokens"], relative=ROUNDING)
+            report.check(f"{tag}.tokens", torch.stack(layers), arrays[f"{tag}.tokens"])
         if f"{tag}.candidates" in arrays:
             theirs = arrays[f"{tag}.candidates"]
             every = np.tile(np.arange(count * len(places)), (len(rows), 1))
-            report.check(f"{tag}.candidates", take(every).reshape(theirs.shape), theirs, relative=ROUNDING)
+            report.check(f"{tag}.candidates", take(every).reshape(theirs.shape), theirs)
 
 
 def check_kmeans(arrays: Arrays, report: Report) -> None:
@@ -209,7 +194,7 @@ TRAIN = {"optimizer": "adamw", "decay": "weights", "schedule": "warmup_cosine", 
 def check_training(arrays: Arrays, report: Report) -> None:
     """``spt_train_*``: 20 steps of the published loop, with the EMA beside it."""
     config = config_of(arrays)
-    for suffix, dtype, tolerance, _ in PRECISIONS:
+    for suffix, dtype, tolerance in PRECISIONS:
         if f"loss{suffix}" not in arrays or f"snap_prompt_token{suffix}" not in arrays:
             continue
         backbone = vit_backbone(vit_weights(arrays), config, dtype)
@@ -276,7 +261,7 @@ def run_training(method: Method, arrays: Arrays, config: Mapping[str, Any], dtyp
 def check_family(arrays: Arrays, report: Report) -> None:
     """``spt_family_*``: VPT and GateVPT, forward and backward."""
     config = config_of(arrays)
-    for suffix, dtype, tolerance, relative in PRECISIONS:
+    for suffix, dtype, tolerance in PRECISIONS:
         if f"logits{suffix}" not in arrays:
             continue
         weights = vit_weights(arrays)
@@ -303,7 +288,7 @@ def check_family(arrays: Arrays, report: Report) -> None:
         }
         for name, value in ours.items():
             if name + suffix in arrays:
-                report.check(name + suffix, value, arrays[name + suffix], tolerance, relative)
+                report.check(name + suffix, value, arrays[name + suffix], tolerance)
 
 
 def family_method(
