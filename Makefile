@@ -7,6 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 BASE ?= python3
 export OMP_NUM_THREADS ?= 1
+# In any locale, names and files are UTF-8.
+export PYTHONUTF8 = 1
 
 .PHONY: demo test check docs pretrain clean
 

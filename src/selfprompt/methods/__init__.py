@@ -11,5 +11,5 @@ def list_methods() -> dict[str, str]:
     rows = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         if path.stem not in NOT_METHODS:
-            rows[path.stem.replace("_", "-")] = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+            rows[path.stem.replace("_", "-")] = (ast.get_docstring(ast.parse(path.read_bytes())) or "").split("\n")[0]
     return rows

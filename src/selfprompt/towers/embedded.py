@@ -89,7 +89,7 @@ class EmbeddedClip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = json.loads((_FOLDER / "clip.json").read_text())
+        config = json.loads((_FOLDER / "clip.json").read_bytes())
         features, text = config["embed_dim"], config["text_cfg"]
         width, context = text["width"], text["context_length"]
         self.visual = EmbeddedVision(features, **config["vision_cfg"])
