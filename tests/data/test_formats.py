@@ -1,13 +1,17 @@
 """What is an image by its bytes is found, whatever its name; what is none is counted."""
 
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from selfprompt.data.folders import read_folder
 from selfprompt.data.formats import file_format, is_image
+from selfprompt.data.images import BadImageError, open_image
 from selfprompt.data.paths import image_paths, left_out
 from tests.data.images import picture
 
@@ -100,3 +104,99 @@ def test_a_million_known_names_are_not_opened(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("builtins.open", None)
     monkeypatch.setattr(Image, "open", None)
     assert list(image_paths([str(tmp_path)])) == [str(tmp_path / "a.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.jfif", "JPEG"),
+        ("A.JPG", "JPEG"),
+        ("none", "JPEG"),
+        ("phone.jpg", "MPO"),
+        ("b.jp2", "JPEG2000"),
+        ("c.txt", "PNG"),
+        pytest.param("d.avif", "AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="an older Pillow")),
+    ],
+)
+def test_whatever_the_name_an_image_is_opened(tmp_path: Path, name: str, kind: str) -> None:
+    more = {"save_all": True, "append_images": [picture(2)]} if kind == "MPO" else {}
+    Image.new("RGB", (32, 16), (200, 60, 20)).save(tmp_path / name, kind, **more)
+    found = open_image(tmp_path / name)
+    assert found.size == (32, 16)
+    assert np.abs(np.asarray(found)[8, 16] - np.array([200, 60, 20])).max() <= 6
+
+
+def test_a_heic_photo_is_opened_with_the_package(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.new("RGB", (64, 32), (200, 60, 20))
+    heif.from_pillow(photo).save(tmp_path / "a.heic", exif=exif.tobytes())
+    for name in ("a.heic", "b"):
+        (tmp_path / name).write_bytes((tmp_path / "a.heic").read_bytes())
+        found = open_image(tmp_path / name)
+        assert found.size == (32, 64)
+        assert np.abs(np.asarray(found)[32, 16] - np.array([200, 60, 20])).max() <= 6
+
+
+def test_a_heic_photo_without_the_package_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.jpg").write_bytes(HEIC)  # phones' apps rename them
+    with pytest.raises(BadImageError, match=r"a HEIC image, .*: pip install 'selfprompt\[heif\]' \(the package"):
+        open_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\x0a" + bytes(40), "a JPEG XL image.*pillow-jxl-plugin"),
+        (b"8BPS\0\1" + bytes(40), "a PSD image.*psd-tools"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG image.*resvg-py"),
+        (b"\0\0\1\0\1\0\x10\x10\0\0\1\0" + bytes(40), "an ICO image.*convert it to PNG"),
+        (b"\n<!DOCTYPE html><html>", "an HTML page, not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS.*git lfs pull"),
+        (b"II*\0" + bytes(100), "a kind of TIFF that cannot be decoded"),
+        (b"hello", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG|truncated|broken"),
+    ],
+)
+def test_what_cannot_be_decoded_is_named_with_what_to_do(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(BadImageError, match=told):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_a_raw_file_is_no_thumbnail(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.dng", "TIFF")
+    with pytest.raises(BadImageError, match=r"a camera raw image.*rawpy"):
+        open_image(tmp_path / "a.dng")
+
+
+def test_a_path_that_does_not_exist_gets_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats").mkdir()
+    picture(1).save(tmp_path / "cats" / "7.JPG")
+    told = {
+        "cats\\7.JPG": r"does not exist, but cats/7\.JPG does: write paths with /",
+        "cats/7": r"does not exist, but 7\.JPG does: give the whole name",
+        "cats/7.JPG,cat": "looks like a row of a table",
+        "file_name,label": "looks like a row of a table",
+        "9.png,dog": "looks like a row of a table",
+        "cats/8.jpg": "does not exist$",
+    }
+    for path, hint in told.items():
+        with pytest.raises(BadImageError, match=hint):
+            open_image(Path(path))
+    with pytest.raises(ValueError, match=r"no such file or folder, but 7\.JPG does"):
+        list(image_paths(["cats/7"]))
+
+
+def test_predicting_a_folder_leaves_nothing_out_in_silence(tmp_path: Path, linear: Path, run: Callable) -> None:
+    fill(tmp_path / "mixed")
+    found = run("predict", linear, tmp_path / "mixed", "--format", "jsonl")
+    assert found.status == 0
+    assert len(found.out.splitlines()) == 10
+    assert "Left out 5 files that are no images (2 .txt, 1 " in found.err
+    parts = run("predict", linear, tmp_path / "mixed", "--out", tmp_path / "job")
+    assert "Left out 5 files that are no images" in parts.err
+    assert "6 of 10 images classified" in parts.err

@@ -213,3 +213,4 @@ def test_commands_say_which_images_look_wrong(tmp_path: Path, linear: Path, phot
     assert told in run("predict", linear, tmp_path).err
     assert '"remarks"' in run("predict", linear, black, "--format", "jsonl").out
     assert told in run("eval", linear, tmp_path).err
+    assert told in run("predict", linear, tmp_path, "--out", tmp_path.parent / f"{tmp_path.name}-job").err

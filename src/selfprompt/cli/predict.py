@@ -17,6 +17,7 @@ from selfprompt.prediction import Prediction, as_csv, as_lines, as_record, csv_h
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
+    from selfprompt.data.remarks import Remarks
 
 SPOOL = 1 << 20
 """Bytes up to which the list of images is kept in memory; a longer one goes to a temporary file."""
@@ -129,19 +130,25 @@ class Tally:
         Raises:
             ValueError: If an image cannot be read and that is to stop the command.
         """
-        for batch in batches:
+        for batch in counted(batches, self.odd):
             self.done += len(batch)
             bad = [prediction for prediction in batch if prediction.error]
             self.bad += len(bad)
             for prediction in bad:
                 word = "cannot read" if self._fail else "skipped"
                 self._show.say(f"{word} {prediction.image}: {prediction.error}")
-            for prediction in batch:
-                self.odd.add(prediction.image, prediction.remarks)
             if bad and self._fail:
                 raise ValueError(f"{len(bad)} of {self.done} images cannot be read.")
             yield batch
             self._progress(self.done)
+
+
+def counted(batches: Iterator[list[Prediction]], odd: "Remarks") -> Iterator[list[Prediction]]:
+    """The same batches; counts what is odd about their images as they pass by."""
+    for batch in batches:
+        for prediction in batch:
+            odd.add(prediction.image, prediction.remarks)
+        yield batch
 
 
 def loaded(options: Namespace, show: Show) -> "Classifier":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from selfprompt.cli.predict import Tally, loaded, readers
+from selfprompt.cli.predict import Tally, counted, loaded, readers
 from selfprompt.cli.show import Show, make_console
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ LOOK, TELL = 1.0, 30.0
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
     from selfprompt.data.paths import image_paths, left_out
+    from selfprompt.data.remarks import Remarks
     from selfprompt.job import finish, merged_file, open_job, work
 
     if options.format not in (None, "csv", "jsonl"):
         raise ValueError(f"--out writes csv or jsonl, got --format {options.format}.")
-    show = Show(make_console(stderr=True), quiet=options.quiet)
+    show, odd = Show(make_console(stderr=True), quiet=options.quiet), Remarks()
     classifier = loaded(options, show)
     with show.stage("listing images"):
         paths = image_paths(options.images, options.list, ignored := Counter[str]())
@@ -46,7 +47,10 @@ def predict_parts(options: Namespace) -> int:
     if not job.is_done:
         with show.stage("predicting") as bar, helpers(options, job, classifier, show):
             stream = partial(classifier.stream, top=options.top, workers=readers(options))
-            work(job, stream if options.on_bad_image == "skip" else strictly(stream), JobProgress(job, show, bar))
+            wanted = stream if options.on_bad_image == "skip" else strictly(stream)
+            work(job, lambda paths: counted(wanted(paths), odd), JobProgress(job, show, bar))
+        for sentence in odd.sentences():  # of the images that this process has read
+            show.say(sentence)
     summary = finish(job, merge=options.merge)
     read = summary["images"] - summary["unreadable"]
     show.say(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")

@@ -106,7 +106,8 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
     try:
         image = _opened(file, formats)
     except UnidentifiedImageError:
-        raise ValueError(_undecodable(found) if found else _no_image(head)) from None
+        damaged = f"damaged, or a kind of {found} that cannot be decoded"
+        raise ValueError(damaged if found in formats else _undecodable(found) if found else _no_image(head)) from None
     with image:
         check_size(image.size)
         _check_tiles(image)
@@ -154,8 +155,6 @@ def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
 
 
 def _undecodable(name: str) -> str:
-    if name in FORMATS:
-        return f"damaged, or a kind of {name} that cannot be decoded; convert it to PNG"
     article = "an" if name[0] in "AEIOHS" and name != "HEIC" else "a"
     return f"{article} {name} image, which cannot be decoded here: {DECODERS.get(name, 'convert it to PNG')}"
 
@@ -176,7 +175,7 @@ def hint(path: Path) -> str:
             if (meant := path.with_name(path.name + ending)).exists():
                 return f", but {meant.name} does: give the whole name"
     cell = name.split("\t" if "\t" in name else ",")[0].strip().strip('"')
-    if cell != name and (Path(cell).exists() or cell in COLUMNS):
+    if cell != name and (Path(cell).suffix.lower() in EXTENSIONS or cell in COLUMNS or Path(cell).is_file()):
         return ": it looks like a row of a table; a list has one path a line, and nothing else"
     return ""
 

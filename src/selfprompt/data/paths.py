@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from selfprompt.data.formats import is_image
+from selfprompt.data.images import hint
 from selfprompt.data.items import plural
 from selfprompt.files import encoding_of
 
@@ -41,7 +42,7 @@ def image_paths(
         elif path.exists():
             yield str(path)
         else:
-            raise ValueError(f"{path}: there is no such file or folder.")
+            raise ValueError(f"{path}: there is no such file or folder{hint(path)}.")
     if list_file is not None:
         yield from _of_list(list_file)
 
