@@ -14,8 +14,17 @@ from selfprompt.recipe import FIELDS, SHIPPED, Recipe, load_recipe, read_recipe,
 
 # What belongs to the machine or to the user's data and never to a recipe.
 MACHINE = {
-    *("memory", "feature_cache", "workers", "devices", "accelerator", "on_bad_image", "class_names"),
-    *("checkpoint_every", "keep_every", "log_tensorboard", "holdout", "accumulate", "precision", "compile"),
+    *("memory", "feature_cache", "workers", "devices", "accelerator", "on_bad_image", "on_empty_class"),
+    *(
+        "class_names",
+        "checkpoint_every",
+        "keep_every",
+        "log_tensorboard",
+        "holdout",
+        "accumulate",
+        "precision",
+        "compile",
+    ),
 }
 OUTCOME = [name for names in FIELDS.values() for name in names if name not in MACHINE]
 

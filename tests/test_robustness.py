@@ -87,7 +87,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], tuple[str, ...
     "empty folder": (no_images, (), ("must hold a folder of images for each class", "Sort them into folders")),
     "no class folders": (no_classes, (), ("holds 3 images but no folder", "Sort them into folders")),
     "one class": (lambda root: write_photos(root, {"cat": 3}), (), ("needs at least 2 classes, got cat",)),
-    "empty class": (empty_class, (), ("has empty class folders: bird: add images or remove the folder",)),
+    "empty class, to be refused": (
+        empty_class,
+        ("--on-empty-class", "fail"),
+        ("has empty class folders: bird: add images or remove the folder",),
+    ),
     "two folders of one name": (same_names, (), ("Class names must differ, got red panda twice",)),
     "a class of the test alone": (class_unknown_to_train, (), ("needs training images; only in test: eel",)),
     "a class without readable images": (unreadable_class, (), ("none is left of: dog", "dog/0.png: not an image")),
@@ -169,9 +173,29 @@ def test_the_cheap_is_checked_before_the_costly(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("selfprompt.tuning.load_backbone", costly)
     wrong_option = [write_photos(tmp_path / "b", TWO), "--method", "spt-deep", "--options.start", "nonsense"]
-    for arguments in ([empty_class(tmp_path / "a")], wrong_option):
+    for arguments in ([empty_class(tmp_path / "a"), "--on-empty-class", "fail"], wrong_option):
         assert run("train", *FAST, *arguments, "--out", tmp_path / "out").status == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_readable_images_is_named_and_left_out(run, tmp_path):
+    data = write_photos(tmp_path / "data", {**TWO, "eel": 3, "hen": 1})
+    for path in [*(data / "eel").iterdir(), *(data / "hen").iterdir()]:
+        path.write_bytes(path.read_bytes()[:150])
+    (data / "owl").mkdir()
+    done = run("train", data, "--out", tmp_path / "out", *FAST)
+    assert done.status == 0
+    assert "No images in the class folders owl of data." in done.out
+    assert "Left out 2 classes without a readable image: eel, hen." in done.out
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert result["classes"] == ["cat", "dog"]
+    measured = run("eval", tmp_path / "out", data, "--format", "json")
+    assert "Left out classes that the classifier was not tuned on: eel, hen." in measured.err
+    assert json.loads(measured.out)["total"] == result["images"]["test"] == 2
+    one_shot = run("train", data, "--out", tmp_path / "one", *FAST, "--shots", "1")
+    assert "none is left of: eel, hen" in one_shot.err, "others might have been drawn"
+    strict = run("train", data, "--out", tmp_path / "strict", *FAST, "--on-empty-class", "fail")
+    assert "has empty class folders: owl" in strict.err
 
 
 @pytest.mark.parametrize(("make", "name"), [(corrupt, "broken.png"), (truncated, "0.png"), (empty_file, "0.png")])

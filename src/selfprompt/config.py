@@ -7,7 +7,7 @@ from typing import Literal
 
 from selfprompt.kinds import check_kinds
 
-ADDED = {"views": 0, "compile": False}
+ADDED = {"views": 0, "compile": False, "on_empty_class": "skip"}
 """Options that came later, with the value that means what was done before: ids and checkpoints leave it out."""
 
 
@@ -24,6 +24,8 @@ class DataOptions:
     training, and the accuracy is not known."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """What to do with an image that cannot be read: leave it out and say so, or stop."""
+    on_empty_class: Literal["skip", "fail"] = "skip"
+    """What to do with a class that has no image, or none that can be read: leave it out and say so, or stop."""
     memory: str = "2GB"
     """Memory for decoded images, as much again at most for frozen features, and for what gradients need of class texts;
     what does not fit is made anew."""

@@ -168,7 +168,9 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
     if isinstance(data, Dataset):
         dataset = data
     else:
-        dataset = read_dataset(data, classes=names, holdout=options.holdout, seed=recipe.seed)
+        dataset = read_dataset(
+            data, classes=names, holdout=options.holdout, seed=recipe.seed, on_empty=options.on_empty_class
+        )
     if not dataset.train:
         raise ValueError(f"{dataset.name} has no training images.")
     if recipe.train.select == "best-val" and not dataset.val:
@@ -195,12 +197,22 @@ def read_images(dataset: Dataset, recipe: Recipe, key: str, watcher: Watcher) ->
     store = ImageStore(recipe.data.memory)
     features = FeatureStore(recipe.data.memory, recipe.data.feature_cache)
     with watcher.stage("reading images") as progress:
-        dataset, bad = check_dataset(dataset, store, on_bad=recipe.data.on_bad_image, progress=progress)
+        dataset, bad = check_dataset(
+            dataset, store, on_bad=recipe.data.on_bad_image, may_go=exhausted(dataset, recipe), progress=progress
+        )
     for note in dataset.notes:
         watcher.say(note)
     for image in bad:
         watcher.say(f"  {image}")
     return RunData(dataset, store, features, key)
+
+
+def exhausted(dataset: Dataset, recipe: Recipe) -> set[int]:
+    """The classes that may be left out if none of their drawn images can be read: there are no others to draw."""
+    if recipe.data.on_empty_class == "fail":
+        return set()
+    drawn, shots = Counter(item.label for item in dataset.train), recipe.data.shots
+    return {label for label, count in drawn.items() if not shots or count < shots}
 
 
 def data_key(data: Any) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
+from PIL import Image
 
 from selfprompt.cli import data_check
 from selfprompt.data.suites import audit as audits
 from selfprompt.data.suites.audit import audit
 from selfprompt.data.suites.expected import COOP, EXPECTED, FGVC, VTAB
 from selfprompt.data.suites.origins import ORIGINS
+from tests.data.images import picture, write_classes
 from tests.data.roots import draw_split, write_class_folders, write_coop, write_imagenet, write_vpt, write_vtab
 
 PETS = EXPECTED["coop/oxford_pets"]
@@ -159,3 +161,68 @@ def test_the_last_line_says_whether_another_size_is_an_error(arguments, status, 
     *_, last = capsys.readouterr().out.strip().splitlines()
     assert last.startswith("1 data set can be used, but not compared with published results: ")
     assert said in last
+
+
+# --- one's own photos ---
+
+
+def own_photos(root: Path) -> Path:
+    """Photos with one fault of each kind."""
+    write_classes(root, {"cat": 6, "dog": 6, "eel": 1, "owl": 0})
+    (root / "cat" / "copy.png").write_bytes((root / "cat" / "0.png").read_bytes())
+    (root / "dog" / "a cat.png").write_bytes((root / "cat" / "1.png").read_bytes())
+    Image.open(root / "dog" / "2.png").save(root / "dog" / "again.bmp")
+    (root / "dog" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    Image.new("RGB", (300, 200), "black").save(root / "cat" / "black.png")
+    (root / "@eaDir").mkdir()
+    return root
+
+
+def test_ones_own_photos_are_looked_through(tmp_path: Path, run) -> None:
+    root = own_photos(tmp_path / "pets")
+    done = run("data", "check", root)
+    assert done.status == 0
+    for told in (
+        "pets: 3 classes, 17 images",
+        "No images in the class folders owl of pets.",
+        "1 picture under more than one label, of which one is wrong: cat/1.png (cat) = dog/a cat.png (dog).",
+        "1 training image is a copy of another: cat/copy.png.",
+        "By their pixels: 1 training image is a copy of another: dog/again.bmp.",
+        "Left out 1 image that cannot be read",
+        "broken.jpg",
+        "1 image is of one colour throughout: ",
+        "16 images with a side of less than 64 pixels",
+        "Sizes in pixels: smallest 24 x 20, median 24 x 20, largest 300 x 200.",
+        "There is no test split",
+        "Fewer than 4 training images: eel",
+        "Left out 1 folder of systems and programs in pets: @eaDir.",
+    ):
+        assert told in done.out, told
+    assert "Missing of" not in done.out
+    assert run("data", "check", root, "--strict").status == 1
+    assert "Missing of coop" in run("data", "check", root, "--suite", "coop").out
+
+
+def test_faultless_photos_are_told_to_be(tmp_path: Path, run) -> None:
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for image in range(4):
+                noise = picture(1000 * (split == "test") + 10 * number + image, 80, 70)
+                noise.save(tmp_path / split / name / f"{image}.png")
+    done = run("data", "check", tmp_path, "--strict")
+    assert done.status == 0
+    assert "2 classes, 16 images" in done.out
+    assert "Nothing odd was found." in done.out
+
+
+def test_a_manifest_is_looked_through(tmp_path: Path, run) -> None:
+    write_classes(tmp_path, {"cat": 2, "dog": 2})
+    rows = [f"{name}/{image}.png,{name}" for name in ("cat", "dog") for image in (0, 1, 1)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    done = run("data", "check", tmp_path / "list.csv")
+    assert "2 training images are copies of others: cat/1.png, dog/1.png." in done.out
+
+
+def test_help_says_what_can_be_checked(run) -> None:
+    assert "your photos" in run("data", "check", "--help").out

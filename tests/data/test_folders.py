@@ -99,13 +99,17 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert read_dataset(root).classes == ("bus", "car", "train")
 
 
-def test_an_empty_test_class_is_a_note_and_an_empty_training_class_an_error(tmp_path: Path) -> None:
+def test_empty_classes_are_named_and_left_out_or_refused(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 2, "b": 2})
     write_classes(tmp_path / "test", {"a": 2, "b": 0})
     assert "No images in the class folders b of test." in read_dataset(tmp_path).notes
-    (tmp_path / "train" / "c").mkdir()
-    with pytest.raises(ValueError, match=r"train has empty class folders: c: add images or remove the folder"):
-        read_dataset(tmp_path)
+    (tmp_path / "train" / "d").mkdir()
+    (tmp_path / "train" / "d" / "notes.txt").touch()
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert "No images in the class folders d of train." in dataset.notes
+    with pytest.raises(ValueError, match=r"train has empty class folders: d: add images or remove the folder"):
+        read_dataset(tmp_path, on_empty="fail")
 
 
 def test_classes_file_is_used_by_itself(tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ def test_split_folders_that_do_not_fit_are_named(tmp_path: Path) -> None:
         read_dataset(tmp_path)
     write_classes(tmp_path / "val", {"a": 2})
     write_classes(tmp_path / "valid", {"a": 2})
-    with pytest.raises(ValueError, match="one folder for each split, got val and valid"):
+    with pytest.raises(ValueError, match="one folder for each split, got val, valid"):
         read_dataset(tmp_path)
     picture(0).save(tmp_path / "train" / "loose.png")
     (tmp_path / "valid").rename(tmp_path / "other")

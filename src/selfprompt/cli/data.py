@@ -1,4 +1,4 @@
-"""``selfprompt data``: which data sets there are and how they look; checking and fetching published ones."""
+"""``selfprompt data``: which data sets there are and how they look; checking them and fetching published ones."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 ACTIONS = {
     "list": "list the suites and their tasks",
     "show": "write a picture of some images of each class of a task",
-    "check": "hold a folder of published data sets against what is published",
+    "check": "look through your own photos, or hold published data sets against what is published",
+    "manifest": "write a manifest of images whose labels are in their names or in a table",
     "get": "fetch a published data set",
 }
 

@@ -1,4 +1,4 @@
-"""``selfprompt data check``: is a folder of published data sets as the readers want it?"""
+"""``selfprompt data check``: are one's own photos, or a folder of published data sets, as they should be?"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,26 +8,40 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 from rich.text import Text
 
-from selfprompt.cli.show import Show, make_console
+from selfprompt.cli.show import Show, make_console, table
 
 if TYPE_CHECKING:
     from selfprompt.data.suites.audit import Finding, State
 
+MOST_CLASSES = 50
+"""Classes up to which all are shown."""
+FEW = 4
+"""Training images of a class that are few."""
 STYLES = {"ok": "green", "differs": "yellow", "wrong": "red"}
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("root", type=str, help="the folder that holds the data sets")
+    parser.add_argument(
+        "root", type=str, help="your photos, as for `selfprompt train`; or the folder that holds published data sets"
+    )
     parser.add_argument("--suite", type=Literal["coop", "vtab", "fgvc"] | None, help="only the data sets of one suite")
-    parser.add_argument("--strict", action="store_true", help="what is not of the published size counts as wrong, too")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="what deserves a look counts as wrong, too",
+    )
 
 
 def check(options: Namespace) -> int:
     """Show what is there, what is wrong and what is missing; 1 if something that is there is wrong."""
+    from selfprompt.data.manifest import SUFFIXES
     from selfprompt.data.suites.audit import TABLES, audit
+    from selfprompt.data.walk import holds_images
 
     root = Path(options.root)
+    if root.is_file() and root.suffix.lower() in SUFFIXES:
+        return check_photos(root, options.strict)
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
     show, console = Show(make_console(stderr=True)), make_console()
@@ -39,6 +53,8 @@ def check(options: Namespace) -> int:
             findings.append(audit(expected, root))
             progress(done, len(tables))
     there = [finding for finding in findings if finding.state != "missing"]
+    if not (there or options.suite) and holds_images(root):
+        return check_photos(root, options.strict)
     if there:
         console.print(_present(there, root))
     for finding in there:
@@ -47,6 +63,37 @@ def check(options: Namespace) -> int:
     for suite in suites:
         _tell_missing([finding for finding in findings if finding.expected.suite == suite], suite, root)
     return _verdict([finding.state for finding in there], options.strict)
+
+
+def check_photos(source: Path, strict: bool) -> int:
+    """Show what a data set of one's own holds and what is odd about it; 1 with ``strict`` if anything is."""
+    from selfprompt.data.items import SPLITS, listing, plural
+    from selfprompt.data.sources import read_dataset
+    from selfprompt.data.survey import survey
+
+    show, console = Show(make_console(stderr=True)), make_console()
+    dataset = read_dataset(source, holdout=0)
+    with show.stage("reading images") as progress:
+        found = survey(dataset, progress)
+    counts = found.counts()
+    splits = [split for split in SPLITS if found.dataset.select(split)]
+    shown = sorted(counts, key=lambda row: row[1]["train"])[:MOST_CLASSES] if len(counts) > MOST_CLASSES else counts
+    title = f"{source}: {plural(len(counts), 'class')}, {plural(len(found.dataset.select('all')), 'image')}"
+    title += f"; the {MOST_CLASSES} smallest classes" if len(shown) < len(counts) else ""
+    console.print(f"{title}.", markup=False, soft_wrap=True)
+    console.print(table("", ["class", *splits], [[name, *(str(own[s]) for s in splits)] for name, own in shown]))
+    lines = [*found.dataset.notes, *(f"  {image}" for image in found.bad), *found.remarks]
+    for line in [*lines, found.sizes]:
+        console.print(line, markup=False, soft_wrap=True)
+    if not found.dataset.test:
+        console.print("There is no test split: training holds some images out.", markup=False, soft_wrap=True)
+    few = [name for name, own in counts if own["train"] < FEW]
+    if few:
+        told = f"Fewer than {FEW} training images: {listing(few)}."
+        console.print(told, markup=False, soft_wrap=True)
+    if not (lines or few):
+        console.print("Nothing odd was found.")
+    return int(strict and bool(lines or few))
 
 
 def _verdict(states: "Sequence[State]", strict: bool) -> int:

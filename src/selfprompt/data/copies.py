@@ -72,7 +72,7 @@ def notes_on_copies(dataset: Dataset, copies: Copies) -> Iterator[str]:
     yield from _across(dataset, groups, name)
     for split in SPLITS:
         inside = [[item for own, item in group if own == split] for group in groups]
-        extra = [item for items in inside for item in items[1:]]
+        extra = [item for items in inside if len({item.label for item in items}) == 1 for item in items[1:]]
         if extra:
             are = "is a copy of another" if len(extra) == 1 else "are copies of others"
             named = listing([name(item.source) for item in extra], SHOWN)

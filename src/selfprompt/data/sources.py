@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.data.copies import Copies, find_copies, notes_on_copies
-from selfprompt.data.folders import read_class_folders, read_folder
+from selfprompt.data.folders import OnEmptyClass, read_class_folders, read_folder
 from selfprompt.data.items import SPLITS, Dataset, ImageTable, IndexedSource, Item, Source, Split, listing, plural
 from selfprompt.data.manifest import SUFFIXES, read_manifest
 from selfprompt.data.names import ClassNames, Naming, clean_name, name_classes
@@ -27,6 +27,7 @@ def read_dataset(
     holdout: float = 0.25,
     seed: int = 1,
     known: Collection[str] = (),
+    on_empty: OnEmptyClass = "skip",
 ) -> Dataset:
     """Read labelled images; opens none of them where labels can be had without.
 
@@ -41,6 +42,7 @@ def read_dataset(
         holdout: The part of each class that is held out for testing where there is no test split; 0 for none.
         seed: Seed of that choice.
         known: The classes of a classifier that is to be tried on the images: one of them is then enough.
+        on_empty: Leave out class folders without images and say so ("skip"), or refuse them ("fail").
 
     Returns:
         The data set. Classes are numbered in the case-sensitive order of their labels, as torchvision's
@@ -54,19 +56,21 @@ def read_dataset(
     """
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout must lie in [0, 1), got {holdout}.")
+    if on_empty not in ("skip", "fail"):
+        raise ValueError(f"on_empty must be 'skip' or 'fail', got {on_empty!r}.")
     notes: list[str] = []
     if is_task(source):
         return rename(_shipped(str(source)), classes)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        parts = _read_path(path)
+        parts = _read_path(path, on_empty, known)
         name = path.stem if path.is_file() else path.resolve().name
         beside = (path.parent if path.is_file() else path) / "classes.txt"
         if classes is None and beside.is_file():
             classes = beside
             notes.append(f"Class names are from {beside.name}.")
     elif isinstance(source, Mapping):
-        parts, name = _read_splits(source), "images"
+        parts, name = _read_splits(source, on_empty), "images"
     else:
         parts = {"train": read_object(source)}
         name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
@@ -180,9 +184,9 @@ def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test, ids=())
 
 
-def _read_path(path: Path) -> dict[Split, Part]:
+def _read_path(path: Path, on_empty: OnEmptyClass, known: Collection[str]) -> dict[Split, Part]:
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, on_empty=on_empty, known=known)
     if not path.exists():
         kinds = f"a folder of images or a manifest ({', '.join(SUFFIXES)})"
         raise ValueError(f"{path} does not exist: give {kinds}.{nearest_task(path.as_posix())}")
@@ -191,7 +195,7 @@ def _read_path(path: Path) -> dict[Split, Part]:
     raise ValueError(f"{path} must be a folder or a manifest ({', '.join(SUFFIXES)}).")
 
 
-def _read_splits(source: Mapping[str, Any]) -> dict[Split, Part]:
+def _read_splits(source: Mapping[str, Any], on_empty: OnEmptyClass) -> dict[Split, Part]:
     """A dict of split -> data set object or folder of class folders."""
     parts: dict[Split, Part] = {}
     for word, value in source.items():
@@ -200,7 +204,7 @@ def _read_splits(source: Mapping[str, Any]) -> dict[Split, Part]:
             fault = "Unknown" if split is None else "Repeated"
             raise ValueError(f"{fault} split {word!r} among {listing(list(map(str, source)))}. {UNKNOWN_SPLIT}")
         is_path = isinstance(value, (str, Path))
-        parts[split] = read_class_folders(Path(value)) if is_path else read_object(value)
+        parts[split] = read_class_folders(Path(value), on_empty=on_empty) if is_path else read_object(value)
     return {split: parts[split] for split in SPLITS if split in parts}
 
 

@@ -23,6 +23,7 @@ from selfprompt.data.copies import (
     same_pixels,
     told_before,
 )
+from selfprompt.data.fewshot import keep_classes
 from selfprompt.data.images import BadImage, BadImageError, reason
 from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item, Source, listing, plural
 from selfprompt.data.memory import DECODING, DecodingLimit
@@ -38,16 +39,18 @@ LEAST_DECODING = 256 * 10**6
 Made = TypeVar("Made")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Look:
     """What is known of an image that was decoded.
 
     Attributes:
         digest: Hash of its pixels.
+        size: Width and height.
         remarks: What is odd about it, as `pixels.remarks` says.
     """
 
     digest: bytes
+    size: tuple[int, int]
     remarks: tuple[str, ...]
 
 
@@ -187,31 +190,55 @@ def check_dataset(
     store: ImageStore | None = None,
     *,
     on_bad: OnBad = "skip",
+    may_go: Container[int] = (),
     progress: Progress | None = None,
 ) -> tuple[Dataset, list[BadImage]]:
     """`check_images` over all splits, the training images first; and a look for copies that only pixels tell.
 
+    Args:
+        dataset: The images.
+        store: Filled with the decoded images as far as its budget goes.
+        on_bad: "skip" leaves out the bad images; "fail" raises when there are any.
+        may_go: Labels of the classes that are left out, too, if none of their training images can be read.
+        progress: Called with (images done, images in all).
+
     Returns:
-        The data set without its bad images, and where the test images were held out of the training images without
-        those that have the pixels of one of these (notes say which, and which images look wrong); and the bad images.
+        The data set as `usable` makes it, and the bad images.
 
     Raises:
         ValueError: With "fail" if there are bad images; with "skip" if a class loses all its training images.
     """
-    bad: list[BadImage] = []
-    digests: dict[Source, bytes] = {}
-    odd = Remarks()
-    for item, found in look_at(dataset.select("all"), store, progress):
-        if isinstance(found, BadImage):
-            bad.append(found)
-        else:
-            digests[item.source] = found.digest
-            odd.add(str(item.source), found.remarks)
+    found = list(look_at(dataset.select("all"), store, progress))
+    bad = [look for _, look in found if isinstance(look, BadImage)]
     _refuse(bad, on_bad)
-    dataset = _without_bad(dataset, digests, bad) if bad else dataset
+    return usable(dataset, found, may_go), bad
+
+
+def usable(dataset: Dataset, found: Sequence[tuple[Item, Look | BadImage]], may_go: Container[int] = ()) -> Dataset:
+    """A data set without what cannot be used, with notes that say so.
+
+    Args:
+        dataset: The images.
+        found: What `look_at` found of each of them.
+        may_go: Labels of the classes that are left out if none of their training images can be read.
+
+    Returns:
+        The data set without its bad images, and where the test images were held out of the training images without
+        those that have the pixels of one of these. Images that look wrong stay.
+
+    Raises:
+        ValueError: If any other class loses all its training images.
+    """
+    digests = {item.source: look.digest for item, look in found if isinstance(look, Look)}
+    bad = [look for _, look in found if isinstance(look, BadImage)]
+    odd = Remarks()
+    for item, look in found:
+        if isinstance(look, Look):
+            odd.add(str(item.source), look.remarks)
+    checked = _without_bad(dataset, digests, bad, may_go) if bad else dataset
     new = (sentence for sentence in odd.sentences() if sentence not in dataset.notes)
-    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *new))
-    return _without_copies(dataset, same_pixels(digests)), bad
+    checked = dataclasses.replace(checked, notes=(*checked.notes, *new))
+    return _without_copies(checked, same_pixels(digests))
 
 
 def new_images(items: Sequence[Item], seen: Sequence[Item], store: ImageStore | None = None) -> tuple[Item, ...]:
@@ -222,18 +249,24 @@ def new_images(items: Sequence[Item], seen: Sequence[Item], store: ImageStore | 
     return tuple(item for item in items if id(item) not in old)
 
 
-def _without_bad(dataset: Dataset, readable: Container[Source], bad: Sequence[BadImage]) -> Dataset:
-    """The data set without its unreadable images."""
+def _without_bad(
+    dataset: Dataset, readable: Container[Source], bad: Sequence[BadImage], may_go: Container[int]
+) -> Dataset:
+    """The data set without its unreadable images, and without classes that have no others."""
     train, val, test = (tuple(item for item in dataset.select(split) if item.source in readable) for split in SPLITS)
-    lost = {item.label for item in dataset.train} - {item.label for item in train}
-    if lost:
-        names = listing([dataset.classes[label] for label in sorted(lost)])
+    lost = sorted({item.label for item in dataset.train} - {item.label for item in train})
+    note = f"Left out {plural(len(bad), 'image')} that cannot be read: {listing([b.path for b in bad])}."
+    checked = dataclasses.replace(dataset, train=train, val=val, test=test, notes=(*dataset.notes, note))
+    if not lost:
+        return checked
+    names = listing([dataset.classes[label] for label in lost])
+    left = [label for label in range(len(dataset.classes)) if label not in lost]
+    if len(left) < 2 or not all(label in may_go for label in lost):
         raise ValueError(
             f"Every class needs a readable training image; none is left of: {names}. "
             f"Unreadable: {listing([str(b) for b in bad], separator='; ')}."
         )
-    note = f"Left out {plural(len(bad), 'image')} that cannot be read: {listing([b.path for b in bad])}."
-    return dataclasses.replace(dataset, train=train, val=val, test=test, notes=(*dataset.notes, note))
+    return keep_classes(checked, left, f"Left out {plural(len(lost), 'class')} without a readable image: {names}.")
 
 
 def _without_copies(dataset: Dataset, pixels: Copies) -> Dataset:
@@ -265,7 +298,7 @@ def parse_bytes(budget: int | str) -> int:
 def _look(store: ImageStore) -> Callable[[Item], Look | BadImage]:
     def look(item: Item) -> Look | BadImage:
         try:
-            return store.apply(lambda image: Look(pixel_digest(image), remarks(image)), item)
+            return store.apply(lambda image: Look(pixel_digest(image), image.size, remarks(image)), item)
         except BadImageError as error:
             return error.bad
 

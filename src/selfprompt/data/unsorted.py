@@ -1,0 +1,166 @@
+"""Finds labels of images without class folders, in the names of files or in a table beside them; opens no image."""
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+
+from selfprompt.data.items import Split, listing
+from selfprompt.data.manifest import COLUMNS
+from selfprompt.data.parts import split_word
+from selfprompt.data.walk import entries, folders_in, images_in
+from selfprompt.files import read_text
+
+CAMERA_WORDS = frozenset(
+    {"img", "image", "dsc", "dscn", "pxl", "photo", "picture", "pic", "frame", "screenshot", "file"}
+)
+"""What cameras and programs call all of their files."""
+TABLES = (".csv", ".tsv")
+LARGEST_TABLE = 1 << 28
+"""Bytes of a table that is looked into."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Labels that were found.
+
+    Attributes:
+        place: Where they stand, as part of a sentence.
+        rows: Path below the folder, label, and split where the image's folder tells it.
+    """
+
+    place: str
+    rows: tuple[tuple[str, str, str], ...]
+
+    @property
+    def counts(self) -> str:
+        """``cat (10), dog (12)``."""
+        counts = Counter(label for _, label, _ in self.rows)
+        return listing([f"{label} ({count})" for label, count in sorted(counts.items())], 8)
+
+
+def advice(root: Path) -> str:
+    """What to do about images without class folders."""
+    found = find_labels(root)
+    if found is None:
+        return "Sort them into folders named after their classes, or list them in a manifest (path,label)."
+    return (
+        f"{found.place} seem to tell the classes: {found.counts}. Write them into a manifest with "
+        f"`selfprompt data manifest {root}`, and train on that."
+    )
+
+
+def find_labels(root: Path) -> Found | None:
+    """The labels of the images in a folder, or in the folders in it, by a table there or else by their names."""
+    places = [root, *folders_in(root)]
+    places += [inner for place in places[1:] for inner in folders_in(place)]
+    images = [image for place in places for image in images_in(place)]
+    files = [file for place in places for file in entries(place)[1]]
+    tables = [file for file in files if file.suffix.lower() in TABLES and "submission" not in file.name.lower()]
+    found = [labels for table in tables if (labels := _by_table(root, table, images)) is not None]
+    return max(found, key=lambda labels: len(labels.rows), default=None) or _by_names(root, images)
+
+
+def label_in_name(name: str) -> str:
+    """The class that a file's name tells with its number: "cat" of cat.0.jpg and 0001-cat.jpg; "" if none."""
+    stem = re.sub(r"\.\w+$", "", name)
+    label = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", stem)
+    return label if label != stem and label.lower() not in CAMERA_WORDS else ""
+
+
+def _by_names(root: Path, images: Sequence[Path]) -> Found | None:
+    """Labels by names, if they make at least 2 classes of at least 2 images on average."""
+    labels = [(image, label_in_name(image.name)) for image in images]
+    labelled = [(image, label) for image, label in labels if label]
+    classes = {label for _, label in labelled}
+    if len(classes) < 2 or len(labelled) < 2 * len(classes):
+        return None
+    return Found("The names of the files", _rows(root, labelled))
+
+
+def _by_table(root: Path, table: Path, images: Sequence[Path]) -> Found | None:
+    """Labels by a table with a column of file names or ids."""
+    try:
+        if table.stat().st_size > LARGEST_TABLE:
+            return None
+        text = read_text(table)
+        delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=text.partition("\n")[0].count)
+        records = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except (OSError, ValueError, csv.Error):
+        return None
+    known: dict[str, Path] = {}
+    for image in _likely(root, table, images):
+        for key in _keys(root, image):
+            known.setdefault(key, image)
+    names = [name for name in (records[0] if records else {}) if name]
+    matches = {name: [known.get(_plain(record[name])) for record in records] for name in names}
+    paths = max(names, key=lambda name: sum(match is not None for match in matches[name]), default="")
+    others = [name for name in names if name != paths]
+    label = _label_column(records, others)
+    if not label or not any(matches[paths]):
+        return None
+    pairs = zip(matches[paths], records, strict=True)
+    labelled = [(image, record[label].strip()) for image, record in pairs if image and (record[label] or "").strip()]
+    if len({word for _, word in labelled}) < 2:
+        return None
+    return Found(f"The columns {paths} and {label} of {table.relative_to(root)}", _rows(root, labelled))
+
+
+def _likely(root: Path, table: Path, images: Sequence[Path]) -> list[Path]:
+    """The images that a table may be of, the likeliest first: train.csv is not of the folder test."""
+    own = split_word(table.stem)
+    ranks: dict[str | None, int] = {own: 0, None: 1}
+    if own is None:
+        ranks |= {"train": 2, "val": 3, "test": 4}
+    ranked = [(ranks.get(_split_of(image.relative_to(root))), image) for image in images]
+    return [image for rank, image in sorted((pair for pair in ranked if pair[0] is not None), key=itemgetter(0))]
+
+
+def _split_of(path: Path) -> Split | None:
+    """The split that the folders of a path tell."""
+    return next((word for part in path.parts[:-1] if (word := split_word(part))), None)
+
+
+def _plain(cell: str | None) -> str:
+    return (cell or "").strip().replace("\\", "/").removeprefix("./")
+
+
+def _keys(root: Path, image: Path) -> Iterator[str]:
+    """What a table may call an image."""
+    yield from (image.stem, image.name, image.relative_to(root.parent).as_posix(), image.relative_to(root).as_posix())
+    yield f"{image.parent.name}/{image.name}"
+
+
+def _label_column(records: Sequence[dict[str, str]], names: Sequence[str]) -> str:
+    """The column that a manifest would have for labels, else the one of the fewest different words, at least 2."""
+    usual = next((name for alias in COLUMNS["label"] for name in names if name.strip().lower() == alias), None)
+    if usual is not None:
+        return usual
+    words = {name: len({record[name] for record in records}) for name in names}
+    return min((name for name in names if 2 <= words[name] <= len(records) // 2), key=words.__getitem__, default="")
+
+
+def _rows(root: Path, labelled: Sequence[tuple[Path, str]]) -> tuple[tuple[str, str, str], ...]:
+    rows = []
+    for image, label in labelled:
+        inside = image.relative_to(root)
+        rows.append((inside.as_posix(), label, str(_split_of(inside) or "")))
+    return tuple(rows)
+
+
+def manifest_of(found: Found, root: Path, folder: Path) -> str:
+    """The text of a manifest that is to lie in ``folder``; with splits where there is more than one."""
+    splits = {split for _, _, split in found.rows}
+    wide = len(splits) > 1 and "" not in splits
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["path", "label", "split"] if wide else ["path", "label"])
+    for path, label, split in found.rows:
+        inside = Path(os.path.relpath(root / path, folder)).as_posix()
+        writer.writerow([inside, label, split] if wide else [inside, label])
+    return out.getvalue()

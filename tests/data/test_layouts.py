@@ -1,0 +1,274 @@
+"""Folders as downloads and people lay them out: understood, or refused with the sentence that helps."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from selfprompt.data.items import Dataset
+from selfprompt.data.layout import find_layout
+from selfprompt.data.parts import split_word
+from selfprompt.data.sources import read_dataset
+from selfprompt.data.unsorted import label_in_name
+from tests.data.images import picture, write_classes
+
+
+def write(root: Path, *folders: str, count: int = 2) -> Path:
+    """Folders of images that all differ; "cat.0.jpg" at the end of a path is a single one."""
+    for number, folder in enumerate(folders):
+        if Path(folder).suffix in (".jpg", ".png"):
+            (root / folder).parent.mkdir(parents=True, exist_ok=True)
+            picture(1000 + number).save(root / folder)
+            continue
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for image in range(count):
+            picture(100 * number + image).save(root / folder / f"{image}.png")
+    return root
+
+
+def sizes(dataset: Dataset) -> list[int]:
+    return [images for _, images, *_ in dataset.summary()]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *[("train", "test"), ("Train", "Test"), ("train", "test1"), ("train_images", "test_images")],
+        *[("training_set", "test_set"), ("training set", "test set"), ("TRAIN-DATA", "TEST-DATA")],
+        *[("trainset", "testset"), ("TrainImages", "TestImages"), ("trn", "tst"), ("images_train", "images_test")],
+        *[("seg_train", "seg_test"), ("dogs_train", "dogs_test"), ("train_resized", "test_resized")],
+        *[("seg_train/seg_train", "seg_test/seg_test"), ("train/train", "test/test"), ("train/images", "test/images")],
+    ],
+)
+@pytest.mark.parametrize("wrapping", ["", "photos", "archive (1)/dataset", "data"])
+def test_split_folders_of_many_names(tmp_path: Path, wrapping: str, train: str, test: str) -> None:
+    place = tmp_path / "root" / wrapping
+    write(place, *(f"{split}/{name}" for split in (train, test) for name in ("cat", "dog")))
+    dataset = read_dataset(tmp_path / "root")
+    assert dataset.classes == ("cat", "dog")
+    assert sizes(dataset) == [4, 0, 4]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "Validation", "validation_set", "dev", "eval", "val_images", "valset"])
+def test_validation_folders_of_many_names(tmp_path: Path, val: str) -> None:
+    write(tmp_path, *(f"{split}/{name}" for split in ("train", val, "test") for name in ("cat", "dog")))
+    assert sizes(read_dataset(tmp_path)) == [4, 4, 4]
+
+
+@pytest.mark.parametrize("word", ["train station", "test_tube", "bullet_train", "trainer", "contest", "4", ""])
+def test_other_words_are_no_splits(word: str) -> None:
+    assert split_word(word) is None
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "bus", "car"),
+        ("train/steam", "bus", "car"),
+        ("test", "bus", "car"),
+        ("Test", "Control"),
+        ("valid", "invalid"),
+        ("train_station", "test_tube"),
+        ("fold", "crease"),
+        ("images", "texts"),
+        ("with_mask", "without_mask"),
+        ("1", "2"),
+        ("class 1", "class 2"),
+    ],
+)
+def test_classes_may_have_such_names(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    dataset = read_dataset(write(tmp_path, *folders, count=4))
+    assert set(dataset.classes) == {folder.split("/")[0].replace("_", " ") for folder in folders}
+    assert sizes(dataset)[2] == len(folders)
+
+
+def test_a_split_among_its_classes(tmp_path: Path) -> None:
+    write(tmp_path, "cat", "dog", "test/cat", "test/dog")
+    assert sizes(read_dataset(tmp_path)) == [4, 0, 4]
+    os.rename(tmp_path / "test", tmp_path / "train")
+    with pytest.raises(ValueError, match="either folders for splits or for classes, but it holds train and"):
+        read_dataset(tmp_path)
+
+
+def test_classes_that_hold_splits(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{name}/{split}" for name in ("bottle", "cable") for split in ("train/good", "test/broken")))
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("bottle", "cable")
+    assert sizes(dataset) == [4, 0, 4]
+
+
+def test_a_test_folder_without_labels_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, "train/cat", "train/dog", count=4)
+    write(tmp_path, "test/1.png", "test/2.png")
+    dataset = read_dataset(tmp_path)
+    assert sizes(dataset) == [6, 0, 2]
+    assert "Left out test: it has 2 images in no class folder, so their labels are not known." in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ("fold0/cat", "fold0/dog", "fold1/cat", "fold1/dog"),
+            "fold0, fold1 look like the folds of a cross-validation",
+        ),
+        (("fold_1", "fold_2", "fold_10"), "folds of a cross-validation"),
+        (("split1", "split2"), "folds of a cross-validation"),
+        (("images", "masks"), "images, masks look like parts of a collection"),
+        (("images_001/images", "images_002/images"), "images_001, images_002 look like parts of a collection"),
+        (("train", "test1"), "train, test1 must hold a folder for each class and no images beside them"),
+        (("train/train", "test1/test1"), "must hold a folder for each class and no images beside them"),
+        (("train_images", "test_images"), "must hold a folder for each class and no images beside them"),
+        (("training_set", "test_set", "masks"), "must hold a folder for each class and no images beside them"),
+        (("train/a", "train/b", "train_2/a", "test/a"), "one folder for each split, got train, train_2"),
+    ],
+)
+def test_what_is_neither_is_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_dataset(write(tmp_path, *folders))
+
+
+JUNK = (
+    *("@eaDir", "lost+found", "__pycache__", "$RECYCLE.BIN", "System Volume Information", ".ipynb_checkpoints"),
+    *(".git", "__MACOSX", ".thumbnails", "#recycle", "Thumbs"),
+)
+
+
+def test_folders_of_systems_are_left_out_at_every_level_and_counted(tmp_path: Path) -> None:
+    root = write(tmp_path / "pets", "cat", "dog", *JUNK, *(f"cat/{junk}" for junk in JUNK), "dog/@eaDir/x")
+    dataset = read_dataset(root, holdout=0)
+    assert dataset.classes == ("cat", "dog")
+    assert sizes(dataset) == [4, 0, 0]
+    (note,) = [note for note in dataset.notes if note.startswith(f"Left out {2 * len(JUNK) + 1} folders of systems")]
+    assert "@eaDir (3)" in note
+
+
+def test_folders_of_systems_are_no_wrappings_and_no_splits(tmp_path: Path) -> None:
+    write(tmp_path, "__MACOSX/train/cat", "data/train/cat", "data/train/dog", "data/train/@eaDir", "data/.x/test/cat")
+    assert find_layout(tmp_path).splits == {
+        "train": {"cat": tmp_path / "data/train/cat", "dog": tmp_path / "data/train/dog"}
+    }
+
+
+def test_a_folder_of_a_known_class_is_no_wrapping(tmp_path: Path) -> None:
+    write(tmp_path, "great_dane/indoor", "great_dane/outdoor")
+    assert read_dataset(tmp_path, holdout=0).classes == ("indoor", "outdoor")
+    assert read_dataset(tmp_path, holdout=0, known=["cat", "great dane"]).classes == ("great dane",)
+
+
+# --- links ---
+
+
+def test_a_link_that_loops_is_no_folder(tmp_path: Path) -> None:
+    root = write(tmp_path / "pets", "cat", "dog")
+    for folder in (root, root / "cat"):
+        os.symlink("itself", folder / "itself")
+        os.symlink("there", folder / "here")
+        os.symlink("here", folder / "there")
+        os.symlink("nowhere", folder / "broken")
+        os.symlink(folder / "back.png", folder / "back.png")
+    os.mkfifo(root / "cat" / "pipe")
+    os.mkfifo(root / "cat" / "pipe.png")
+    dataset = read_dataset(root, holdout=0)
+    assert dataset.classes == ("cat", "dog")
+    assert sum("pipe" not in str(item.source) and "back" not in str(item.source) for item in dataset.train) == 4
+
+
+@pytest.mark.parametrize("target", [".", "dog", "dog/deep", "/"])
+def test_a_class_that_reaches_other_classes_through_a_link_is_refused(tmp_path: Path, target: str) -> None:
+    root = write(tmp_path / "pets", "cat", "dog", "dog/deep")
+    os.symlink(root / target, root / "cat" / "more")
+    with pytest.raises(ValueError, match=r"must belong to one class, but .* leads to .*remove the link"):
+        read_dataset(root)
+
+
+def test_two_classes_of_one_folder_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "pets", "cat")
+    os.symlink(root / "cat", root / "dog")
+    with pytest.raises(ValueError, match=r"must belong to one class.*of class 'cat', too"):
+        read_dataset(root)
+
+
+def test_class_folders_may_be_links(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", "a", "b")
+    (tmp_path / "pets").mkdir()
+    os.symlink(tmp_path / "elsewhere/a", tmp_path / "pets/cat")
+    os.symlink(tmp_path / "elsewhere/b", tmp_path / "pets/dog")
+    os.symlink(tmp_path / "pets", tmp_path / "link")
+    assert sizes(read_dataset(tmp_path / "link", holdout=0)) == [4, 0, 0]
+
+
+# --- labels elsewhere ---
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        *[
+            ("cat.0.jpg", "cat"),
+            ("dog_12.png", "dog"),
+            ("great_dane_12.jpg", "great_dane"),
+            ("cat (3).jpg", "cat"),
+        ],
+        *[("0001-cat.jpg", "cat"), ("IMG_1234.JPG", ""), ("12.jpg", ""), ("cat.jpg", ""), ("DSC00012.jpg", "")],
+    ],
+)
+def test_labels_in_names(name: str, label: str) -> None:
+    assert label_in_name(name) == label
+
+
+def in_names(root: Path) -> Path:
+    write(root, *(f"train/{name}.{number}.jpg" for name in ("cat", "dog") for number in range(4)))
+    return write(root, *(f"test1/{number}.jpg" for number in range(3)))
+
+
+def in_a_table(root: Path) -> Path:
+    write(root, *(f"train/{number:04x}.jpg" for number in range(8)), *(f"test/{number:04x}.jpg" for number in range(3)))
+    rows = [f"{number:04x},{9 * number},{'boxer' if number % 2 else 'pug'}" for number in range(8)]
+    (root / "labels.csv").write_text("\n".join(["id,size,breed", *rows]))
+    (root / "sample_submission.csv").write_text("id,boxer,pug\n0000,0.5,0.5\n0001,0.5,0.5\n")
+    return root
+
+
+def beside_one_folder(root: Path) -> Path:
+    write(root, *(f"images/{number}.png" for number in range(8)))
+    rows = [f"images\\{number}.png\t{'healthy' if number < 4 else 'sick'}" for number in range(8)]
+    (root / "meta.tsv").write_text("\n".join(["image\tdiagnosis", *rows]), encoding="utf-16")
+    return root
+
+
+def unsorted(root: Path) -> Path:
+    return write(root, *(f"{name}_{number}.jpg" for name in ("cat", "dog") for number in range(4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "classes"),
+    [
+        (in_names, "The names of the files", "cat (4), dog (4)"),
+        (in_a_table, "The columns id and breed of labels.csv", "boxer (4), pug (4)"),
+        (beside_one_folder, "The columns image and diagnosis of meta.tsv", "healthy (4), sick (4)"),
+        (unsorted, "The names of the files", "cat (4), dog (4)"),
+    ],
+)
+def test_labels_elsewhere_are_offered_and_written(tmp_path: Path, run, make, place: str, classes: str) -> None:
+    root = make(tmp_path / "pets")
+    with pytest.raises(ValueError, match="data manifest") as caught:
+        read_dataset(root)
+    assert f"{place} seem to tell the classes: {classes}." in str(caught.value)
+    done = run("data", "manifest", root)
+    assert done.status == 0
+    assert classes in done.out
+    dataset = read_dataset(root / "manifest.csv")
+    assert sizes(dataset) == [6, 0, 2]
+    assert not any("/test" in str(item.source.relative_to(root)) for item in dataset.train + dataset.test)
+    for item in dataset.train:
+        item.load()
+    assert run("data", "manifest", root).status == 1, "never written over"
+    assert run("data", "manifest", root, "--out", tmp_path / "other.csv").status == 0
+    assert sizes(read_dataset(tmp_path / "other.csv")) == [6, 0, 2]
+
+
+def test_without_labels_there_is_nothing_to_write(tmp_path: Path, run) -> None:
+    done = run("data", "manifest", write_classes(tmp_path, {"IMG": 3}))
+    assert done.status == 1
+    assert "neither the names of the files nor a table tell classes" in done.err
