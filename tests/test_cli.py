@@ -102,16 +102,55 @@ USAGE = {
     "no format": (["predict", "a", "b", "--format", "xml"], 2, "must be one of table, json, jsonl, csv, got 'xml'."),
     "a word too many": (["train", "my", "photos"], 2, "unexpected 'photos'. See selfprompt train --help."),
     "no images": (["predict", "a"], 2, "the following arguments are required: images. See selfprompt predict --help."),
-    "no data": (["train", "--out", "x"], 1, "Images are needed: selfprompt train PHOTOS --out OUT"),
-    "no out": (["train", "x"], 1, "--out is needed: the folder that the classifier is saved to."),
-    "out of range": (["train", "x", "--epochs", "0"], 1, "epochs must be at least 1, got 0."),
-    "infinite": (["train", "x", "--lr", "1e999"], 1, "lr must be a finite number, got inf."),
+    "no data": (["train", "--out", "x"], 2, "Images are needed: selfprompt train PHOTOS --out OUT"),
+    "no out": (["train", "x"], 2, "--out is needed: the folder that the classifier is saved to."),
+    "out of range": (["train", "x", "--epochs", "0"], 2, "epochs must be at least 1, got 0."),
+    "infinite": (["train", "x", "--lr", "1e999"], 2, "lr must be a finite number, got inf."),
     "unknown method": (["train", "x", "--method", "seep"], 2, "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
     "no such recipe": (["train", "x", "--config", "none.yaml"], 2, "none.yaml: there is no such recipe file."),
-    "top 0": (["predict", "a", "b", "--top", "0"], 1, "--top must be at least 1, got 0."),
-    "batch size 0": (["eval", "a", "b", "--batch-size", "0"], 1, "--batch_size must be at least 1, got 0."),
-    "unknown method to list": (["methods", "seep"], 1, "Did you mean 'sep'?"),
-    "unknown backbone to list": (["backbones", "zzz"], 1, "No listed backbone has 'zzz' in its name"),
+    "top 0": (["predict", "a", "b", "--top", "0"], 2, "--top must be at least 1, got 0."),
+    "batch size 0": (["eval", "a", "b", "--batch-size", "0"], 2, "--batch_size must be at least 1, got 0."),
+    "nothing for --out": (["train", "x", "--out", ""], 2, "out must not be empty: give it a value, or leave it out."),
+    "blanks for --out": (["predict", "a", "b", "--out", " "], 2, "out must not be empty"),
+    "nothing for --out of a bench": (["bench", "few-shot", "--out="], 2, "out must not be empty"),
+    "nothing for data": (["train", "", "--out", "x"], 2, "data must not be empty"),
+    "nothing among images": (["predict", "a", "b", ""], 2, "images must not be empty"),
+    "nothing for a page": (["report", "a", "--html", ""], 2, "html must not be empty"),
+    "nothing for a demo": (["demo", "--out", ""], 2, "out must not be empty"),
+    "nothing to analyze": (["analyze", "a", "--images", ""], 2, "images must not be empty"),
+    "nothing to fetch to": (["data", "get", "dtd", "--root", ""], 2, "root must not be empty"),
+    "brackets": (["train", "x", "--options.layers", "[" * 3000], 2, "...: lists and mappings may be nested 20 deep."),
+    "brackets behind =": (
+        ["train", "x", "--method=coop", f"--options.words={'{' * 3000}"],
+        2,
+        "may be nested 20 deep.",
+    ),
+    "dashes": (["train", "x", "--options.layers", "- " * 3000], 2, "may be nested 20 deep."),
+    "an alias of itself": (["train", "x", "--options.layers", "&a [*a]"], 2, "aliases (*name) are not taken"),
+    "no device": (["eval", "a", "b", "--device", "gpu"], 2, "device must be auto, cpu, cuda"),
+    "too many devices": (["train", "x", "--out", "o", "--devices", "1000"], 2, "devices may be "),
+    "no such option": (["train", "x", "--out", "o", "--options.text_prompts=0"], 2, "must be at least 1, got 0."),
+    "two kinds of names": (
+        ["predict", "a", "b", "--classes", "c,d", "--class_names", "e"],
+        2,
+        "--classes and --class_names both give the class names: leave one of them out.",
+    ),
+    "a guard of no CSV": (["predict", "a", "b", "--csv_guard"], 2, "--csv_guard is for CSV, got --format table."),
+    "unknown suite": (["data", "list", "zoo"], 2, "Unknown suite 'zoo'."),
+    "unknown task": (["data", "show", "embedded/zoo"], 2, "Unknown task 'embedded/zoo'."),
+    "unknown data set": (["data", "get", "zoo"], 2, "Unknown data set 'zoo'."),
+    "no picture": (["data", "show", "embedded/animals", "--out", "a.gif"], 2, "--out must end in .png, got a.gif."),
+    "unknown task of the demo": (["demo", "--task", "zoo"], 2, "Unknown task 'embedded/zoo'."),
+    "no shots": (["demo", "--shots", "0"], 2, "--shots must be at least 1, got 0."),
+    "no row": (["bench", "few-shot", "--list", "--methods", "seep"], 2, "Unknown method or recipe 'seep'."),
+    "no task of the suite": (["bench", "few-shot", "--list", "--datasets", "zoo"], 2, "embedded has no task 'zoo'."),
+    "no seed": (["bench", "few-shot", "--list", "--seeds", "a"], 2, "--seeds must be whole numbers"),
+    "no such photos": (["train", "none", "--out", "o", "--method=linear", "--backbone=embedded/mae"], 1, "none"),
+    "no such classifier": (["eval", "./none", "none"], 1, "none"),
+    "no such bench": (["report", "none"], 1, "none"),
+    "no such root": (["data", "check", "none"], 1, "none is no folder"),
+    "unknown method to list": (["methods", "seep"], 2, "Did you mean 'sep'?"),
+    "unknown backbone to list": (["backbones", "zzz"], 2, "No listed backbone has 'zzz' in its name"),
 }
 
 
@@ -437,10 +476,23 @@ class TestPredict:
         (record,) = json.loads(done.out)
         assert {name for name, _ in record["top"]} == {"sea", "deep wood", "salt, pepper"}
 
+    def test_new_names_from_a_file(self, run, coop, photos, tmp_path):
+        names = tmp_path / "names.txt"
+        image = photos / "blue" / "0.png"
+        names.write_text("sea\ndeep_wood\n\nsalt, pepper\n", encoding="utf-8")
+        command = ["predict", coop, image, "--class_names", names, "--format", "json", "--top", "9"]
+        assert {name for name, _ in json.loads(run(*command).out)[0]["top"]} == {"sea", "deep wood", "salt, pepper"}
+        names.write_text("blue\tsea\ndark red\tbrick\n", encoding="utf-8")
+        found = {name for name, _ in json.loads(run(*command).out)[0]["top"]}
+        assert found == {"sea", "brick", "green apple", "猫, klein"}
+        names.write_text("", encoding="utf-8")
+        assert run(*command).status == 1
+        assert run("predict", coop, image, "--class_names", tmp_path / "none.txt").status == 1
+
     @pytest.mark.parametrize(("names", "message"), [("sea", "at least 2"), (",", "at least 2"), ("a,a", "must differ")])
     def test_new_names_must_make_a_choice(self, run, coop, photos, names, message):
         done = run("predict", coop, photos / "blue" / "0.png", "--classes", names)
-        assert (done.status, done.out) == (1, "")
+        assert (done.status, done.out) == (2, "")
         assert message in done.err
 
     def test_new_names_are_refused_where_none_are_read(self, run, linear, photos):

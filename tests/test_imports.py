@@ -88,26 +88,30 @@ MAY_IMPORT = {
     "config": (".kinds",),
     "files": (),
     "claims": (".files",),
-    "prediction": (".files",),
-    "job": (".claims", ".files", ".json_files", ".prediction", ".data.paths"),  # parts are made by whatever predicts
+    "cores": (),
+    "csv_text": (),
+    "prediction": (".csv_text", ".files"),
+    # parts are made by whatever predicts
+    "job": (".claims", ".csv_text", ".files", ".json_files", ".prediction", ".data.paths"),
     "towers": (".tokens", ".towers"),
     "prompters": (".tokens", ".towers.base", ".towers.attention", ".prompters"),
     "text": (".tokens", ".towers", ".data.names", ".data.templates"),
     # data.features: batches with features that are known already, for ``prepare``
     "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".data.features", ".methods"),
-    "recipe": (".config", ".kinds"),
+    "yaml_text": (".files",),
+    "recipe": (".config", ".kinds", ".yaml_text"),
     "data": (".data", ".files"),  # the features' folder
     "evaluate.metrics": (),
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
-    "train": (".config", ".kinds", ".files", ".data", ".methods", ".train"),
+    "train": (".config", ".cores", ".kinds", ".files", ".data", ".methods", ".train"),
     "json_files": (),
     "schema": (".kinds",),
     "trust": (),
     "artifact": (".files", ".json_files", ".schema"),
     "bench.results": (".bench.claim", ".evaluate", ".json_files", ".kinds"),
-    "bench.published": (".recipe",),  # reads a YAML file
+    "bench.published": (".yaml_text",),  # reads a YAML file
     # the tables of a bench
-    "report": (".report", ".evaluate", ".files", ".bench.results", ".bench.published", ".data.suites"),
+    "report": (".report", ".csv_text", ".evaluate", ".files", ".bench.results", ".bench.published", ".data.suites"),
 }
 
 
@@ -135,7 +139,7 @@ LIBRARIES = {
     "lightning_fabric": ("train", "tuning"),
     "matplotlib": ("report", "analysis"),
     "jinja2": ("report",),
-    "yaml": ("recipe",),
+    "yaml": ("yaml_text",),
     "PIL": ("data", "report", "cli.demo_page"),
     "torchvision": (),
     "sklearn": ("methods.lpclip", "analysis"),
@@ -161,8 +165,7 @@ def test_a_library_is_imported_in_its_place_only(library):
 
 LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
 LIGHT += ("bench.results", "bench.published", "bench.claim")  # what a report reads
-LIGHT += ("json_files",)
-LIGHT += ("prediction",)  # the forms of predictions, which other commands show too
+LIGHT += ("json_files", "yaml_text", "csv_text", "cores", "prediction")  # what all commands use
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 

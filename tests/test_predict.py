@@ -1,8 +1,10 @@
 """Predictions over many images: streamed, listed, in parts that survive a kill, by several processes."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,16 +177,59 @@ class TestJob:
             "its classifier is not the same": (terms(classifier="bad"), ["x", "y", "z"]),
             "its count is 3, not 4; its list_sha256 is not the same": (terms(), ["x", "y", "z", "z"]),
             "its list_sha256 is not the same": (terms(), ["x", "z", "y"]),
+            "its guard is False, not True": (terms(guard=True), ["x", "y", "z"]),
         }
         for message, (wanted, paths) in cases.items():
             with pytest.raises(ValueError, match=f"{tmp_path} holds another job: {message}"):
                 open_job(tmp_path, wanted, paths)
 
+    def test_a_job_from_before_names_were_guarded_goes_on(self, tmp_path):
+        open_job(tmp_path, terms(), ["x", "y", "z"])
+        record = json.loads((tmp_path / "job.json").read_text())
+        del record["guard"]
+        (tmp_path / "job.json").write_text(json.dumps(record))
+        assert open_job(tmp_path, terms(), ["x", "y", "z"]).parts == 2
+        with pytest.raises(ValueError, match="its guard is False, not True"):
+            open_job(tmp_path, terms(guard=True), ["x", "y", "z"])
+
+    @pytest.mark.parametrize("form", ["csv", "jsonl"])
+    def test_any_name_of_a_file_is_a_name(self, tmp_path, form):
+        names = [
+            "fine",
+            "two\nlines",
+            "end\r",
+            "\r\n",
+            "\n",
+            "#x",
+            ' "y" ',
+            "a\tb",
+            "a,b",
+            "猫",
+            "\u202e",
+            "\udcff",
+            "=1",
+        ]
+        job = open_job(tmp_path, terms(form=form, part_size=3), names)
+        assert [job.images(number) for number in range(job.parts)] == [names[at : at + 3] for at in range(0, 13, 3)]
+        work(job, guesses)
+        assert finish(job, merge=True)["labels"] == {"a": 13, "b": 0}
+        with merged_file(job).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
+        assert [row["image"] for row in rows] == [
+            name.replace("\udcff", "\\udcff" if form == "csv" else name) for name in names
+        ]
+
+    def test_guarded_names_are_counted_as_the_classes_they_are(self, tmp_path):
+        job = open_job(tmp_path, terms(classes=("=a", "b"), guard=True), ["x", "-y"])
+        work(job, lambda paths: ([Prediction(path, "=a", 0.5, (("=a", 0.5),))] for path in paths))
+        assert job.path(0).read_text().splitlines()[1:] == ["x,1,'=a,0.500000,", "'-y,1,'=a,0.500000,"]
+        assert finish(job)["labels"] == {"=a": 2, "b": 0}
+
     def test_no_images_begin_no_job(self, tmp_path):
         with pytest.raises(ValueError, match="There are no images to predict"):
             open_job(tmp_path, terms(), [])
-        with pytest.raises(ValueError, match="has a line break in its name"):
-            open_job(tmp_path, terms(), ["fine", "not\nfine"])
+        with pytest.raises(ValueError, match="holds a zero byte"):
+            open_job(tmp_path, terms(), ["fine", "not\0fine"])
         assert open_job(tmp_path, terms(), ["fine"]).count == 1
 
     def test_a_damaged_job_is_named(self, tmp_path):
@@ -261,6 +306,7 @@ WRONG = {
         ["x.png", "--out", "o", "--part-size", "10"],
         "a multiple of the classifier's batch size 3, got 10",
     ),
+    "too many processes": (["x.png", "--out", "o", "--devices", "1000", "--device", "cpu"], "--devices may be "),
     "an empty list": (["--list", os.devnull], "lists no images"),
 }
 
@@ -299,6 +345,27 @@ class TestCommand:
         assert list(rows[0]) == ["image", "rank", "label", "score", "error"]
         assert {row["error"] for row in rows} == {"", "not an image, or of an unknown kind"}
 
+    def test_names_with_line_breaks_do_not_end_a_folder(self, run, small, pile, tmp_path):
+        names = ["two\nlines.png", "end.png\r", "bell\a.png", "=1+2.png"]
+        for name in names:
+            shutil.copy(pile / "blue" / "0.png", pile / "blue" / name)
+        done = run("predict", small, pile / "blue", "--format", "csv")
+        assert done.status == 0
+        rows = list(csv.DictReader(io.StringIO(done.out, newline="")))
+        assert {str(pile / "blue" / name) for name in names} <= {row["image"] for row in rows}
+        assert run("predict", small, pile / "blue", "--out", tmp_path / "out").status == 0
+        assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == 10
+        again = run("predict", small, "--list", tmp_path / "out" / "images.txt", "--out", tmp_path / "out")
+        assert again.status == 0, "the list that a job wrote stands for its images"
+
+    def test_cells_that_begin_like_formulas_are_guarded_on_request(self, run, small, pile, monkeypatch):
+        monkeypatch.chdir(pile / "blue")
+        os.rename("0.png", "=1+2.png")
+        plain = run("predict", small, "=1+2.png", "--format", "csv")
+        assert plain.out.splitlines()[1].startswith("=1+2.png,1,")
+        guarded = run("predict", small, "=1+2.png", "--format", "csv", "--csv_guard")
+        assert guarded.out.splitlines()[1].startswith("'=1+2.png,1,")
+
     def test_an_unreadable_image_stops_on_request(self, run, small, pile, tmp_path):
         done = run("predict", small, pile, "--out", tmp_path / "out", "--on-bad-image", "fail")
         assert done.status == 1
@@ -318,7 +385,7 @@ class TestCommand:
     def test_wrong_usage_is_told_in_a_sentence(self, case, run, small):
         arguments, message = WRONG[case]
         done = run("predict", small, *arguments)
-        assert done.status == 1
+        assert done.status == (1 if case == "an empty list" else 2)
         assert message in done.err
 
     @pytest.mark.slow

@@ -1,7 +1,9 @@
 import json
 import re
 import string
+import time
 from dataclasses import asdict, fields
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -199,6 +201,34 @@ WRONG = {
     "no mapping": ("- sep", "a recipe consists of 'key: value' lines, got list."),
     "no YAML": ("a: b: c", "not valid YAML"),
     "not text": ("a: \0", "not valid YAML"),
+    "a key twice": ("lr: 0.1\nlr: 0.2", "not valid YAML: the key 'lr' occurs twice."),
+    "an option twice": ("options: {a: 1, a: 2}", "the key 'a' occurs twice."),
+    "an infinite option": ("options: {shrink: -.inf}", "options.shrink must be a finite number, got -inf."),
+    "a number for an option's name": ("options: {1: 2}", "names of options must be text, got 1."),
+    "itself": ("method: wrong.yaml", "method must be the name of a method or shipped recipe, not of a file"),
+    "an alias of itself": ("options: &a {b: *a}", "aliases (*name) are not taken; write the value out."),
+    "an alias of a list": ("a: &a [*a]", "aliases (*name) are not taken"),
+    "an alias bomb": (
+        "a: &a [1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{new}: &{new} [{f'*{old},' * 9}]\n" for old, new in pairwise("abcdefghi")),
+        "aliases (*name) are not taken",
+    ),
+    "3,000 brackets": ("options: " + "[" * 3000, "lists and mappings may be nested 20 deep."),
+    "3,000 brackets that close": ("options: " + "[" * 3000 + "]" * 3000, "may be nested 20 deep."),
+    "3,000 braces": ("options: " + "{a: " * 3000, "may be nested 20 deep."),
+    "3,000 dashes": ("- " * 3000, "may be nested 20 deep."),
+    "3,000 indents": ("\n".join(f"{' ' * depth}a:" for depth in range(100)), "may be nested 20 deep."),
+    "code": ("method: !!python/object/apply:os.system ['false']", "not valid YAML: could not determine a constructor"),
+    "another tag": ("lr: !secret 3", "not valid YAML: could not determine a constructor"),
+    "a tag that its value contradicts": ("lr: !!int ''", "not valid YAML: IndexError."),
+    "another such tag": ("drop_last: !!bool maybe", "not valid YAML: KeyError."),
+    "no such day": ("seed: 2001-99-99", "not valid YAML: month must be in 1..12."),
+    "a date": ("seed: 2001-01-01", "seed must be a whole number, got datetime.date(2001, 1, 1)."),
+    "a long number": ("seed: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
+    "a list for a key": ("? [a, [b]]\n: 1", "not valid YAML"),
+    "a number for a key": ("1: 2", "unknown key 1."),
+    "several documents": ("lr: 1\n---\nlr: 2", "not valid YAML"),
+    "a long text": ("# " + "x" * 100_000, "not valid YAML: it must have at most 32,768 characters"),
 }
 
 
@@ -208,6 +238,35 @@ def test_a_wrong_file_is_refused_by_name(fault, tmp_path):
     path = write(tmp_path / "wrong.yaml", text)
     with pytest.raises(ValueError, match=re.escape(path) + ".*" + re.escape(message)):
         load_recipe(path)
+
+
+def test_a_file_without_end_is_refused_at_its_beginning(tmp_path):
+    with (tmp_path / "large.yaml").open("wb") as file:
+        file.truncate(1 << 40)  # takes no space
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"large\.yaml: not valid YAML: it must have at most 32,768 characters"):
+        load_recipe(str(tmp_path / "large.yaml"))
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_have_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "my.yaml").write_text("lr: 0.5", encoding=encoding)
+    assert load_recipe(str(tmp_path / "my.yaml")).train.lr == 0.5
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "my.yaml").write_bytes(b"class_names: caf\xe9.txt")
+    with pytest.raises(ValueError, match=r"my\.yaml: not valid YAML: it must be UTF-8 text\."):
+        load_recipe(str(tmp_path / "my.yaml"))
+
+
+def test_files_that_name_each_other_are_refused(tmp_path):
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    write(one, f"method: {other}")
+    write(other, f"method: {one}")
+    with pytest.raises(ValueError, match=r"one\.yaml: method must be the name of a method .* got '.*other\.yaml'"):
+        load_recipe(str(one))
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):

@@ -1,6 +1,6 @@
 """A large prediction as a folder: its list of images, its parts, and any number of processes that make them.
 
-    images.txt             the paths in order, one a line
+    images.txt             the paths in order, one a line; a line break in one is a zero byte and n or r
     job.json               what the job is; written by the first process, the same for all later ones
     part-00000.csv, ...    predictions of ``part_size`` images each, or .jsonl
     summary.json           counts; written last, when all parts are there
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfprompt.claims import claimed
+from selfprompt.csv_text import guarded
 from selfprompt.data.paths import Listed
 from selfprompt.files import write_atomically, write_json
 from selfprompt.json_files import read_json
@@ -48,6 +49,7 @@ class Terms:
         top: How many classes each image gets.
         form: How parts are written: "csv" or "jsonl".
         part_size: Images in a part.
+        guard: Whether names in CSV are guarded against spreadsheets.
     """
 
     classifier: str
@@ -55,6 +57,7 @@ class Terms:
     top: int
     form: Literal["csv", "jsonl"]
     part_size: int
+    guard: bool = False
 
 
 class Job:
@@ -132,7 +135,7 @@ def _record(terms: Terms, listed: Listed) -> dict[str, Any]:
 def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
     """Raise ValueError unless the folder holds the job that is wanted."""
     try:
-        found = read_json(folder / JOB, advice="Give another folder.")
+        found = {"guard": False, **read_json(folder / JOB, advice="Give another folder.")}  # which came later
         others = [key for key in wanted if found[key] != wanted[key]]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder / JOB} is damaged ({error}); give another folder with --out.") from error
@@ -191,7 +194,7 @@ def _content(job: Job, batches: Iterator[list[Prediction]], progress: Callable[[
         yield csv_header(errors=True).encode()
     done = 0
     for batch in batches:
-        text = as_csv(batch, errors=True) if as_table else as_lines(batch)
+        text = as_csv(batch, errors=True, guard=job.terms.guard) if as_table else as_lines(batch)
         yield text.encode(errors="backslashreplace")  # names may be no Unicode
         done += len(batch)
         progress(done)
@@ -241,7 +244,8 @@ def _summary(job: Job) -> dict[str, Any]:
             unreadable += 1
         else:
             labels[label] += 1
-    found = {name: labels[name] for name in dict.fromkeys(job.terms.classes)}
+    is_guarded = job.terms.guard and job.terms.form == "csv"
+    found = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.terms.classes)}
     return {"images": job.count, "parts": job.parts, "unreadable": unreadable, "labels": found}
 
 

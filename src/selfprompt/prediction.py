@@ -1,10 +1,9 @@
 """What an image shows, and the forms in which that is written: a record, rows of CSV, lines of JSON."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from selfprompt.csv_text import csv_text
 from selfprompt.files import to_json
 
 COLUMNS = ("image", "rank", "label", "score")
@@ -46,13 +45,14 @@ def as_lines(predictions: Iterable[Prediction]) -> str:
     return "".join(to_json(as_record(prediction)) + "\n" for prediction in predictions)
 
 
-def as_csv(predictions: Iterable[Prediction], *, errors: bool) -> str:
+def as_csv(predictions: Iterable[Prediction], *, errors: bool, guard: bool = False) -> str:
     """Rows image, rank, label, score: one for each of an image's most likely classes.
 
     Args:
         predictions: Of any number of images.
         errors: Whether there is a last column with the reason why an image could not be read; without it such images
             are left out.
+        guard: Whether to put an apostrophe before names that a spreadsheet might run as formulas.
     """
     rows: list[Sequence[object]] = []
     for found in predictions:
@@ -60,14 +60,7 @@ def as_csv(predictions: Iterable[Prediction], *, errors: bool) -> str:
             rows.append([found.image, "", "", "", found.error])
         last = [""] if errors else []
         rows += [[found.image, rank, label, f"{score:.6f}", *last] for rank, (label, score) in enumerate(found.top, 1)]
-    return csv_text(rows)
-
-
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, guard=guard)
 
 
 def csv_header(*, errors: bool) -> str:

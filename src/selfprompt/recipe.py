@@ -5,7 +5,7 @@ A recipe file is flat: the keys are ``method``, ``options``, ``backbone``, ``sta
 """
 
 import difflib
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
@@ -13,19 +13,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-
 from selfprompt.config import DataOptions, TrainOptions
 from selfprompt.kinds import check_kinds
+from selfprompt.yaml_text import read_yaml, write_yaml
 
 SHIPPED = files("selfprompt") / "recipes"
-
-
-class Loader(yaml.SafeLoader):
-    """Reads ``1e-3`` as the number that everybody means; YAML 1.1 wants a dot in it."""
-
-
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+ENDINGS = (".yaml", ".yml")
+"""What the name of a recipe file ends with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +47,11 @@ class Recipe:
             raise ValueError(f"eval_batch_size must lie in 1..10000, got {self.eval_batch_size}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0..2**63 - 1, got {self.seed}.")
+        for name, value in self.options.items():
+            if not isinstance(name, str):
+                raise ValueError(f"The names of options must be text, got {name!r}.")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"options.{name} must be a finite number, got {value}.")
 
     def flat(self) -> dict[str, Any]:
         """The recipe as the keys and values of its file."""
@@ -89,7 +88,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe as a file's text."""
-        return yaml.safe_dump(_plain(self.flat()), sort_keys=False)
+        return write_yaml(_plain(self.flat()))
 
 
 FIELDS = {
@@ -132,7 +131,7 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
     """
     if ":" in name and not Path(name).exists():
         return Recipe(method=name)
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ENDINGS):
         return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
     if shipped is None:
@@ -154,12 +153,15 @@ def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: b
         trust: Whether the file's own may be "package.module:Class", whose module runs when it is used.
 
     Raises:
-        ValueError: If the file is wrong, or names code without being trusted; the message names it.
+        ValueError: If the file is wrong, its method is a file again, or it names code without being trusted; the
+            message names it.
     """
     values = read_values(path)
     named = values.pop("method", Recipe.method)
     try:
         check_kinds(Recipe, {"method": named})
+        if named.endswith(ENDINGS):
+            raise ValueError(f"method must be the name of a method or shipped recipe, not of a file, got {named!r}.")
         if ":" in named and not method and not trust:
             raise ValueError(
                 f"its method is code, {named!r}, which would run. If you know that code, give the method yourself "
@@ -178,26 +180,11 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such recipe file.")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe consists of 'key: value' lines, got {type(values).__name__}.")
     check_keys(values, f"{path}: ")
     return values
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML text as values.
-
-    Raises:
-        ValueError: If it is not valid YAML.
-    """
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _plain(value: Any) -> Any:

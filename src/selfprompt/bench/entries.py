@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfprompt.recipe import Recipe, load_recipe, parse_yaml
+from selfprompt.recipe import Recipe, load_recipe
+from selfprompt.yaml_text import parse_yaml
 
 SYNTAX = "Write NAME or NAME[key=value,options.name=value], NAME being a method, a recipe or a recipe file."
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from selfprompt.recipe import parse_yaml
+from selfprompt.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from selfprompt.recipe import Recipe, parse_yaml
+from selfprompt.recipe import Recipe
+from selfprompt.yaml_text import parse_yaml
 
 CONDITIONS = ("suite", "protocol", "dataset", "shots", "method", "recipe", "backbone")
 

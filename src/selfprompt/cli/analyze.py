@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.show import Show
+from selfprompt.cli.usage import check_at_least, usage
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
@@ -35,19 +36,19 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def analyze(options: Namespace) -> int:
     """Run the command."""
-    for name in ("count", "words"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    check_at_least(options, 1, "count", "words")
     folder = Path(options.classifier)
     if not folder.is_dir() and options.out is None:
         raise ValueError(
             f"{folder} is no folder here; give the one that selfprompt train wrote, "
             "or with hf-hub:owner/name --out, the folder to write to."
         )
-    from selfprompt.classifier import load
+    from selfprompt.classifier import load, pick_device
     from selfprompt.cli.analyze_page import all_parts, write
 
     show = Show()
+    with usage():
+        pick_device(options.device)
     with show.stage("loading"):
         classifier = load(
             options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from selfprompt.cli.show import make_console
+from selfprompt.cli.printable import printable
+from selfprompt.cli.show import Console, make_console
+from selfprompt.cli.usage import UsageError, usage
 from selfprompt.config import DataOptions, TrainOptions
 from selfprompt.recipe import Recipe
 
@@ -83,18 +84,19 @@ def bench(options: Namespace) -> int:
     console = make_console()
     cells, missing = planned(options)
     for name, reason in missing.items():
-        console.print(f"Left out {name}: {reason}", markup=False, soft_wrap=True)
+        console.tell(f"Left out {name}: {reason}")
     show_settings(cells, console)
     if options.list:
         for cell in cells:
-            console.print(f"{cell}  {cell.folder}", markup=False, soft_wrap=True)
+            console.tell(f"{cell}  {cell.folder}")
         return 0
     if options.out is None:
-        raise ValueError("--out is needed: the folder that all runs are kept in.")
+        raise UsageError("--out is needed: the folder that all runs are kept in.")
     out = Path(options.out)
     left = [cell for cell in cells if not is_done(out / cell.folder, cell.id)]
     console.print(f"{plural(len(cells), 'cell')}, {len(cells) - len(left)} of them done before")
-    check_methods(left)
+    with usage():
+        check_methods(left)
     root = None if options.root is None else Path(options.root)
     lost: list[str] = []
     if options.cluster and left:
@@ -114,14 +116,16 @@ def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
     protocol = PROTOCOLS[options.protocol]
     suite = options.suite or SUITE_OF.get(options.protocol, "embedded")
     if suite not in protocol.suites:
-        raise ValueError(f"{options.protocol} is defined for the suites {', '.join(protocol.suites)}, got {suite!r}.")
+        raise UsageError(f"{options.protocol} is defined for the suites {', '.join(protocol.suites)}, got {suite!r}.")
     tasks = list_tasks(suite)
     every = options.datasets == "all"
     chosen = tasks if every else tuple(_words(options.datasets, "datasets"))
     unknown = [name for name in chosen if name not in tasks]
     if unknown:
-        raise ValueError(f"{suite} has no task {unknown[0]!r}. Its tasks: {', '.join(tasks)}.")
-    entries = parse_entries(options.methods or METHODS.get(options.protocol, TEXT_METHODS), trust=options.trust)
+        raise UsageError(f"{suite} has no task {unknown[0]!r}. Its tasks: {', '.join(tasks)}.")
+    with usage():
+        entries = parse_entries(options.methods or METHODS.get(options.protocol, TEXT_METHODS), trust=options.trust)
+        changes = overrides(options, entries)
     names = tasks if options.protocol == "cross-dataset" else chosen
     found, missing = readable(suite, names, options.root)
     if not every and (gone := [name for name in chosen if name in missing]):
@@ -141,7 +145,7 @@ def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
         [name for name in sources if name in found],
         _numbers(options.seeds, "seeds"),
         protocol.shots if options.shots is None else _numbers(options.shots, "shots"),
-        overrides(options, entries),
+        changes,
         targets,
         (options.preprocessing or "default") if suite == "vtab" else "",
     )
@@ -202,7 +206,7 @@ def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
             )
             told[f"Setting{f' for {where}' if where else ''}: {values} ({rule.why})"] = None
     for line in told:
-        console.print(line, markup=False, soft_wrap=True)
+        console.tell(line)
 
 
 class GridShow:
@@ -226,7 +230,7 @@ class GridShow:
 
     def begin(self, cell: "Cell") -> None:
         """A cell starts."""
-        self.bar.update(self.task, description=str(cell), state="")
+        self.bar.update(self.task, description=printable(str(cell)), state="")
 
     def end(self, outcome: "Outcome") -> None:
         """A cell has ended."""
@@ -236,11 +240,11 @@ class GridShow:
             return
         left = (self.total - self.done) * (time.monotonic() - self.start) / max(1, self.done - self.before)
         line = f"{self.done}/{self.total}  {outcome.cell}  {outcome.state} in {outcome.seconds:.1f} s"
-        self.console.print(f"{line}, about {left:.0f} s left" if left else line, markup=False, soft_wrap=True)
+        self.console.tell(f"{line}, about {left:.0f} s left" if left else line)
 
     def say(self, line: str) -> None:
         """How the run goes."""
-        self.bar.update(self.task, state=line)
+        self.bar.update(self.task, state=printable(line))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
@@ -276,7 +280,7 @@ def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
         retry_failed=options.retry_failed,
     )
     ids = ", ".join(str(job.job_id) for job in jobs)
-    console.print(f"submitted {len(jobs)} jobs ({ids}); their logs: {out / 'jobs'}", markup=False, soft_wrap=True)
+    console.tell(f"submitted {len(jobs)} jobs ({ids}); their logs: {out / 'jobs'}")
     show = GridShow(console, len(cells))
     with show.bar:
         while not all(job.done() for job in jobs):
@@ -291,14 +295,15 @@ def summary(unfinished: "Sequence[Cell]", out: Path, lost: Sequence[str], consol
     from selfprompt.bench.claim import error_time, last_line
 
     def tell(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        console.tell(line)
 
     broken = [cell for cell in unfinished if error_time(out / cell.folder)]
     count = len(unfinished) - len(broken)
     for line in lost:
         tell(f"A job ended early: {line}")
     for cell in broken:
-        tell(f"Broken: {cell}: {last_line(out / cell.folder)}\n  {out / cell.folder / 'error.txt'}")
+        tell(f"Broken: {cell}: {last_line(out / cell.folder)}")
+        tell(f"  {out / cell.folder / 'error.txt'}")
     if broken:
         tell(f"{plural(len(broken), 'cell')} broken; --retry-failed runs them again.")
     if count:
@@ -315,7 +320,7 @@ def plural(count: int, noun: str) -> str:
 def _words(text: str, option: str) -> list[str]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or len(set(words)) < len(words):
-        raise ValueError(f"--{option} must be names with commas between them, each once, got {text!r}.")
+        raise UsageError(f"--{option} must be names with commas between them, each once, got {text!r}.")
     return words
 
 
@@ -323,9 +328,9 @@ def _numbers(text: str, option: str) -> list[int]:
     """The numbers of "1,2,3".
 
     Raises:
-        ValueError: If they are no whole numbers from 0, or one occurs twice.
+        UsageError: If they are no whole numbers from 0, or one occurs twice.
     """
     words = [word.strip() for word in text.strip("[]").split(",")]
     if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise ValueError(f"--{option} must be whole numbers with commas between them, each once, got {text!r}.")
+        raise UsageError(f"--{option} must be whole numbers with commas between them, each once, got {text!r}.")
     return [int(word) for word in words]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from selfprompt.cli.show import make_console
+from selfprompt.cli.usage import UsageError, check_at_least, usage
 
 if TYPE_CHECKING:
     from selfprompt.data.suites.task import Task
@@ -62,9 +64,9 @@ def list_suites(options: Namespace) -> int:
     """One table a suite."""
     from selfprompt.data.suites import SUITES, list_tasks
 
-    suites = [options.name] if options.name else list(SUITES)
-    for suite in suites:
-        names = list_tasks(suite)
+    with usage():
+        tasks = {suite: list_tasks(suite) for suite in ([options.name] if options.name else SUITES)}
+    for suite, names in tasks.items():
         ships = suite == "embedded"
         title = "in the package" if ships else "needs a folder of your own: selfprompt data check, selfprompt data get"
         made = Table(title=f"{suite} ({title})", title_justify="left")
@@ -102,20 +104,23 @@ def published_row(suite: str, name: str) -> list[str]:
 
 def show(options: Namespace) -> int:
     """Write the picture of one task."""
-    from selfprompt.data.suites import load_task
+    from selfprompt.data.suites import check_task, load_task
     from selfprompt.data.suites.sheet import contact_sheet
+    from selfprompt.files import write_atomically
 
-    task = load_task(options.name, options.root)
-    path = Path(options.out or f"{task.suite}-{task.name}.png")
+    check_at_least(options, 1, "rows")
+    path = Path(options.out or f"{options.name.replace('/', '-')}.png")
     if path.suffix.lower() != ".png":
-        raise ValueError(f"--out must end in .png, got {path}.")
-    if options.rows < 1:
-        raise ValueError(f"--rows must be at least 1, got {options.rows}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(task, options.rows).save(path)
+        raise UsageError(f"--out must end in .png, got {path}.")
+    with usage():
+        check_task(options.name)
+    task = load_task(options.name, options.root)
+    picture = BytesIO()
+    contact_sheet(task, options.rows).save(picture, format="png")
+    write_atomically(path, picture.getvalue())
     for line in told(task):
-        make_console().print(line, markup=False, soft_wrap=True)
-    print(f"Picture: {path.resolve()}")
+        make_console().tell(line)
+    make_console().tell(f"Picture: {path.resolve()}")
     return 0
 
 

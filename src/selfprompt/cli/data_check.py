@@ -59,7 +59,7 @@ def check(options: Namespace) -> int:
         console.print(_present(there, root))
     for finding in there:
         for remark in finding.remarks:
-            console.print(f"{finding.expected.key}: {remark}", markup=False, soft_wrap=True)
+            console.tell(f"{finding.expected.key}: {remark}")
     for suite in suites:
         _tell_missing([finding for finding in findings if finding.expected.suite == suite], suite, root)
     return _verdict([finding.state for finding in there], options.strict)
@@ -106,7 +106,8 @@ def _verdict(states: "Sequence[State]", strict: bool) -> int:
         allowed = "--strict takes that for an error" if strict else "no error (--strict makes it one)"
         told.append(f"{plural(differing, 'data set')} can be used, but not compared with published results: {allowed}")
     if told:
-        make_console().print(f"\n{'; '.join(told)}.", markup=False, soft_wrap=True)
+        make_console().print()
+        make_console().tell(f"{'; '.join(told)}.")
     return int(bool(wrong or (strict and differing)))
 
 
@@ -138,16 +139,15 @@ def _tell_missing(findings: "Sequence[Finding]", suite: str, root: Path) -> None
         return
     console = make_console()
     names = ", ".join(expected.name for expected in missing)
-    console.print(f"\nMissing of {suite} ({len(missing)} of {len(findings)}): {names}.", markup=False, soft_wrap=True)
+    console.print()
+    console.tell(f"Missing of {suite} ({len(missing)} of {len(findings)}): {names}.")
     if suite == "vtab":
-        console.print(
-            f"  all: selfprompt data get vtab --root {root}  (from {VTAB.home})", markup=False, soft_wrap=True
-        )
+        console.tell(f"  all: selfprompt data get vtab --root {root}  (from {VTAB.home})")
         return
     fetched = [expected.key for expected in missing if ORIGINS[expected.key].downloads]
     if fetched:
-        console.print(f"  selfprompt data get NAME --root {root}", markup=False, soft_wrap=True)
+        console.tell(f"  selfprompt data get NAME --root {root}")
     for expected in missing:
         origin = ORIGINS[expected.key]
         tail = f" By hand: {origin.by_hand}" if origin.by_hand and not origin.downloads else ""
-        console.print(f"  {expected.name}: {origin.home}.{tail}", markup=False, soft_wrap=True)
+        console.tell(f"  {expected.name}: {origin.home}.{tail}")

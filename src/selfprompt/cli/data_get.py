@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.show import Show
+from selfprompt.cli.usage import usage
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -27,7 +28,8 @@ def get(options: Namespace) -> int:
         with show.stage(f"{name} (MB)") as progress:
             yield lambda done, total: progress(done >> 20, total >> 20)
 
-    key, origin = resolve(options.name)
+    with usage():
+        key, origin = resolve(options.name)
     folder, work = folder_of(key, root), root / WORK / key.replace("/", "-")
     show.say(f"{key} is from {origin.sentence}")
     wanted = lacking(origin, folder)

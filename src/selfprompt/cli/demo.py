@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, table
+from selfprompt.cli.usage import check_at_least, usage
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
@@ -80,17 +81,18 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def demo(options: Namespace) -> int:
     """Run the command."""
-    if options.shots < 1:
-        raise ValueError(f"--shots must be at least 1, got {options.shots}.")
+    check_at_least(options, 1, "shots")
     from selfprompt.data.suites import load_task
 
     start = time.monotonic()
-    task = load_task(options.task if "/" in options.task else f"{SUITE}/{options.task}")
+    with usage():
+        task = load_task(options.task if "/" in options.task else f"{SUITE}/{options.task}")
     out = make_room(Path(options.out))
     show = Show()
     story = tell(task, out, options, show)
     write(replace(story, seconds=time.monotonic() - start), out)
-    show.say(f"\nPicture: {(out / PICTURE).resolve()}")
+    show.say("")
+    show.say(f"Picture: {(out / PICTURE).resolve()}")
     show.say(f"Page:    {(out / PAGE).resolve()}")
     return 0
 

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.predict import class_names
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, make_console, table
+from selfprompt.cli.usage import check_at_least, usage
 from selfprompt.files import to_json
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def eval(options: Namespace) -> int:
     """Run the command."""
-    if options.batch_size is not None and options.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}.")
-    from selfprompt.classifier import load
+    check_at_least(options, 1, "batch_size")
+    from selfprompt.classifier import load, pick_device
     from selfprompt.data.loader import ImageStore, check_images
     from selfprompt.data.store import new_images
 
     show = Show(make_console(stderr=True))
+    with usage():
+        pick_device(options.device)
     with show.stage("loading"):
         classifier = load(
             options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say

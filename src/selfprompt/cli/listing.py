@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from selfprompt.cli.show import make_console
+from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import list_methods
 from selfprompt.recipe import load_recipe, recipe_names
 
@@ -36,12 +37,14 @@ def methods(options: Namespace) -> int:
 
 
 def _method(name: str) -> int:
-    recipe = load_recipe(name)
+    with usage():
+        recipe = load_recipe(name)
     from selfprompt.methods.base import find
 
-    method = find(recipe.method)
-    usage = f"selfprompt train PHOTOS --out FOLDER --method {name} --options.NAME VALUE"
-    parser = ArgumentParser(prog="", usage=usage, add_help=False)
+    with usage():
+        method = find(recipe.method)
+    line = f"selfprompt train PHOTOS --out FOLDER --method {name} --options.NAME VALUE"
+    parser = ArgumentParser(prog="", usage=line, add_help=False)
     parser.add_class_arguments(method.Options, "options")
     parser.set_defaults({f"options.{option}": value for option, value in recipe.options.items()})
     for action in parser._actions:
@@ -57,7 +60,7 @@ def backbones(options: Namespace) -> int:
 
     rows = [row for row in list_backbones() if not options.name or options.name in row[0]]
     if not rows:
-        raise ValueError(f"No listed backbone has {options.name!r} in its name; selfprompt backbones lists all forms.")
+        raise UsageError(f"No listed backbone has {options.name!r} in its name; selfprompt backbones lists all forms.")
     shown = Table(title="backbones", title_justify="left")
     shown.add_column("name", no_wrap=True)
     shown.add_column("what it is")

@@ -9,12 +9,17 @@ import logging
 import os
 import re
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from selfprompt.cli.printable import printable
+from selfprompt.cli.usage import UsageError, check_filled
+from selfprompt.yaml_text import check_plain
 
 COMMANDS = {
     "train": "tune a backbone to a folder of labelled images",
@@ -93,8 +98,10 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
         print_config=None,  # train has one of its own
     )
     try:
+        check_words(given)
         module.add_arguments(parser, given)
         options = parser.parse_args(list(given))
+        check_filled(options)
     except ArgumentError as error:
         return _fail(explain(error, parser), 2)
     except (ValueError, TypeError, OSError) as error:
@@ -105,7 +112,9 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
 
 def _run(command: str, function: Callable[[Namespace], int], options: Namespace) -> int:
     try:
-        status = function(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status = function(options)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -113,6 +122,8 @@ def _run(command: str, function: Callable[[Namespace], int], options: Namespace)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; say nothing more
         return 0
+    except UsageError as error:
+        return _fail(str(error), 2)
     except Exception as error:
         if os.environ.get("SELFPROMPT_DEBUG"):
             raise
@@ -135,8 +146,20 @@ def overview() -> str:
         "usage: selfprompt COMMAND ...\n\n"
         "Adapt a frozen vision transformer or CLIP to your own images with a few learned prompts.\n\n"
         f"{rows}\n\n"
-        "selfprompt COMMAND --help tells more. A first run without any data: selfprompt demo"
+        "selfprompt COMMAND --help tells more. A first run without any data: selfprompt demo\n\n"
+        "Exit status: 0 done; 2 wrong usage: an option or its value, whatever the data are; 1 anything else that went\n"
+        "wrong: files, data, a run that failed; 130 interrupted."
     )
+
+
+def check_words(given: Sequence[str]) -> None:
+    """Raise ValueError for a value that must not be read as YAML, which is how values of options are read."""
+    for word in given:
+        name, _, value = word.partition("=")
+        try:
+            check_plain(value if name.startswith("--") else word)
+        except ValueError as error:
+            raise ValueError(f"{word[:40]}{'...' if len(word) > 40 else ''}: {error}.") from None
 
 
 def explain(error: ArgumentError, parser: ArgumentParser) -> str:
@@ -186,8 +209,13 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
 
 def _fail(message: str, status: int) -> int:
     rank = os.environ.get("LOCAL_RANK", "0")  # with several devices each has a process, and what it says is its own
-    print(f"selfprompt{'' if rank == '0' else f' (process {rank})'}: {message}", file=sys.stderr)
+    print(f"selfprompt{'' if rank == '0' else f' (process {rank})'}: {printable(message)}", file=sys.stderr)
     return status
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as the command's own; names in it are not sent to the terminal as they are."""
+    print(f"selfprompt: warning: {printable(str(message))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """``selfprompt predict``: what do these images show?"""
 
 import csv
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from selfprompt.cli.show import Show, make_console, table
+from selfprompt.cli.printable import printable
+from selfprompt.cli.show import CSV_GUARD, Show, make_console, table
+from selfprompt.cli.usage import UsageError, check_at_least, usage
+from selfprompt.cores import cores
 from selfprompt.files import to_json
 from selfprompt.prediction import Prediction, as_csv, as_lines, as_record, csv_header
 
@@ -32,6 +35,11 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("images", type=str, nargs="*" if listed else "+", help="image files, or folders of them")
     parser.add_argument("--list", type=str | None, help="a text file with more images, one path a line; - reads stdin")
     parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
+    parser.add_argument(
+        "--class_names",
+        type=str | None,
+        help="the same from a file, one name a line, or lines FOLDER<TAB>NAME that rename the tuned classes",
+    )
     parser.add_argument("--top", type=int, default=1, help="how many classes to show for each image")
     parser.add_argument(
         "--format",
@@ -42,6 +50,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         "--out", type=str | None, help="folder for large jobs, written in parts; repeat the command to go on"
     )
     parser.add_argument("--part_size", type=int | None, help="images a part in --out: a multiple of the batch size")
+    parser.add_argument("--csv_guard", action="store_true", help=CSV_GUARD)
     parser.add_argument("--merge", action="store_true", help="write the parts in --out into one file too")
     parser.add_argument("--devices", type=int, default=1, help="processes that share --out: one a GPU, or of the CPU")
     parser.add_argument("--workers", type=int | None, help="threads a process that read images (default: all cores)")
@@ -59,17 +68,18 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def predict(options: Namespace) -> int:
     """Run the command; the status is 1 when no image could be read."""
-    for name in ("top", "devices", "part_size"):
-        if options[name] is not None and options[name] < 1:
-            raise ValueError(f"--{name} must be at least 1, got {options[name]}.")
-    if options.workers is not None and options.workers < 0:
-        raise ValueError(f"--workers must be at least 0, got {options.workers}.")
+    check_at_least(options, 1, "top", "devices", "part_size")
+    check_at_least(options, 0, "workers")
+    if options.classes is not None and options.class_names is not None:
+        raise UsageError("--classes and --class_names both give the class names: leave one of them out.")
+    if options.csv_guard and options.format not in (("csv",) if options.out is None else ("csv", None)):
+        raise UsageError(f"--csv_guard is for CSV, got --format {options.format or 'table'}.")
     if options.out is not None:
         from selfprompt.cli.predict_job import predict_parts
 
         return predict_parts(options)
     if options.devices > 1 or options.merge or options.part_size:
-        raise ValueError("--devices, --part-size and --merge need --out: the folder of the parts.")
+        raise UsageError("--devices, --part-size and --merge need --out: the folder of the parts.")
     return predict_here(options)
 
 
@@ -95,17 +105,23 @@ def predict_here(options: Namespace) -> int:
             if form in ("csv", "jsonl"):
                 out.write(csv_header(errors=False) if form == "csv" else "")
                 for batch in found.follow(batches):
-                    out.write(as_csv(batch, errors=False) if form == "csv" else as_lines(batch))
+                    text = as_csv(batch, errors=False, guard=options.csv_guard) if form == "csv" else as_lines(batch)
+                    out.write(shown(text))
                     out.flush()
             else:
                 predictions = [prediction for batch in found.follow(batches) for prediction in batch]
     for sentence in found.odd.sentences():
         show.say(sentence)
     if form == "json":
-        print(to_json([as_record(p) for p in predictions], indent=2))
+        print(shown(to_json([as_record(p) for p in predictions], indent=2)))
     elif form == "table":
         make_console().print(prediction_table([p for p in predictions if not p.error]))
     return 1 if found.bad == found.done else 0
+
+
+def shown(text: str) -> str:
+    """Lines for the standard output: as they are for a file, spelled out where they would steer a terminal."""
+    return printable(text, keep="\n") if sys.stdout.isatty() else text
 
 
 class Tally:
@@ -153,14 +169,17 @@ def counted(batches: Iterator[list[Prediction]], odd: "Remarks") -> Iterator[lis
 
 def loaded(options: Namespace, show: Show) -> "Classifier":
     """The classifier, with other class names if there are any."""
-    from selfprompt.classifier import load
+    from selfprompt.classifier import load, pick_device
 
+    with usage():
+        pick_device(options.device)
     with show.stage("loading"):
         classifier = load(
             options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
         )
-    if options.classes is not None:
-        classifier = classifier.with_classes(class_names(options.classes))
+    names = given_names(options, classifier.classes)
+    if names is not None:
+        classifier = classifier.with_classes(names)
     show.note(classifier.method, classifier.batch_size)
     return classifier
 
@@ -169,13 +188,36 @@ def readers(options: Namespace) -> int:
     """Threads that read images in one process."""
     if options.workers is not None:
         return int(options.workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_READERS, max(1, cores // options.devices))
+    return min(MOST_READERS, max(1, cores() // options.devices))
+
+
+def given_names(options: Namespace, tuned: Sequence[str]) -> list[str] | None:
+    """The class names of --classes or --class_names; None without them.
+
+    Args:
+        options: Of the command.
+        tuned: The names that the classifier was tuned on, which a file may rename.
+
+    Raises:
+        ValueError: If the file is missing, empty, or no text.
+    """
+    if options.class_names is None:
+        return None if options.classes is None else class_names(options.classes)
+    from selfprompt.data.names import clean_name, read_class_file
+
+    given = read_class_file(Path(options.class_names), tuned)
+    if isinstance(given, dict):
+        given = [given.get(name, name) for name in tuned]
+    return [clean_name(name) for name in given]
 
 
 def class_names(text: str) -> list[str]:
     """Names out of ``a,b,c``; a name that holds a comma stands in quotes: ``"salt, pepper",b``."""
-    return [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
+    from selfprompt.methods.base import check_names
+
+    with usage():
+        names = [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]
+        return list(check_names(names))
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> Table:

@@ -17,6 +17,8 @@ from jsonargparse import Namespace
 
 from selfprompt.cli.predict import Tally, counted, loaded, readers
 from selfprompt.cli.show import Show, make_console
+from selfprompt.cli.usage import UsageError
+from selfprompt.cores import most_processes
 
 if TYPE_CHECKING:
     from selfprompt.classifier import Classifier
@@ -31,16 +33,17 @@ LOOK, TELL = 1.0, 30.0
 
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
-    from selfprompt.data.paths import image_paths, left_out
+    from selfprompt.data.paths import left_out
     from selfprompt.data.remarks import Remarks
     from selfprompt.job import finish, merged_file, open_job, work
 
     if options.format not in (None, "csv", "jsonl"):
-        raise ValueError(f"--out writes csv or jsonl, got --format {options.format}.")
+        raise UsageError(f"--out writes csv or jsonl, got --format {options.format}.")
     show, odd = Show(make_console(stderr=True), quiet=options.quiet), Remarks()
     classifier = loaded(options, show)
+    check_devices(options, classifier)
     with show.stage("listing images"):
-        paths = image_paths(options.images, options.list, ignored := Counter[str]())
+        paths = paths_of(options, ignored := Counter[str]())
         job = open_job(Path(options.out), terms(options, classifier), paths)
     if ignored:
         show.say(left_out(ignored))
@@ -61,11 +64,24 @@ def predict_parts(options: Namespace) -> int:
     return 0 if read else 1
 
 
+def paths_of(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
+    """The images; those of a job's own list are read as the job wrote them."""
+    from selfprompt.data.paths import image_paths, read_lines
+    from selfprompt.job import LIST
+
+    own = Path(options.out) / LIST
+    if options.list is None or options.images or Path(options.list) != own or not own.is_file():
+        yield from image_paths(options.images, options.list, ignored)
+        return
+    with own.open("rb") as file:
+        yield from read_lines(file)
+
+
 def terms(options: Namespace, classifier: "Classifier") -> "Terms":
     """What the command line asks for.
 
     Raises:
-        ValueError: If parts would not hold whole batches.
+        UsageError: If parts would not hold whole batches.
     """
     from selfprompt.artifact import CONFIG, locate
     from selfprompt.job import Terms
@@ -73,9 +89,10 @@ def terms(options: Namespace, classifier: "Classifier") -> "Terms":
     batch = classifier.batch_size
     size = options.part_size or -(-USUAL_PART // batch) * batch
     if size % batch:
-        raise ValueError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
+        raise UsageError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
     config = (locate(options.classifier) / CONFIG).read_bytes()
-    return Terms(hashlib.sha256(config).hexdigest(), classifier.classes, options.top, options.format or "csv", size)
+    digest = hashlib.sha256(config).hexdigest()
+    return Terms(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)
 
 
 def strictly(stream: "Callable[..., Iterator[list[Prediction]]]") -> "Callable[..., Iterator[list[Prediction]]]":
@@ -107,6 +124,22 @@ class JobProgress:
             self._show.say(f"{done:,}/{self._job.count:,} images, {rate:,.0f} images/s, {left}")
 
 
+def check_devices(options: Namespace, classifier: "Classifier") -> None:
+    """Raise UsageError for more processes than the machine has GPUs, or cores where it has none."""
+    import torch
+
+    if classifier.device.type != "cuda":
+        if options.devices > most_processes():
+            raise UsageError(f"--devices may be {most_processes()} on the CPU of this machine, got {options.devices}.")
+    elif options.devices > 1 and not (
+        options.device in ("auto", "cuda") and options.devices <= torch.cuda.device_count()
+    ):
+        raise UsageError(
+            f"--devices {options.devices} needs as many GPUs and --device cuda, got --device {options.device} "
+            f"and {torch.cuda.device_count()} GPUs."
+        )
+
+
 @contextmanager
 def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show) -> Iterator[None]:
     """The other processes of ``--devices``: the same command on the same folder, each on its GPU or part of the CPU.
@@ -119,11 +152,6 @@ def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show
         yield
         return
     on_gpus = classifier.device.type == "cuda"
-    if on_gpus and not (options.device in ("auto", "cuda") and options.devices <= torch.cuda.device_count()):
-        raise ValueError(
-            f"--devices {options.devices} needs as many GPUs and --device cuda, got --device {options.device} "
-            f"and {torch.cuda.device_count()} GPUs."
-        )
     threads = torch.get_num_threads()
     share = threads if on_gpus else max(1, threads // options.devices)
     torch.set_num_threads(share)
@@ -154,12 +182,14 @@ def start_helper(options: Namespace, job: "Job", number: int, device: str, threa
         "format": job.terms.form,
         "part_size": job.terms.part_size,
         "classes": options.classes,
+        "class_names": options.class_names,
         "backbone": options.backbone,
         "on_bad_image": options.on_bad_image,
         "workers": readers(options),
         "device": device,
     }
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    words += ["--csv_guard"] if options.csv_guard else []
     environment = os.environ | {"LOCAL_RANK": str(number), "OMP_NUM_THREADS": str(threads)}
     words += ["--trust"] if options.trust else []
     command = [sys.executable, "-m", "selfprompt", "predict", *words, "--quiet", "--", options.classifier]

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table as Shown
 from rich.text import Text
 
-from selfprompt.cli.show import make_console
+from selfprompt.cli.printable import printable
+from selfprompt.cli.show import CSV_GUARD, Console, make_console
 from selfprompt.report.tables import Table, laid_out
 
 
@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--published", action="store_true", help="also show averages that others published, marked")
     parser.add_argument("--html", type=str | None, help="write a page with tables and plots, one file")
     parser.add_argument("--csv", type=str | None, help="write the tables, one line a value")
+    parser.add_argument("--csv_guard", action="store_true", help=CSV_GUARD)
     parser.add_argument("--json", type=str | None, help="write the tables and every single result")
     parser.add_argument("--markdown", type=str | None, help="write the tables as Markdown")
     parser.add_argument("--latex", type=str | None, help="write the tables for the package booktabs")
@@ -42,11 +43,11 @@ def report(options: Namespace) -> int:
     if options.published and not any(table.published for table in tables):
         console.print("There are no published averages for these suites and protocols.")
     for note in found.notes:
-        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+        console.tell(f"Note: {note}")
     for folder, reason in found.broken.items():
-        console.print(f"Broken: {folder}: {reason}", markup=False, soft_wrap=True)
+        console.tell(f"Broken: {folder}: {reason}")
     written = {
-        options.csv: lambda: to_csv(tables),
+        options.csv: lambda: to_csv(tables, guard=options.csv_guard),
         options.markdown: lambda: to_markdown(tables),
         options.latex: lambda: to_latex(tables),
         options.json: lambda: to_json(
@@ -57,12 +58,12 @@ def report(options: Namespace) -> int:
     for path, make in written.items():
         if path:
             write_atomically(Path(path), make().encode(errors="backslashreplace"))
-            console.print(f"wrote {path}", markup=False, soft_wrap=True)
+            console.tell(f"wrote {path}")
     if options.html:
         from selfprompt.report.bench_page import write_bench_page
 
         write_bench_page(Path(options.html), found, baseline=options.baseline, theirs=options.published)
-        console.print(f"wrote {options.html}", markup=False, soft_wrap=True)
+        console.tell(f"wrote {options.html}")
     return 0
 
 
@@ -73,10 +74,13 @@ def show(table: Table, console: Console) -> None:
         shown.add_column(column, justify="right" if number else "left", overflow="fold")
     own = len(layout.rows) - layout.published
     for number, row in enumerate(layout.rows):
-        cells = [Text(cell, style="bold" if (number, place) in layout.best else "") for place, cell in enumerate(row)]
+        cells = [
+            Text(printable(cell), style="bold" if (number, place) in layout.best else "")
+            for place, cell in enumerate(row)
+        ]
         shown.add_row(*cells, style="" if number < own else "dim", end_section=number == own - 1)
-    console.print(Text(table.title, style="bold"))
+    console.print(Text(printable(table.title), style="bold"))
     console.print(shown)
     for note in table.notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.tell(note)
     console.print()

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,11 +15,29 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from selfprompt.cli.printable import printable
+
+CSV_GUARD = "in CSV, put an apostrophe before names that a spreadsheet might run as formulas (= + - @)"
+"""What --csv_guard does."""
 FILE_WIDTH = 160
 """Columns of output that goes to a file or a pipe."""
+
+
+class Console(RichConsole):
+    """A console that shows text as it is, but spells out what would steer the terminal: it may come from anywhere."""
+
+    def tell(self, text: str) -> None:
+        """One line of text, whatever is in it; never markup."""
+        self.print(printable(text), markup=False, soft_wrap=True)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is shown, also of bars and of tables that did not come through ``table``."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(printable(piece.text, keep="\n"), piece.style)
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -39,7 +58,7 @@ class Show:
     def say(self, line: str) -> None:
         """One line about what was done or chosen."""
         if not self.quiet:
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.tell(line)
 
     def note(self, method: Any, batch_size: int) -> None:
         """What must be said about a loaded classifier."""
@@ -52,19 +71,19 @@ class Show:
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """A bar that disappears when its step is done; a spinner until it is known how much there is to do."""
         shown = self.console.is_terminal and not self.quiet
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not shown) as bar:
-            task = bar.add_task(name, total=None)
+            task = bar.add_task(printable(name), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are numbers."""
-    made = Table(title=Text(title) if title else None, title_justify="left")
+    made = Table(title=Text(printable(title)) if title else None, title_justify="left")
     for number, column in enumerate(columns):
         made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))  # a name may look like markup
+        made.add_row(*(Text(printable(cell)) for cell in row))  # a name may look like markup
     return made
 
 

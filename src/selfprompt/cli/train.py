@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_rows, table
+from selfprompt.cli.usage import UsageError, usage
 from selfprompt.config import DataOptions, TrainOptions
 from selfprompt.recipe import Recipe, load_recipe, read_recipe
 
@@ -88,18 +89,24 @@ def train(options: Namespace) -> int:
     """Run the command."""
     given = [f"--method={options.method}", *([f"--config={options.config}"] if options.config else [])]
     given += ["--trust"] if options.trust else []
-    recipe = final_recipe(options, base_recipe(given))
+    with usage():
+        recipe = final_recipe(options, base_recipe(given))
     if options.print_config:
         print(recipe.to_yaml(), end="")
         return 0
     if options.data is None:
-        raise ValueError(
+        raise UsageError(
             "Images are needed: selfprompt train PHOTOS --out OUT, where PHOTOS has a folder for each class."
         )
     if options.out is None:
-        raise ValueError("--out is needed: the folder that the classifier is saved to.")
+        raise UsageError("--out is needed: the folder that the classifier is saved to.")
+    from selfprompt.methods.base import find, make_options
+    from selfprompt.train.distributed import check_devices
     from selfprompt.tuning import tune
 
+    with usage():
+        make_options(find(recipe.method), recipe.options)
+        check_devices(recipe.train)
     show = Show(quiet=options.quiet)
     classifier = tune(
         options.data,
@@ -120,6 +127,6 @@ def train(options: Namespace) -> int:
     else:
         show.say("There are no test images, so the accuracy is not known.")
     if results["backbone_note"]:
-        show.console.print(f"Note: {results['backbone_note']}", markup=False, soft_wrap=True)
+        show.console.tell(f"Note: {results['backbone_note']}")
     show.say(f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES...")
     return 0

@@ -130,7 +130,13 @@ def read_lines(file: Iterable[bytes]) -> Iterator[str]:
     """The paths in a list that `Listed.follow` wrote, one a line."""
     for line in file:
         if path := line.rstrip(b"\r\n"):
+            for written, meant in LINE_BREAKS:
+                path = path.replace(written, meant)
             yield os.fsdecode(path)
+
+
+LINE_BREAKS = ((b"\0n", b"\n"), (b"\0r", b"\r"))
+"""How a line break in a path stands in a line of a list that we write: no path holds a zero byte."""
 
 
 @dataclass
@@ -159,12 +165,15 @@ class Listed:
         """The lines of the list, noted as they go by.
 
         Raises:
-            ValueError: If a path cannot stand in a line.
+            ValueError: If a path holds a zero byte, as no file's does.
         """
         for path in paths:
-            if "\n" in path or path.endswith("\r"):
-                raise ValueError(f"{path!r} has a line break in its name, so it cannot stand in a list; rename it.")
-            line = os.fsencode(path) + b"\n"
+            line = os.fsencode(path)
+            if b"\0" in line:
+                raise ValueError(f"{path!r} holds a zero byte, so it is the path of no file.")
+            for written, meant in LINE_BREAKS:
+                line = line.replace(meant, written)
+            line += b"\n"
             if self.count % self.every == 0:
                 self.starts.append(self._size)
             self.count += 1

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from selfprompt.evaluate.metrics import harmonic_mean
+from selfprompt.files import write_atomically
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")  # Okabe and Ito's
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
@@ -283,7 +285,9 @@ def summary_picture(
         text, colour = (said, RIGHT) if said == truth else (f"{said}\n(is {truth})", WRONG)
         axes.set_title(text, fontsize=FONT - 1, color=colour)
     figure.supxlabel(caption, fontsize=FONT - 1)
-    figure.savefig(path, dpi=110)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_atomically(path, drawn.getvalue())
 
 
 def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:

@@ -1,12 +1,11 @@
 """Tables of percentages: a frozen record, and its forms as text, CSV, JSON, Markdown and LaTeX."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selfprompt.bench.results import Spread
+from selfprompt.csv_text import csv_text
 
 NARROW = 5
 """Columns up to which a table's cells show their intervals."""
@@ -112,15 +111,16 @@ def in_text(table: Table, *, intervals: bool | None = None) -> list[list[str]]:
     return [[in_words(value, intervals=shown) for value in row] for row in table.rows]
 
 
-def to_csv(tables: Sequence[Table]) -> str:
-    """One line a value: table, row, column, mean, deviation, ends of the interval, number of seeds, note."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "mean", "std", "low95", "high95", "seeds", "published", "note"])
-    for table in tables:
-        for entry in entries(table):
-            writer.writerow(["" if value is None else value for value in entry.values()])
-    return text.getvalue()
+def to_csv(tables: Sequence[Table], *, guard: bool = False) -> str:
+    """One line a value: table, row, column, mean, deviation, ends of the interval, number of seeds, note.
+
+    Args:
+        tables: In their order.
+        guard: Whether to put an apostrophe before names that a spreadsheet might run as formulas.
+    """
+    header = ("table", "row", "column", "mean", "std", "low95", "high95", "seeds", "published", "note")
+    values = (entry.values() for table in tables for entry in entries(table))
+    return csv_text([header, *(["" if value is None else value for value in row] for row in values)], guard=guard)
 
 
 def entries(table: Table) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfprompt.config import TrainOptions
+from selfprompt.cores import most_processes
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
@@ -19,11 +20,9 @@ def make_fabric(options: TrainOptions) -> Fabric:
     ``devices`` says.
 
     Raises:
-        ValueError: If 16-mixed is asked for without a GPU.
+        ValueError: If the machine has no such devices; see ``check_devices``.
     """
-    no_gpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.accelerator.is_available())
-    if options.precision == "16-mixed" and no_gpu:
-        raise ValueError("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
+    check_devices(options)
     devices, nodes = options.devices, 1
     if torch.distributed.is_torchelastic_launched():
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
@@ -33,6 +32,20 @@ def make_fabric(options: TrainOptions) -> Fabric:
         num_nodes=nodes,
         precision=options.precision,
     )
+
+
+def check_devices(options: TrainOptions) -> None:
+    """Raise ValueError for more devices than this machine has, or for a precision that its kind does not have."""
+    no_gpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.accelerator.is_available())
+    if options.precision == "16-mixed" and no_gpu:
+        raise ValueError("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
+    if options.devices == "auto" or torch.distributed.is_torchelastic_launched():
+        return
+    most = most_processes() if no_gpu else torch.accelerator.device_count()
+    if not most:
+        raise ValueError(f"accelerator {options.accelerator!r} is not available here. Use auto or cpu.")
+    if int(options.devices) > most:
+        raise ValueError(f"devices may be {most} on {'the CPU' if no_gpu else 'the GPUs'} here, got {options.devices}.")
 
 
 @torch.no_grad()

@@ -35,15 +35,21 @@ def load_task(name: str, root: str | Path | None = None, **options: Any) -> "Tas
     Raises:
         ValueError: If there is no such task, or its data are not where they should be.
     """
+    check_task(name)
+    suite, _, task = name.partition("/")
+    loaded: Task = _module(suite).load(task, None if root is None else Path(root), **options)
+    return loaded
+
+
+def check_task(name: str) -> None:
+    """Raise ValueError unless there is a task of that name, wherever its data are."""
     suite, slash, task = name.partition("/")
     if not slash:
         raise ValueError(f"A task is named SUITE/TASK, such as embedded/animals, got {name!r}. {_known_suites()}")
-    module = _module(suite)
-    if task not in module.TASKS:
-        near = nearest(task, module.TASKS, f"{suite}/")
-        raise ValueError(f"Unknown task {name!r}.{near} Tasks of {suite}: {', '.join(module.TASKS)}.")
-    loaded: Task = module.load(task, None if root is None else Path(root), **options)
-    return loaded
+    known = list_tasks(suite)
+    if task not in known:
+        near = nearest(task, known, f"{suite}/")
+        raise ValueError(f"Unknown task {name!r}.{near} Tasks of {suite}: {', '.join(known)}.")
 
 
 def nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
