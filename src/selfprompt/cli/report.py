@@ -1,6 +1,6 @@
 """``selfprompt report``: the tables and plots of a folder of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -46,7 +46,7 @@ def report(options: Namespace) -> int:
         console.tell(f"Note: {note}")
     for folder, reason in found.broken.items():
         console.tell(f"Broken: {folder}: {reason}")
-    written = {
+    written: dict[str | None, Callable[[], str]] = {
         options.csv: lambda: to_csv(tables, guard=options.csv_guard),
         options.markdown: lambda: to_markdown(tables),
         options.latex: lambda: to_latex(tables),

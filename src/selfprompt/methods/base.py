@@ -5,11 +5,12 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from selfprompt.data.features import Encoder, matmul_precision, with_features
 from selfprompt.data.names import clean_name
@@ -23,7 +24,7 @@ from selfprompt.towers.base import Pooling, Prompter
 from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
 from selfprompt.towers.load import Backbone
 
-OptionsT = TypeVar("OptionsT")
+OptionsT = TypeVar("OptionsT", default=Any)
 
 
 @dataclass(frozen=True)

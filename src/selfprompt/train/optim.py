@@ -28,7 +28,7 @@ def parameter_groups(
     if options.decay == "all":
         return [_group(named, options.weight_decay)]
     head_decay = options.weight_decay if options.head_weight_decay is None else options.head_weight_decay
-    groups: tuple[list, list, list] = ([], [], [])
+    groups: tuple[list[tuple[str, nn.Parameter]], ...] = ([], [], [])
     for name, parameter in named:
         if parameter.ndim <= 1 or name.endswith(".bias"):
             groups[0].append((name, parameter))
