@@ -202,6 +202,12 @@ def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -
     assert (method.eval().frozen_encoder() is None) == method.traits.features_in_training_only
 
 
+@every
+def test_traits_are_known_before_there_is_a_method(label: str) -> None:
+    case = CASES[label]
+    assert trained(label).method.traits == traits(case.name, **case.options)
+
+
 def test_which_methods_take_frozen_features() -> None:
     inputs = {name: traits(name).inputs for name in list_methods()}
     features = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter"}
