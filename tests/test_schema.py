@@ -159,7 +159,7 @@ def test_the_labels_of_a_cache_fit_its_classes(tmp_path):
                 keys=torch.zeros(keys, found["keys"].shape[1]), labels=torch.tensor(labels)
             ),
         )
-        with pytest.raises(ValueError, match=r"cannot be loaded: the cache has .*labels"):
+        with pytest.raises(ValueError, match=r"The tensors do not fit tip-adapter: the cache has .*labels"):
             selfprompt.load(tmp_path)
 
 

@@ -311,34 +311,34 @@ class Method(nn.Module, Generic[OptionsT]):
         }
 
     def load_adapter_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over tuned tensors.
+        """Take over the tensors of ``adapter_state_dict``.
 
         Raises:
-            ValueError: If a tensor is missing, unexpected or of another shape; nothing is changed then.
+            ValueError: If they do not fit; nothing is changed then.
         """
-        own = self._stored()
-        expected = {
-            name: (*tensors[name].shape[:1], *own[name].shape[1:])
-            if name in self.traits.variable_length
-            else own[name].shape
-            for name in own.keys() & tensors.keys()
-        }
-        problems = [f"missing {name}" for name in own.keys() - tensors.keys()]
-        problems += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
-        problems += [
-            f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}"
-            for name, shape in expected.items()
-            if tensors[name].shape != shape
-        ]
-        if name := first_not_finite(tensors):
-            problems.append(f"{name} holds NaN or infinity")
+        problems = self.problems_with(tensors)
         if problems:
             raise ValueError(f"The tensors do not fit {self.name}: {'; '.join(sorted(problems))}.")
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in self._stored().items():
                 if name in self.traits.variable_length:
                     tensor.data = tensor.new_empty(tensors[name].shape)
                 tensor.copy_(tensors[name])
+
+    def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Why tensors cannot be loaded: what is missing, unexpected, of another shape or not finite."""
+        own = self._stored()
+        problems = [f"missing {name}" for name in own.keys() - tensors.keys()]
+        problems += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
+        for name in own.keys() & tensors.keys():
+            shape, expected = tuple(tensors[name].shape), tuple(own[name].shape)
+            if name in self.traits.variable_length:
+                expected = shape[:1] + expected[1:]
+            if shape != expected:
+                problems.append(f"{name} has shape {shape}, expected {expected}")
+        if name := first_not_finite(tensors):
+            problems.append(f"{name} holds NaN or infinity")
+        return problems
 
 
 def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:

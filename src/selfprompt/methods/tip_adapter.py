@@ -111,21 +111,14 @@ class TipAdapter(Method[TipAdapterOptions]):
             self.validation = unit(features), labels.to(device)
         self._choose()
 
-    def load_adapter_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a cache.
-
-        Raises:
-            ValueError: If the tensors do not fit, or the labels are not those of the keys; nothing is changed then.
-        """
-        keys, labels = tensors.get("keys"), tensors.get("labels")
-        if keys is not None and labels is not None and keys.ndim == 2:
-            fitting = labels.shape == keys.shape[:1]
-            if not fitting or (labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes)):
-                raise ValueError(
-                    f"the cache has {len(keys)} keys, and its labels must be as many numbers from 0 to "
-                    f"{len(self.classes) - 1}; these are not."
-                )
-        super().load_adapter_state_dict(tensors)
+    def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        problems = super().problems_with(tensors)
+        if problems:
+            return problems
+        keys, labels, classes = len(tensors["keys"]), tensors["labels"], len(self.classes)
+        if len(labels) == keys and all(0 <= label < classes for label in labels.tolist()):
+            return []
+        return [f"the cache has {keys} keys, and its labels must be as many numbers from 0 to {classes - 1}"]
 
     @torch.no_grad()
     def _choose(self) -> None:
