@@ -172,6 +172,20 @@ def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: b
         raise ValueError(f"{path}: {error}") from error
 
 
+def file_values(name: str) -> dict[str, Any]:
+    """What the user wrote into a recipe file, those that it names as its method included; nothing for other names.
+
+    Raises:
+        ValueError: If there is no such file or it is wrong.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return {}
+    values = read_values(Path(name))
+    below = file_values(str(values.pop("method", "")))
+    options = {**below.get("options", {}), **values.get("options", {})}
+    return {**below, **values, **({"options": options} if options else {})}
+
+
 def read_values(path: Path | Traversable) -> dict[str, Any]:
     """The keys and values of a recipe file.
 

@@ -107,3 +107,46 @@ class TestGrid:
     def test_a_protocol_needs_its_suite(self):
         with pytest.raises(ValueError, match="vtab is defined for the suites vtab, got 'embedded'"):
             cells("vtab")
+
+    def test_what_stands_in_a_recipe_file_wins_over_the_suite(self, tmp_path):
+        file = tmp_path / "mine.yaml"
+        file.write_text("method: linear\nlr: 0.01\nbackbone: embedded/mae\noptions: {pooling: cls}\n")
+        plain, own = cells("few-shot", rows=f"linear,{file}", names=("animals",), seeds=(1,))
+        assert plain.recipe.train.lr != 0.01, "the suite has a rate of its own"
+        assert (own.recipe.train.lr, own.recipe.backbone) == (0.01, "embedded/mae")
+        assert own.recipe.options["pooling"] == "cls"
+        assert own.recipe.train.epochs == plain.recipe.train.epochs, "what the file leaves open follows the suite"
+        assert own.id != plain.id
+        (over,) = cells("few-shot", rows=f"{file}", names=("animals",), seeds=(1,), overrides={"lr": 0.5})
+        assert over.recipe.train.lr == 0.5, "the command line wins over the file"
+        (row,) = cells("few-shot", rows=f"{file}[lr=0.25]", names=("animals",), seeds=(1,), overrides={"lr": 0.5})
+        assert row.recipe.train.lr == 0.25
+
+    def test_what_stands_in_a_recipe_file_wins_over_the_suite_s_preprocessing(self, tmp_path):
+        file = tmp_path / "mine.yaml"
+        file.write_text("method: linear\naugment: crop-flip\n")
+        (cell,) = cells("vtab", "vtab", str(file), ("dtd",), seeds=(1,), shots=(0,), preprocessing="spt")
+        assert (cell.recipe.statistics, cell.recipe.train.augment) == ("imagenet", "crop-flip")
+
+    def test_texts_and_epochs_of_a_recipe_file_are_the_user_s_own(self, tmp_path):
+        file = tmp_path / "mine.yaml"
+        file.write_text("method: coop\nepochs: 7\n")
+        (cell,) = cells("few-shot", "coop", str(file), ("imagenet",), seeds=(1,), shots=(1,))
+        assert (cell.recipe.train.epochs, cell.steps) == (7, 0)
+        file.write_text("method: sep\noptions: {template: 'a drawing of a {}.'}\n")
+        assert cells(rows=str(file), names=("animals",), seeds=(1,))[0].own_texts
+
+    @pytest.mark.parametrize("line", ["seed: 3", "shots: 4", "classes: new"])
+    def test_what_the_grid_fixes_is_refused_in_a_recipe_file(self, tmp_path, line):
+        file = tmp_path / "mine.yaml"
+        file.write_text(f"method: coop\n{line}\n")
+        with pytest.raises(ValueError, match=f"{line.replace(':', '')} stands in the file.*take the line out"):
+            cells(rows=str(file))
+
+    def test_the_same_run_under_two_names_is_refused(self, tmp_path):
+        file = tmp_path / "mine.yaml"
+        file.write_text("method: coop\n")
+        with pytest.raises(ValueError, match=r"coop and .*mine\.yaml are the same run under two names"):
+            cells(rows=f"coop,{file}", names=("animals",))
+        with pytest.raises(ValueError, match="the same run under two names"):
+            cells(rows="coop,coop[workers=0]", names=("animals",))

@@ -1,11 +1,14 @@
 """From result files to tables: every number here was worked out by hand."""
 
 import csv
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from selfprompt.bench.results import Spread, harmonic, read_results, spread
+from selfprompt.cli.report import show
 from selfprompt.report.bench_tables import all_tables, singles
 from selfprompt.report.tables import Gain, Table, in_words, laid_out, to_csv, to_latex, to_markdown
 
@@ -248,6 +251,17 @@ def test_a_wide_table_has_its_columns_as_rows():
     assert laid_out(Table("t", columns, wide.rows * 5)).columns == columns, "it is longer than wide"
 
 
+def test_labels_are_text_and_never_markup_in_a_terminal():
+    labels = ["coop[epochs=1]", "coop[epochs=1,lr=1e-3]", "[/x]", "[red]a[/red]", ":cat:"]
+    columns = ("method", *(f"[bold]set {number}" for number in range(8)))
+    turned = Table("[title]", columns, tuple((label, *map(float, range(8))) for label in labels), ("[note]",))
+    short = Table("[title]", columns[:3], tuple((label, 1.0, 2.0) for label in labels), ("[note]",))
+    for made in (turned, short):
+        written = io.StringIO()
+        show(made, Console(file=written, width=200, emoji=False))
+        assert not [text for text in (*labels, "[bold]set 0", "[title]", "[note]") if text not in written.getvalue()]
+
+
 class TestForms:
     TABLE = Table(
         "a_b",
@@ -272,6 +286,11 @@ class TestForms:
         assert lines[4] == "| one | **83.00 ± 3.61** |"
         assert lines[-1] == "5 %."
         assert "a \\| b" in to_markdown([Table("t", ("method",), (("a | b",),))])
+
+    def test_markdown_of_labels_that_look_like_markup(self):
+        label = "*a* _b_ snake_case `c` [d](e) <f> $g$ coop[epochs=1]"
+        line = to_markdown([Table("t", ("method", label), ((label, 1.0),))]).splitlines()[4]
+        assert line.startswith(r"| \*a\* \_b\_ snake_case \`c\` [d]\(e) \<f\> \$g\$ coop[epochs=1] |")
 
     def test_csv(self):
         rows = list(csv.DictReader(to_csv([self.TABLE]).splitlines()))

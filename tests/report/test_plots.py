@@ -1,10 +1,11 @@
 """Plots show the numbers that they are given."""
 
+import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from selfprompt.report import plots
+from selfprompt.report import analysis_plots, plots
 from selfprompt.report.plots import Estimate
 
 HISTORY = [{"epoch": n, "loss": 2 / n, "train_accuracy": n / 4} for n in (1, 2, 3)]
@@ -102,3 +103,38 @@ def test_the_summary_is_a_picture(tmp_path):
     plots.summary_picture(tmp_path / "a.png", {"SEP": Estimate(50, 40, 60)}, {"SEP": HISTORY}, shown, "A caption")
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 800
+
+
+NAMES = ["a $x$ name", "$", "cost $5", "50 $_{a$", "_hidden", "back\\slash^2", "猫, [bold]x[/bold]", "[/x]", "<b>&"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_are_shown_letter_by_letter(tmp_path):
+    estimates = [Estimate(50, 40, 60)] * len(NAMES)
+    square = [[int(row == column) for column in range(len(NAMES))] for row in range(len(NAMES))]
+    figures = {
+        "curves": plots.training_curves(dict.fromkeys(NAMES, HISTORY)),
+        "bars": plots.accuracy_bars(NAMES, dict.fromkeys(NAMES, estimates)),
+        "scatter": plots.base_new_scatter({name: (50.0 + n, 40.0) for n, name in enumerate(NAMES)}),
+        "shots": plots.shots_curves({name: {1: [50.0], 4: [60.0]} for name in NAMES}, reference={"$a$": 40.0}),
+        "gains": plots.gain_bars(dict.fromkeys(NAMES, 1.0), method=NAMES[0], baseline=NAMES[3]),
+        "confusion": plots.confusion_matrix(square, NAMES),
+    }
+    for kind, figure in figures.items():
+        shown = " ".join(words(figure)).replace("\\$", "$")  # escaped for matplotlib, which does not show it
+        assert not [name for name in NAMES if name not in shown], kind
+        figure.savefig(tmp_path / "figure.svg")
+    tile = Image.new("RGB", (8, 8))
+    plots.summary_picture(
+        tmp_path / "summary.png", {name: Estimate(50) for name in NAMES}, {NAMES[0]: HISTORY},
+        [(tile, name, NAMES[0]) for name in NAMES], NAMES[3],
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_of_pictures_are_shown_letter_by_letter():
+    pixels = np.zeros((len(NAMES), 8, 8, 3), dtype=np.uint8)
+    weights = np.full((1, len(NAMES), 4), 0.25)
+    drawn = analysis_plots.attention_pictures(pixels, NAMES, weights, (2, 2))
+    assert set(NAMES) <= {word.removeprefix(" ").replace("\\$", "$") for word in words(drawn)} | {NAMES[6]}
+    assert analysis_plots.to_png(drawn)

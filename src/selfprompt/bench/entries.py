@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfprompt.recipe import Recipe, load_recipe
+from selfprompt.recipe import Recipe, file_values, load_recipe
 from selfprompt.yaml_text import parse_yaml
 
 SYNTAX = "Write NAME or NAME[key=value,options.name=value], NAME being a method, a recipe or a recipe file."
@@ -34,6 +34,10 @@ class Entry:
             ValueError: If there is none.
         """
         return load_recipe(self.name, trust=self.trust)
+
+    def written(self) -> Mapping[str, Any]:
+        """What the user wrote into the recipe file, where the name is one's: no rule of a suite replaces that."""
+        return file_values(self.name)
 
 
 def parse_entries(text: str, *, trust: bool = False) -> tuple[Entry, ...]:

@@ -105,25 +105,40 @@ def grid(
         preprocessing: Whose way from VTAB's images to pixels, a name of ``vtab.PREPROCESSING``.
 
     Raises:
-        ValueError: If the protocol is not defined for the suite, or a value does not fit a recipe.
+        ValueError: If the protocol is not defined for the suite, a value does not fit a recipe, or two rows are one.
     """
     if suite not in PROTOCOLS[protocol].suites:
         defined = ", ".join(PROTOCOLS[protocol].suites)
         raise ValueError(f"{protocol} is defined for the suites {defined}, got {suite!r}.")
-    own = dict(overrides or {})
+    usual = {}
     if preprocessing:
         published = vtab.PREPROCESSING[preprocessing]
-        own = {"statistics": published.statistics, "augment": published.augment, **own}
+        usual = {"statistics": published.statistics, "augment": published.augment}
     cells: dict[str, Cell] = {}
     for dataset in datasets:
         for count in shots:
             for seed in seeds:
                 for entry in entries:
+                    left_open = {name: value for name, value in usual.items() if name not in entry.written()}
+                    own = {**left_open, **(overrides or {})}
                     cell = make_cell(protocol, suite, dataset, entry, seed, count, own, first=seeds[0])
                     others = tuple((targets or {}).get(dataset, ()))
                     cell = replace(cell, targets=others, preprocessing=preprocessing)
                     cells.setdefault(f"{cell.method} {cell.id}", cell)
+    check_different(tuple(cells.values()))
     return tuple(cells.values())
+
+
+def check_different(cells: Sequence[Cell]) -> None:
+    """Raise ValueError where two rows have all of their cells in common: one measurement under two names."""
+    ids: dict[str, frozenset[str]] = {}
+    for cell in cells:
+        ids[cell.method] = ids.get(cell.method, frozenset()) | {cell.id}
+    names: dict[frozenset[str], str] = {}
+    for name, own in ids.items():
+        if own in names:
+            raise ValueError(f"{names[own]} and {name} are the same run under two names: leave one of them out.")
+        names[own] = name
 
 
 def make_cell(
@@ -143,13 +158,28 @@ def make_cell(
         seed, shots = first, 0
     facts = {"suite": suite, "protocol": protocol, "dataset": dataset, "shots": shots, "recipe": entry.name}
     held = settings_for(recipe, **facts)
-    for values in (*(rule.values for rule in held), overrides, entry.changes):
+    own = (entry.written(), overrides, entry.changes)
+    for values in (*(rule.values for rule in held), *own):
         recipe = recipe.changed(values)
-    recipe = recipe.changed({"seed": seed, "shots": shots, "classes": PROTOCOLS[protocol].classes})
-    own_texts = any(name in entry.changes.get("options", {}) for name in TEXTS)
-    own_epochs = "epochs" in overrides or "epochs" in entry.changes
+    fixed = {"seed": seed, "shots": shots, "classes": PROTOCOLS[protocol].classes}
+    if recipe.method not in UNTRAINED:
+        _check_fixed(entry, fixed)
+    recipe = recipe.changed(fixed)
+    own_texts = any(name in values.get("options", {}) for values in own for name in TEXTS)
+    own_epochs = any("epochs" in values for values in own)
     steps = 0 if own_epochs else max((rule.steps_per_shot * shots for rule in held), default=0)
     return Cell(protocol, suite, dataset, entry.label, recipe, dict(overrides), own_texts, steps=steps)
+
+
+def _check_fixed(entry: Entry, fixed: Mapping[str, Any]) -> None:
+    """Raise ValueError where a recipe file says other than what protocol and command line fix."""
+    written = entry.written()
+    for name, value in fixed.items():
+        if written.get(name, value) != value:
+            raise ValueError(
+                f"{entry.label}: {name} {written[name]} stands in the file, but the protocol and the command line fix "
+                f"it, here at {value}: take the line out of the file."
+            )
 
 
 def cell_recipe(cell: Cell, task: Task, images: int) -> Recipe:

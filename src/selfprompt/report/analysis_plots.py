@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from selfprompt.report.plots import COLOURS, FAINT, FONT, QUIET
+from selfprompt.report.plots import COLOURS, FAINT, FONT, QUIET, as_it_is, shortened
 
 TILE = 1.15
 """Side of a picture in inches."""
@@ -226,7 +226,7 @@ def _tiles(images: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> 
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
         tiles[row][0].imshow(image)
-        tiles[row][0].set_xlabel(name if len(name) <= 18 else f"{name[:17]}…", fontsize=FONT - 3)
+        tiles[row][0].set_xlabel(as_it_is(shortened(name, 18)), fontsize=FONT - 3)
     for axes, title in zip(tiles[0][1:], columns, strict=True):
         axes.set_title(title, fontsize=FONT - 1)
     return figure, tiles

@@ -59,7 +59,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
     figure, (losses, accuracies) = _panels(9, 3.4, 2)
     for (name, history), colour, line in zip(shown.items(), _colours(len(shown)), _lines(len(shown)), strict=True):
         epochs = [record["epoch"] for record in history]
-        look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": name}
+        look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": as_it_is(name)}
         losses.plot(epochs, [record["loss"] for record in history], **look)
         seen = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
         accuracies.plot([epoch for epoch, _ in seen], [share for _, share in seen], **look)
@@ -90,7 +90,7 @@ def accuracy_bars(
     width = 0.8 / max(1, len(series))
     for number, ((name, estimates), colour) in enumerate(zip(series.items(), _colours(len(series)), strict=True)):
         places = [group - 0.4 + (number + 0.5) * width for group in range(len(groups))]
-        axes.bar(places, [e.value for e in estimates], width=0.92 * width, color=colour, label=name)
+        axes.bar(places, [e.value for e in estimates], width=0.92 * width, color=colour, label=as_it_is(name))
         for place, estimate in zip(places, estimates, strict=True):
             _whisker(axes, place, estimate)
             top = estimate.value if estimate.high is None else max(estimate.high, estimate.value)
@@ -105,7 +105,7 @@ def accuracy_bars(
     for group, level in enumerate(chance or ()):
         label = "chance" if group == 0 else None
         axes.plot([group - 0.45, group + 0.45], [level, level], color="black", linestyle="--", linewidth=1, label=label)
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), list(map(as_it_is, groups)))
     axes.set_ylim(0, 108)  # room for the number above a full bar
     axes.set_yticks(range(0, 101, 20))
     _label(axes, y="accuracy, %", grid="y")
@@ -127,7 +127,7 @@ def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
     ranked = sorted(points.items(), key=lambda entry: -harmonic_mean(*entry[1]))
     figure, (axes,) = _panels(7.5, 4.6, 1)
     for (name, (base, new)), colour, marker in zip(ranked, _colours(len(ranked)), _markers(len(ranked)), strict=True):
-        label = f"{name}  (H {harmonic_mean(base, new):.1f})"
+        label = as_it_is(f"{name}  (H {harmonic_mean(base, new):.1f})")
         axes.scatter([base], [new], s=70, color=colour, marker=marker, edgecolors="white", label=label, zorder=3)
     x, y = _room([base for base, _ in points.values()]), _room([new for _, new in points.values()])
     axes.set_xlim(*x)
@@ -153,12 +153,12 @@ def shots_curves(
         shots = sorted(by_shots)
         means = [statistics.fmean(by_shots[count]) for count in shots]
         spreads = [statistics.stdev(by_shots[count]) if len(by_shots[count]) > 1 else 0.0 for count in shots]
-        axes.plot(shots, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=name)
+        axes.plot(shots, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=as_it_is(name))
         low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
     for (name, level), line in zip((reference or {}).items(), cycle(LINES[1:]), strict=False):
-        axes.axhline(level, color=QUIET, linestyle=line, linewidth=1.5, label=name)
+        axes.axhline(level, color=QUIET, linestyle=line, linewidth=1.5, label=as_it_is(name))
     ticks = sorted({count for by_shots in curves.values() for count in by_shots})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(count) for count in ticks])
@@ -190,12 +190,12 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantit
             va="center",
             fontsize=FONT - 1,
         )
-    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked])
+    axes.set_yticks(range(len(ranked)), [as_it_is(name) for name, _ in ranked])
     axes.axvline(0, color="black", linewidth=1)
     axes.margins(x=0.15)  # room for the numbers
     middle, half = (len(ranked) - 1) / 2, max(3, len(ranked)) / 2  # a single bar is as thick as one of many
     axes.set_ylim(middle - half, middle + half)
-    _label(axes, x=f"{quantity}: {method} minus {baseline}, percentage points", grid="x")
+    _label(axes, x=as_it_is(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
     return figure
 
 
@@ -206,7 +206,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         counts: Numbers of images; rows are true classes, columns predicted ones, as ``Metrics.confusion``.
         classes: Names in that order; they stand beside the axes for up to 60 classes.
     """
-    size, names = len(classes), [shortened(name, 32) for name in classes]
+    size, names = len(classes), [as_it_is(shortened(name, 32)) for name in classes]
     side = min(8.5, 1.1 + 0.28 * max(size, 6)) + 0.5 + 0.07 * max(map(len, names))  # the cells, and room for the names
     figure, (axes,) = _panels(side + 1.2, side, 1)
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
@@ -225,6 +225,14 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
                     axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=FONT - 2, color=colour)
     _label(axes, x="predicted class", y="true class", grid="none")
     return figure
+
+
+def as_it_is(name: str) -> str:
+    """A name as matplotlib shows it letter by letter.
+
+    It takes what stands between two dollar signs for a formula, and leaves a name that begins with _ out of a legend.
+    """
+    return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
 
 
 def shortened(name: str, length: int) -> str:
@@ -283,8 +291,8 @@ def summary_picture(
         axes.imshow(image)
         axes.set_axis_off()
         text, colour = (said, RIGHT) if said == truth else (f"{said}\n(is {truth})", WRONG)
-        axes.set_title(text, fontsize=FONT - 1, color=colour)
-    figure.supxlabel(caption, fontsize=FONT - 1)
+        axes.set_title(as_it_is(text), fontsize=FONT - 1, color=colour)
+    figure.supxlabel(as_it_is(caption), fontsize=FONT - 1)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     write_atomically(path, drawn.getvalue())
@@ -298,7 +306,7 @@ def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
             axes.plot([estimate.low, estimate.high], [row, row], color="black", linewidth=1.5)
         end = estimate.value if estimate.high is None else estimate.high
         axes.text(end + 1.5, row, f"{estimate.value:.1f} %", va="center", fontsize=FONT - 1)
-    axes.set_yticks(range(len(bars)), list(bars), fontsize=FONT - 1)
+    axes.set_yticks(range(len(bars)), list(map(as_it_is, bars)), fontsize=FONT - 1)
     axes.invert_yaxis()
     axes.set_xlim(0, 112)  # room for the number behind a full bar
     axes.set_xticks(range(0, 101, 20))
@@ -308,7 +316,8 @@ def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
 def _losses(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Training loss by epoch."""
     for (name, history), colour in zip(histories.items(), _colours(len(histories)), strict=True):
-        axes.plot([r["epoch"] for r in history], [r["loss"] for r in history], color=colour, linewidth=2, label=name)
+        look: dict[str, Any] = {"color": colour, "linewidth": 2, "label": as_it_is(name)}
+        axes.plot([record["epoch"] for record in history], [record["loss"] for record in history], **look)
     _label(axes, x="epoch", y="training loss")
     _epochs(axes, histories)
     axes.legend(fontsize=FONT - 1, frameon=False)

@@ -1,5 +1,6 @@
 """Tables of percentages: a frozen record, and its forms as text, CSV, JSON, Markdown and LaTeX."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,11 +158,22 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 def _markdown(table: Table) -> str:
     layout = laid_out(table, intervals=False)
-    lines = [layout.columns, ("---", *["---:"] * (len(layout.columns) - 1))]
+    lines = [tuple(map(plain, layout.columns)), ("---", *["---:"] * (len(layout.columns) - 1))]
     for number, row in enumerate(layout.rows):
-        lines.append(tuple(f"**{cell}**" if (number, c) in layout.best else cell for c, cell in enumerate(row)))
-    drawn = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
-    return "\n".join([f"**{table.title}**", "", *drawn, "", *(f"{note}\n" for note in table.notes)])
+        cells = list(map(plain, row))
+        lines.append(tuple(f"**{cell}**" if (number, c) in layout.best else cell for c, cell in enumerate(cells)))
+    drawn = [f"| {' | '.join(line)} |" for line in lines]
+    notes = (f"{plain(note)}\n" for note in table.notes)
+    return "\n".join([f"**{plain(table.title)}**", "", *drawn, "", *notes])
+
+
+MARKUP = re.compile(r"[\\`*~<>|$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
+"""What Markdown could take for more than a letter: not a _ inside a word, nor a bracket that no link follows."""
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown sees letters only, in one line."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def to_latex(tables: Sequence[Table]) -> str:

@@ -31,9 +31,9 @@ class ProgressBar:
         self.shown = show and self.console.is_terminal
         self.epochs = epochs
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.shown,
