@@ -5,10 +5,10 @@ import io
 import json
 
 import pytest
-from rich.console import Console
 
 from selfprompt.bench.results import Spread, harmonic, read_results, spread
 from selfprompt.cli.report import show
+from selfprompt.cli.show import Console
 from selfprompt.report.bench_tables import all_tables, singles
 from selfprompt.report.tables import Gain, Table, in_words, laid_out, to_csv, to_latex, to_markdown
 

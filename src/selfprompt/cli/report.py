@@ -71,7 +71,7 @@ def show(table: Table, console: Console) -> None:
     """Print a table; the best of a column is bold, published rows are dim."""
     layout, shown = laid_out(table), Shown()
     for number, column in enumerate(layout.columns):
-        shown.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(printable(column)), justify="right" if number else "left", overflow="fold")
     own = len(layout.rows) - layout.published
     for number, row in enumerate(layout.rows):
         cells = [
