@@ -300,6 +300,9 @@ class TestTrain:
         assert "zero-shot has nothing to train." in done.out
         assert "tuned" not in done.out
         assert run("predict", tmp_path / "out", photos / "blue" / "0.png", "--classes", "a sea,a wood").status == 0
+        alike = run("predict", tmp_path / "out", photos / "blue" / "0.png", "--classes", "A sea,a wood,a sea")
+        assert alike.status != 0
+        assert "'A sea' and 'a sea' are the same tokens to embedded/clip" in " ".join(alike.err.split())
 
     def test_the_methods_whose_batches_matter_say_so(self, run, photos, tmp_path):
         out = tmp_path / "out"

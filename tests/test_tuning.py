@@ -230,6 +230,21 @@ class TestData:
         assert tuned.results["images"] == {"train": 4, "val": 0, "test": 6}
         assert tuned.results["tuned"]["accuracy"] == 100
 
+    def test_names_that_are_one_to_the_model(self):
+        """A head that reads no names is tuned all the same, and what the text tower cannot do is said."""
+        pairs = [
+            (photo(COLOURS["blue" if name == "Cat" else "dark_red"], seed), name)
+            for name in ("Cat", "cat")
+            for seed in range(4)
+        ]
+        with pytest.raises(ValueError, match="'Cat' and 'cat' are the same tokens to embedded/clip"):
+            tune(pairs, **COOP)
+        story = Story()
+        tuned = tune(pairs, **LINEAR | {"backbone": "embedded/clip"}, watcher=story)
+        assert (tuned.classes, tuned.results["zero_shot"]) == (("Cat", "cat"), None)
+        assert any(line.startswith("Class names that differ in case only: 'Cat' and 'cat'.") for line in story.said)
+        assert any(line.startswith("No zero-shot accuracy: The class names 'Cat' and 'cat'") for line in story.said)
+
     def test_gray_images_in_a_folder(self, tmp_path):
         root = write_photos(tmp_path / "photos", {"a": 3, "b": 3})
         Image.open(root / "a" / "0.png").convert("L").save(root / "a" / "0.png")

@@ -44,6 +44,25 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     return ids
 
 
+def check_distinct(backbone: Backbone, names: Sequence[str]) -> None:
+    """Raise ValueError unless each class name has words, and no two are the same tokens to the text tower.
+
+    Tokenizers put capitals in lower case, and know no words of some languages. Classes whose tokens are the same have
+    the same scores, so that one of them is never predicted.
+    """
+    nothing, *rows = tokenize(backbone.text_side()[1], ["", *names]).tolist()
+    first: dict[tuple[int, ...], str] = {tuple(nothing): ""}
+    for name, row in zip(names, rows, strict=True):
+        other = first.setdefault(tuple(row), name)
+        if other != name and not other:
+            raise ValueError(f"The class name {name!r} has no word that {backbone.name} reads: give it another name.")
+        if other != name:
+            raise ValueError(
+                f"The class names {other!r} and {name!r} are the same tokens to {backbone.name}, so one of them would "
+                "never be predicted: merge the two classes, or give one another name."
+            )
+
+
 def words_inside(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     """Number of tokens of each text without SOS and EOT, (C,)."""
     return tokenizer(list(texts)).argmax(dim=-1) - 1

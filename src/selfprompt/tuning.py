@@ -246,12 +246,17 @@ def with_statistics(backbone: Backbone, statistics: str) -> Backbone:
 
 
 def zero_shot(classifier: Classifier, data: RunData, watcher: Watcher) -> Metrics | None:
-    """Accuracy of the untuned CLIP on the test images; None without a text tower or test images."""
+    """Accuracy of the untuned CLIP on the test images; None without these, a text tower, or names that it can read."""
     backbone = classifier.method.backbone
     if backbone.text is None or not data.dataset.test:
         return None
     options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
-    untuned = build_method("zero-shot", backbone, classifier.classes, check=False, **options).to(classifier.device)
+    try:
+        check = not data.dataset.ids
+        untuned = build_method("zero-shot", backbone, classifier.classes, check=check, **options).to(classifier.device)
+    except ValueError as error:  # the method itself may read no names
+        watcher.say(f"No zero-shot accuracy: {error}")
+        return None
     with watcher.stage("zero-shot on the test images") as progress:
         return evaluate(untuned, classifier.batches(data.dataset.test, data.store, data.features), progress=progress)
 

@@ -152,3 +152,39 @@ def test_parquet_needs_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "a.parquet").touch()
     with pytest.raises(ImportError, match=r"need pyarrow: pip install 'selfprompt\[data\]'"):
         read_dataset(folder / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["path,label", "images/0.png,salt, pepper"],
+            r'line 2, has more cells than the header \(2\): .*"salt, pepper"',
+        ),
+        (["path;label", "images/0.png;a;b"], "line 2, has more cells than the header"),
+        (["path,label", 'images/0.png,"a', "images/1.png,b"], "up to line 3: a quote is opened there and not closed"),
+        (["path,label", "images/0.png, "], "line 2 has no label"),
+        (["path,label,class_name", "images/0.png,1,cat", "images/1.png,1,dog"], "line 3: label 1 has two names"),
+        (["path,label", "images/0.png,1", "images/1.png,1.0"], "written in one way, got '1' and '1.0'"),
+    ],
+)
+def test_rows_that_say_something_else_than_meant_are_refused(folder: Path, lines: list[str], message: str) -> None:
+    (folder / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        read_dataset(folder / "a.csv")
+
+
+def test_empty_cells_at_the_end_mean_nothing(folder: Path) -> None:
+    (folder / "a.csv").write_text("path,label\nimages/0.png,cat,\nimages/1.png,dog,,\n")
+    assert read_dataset(folder / "a.csv", holdout=0).classes == ("cat", "dog")
+
+
+def test_a_column_of_class_names_names_the_labels(folder: Path) -> None:
+    rows = [("images/0.png", "1.0", "sea_lion"), ("images/1.png", "0.0", "cat"), ("images/2.png", "1.0", "sea_lion")]
+    dataset = read_dataset(write(folder / "a.csv", "path,label,class_name", rows), holdout=0)
+    assert (dataset.classes, [item.label for item in dataset.train]) == (("cat", "sea lion"), [1, 0, 1])
+    assert "Labels are from the column 'label', their names from 'class_name'." in dataset.notes
+    rows = [("images/0.png", "cat", "animal"), ("images/1.png", "dog", "animal")]
+    dataset = read_dataset(write(folder / "a.csv", "path,label,class_name", rows), holdout=0)
+    assert dataset.classes == ("cat", "dog")
+    assert "'class_name' gives some of them the same name" in dataset.notes[0]

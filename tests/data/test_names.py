@@ -44,8 +44,12 @@ def test_list_of_other_names_follows_the_order() -> None:
 def test_numbers_count_the_names() -> None:
     naming = name_classes(["0", "2"], {}, ["a", "b", "c"])
     assert naming.index == {"0": 0, "2": 2}
-    assert "Labels are numbers" in naming.notes[1] + naming.notes[0]
+    assert any("they count the names, from 0; 2 is 'c'" in note for note in naming.notes)
     assert name_classes(["1", "2", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "2": 1, "3": 2}
+    assert name_classes(["1", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "3": 2}
+    assert name_classes(["5", "7"], {}, ["a", "b"]).index == {"5": 0, "7": 1}
+    with pytest.raises(ValueError, match=r"Labels are numbers \(1, 2\) without 0 and without 3: .*from 0 or from 1"):
+        name_classes(["1", "2"], {}, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -64,9 +68,8 @@ def test_lists_that_do_not_fit_are_refused(names: list[str], message: str) -> No
 def test_empty_and_equal_names_are_told() -> None:
     with pytest.raises(ValueError, match="nothing is left of '__'"):
         name_classes(["__", "a"], {}, None)
-    assert (
-        "share a name and cannot be told apart by text: crane" in name_classes(["a", "b"], {}, ["crane"] * 2).notes[1]
-    )
+    (note,) = (note for note in name_classes(["a", "b"], {}, ["crane"] * 2).notes if "share a name" in note)
+    assert "cannot be told apart by text: crane (a, b)" in note
 
 
 @pytest.mark.parametrize("separator", ["\t", ",", "=", "=>", " => ", ", ", " "])
@@ -103,5 +106,25 @@ def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one class, but it is empty"):
         read_class_file(file, [])
     file.write_text("a,b\na,c\n")
-    with pytest.raises(ValueError, match="more than once: a"):
+    with pytest.raises(ValueError, match="name each folder once, got 'a' in lines 1 and 2"):
         read_class_file(file, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\tx\nb y\n", r"classes\.txt, line 2: must be like 'a\\tx', got 'b y'"),
+        ("a\tx\n\nb\t\n", r"classes\.txt, line 3: must be like 'a\\tx', got 'b'"),
+        ("q\tx\nr\ty\n", r"classes\.txt must name the labels of the data \(a, b\), but its lines are for q, r"),
+        ("x\ny\nx\n", r"classes\.txt must name each class once, got 'x' in lines 1 and 3"),
+        ("a,x\nb,y\n\na,z\n", r"classes\.txt must name each folder once, got 'a' in lines 1 and 4"),
+        ("x\n", r"classes\.txt: 1 class name cannot name 2 labels \(a, b\)"),
+        ("x\ny\nz\n", r"classes\.txt: 3 class names cannot name 2 labels \(a, b\)"),
+        ('{"a": "x", "b": "y"}', r"classes\.txt must be plain text, but it looks like JSON"),
+    ],
+)
+def test_class_files_that_do_not_fit_are_named_with_the_line(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        name_classes(["a", "b"], {}, file)

@@ -9,6 +9,7 @@ import torch
 from selfprompt.kinds import WORDS
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method, build_method, find, make_options
+from selfprompt.towers.load import load_backbone
 from tests.methods.own import Bias
 from tests.methods.tiny import NAMES, backbone, images, small
 
@@ -157,6 +158,31 @@ def test_a_wrong_value_is_named_with_the_rule(name: str, options: dict[str, Any]
 def test_wrong_class_names_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_method("linear", backbone("mae"), names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Cat", "dog", "cat"], "names 'Cat' and 'cat' are the same tokens .*merge the two classes"),
+        (["CAFÉ", "café"], "names 'CAFÉ' and 'café' are the same tokens"),
+        (["salt &amp; pepper", "salt & pepper"], "are the same tokens"),
+        (["cat", "\x00"], r"name '\\x00' has no word that embedded/clip reads"),
+        (["cat", "dog " * 40], "The text 'dog dog .*' does not fit the model's 32 text tokens; shorten the name"),
+    ],
+)
+def test_names_that_the_text_tower_cannot_tell_apart_are_refused(names: list[str], message: str) -> None:
+    frozen = load_backbone("embedded/clip")
+    for name in ("zero-shot", "coop", "sep"):
+        with pytest.raises(ValueError, match=message):
+            build_method(name, frozen, names)
+    with pytest.raises(ValueError, match=message):
+        build_method("zero-shot", frozen, ["a", "b"]).with_classes(names)
+    assert len(build_method("linear", frozen, names).classes) == len(names), "its head reads no names"
+
+
+def test_published_names_may_be_the_same_tokens() -> None:
+    method = build_method("zero-shot", load_backbone("embedded/clip"), ["crane", "cat", "Crane"], check=False)
+    assert method.texts[0].equal(method.texts[2])
 
 
 def test_one_text_is_no_list_of_class_names() -> None:

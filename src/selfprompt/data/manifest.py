@@ -7,6 +7,7 @@ from typing import Any
 
 from selfprompt.data.items import SPLITS, Split, listing, plural
 from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
+from selfprompt.data.spelling import tidy
 from selfprompt.files import read_text
 
 COLUMNS = {
@@ -14,6 +15,7 @@ COLUMNS = {
     "label": ("label", "class", "class_name", "classname", "category"),
     "split": ("split", "subset", "set"),
 }
+NAMES = ("class_name", "classname", "label_name")  # a column of names beside one of labels
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
@@ -31,17 +33,20 @@ def read_manifest(path: Path) -> dict[Split, Part]:
     rows, columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
     if not rows:
         raise ValueError(f"{path} must list at least one image, but it has no rows.")
-    faults = [f"{place} has no {name}" for place, row in rows for name in columns if not row[name]]
+    needed = [name for name in columns if name != "name"]
+    faults = [f"{place} has no {name}" for place, row in rows for name in needed if not row[name]]
     if faults:
         raise ValueError(f"{path} must be filled in completely: {listing(faults)}.")
+    names, notes = _names(path, rows, columns)
     parts: dict[Split, Part] = {}
     for place, row in rows:
         split = split_word(row["split"]) if "split" in row else "train"
         if split is None:
             raise ValueError(f"{path}, {place}: unknown split {row['split']!r}. {UNKNOWN_SPLIT}")
-        part = parts.setdefault(split, Part([], []))
+        part = parts.setdefault(split, Part([], [], names=names))
         part.sources.append(path.parent / row["path"])
         part.labels.append(row["label"])
+    next(iter(parts.values())).notes += notes
     _check_files(path, parts)
     return {split: parts[split] for split in SPLITS if split in parts}
 
@@ -56,10 +61,18 @@ def _read_text(path: Path) -> tuple[Rows, dict[str, str]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     try:
         reader = csv.DictReader(file, delimiter=delimiter)
-        columns = _find_columns(path, [name for name in reader.fieldnames or [] if name])
+        header_cells = list(reader.fieldnames or [])
+        columns = _find_columns(path, [name for name in header_cells if name])
         rows = []
         for record in reader:
+            if any(cell.strip() for cell in record.get(None) or []):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}, has more cells than the header ({len(header_cells)}): put text "
+                    f'that holds a {delimiter!r} in quotes, "salt{delimiter} pepper".'
+                )
             values = {name: (record[column] or "").strip() for name, column in columns.items()}
+            if any("\n" in value for value in values.values()):
+                raise ValueError(f"{path}, up to line {reader.line_num}: a quote is opened there and not closed.")
             rows.append((f"line {reader.line_num}", values))
     except csv.Error as error:
         raise ValueError(f"{path} must be a readable table: {error}.") from None
@@ -87,11 +100,36 @@ def _read_parquet(path: Path) -> tuple[Rows, dict[str, str]]:
 
 
 def _word(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"A cell of a Parquet manifest must hold one value, got {value!r}.")
+    missing = value is None or value != value  # NaN, which pandas writes for a number that is missing
+    return "" if missing else str(value).strip()
+
+
+def _names(path: Path, rows: Rows, columns: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Names of the labels by a second column, where it gives each label one name and no two the same; and notes.
+
+    Raises:
+        ValueError: If labels are numbers and one of them has two names.
+    """
+    if "name" not in columns:
+        return {}, ()
+    label, column = columns["label"], columns["name"]
+    names: dict[str, str] = {}
+    for place, row in rows:
+        name = row["name"]
+        other = names.setdefault(row["label"], name)
+        if tidy(other) != tidy(name) and row["label"].isdecimal():
+            raise ValueError(f"{path}, {place}: label {row['label']} has two names, {other!r} and {name!r}.")
+        if tidy(other) != tidy(name) or not name:
+            return {}, (f"Labels are from the column {label!r}; {column!r} gives them no names of their own.",)
+    if len(set(map(tidy, names.values()))) < len(names):
+        return {}, (f"Labels are from the column {label!r}; {column!r} gives some of them the same name.",)
+    return names, (f"Labels are from the column {label!r}, their names from {column!r}.",)
 
 
 def _find_columns(path: Path, present: list[str]) -> dict[str, str]:
-    """Our name -> the table's name, for the columns that are there; "split" may be missing."""
+    """Our name -> the table's name, for the columns that are there; "split" and "name" may be missing."""
     lower = {column.strip().lower(): column for column in present}
     columns = {}
     for name, aliases in COLUMNS.items():
@@ -102,7 +140,8 @@ def _find_columns(path: Path, present: list[str]) -> dict[str, str]:
             raise ValueError(
                 f"{path} needs a column {name!r} (or {', '.join(aliases[1:])}); its columns are: {listing(present)}."
             )
-    return columns
+    beside = next((lower[alias] for alias in NAMES if alias in lower), None)
+    return columns if beside is None or beside == columns["label"] else {**columns, "name": beside}
 
 
 def _check_files(path: Path, parts: dict[Split, Part]) -> None:

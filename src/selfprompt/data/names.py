@@ -1,21 +1,16 @@
 """Class names: their order, their cleaning, and those a user gives by a list, a mapping or a classes.txt."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfprompt.data.items import listing, plural
+from selfprompt.data.spelling import notes_on_names, tidy
 from selfprompt.files import read_text
 
 ClassNames = str | Path | Mapping[str, str] | Sequence[str]
-SEPARATORS = (
-    "\t",
-    "=>",
-    "=",
-    ",",
-)  # between folder and name in a line of classes.txt; white space is tried last
+SEPARATORS = ("\t", "=>", "=", ",")  # between folder and name in a line of classes.txt; white space is tried last
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,8 @@ class Naming:
 
 
 def clean_name(text: str) -> str:
-    """Underscores to spaces, white space collapsed, accents composed."""
-    return " ".join(unicodedata.normalize("NFC", text).replace("_", " ").split())
+    """Underscores to spaces, white space collapsed, accents composed, invisible characters left out."""
+    return " ".join(tidy(text).replace("_", " ").split())
 
 
 def name_classes(found: Sequence[str], given: Mapping[str, str], classes: ClassNames | None) -> Naming:
@@ -51,19 +46,21 @@ def name_classes(found: Sequence[str], given: Mapping[str, str], classes: ClassN
         ValueError: If a name is empty, or the names do not fit the labels.
     """
     if isinstance(classes, (str, Path)):
-        classes = read_class_file(Path(classes), found)
+        try:
+            return name_classes(found, given, read_class_file(Path(classes), found))
+        except ValueError as error:
+            raise ValueError(str(error) if str(classes) in str(error) else f"{classes}: {error}") from None
     if classes is None:
         naming = _in_order(found, [given.get(label, label) for label in found])
     elif isinstance(classes, Mapping):
-        naming = _by_mapping(found, given, {str(label): str(name) for label, name in classes.items()})
+        naming = _by_mapping(found, given, {tidy(str(label)): str(name) for label, name in classes.items()})
     else:
         naming = _by_list(found, given, [clean_name(str(name)) for name in classes])
     unnamed = [label for label, index in naming.index.items() if not naming.names[index]]
     if unnamed:
         raise ValueError(f"Every class needs a name; nothing is left of {listing([repr(n) for n in unnamed])}.")
-    twice = [name for name, count in Counter(naming.names).items() if count > 1]
-    note = (f"Several classes share a name and cannot be told apart by text: {listing(twice)}.",) if twice else ()
-    return Naming(naming.index, naming.names, naming.notes + note)
+    notes = [*naming.notes, *_notes_on_repeats(naming), *notes_on_names(naming.names)]
+    return Naming(naming.index, naming.names, tuple(notes))
 
 
 def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[str]:
@@ -74,22 +71,49 @@ def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[
         labels: The labels of the data: they tell a mapping from names that hold a comma.
 
     Raises:
-        ValueError: If the file is missing, empty, no text, or names a folder twice.
+        ValueError: If the file is missing, empty, no text, holds lines of two kinds, or says something twice.
     """
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    text = read_text(path)
+    lines = {number: tidy(line) for number, line in enumerate(text.splitlines(), start=1) if tidy(line)}
     if not lines:
         raise ValueError(f"{path} must name at least one class, but it is empty.")
+    if text.lstrip().startswith(("{", "[")):
+        raise ValueError(f"{path} must be plain text, but it looks like JSON: write folder,name on each line.")
     for separator in (*SEPARATORS, None):
-        pairs = [[part.strip() for part in line.split(separator, 1)] for line in lines]
-        keys = [pair[0] for pair in pairs]
-        whole = all(len(pair) == 2 for pair in pairs)
-        fits = bool(set(keys) & set(labels)) if separator else set(labels) <= set(keys)
-        if whole and fits:
-            twice = [key for key, count in Counter(keys).items() if count > 1]
-            if twice:
-                raise ValueError(f"{path} must name each folder once; more than once: {listing(twice)}.")
-            return dict(pairs)
-    return lines
+        pairs = {number: [tidy(part) for part in line.split(separator, 1)] for number, line in lines.items()}
+        keys = {number: pair[0] for number, pair in pairs.items() if len(pair) == 2}
+        whole, known = len(keys) == len(lines), set(keys.values()) & set(labels)
+        if whole and (known if separator else set(labels) <= known):
+            _check_repeats(path, keys, "folder")
+            return dict(pairs.values())
+        clear = separator in ("\t", "=>")  # no name holds these
+        odd = [number for number, line in lines.items() if number not in keys and (clear or line not in labels)]
+        if separator and known and odd:
+            example = next(lines[number] for number, key in keys.items() if key in known)
+            raise ValueError(f"{path}, line {odd[0]}: must be like {example!r}, got {lines[odd[0]]!r}.")
+        if whole and clear:
+            raise ValueError(
+                f"{path} must name the labels of the data ({listing(list(labels), 5)}), "
+                f"but its lines are for {listing(list(keys.values()), 5)}."
+            )
+    _check_repeats(path, {number: clean_name(line) for number, line in lines.items()}, "class")
+    return list(lines.values())
+
+
+def _check_repeats(path: Path, words: Mapping[int, str], kind: str) -> None:
+    """Raise ValueError where two lines say the same."""
+    first: dict[str, int] = {}
+    twice = [f"{word!r} in lines {at} and {n}" for n, word in words.items() if (at := first.setdefault(word, n)) != n]
+    if twice:
+        raise ValueError(f"{path} must name each {kind} once, got {listing(twice)}.")
+
+
+def _notes_on_repeats(naming: Naming) -> list[str]:
+    """A note on classes of one name, with the labels that have it."""
+    twice = [name for name, count in Counter(naming.names).items() if count > 1]
+    labels = {name: [label for label, index in naming.index.items() if naming.names[index] == name] for name in twice}
+    told = [f"{name} ({', '.join(labels[name])})" for name in twice]
+    return [f"Several classes share a name and cannot be told apart by text: {listing(told)}."] if twice else []
 
 
 def _by_mapping(found: Sequence[str], given: Mapping[str, str], names: Mapping[str, str]) -> Naming:
@@ -103,9 +127,9 @@ def _by_mapping(found: Sequence[str], given: Mapping[str, str], names: Mapping[s
     notes = []
     if missing:
         notes.append(f"No name was given for {listing(missing)}: the label itself is the name.")
-    unused = len(names) - (len(found) - len(missing))
+    unused = [label for label in names if label not in set(found)]
     if unused:
-        notes.append(f"Ignored {plural(unused, 'class name')} without images here.")
+        notes.append(f"Ignored {plural(len(unused), 'class name')} without images here: {listing(unused, 5)}.")
     return _in_order(found, [names.get(label, given.get(label, label)) for label in found], *notes)
 
 
@@ -117,10 +141,11 @@ def _by_list(found: Sequence[str], given: Mapping[str, str], names: Sequence[str
     distinct = len(listed) == len(names)
     if distinct and len(set(known.values())) == len(found):
         return _by_name(names, known)
-    if distinct and not known and all(label.isdecimal() and int(label) < len(names) for label in found):
-        return _by_name(
-            names, {label: names[int(label)] for label in found}, "Labels are numbers: they count the names."
-        )
+    start = _counted_from(found, len(names)) if distinct and not known else None
+    if start is not None:
+        counted = {label: names[int(label) - start] for label in found}
+        note = f"Labels are numbers: they count the names, from {start}; {found[-1]} is {counted[found[-1]]!r}."
+        return _by_name(names, counted, note)
     if len(names) == len(found) and all(
         known.get(label, name) == name for label, name in zip(found, names, strict=True)
     ):
@@ -132,6 +157,27 @@ def _by_list(found: Sequence[str], given: Mapping[str, str], names: Sequence[str
     raise ValueError(
         f"{plural(len(names), 'class name')} cannot name {plural(len(found), 'label')} "
         f"({listing(list(found), 5)}): give each label one name, or a mapping label -> name."
+    )
+
+
+def _counted_from(found: Sequence[str], count: int) -> int | None:
+    """From where numbers count that many names: 0 or 1; None where they do not, or name each one in order.
+
+    Raises:
+        ValueError: If they may be meant either way.
+    """
+    if not all(label.isdecimal() and len(label) < 10 for label in found):
+        return None
+    numbers = {int(label) for label in found}
+    if not numbers or max(numbers) > count or (0 in numbers and count in numbers):
+        return None
+    if 0 in numbers or count in numbers:
+        return 0 if 0 in numbers else 1
+    if len(found) == count:
+        return None
+    raise ValueError(
+        f"Labels are numbers ({listing(list(found), 5)}) without 0 and without {count}: do they count the "
+        f"{count} names from 0 or from 1? Give a mapping label -> name."
     )
 
 

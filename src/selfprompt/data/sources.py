@@ -15,6 +15,7 @@ from selfprompt.data.manifest import SUFFIXES, read_manifest
 from selfprompt.data.names import ClassNames, Naming, clean_name, name_classes
 from selfprompt.data.objects import read_object
 from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
+from selfprompt.data.spelling import sorted_labels, tidy_labels
 from selfprompt.data.suites import SUITES, list_tasks, load_task, nearest
 
 __all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "hold_out", "read_dataset"]
@@ -45,9 +46,9 @@ def read_dataset(
         on_empty: Leave out class folders without images and say so ("skip"), or refuse them ("fail").
 
     Returns:
-        The data set. Classes are numbered in the case-sensitive order of their labels, as torchvision's
-        ``ImageFolder`` does, unless the
-        source or ``classes`` fixes an order. `Dataset.notes` tells every choice.
+        The data set. Classes are numbered in the order of their labels: as numbers where all are whole numbers, else
+        as text, case-sensitively, as torchvision's ``ImageFolder`` does; unless the source or ``classes`` fixes an
+        order. `Dataset.notes` tells every choice.
 
     Raises:
         ValueError: If there is nothing to read, or something does not fit; the message names the file or
@@ -74,7 +75,8 @@ def read_dataset(
     else:
         parts = {"train": read_object(source)}
         name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
-    notes += [note for part in parts.values() for note in part.notes]
+    parts, spelling = tidy_labels(name, parts)
+    notes += [*(note for part in parts.values() for note in part.notes), *spelling]
     naming = name_classes(_labels(name, parts), _given_names(parts), classes)
     if len(naming.names) < (1 if known else 2):
         raise ValueError(
@@ -223,7 +225,7 @@ def _labels(name: str, parts: Mapping[Split, Part]) -> list[str]:
             if strange:
                 names = listing(sorted(strange))
                 raise ValueError(f"Every class of {name} needs training images; only in {split}: {names}.")
-    return sorted(set().union(*found.values()))
+    return sorted_labels(set().union(*found.values()))
 
 
 def _given_names(parts: Mapping[Split, Part]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.prototypes import SampleSource
+from selfprompt.text import check_distinct
 from selfprompt.towers.backbone import first_not_finite
 from selfprompt.towers.base import Pooling, Prompter
 from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
@@ -283,7 +284,8 @@ class Method(nn.Module, Generic[OptionsT]):
                 "Use a method that reads class names (sep, coop, zero-shot)."
             )
         generator = torch.Generator().manual_seed(0)
-        other = type(self)(self.backbone, check_names(names) if check else names, self.options, generator)
+        names = check_names(names, self.backbone) if check else names
+        other = type(self)(self.backbone, names, self.options, generator)
         other.to(next(self.vision.parameters()).device)
         other.load_adapter_state_dict(self.adapter_state_dict())
         return other.train(self.training)
@@ -398,11 +400,15 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     return method.Options(**plain)
 
 
-def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
+def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> tuple[str, ...]:
     """Cleaned class names.
 
+    Args:
+        class_names: As the user gave them.
+        reader: A backbone whose text tower is to tell them apart.
+
     Raises:
-        ValueError: Unless there are at least two, all different and none empty.
+        ValueError: Unless there are at least two, all different, for the reader too, and none empty.
         TypeError: If they are one text.
     """
     if isinstance(class_names, str):
@@ -413,9 +419,12 @@ def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
     if not all(names):
         raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
     if len(set(names)) < len(names):
-        raise ValueError(
-            f"Class names must differ, got {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice."
-        )
+        twice = sorted({name for name in names if names.count(name) > 1})
+        given = [str(n) for n, name in zip(class_names, names, strict=True) if name in twice and str(n) != name]
+        written = f" (written {', '.join(map(ascii, given))})" if given else ""
+        raise ValueError(f"Class names must differ, got {', '.join(twice)} twice{written}.")
+    if reader is not None and reader.text is not None:
+        check_distinct(reader, names)
     return tuple(names)
 
 
@@ -435,10 +444,12 @@ def build_method(
     Raises:
         ValueError: If the name, an option or the class names are wrong.
     """
-    names = check_names(class_names) if check else class_names
     method = find(name)
+    chosen = make_options(method, options)
+    reader = backbone if method.traits_for(chosen).needs_text else None
+    names = check_names(class_names, reader) if check else class_names
     generator = torch.Generator().manual_seed(seed)
-    return method(backbone, names, make_options(method, options), generator)
+    return method(backbone, names, chosen, generator)
 
 
 def check_positive(**numbers: int) -> None:

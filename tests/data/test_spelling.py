@@ -1,0 +1,105 @@
+"""How labels are written: what looks the same is one class, numbers sort as numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from selfprompt.data.fewshot import base_new_split
+from selfprompt.data.sources import read_dataset
+from selfprompt.data.spelling import sorted_labels, tidy
+from tests.data.images import picture, write_classes
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (" Cat\u00a0", "Cat"),
+        ("\ufeffcat\u200b", "cat"),
+        ("\u200e cat \u202c", "cat"),
+        ("c\u200bat\u00ad", "cat"),
+        (DECOMPOSED, COMPOSED),
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),  # inside a word a non-joiner means something
+    ],
+)
+def test_what_cannot_be_seen_is_left_out(written: str, meant: str) -> None:
+    assert tidy(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (["10", "9", "1", "2"], ["1", "2", "9", "10"]),
+        (["02", "10", "01"], ["01", "02", "10"]),
+        (["10", "9", "a"], ["10", "9", "a"]),
+        (["b", "B", "a"], ["B", "a", "b"]),
+        (["1" + 5000 * "0", "2"], ["2", "1" + 5000 * "0"]),
+    ],
+)
+def test_numbers_sort_as_numbers_where_all_are(labels: list[str], order: list[str]) -> None:
+    assert sorted_labels(labels) == order
+
+
+@pytest.mark.parametrize("labels", [["Cat", "Cat ", "dog"], ["Cat", "Cat\u200b", "dog"], [DECOMPOSED, COMPOSED, "dog"]])
+def test_labels_that_look_the_same_are_one_class(labels: list[str]) -> None:
+    pairs = [(picture(index), label) for index, label in enumerate(labels)]
+    dataset = read_dataset(pairs, holdout=0)
+    assert [item.label for item in dataset.train] in ([0, 0, 1], [1, 1, 0])
+    assert len(dataset.classes) == 2
+    (note,) = (note for note in dataset.notes if "look the same" in note)
+    assert all(ascii(label) in note for label in labels[:2])
+
+
+def test_a_folder_meets_its_name_in_another_normal_form(tmp_path: Path) -> None:
+    root = write_classes(tmp_path, {DECOMPOSED: 1, "tea": 1})
+    (root / "classes.txt").write_text(f"{COMPOSED},coffee\ntea,tea\n", encoding="utf-8")
+    assert read_dataset(root, holdout=0).classes == ("coffee", "tea")
+
+
+def test_a_label_that_cannot_be_seen_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"images: a label must have a letter .*got '\\u200b'"):
+        read_dataset([(picture(0), "\u200b"), (picture(1), "a")])
+
+
+def test_numbers_are_written_in_one_way() -> None:
+    with pytest.raises(ValueError, match=r"numbers must be written in one way, got '01' and '1' and '1\.0'"):
+        read_dataset([(picture(index), label) for index, label in enumerate(["1", "1.0", "01", "2"])])
+    with pytest.raises(ValueError, match=r"got '1' and '1\.0'; '2' and '2\.0'"):  # as pandas writes them
+        read_dataset(
+            {"train": [(picture(0), "1"), (picture(1), "2")], "test": [(picture(2), "1.0"), (picture(3), "2.0")]}
+        )
+    dataset = read_dataset([(picture(index), label) for index, label in enumerate(["10.0", "9.0", "1.0"])], holdout=0)
+    assert (dataset.classes, [item.label for item in dataset.train]) == (("1", "9", "10"), [2, 1, 0])
+    assert "Labels are whole numbers: 1.0 is taken as 1." in dataset.notes
+    dataset = read_dataset([(picture(index), label) for index, label in enumerate(["1", "01", "cat"])], holdout=0)
+    assert "Labels that are one number are classes of their own: '01' and '1'." in dataset.notes
+
+
+def test_numbered_folders_are_named_in_order(tmp_path: Path) -> None:
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    root = write_classes(tmp_path, {str(number): 1 for number in range(1, 13)})
+    plain = read_dataset(root, holdout=0)
+    assert plain.classes == tuple(map(str, range(1, 13)))
+    assert base_new_split(plain, "base").classes == tuple(map(str, range(1, 7)))
+    (root / "classes.txt").write_text("\n".join(words))
+    dataset = read_dataset(root, holdout=0)
+    assert {item.source.parent.name: dataset.classes[item.label] for item in dataset.train} == {
+        str(number): word for number, word in enumerate(words, start=1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["Cat", "cat", "dog"], "Class names that differ in case only: 'Cat' and 'cat'."),
+        (["1", "2"], "The class names are numbers, no words (1, 2)"),
+        ([0, 1], "The class names are numbers, no words (class 0, class 1)"),
+        (["n01440764", "n01443537"], "The class names are WordNet ids, no words (n01440764, n01443537)"),
+    ],
+)
+def test_names_that_say_little_to_a_model_are_told(labels: list[str], note: str) -> None:
+    dataset = read_dataset([(picture(index), label) for index, label in enumerate(labels)], holdout=0)
+    assert any(told.startswith(note) for told in dataset.notes)
+    named = read_dataset([(picture(0), labels[0]), (picture(1), labels[1])], classes=["a hen", "a fox"], holdout=0)
+    assert not any(told.startswith(note[:20]) for told in named.notes)
