@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from selfprompt.data.images import BadImageError
 from selfprompt.data.suites import list_tasks, load_task, tfds, vtab
 from selfprompt.data.tfrecord import find_records, parse_example
 from selfprompt.data.transforms import eval_transform
@@ -135,6 +136,14 @@ def test_broken_tfds_folders_are_named(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="has no records of the split 'validation'"):
         load_task("vtab/dmlab", tmp_path)
+
+
+def test_a_record_is_no_way_around_the_formats_that_are_read(tmp_path: Path) -> None:
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    write_tfds(write_dmlab(tmp_path), "test", [[example({"image": [script], "label": [0], "filename": [b"x"]})]] * 2)
+    dataset = load_task("vtab/dmlab", tmp_path).dataset
+    with pytest.raises(BadImageError, match="not an image"):  # PIL would hand it to another program
+        dataset.test[0].load()
 
 
 def labels_of(root: Path, task: str, version: str, test: str, examples: list[bytes]) -> list[int]:

@@ -100,7 +100,7 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
     found = format_of(head, suffix)
     if found == "HEIC":
         return _read_heic(file, reserve)
-    if found == "camera raw" or (found == "AVIF" and not features.check("avif")):
+    if found == "camera raw" or (found == "AVIF" and "avif" not in features.get_supported_modules()):
         raise ValueError(_undecodable(found))
     formats = ("AVIF",) if found == "AVIF" else FORMATS
     try:

@@ -1,6 +1,5 @@
 """VTAB's tasks in folders that tensorflow_datasets has prepared: which records, which labels. Needs no TensorFlow."""
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from selfprompt.data.items import ImageTable, IndexedSource, Item, Split
 from selfprompt.data.tfrecord import Record, Values, find_records, read_all
+from selfprompt.data.values import open_bytes
 
 Part = tuple[str, int, int | None]
 """TFDS split, first record, record behind the last (None: to the end)."""
@@ -132,10 +131,10 @@ def class_names(folder: Path, count: int) -> tuple[str, ...] | None:
 
 
 def _image(record: Record) -> Any:
-    """One image; dSprites has pixels 0 and 1, which become 0 and 255 as in VTAB's own code."""
+    """The bytes of an image; of dSprites its pixels 0 and 1, which become 0 and 255 as in VTAB's own code."""
     values: dict[str, Values] = record.read()
-    image = Image.open(io.BytesIO(values["image"][0]))  # type: ignore[arg-type]
-    if "label_x_position" in values:
-        pixels = np.asarray(image)
-        return pixels * np.uint8(255) if pixels.max() <= 1 else pixels
-    return image
+    data: Any = values["image"][0]
+    if "label_x_position" not in values:
+        return data
+    pixels = np.asarray(open_bytes(data))
+    return pixels * np.uint8(255) if pixels.max() <= 1 else pixels
