@@ -21,11 +21,15 @@ from safetensors.torch import save, save_file
 
 import selfprompt
 from selfprompt.artifact import CONFIG, TENSORS
+from selfprompt.bench.results import read_results
 from selfprompt.classifier import Classifier
 from selfprompt.methods.base import build_method
+from selfprompt.report.bench_tables import all_tables, singles
+from selfprompt.report.tables import laid_out
 from selfprompt.towers.load import load_backbone
 from selfprompt.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tests.towers.tiny import vit
+from tests.bench.test_results import write
+from tests.towers.tiny import clip, vit
 
 ODD: tuple[Any, ...] = (
     None,
@@ -137,6 +141,10 @@ class Files:
         self.checkpoint = folder / "checkpoint.safetensors"
         tensors = {"state": {"a": torch.zeros(3)}}
         save_checkpoint(self.checkpoint, Checkpoint(1, {"a": 1}, tensors, [{"epoch": 1}], {"seconds": 1.0}))
+        self.states = [state, clip().state_dict()]
+        self.record = json.loads(
+            (write(folder / "bench", "few-shot", "animals", "coop", 1, {"all": 50}) / "result.json").read_text()
+        )
         self.whole = {path: path.read_bytes() for path in [*self.weights.values(), self.checkpoint]}
 
     def attempts(self) -> dict[str, Attempt]:
@@ -148,6 +156,8 @@ class Files:
             "prompts.safetensors": self.tensors,
             "other prompts": self.other_tensors,
             "checkpoint": self.resume,
+            "names and shapes": self.shapes,
+            "result of a bench": self.result,
         }
 
     def weight(self, name: str, chance: random.Random) -> Path:
@@ -202,6 +212,51 @@ class Files:
         load_checkpoint(self.path, {"a": 1})
         return self.path
 
+    def shapes(self, chance: random.Random) -> Path:
+        """Weights of a ViT or a CLIP whose names, shapes and types are not as they should be."""
+        state = dict(chance.choice(self.states))
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            key = chance.choice(list(state))
+            if not isinstance(state[key], torch.Tensor):
+                continue
+            shape = list(state[key].shape)
+            change = chance.randrange(6)
+            if change == 0:
+                del state[key]
+            elif change == 1:
+                state[chance.choice((f"module.{key}", f"a.{key}", key[1:], "visual.conv1.weight", ""))] = state.pop(key)
+            elif change == 2 and shape:
+                shape[chance.randrange(len(shape))] = chance.choice((0, 1, 2, 5, 63, 128))
+                state[key] = torch.zeros(shape)
+            elif change == 3:
+                state[key] = torch.zeros([chance.choice((0, 1, 3))] * chance.randrange(5))
+            elif change == 4:
+                state[key] = state[key].to(chance.choice((torch.float64, torch.int64, torch.bool, torch.bfloat16)))
+            else:
+                state[key] = chance.choice((None, 3, "x", [1], {"a": 1}, {"b": torch.zeros(2)}))
+            if not state:
+                break
+        self.path = self.folder / "shapes.pth"
+        torch.save(chance.choice((state, state, {"model": state}, [state])), self.path)
+        load_backbone(f"file/{self.path}")
+        return self.path
+
+    def result(self, chance: random.Random) -> Path:
+        record = mutated_json(self.record, chance)
+        self.path = self.folder / "runs" / "cell" / "result.json"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(record), encoding="utf-8")
+        try:
+            found = read_results(self.folder / "runs")
+        except ValueError as error:
+            if "holds no results" not in str(error):  # of another command, perhaps
+                raise
+            return self.path
+        for table in all_tables(found.results, baseline="zero-shot", theirs=True):
+            laid_out(table)
+        json.dumps(singles(found.results))
+        return self.path
+
 
 def unclean_end(files: Files, attempt: Attempt, seed: int) -> str:
     """What is wrong with how a trial ended; empty where it was read or refused well."""
@@ -221,6 +276,7 @@ def files(tmp_path_factory) -> Files:
 
 
 KINDS = ("torch.pth", "old.pth", "nested.pth", "weights.safetensors", "jax.npz", "script.pt", "values of config.json")
+KINDS += ("names and shapes", "result of a bench")
 KINDS += ("text of config.json", "prompts.safetensors", "other prompts", "checkpoint")
 
 

@@ -238,6 +238,16 @@ class TestJob:
         with pytest.raises(ValueError, match=r"job\.json is damaged"):
             open_job(tmp_path, terms(), ["x"])
 
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": "many", "parts": 1, "unreadable": 0}', "[" * 100_000])
+    def test_a_damaged_summary_is_named(self, text, tmp_path):
+        job = open_job(tmp_path, terms(), ["x"])
+        work(job, guesses)
+        (tmp_path / "summary.json").write_text(text)
+        with pytest.raises(ValueError, match=r"summary\.json is damaged: .*Delete it"):
+            finish(job)
+        (tmp_path / "summary.json").unlink()
+        assert finish(job)["images"] == 1
+
     def test_parts_that_are_there_are_left_alone(self, tmp_path):
         job = open_job(tmp_path, terms(), list("uvwxy"))
         job.path(1).write_text("by another process")

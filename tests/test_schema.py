@@ -131,7 +131,15 @@ def tensors_changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], No
     (folder / CONFIG).write_text(json.dumps(config | {"tensors_sha256": sha256(content).hexdigest()}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.complex64, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn, torch.uint16])
+def test_tensors_of_types_that_no_method_stores(dtype, linear, tmp_path):
+    shutil.copytree(linear, tmp_path, dirs_exist_ok=True)
+    tensors_changed(tmp_path, lambda found: found.update({"head.bias": found["head.bias"].to(dtype)}))
+    with pytest.raises(ValueError, match=rf"{TENSORS} is damaged: head.bias is {dtype}, which no method stores"):
+        selfprompt.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64, torch.bool])
 def test_tensors_of_another_type(dtype, linear, tmp_path):
     shutil.copytree(linear, tmp_path, dirs_exist_ok=True)
     tensors_changed(tmp_path, lambda found: found.update({"head.bias": found["head.bias"].to(dtype)}))

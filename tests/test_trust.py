@@ -138,9 +138,7 @@ class TestRecipes:
         return path
 
     def test_a_file_that_names_code_is_refused(self, recipe, harmful, photos, run, tmp_path):
-        nested = tmp_path / "nested.yaml"
-        nested.write_text(f"method: {recipe}\n")
-        for given in (["--config", recipe], ["--method", recipe], ["--config", nested]):
+        for given in (["--config", recipe], ["--method", recipe]):
             done = run("train", photos, "--out", tmp_path / "out", *given)
             assert done.status != 0
             assert "its method is code" in done.err
@@ -209,7 +207,7 @@ class TestHub:
         asked = self.fake(monkeypatch, linear, {CONFIG: 1000, TENSORS: 2345})
         said: list[str] = []
         selfprompt.load(f"{HUB}owner/name@v1.0", say=said.append)
-        assert asked == [("owner/name", "v1.0", True), ("owner/name", "v1.0", False)]
+        assert asked == [("owner/name", "v1.0", True), ("owner/name", "c" * 40, False)]
         assert said == [f"fetching {CONFIG}, {TENSORS} (3,345 bytes) of owner/name from the Hugging Face hub"]
 
     def test_what_is_too_large_is_not_fetched(self, linear, monkeypatch):
@@ -219,6 +217,22 @@ class TestHub:
         ):
             selfprompt.load(f"{HUB}owner/name")
         assert asked == [("owner/name", None, True)]
+
+    def test_without_a_network_what_was_fetched_earlier_is_used(self, linear, monkeypatch):
+        asked: list[object] = []
+
+        def fetch(repository: str, **options: object) -> str:
+            from huggingface_hub.errors import DryRunError
+
+            asked.append(options)
+            if options.get("dry_run"):
+                raise DryRunError("no network")
+            assert options["local_files_only"]
+            return str(linear)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+        assert selfprompt.load(f"{HUB}owner/name").classes == selfprompt.load(linear).classes
+        assert len(asked) == 2
 
     def test_without_a_network(self):
         with pytest.raises(ValueError, match=r"^hf-hub:owner/none could not be fetched from the Hugging Face hub: "):

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -37,6 +38,8 @@ HUB = "hf-hub:"
 """What stands before owner/name of a repository of the Hugging Face hub, as open_clip writes it."""
 LARGEST = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
 """The files that are fetched from a repository, and the bytes that each may have."""
+STORED = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+"""Types of tensors that methods store."""
 ADVICE = "Restore it from a copy, or tune again."
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -83,9 +86,15 @@ def read_artifact(folder: Path) -> Artifact:
             f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}. {ADVICE}"
         )
     try:
-        return Artifact(config, load_tensors(content))
-    except SafetensorError as error:
-        raise ValueError(f"{folder / TENSORS} is damaged: {error}.") from error
+        tensors = load_tensors(content)
+    except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{folder / TENSORS} is damaged: {error}. {ADVICE}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in STORED:
+            raise ValueError(
+                f"{folder / TENSORS} is damaged: {name} is {tensor.dtype}, which no method stores. {ADVICE}"
+            )
+    return Artifact(config, tensors)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -141,23 +150,34 @@ def _fetched(source: str, say: Callable[[str], None]) -> Path:
     repository, _, revision = source.removeprefix(HUB).partition("@")
     if not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"A hub repository is written {HUB}owner/name or {HUB}owner/name@revision, got {source}.")
-    from huggingface_hub import snapshot_download
-
-    wanted: dict[str, Any] = {"revision": revision or None, "allow_patterns": list(LARGEST)}
     try:
-        planned = snapshot_download(repository, dry_run=True, **wanted)
-        missing = [file for file in planned if file.will_download]
-        for file in missing:
-            if (file.file_size or 0) > LARGEST[file.filename]:
-                raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, too many for what it should be")
-        if missing:
-            size = sum(file.file_size or 0 for file in missing)
-            names = ", ".join(file.filename for file in missing)
-            say(f"fetching {names} ({size:,} bytes) of {repository} from the Hugging Face hub")
-        return Path(snapshot_download(repository, **wanted))
+        return _snapshot(repository, revision or None, say)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{source} could not be fetched from the Hugging Face hub: {reason}") from error
+
+
+def _snapshot(repository: str, revision: str | None, say: Callable[[str], None]) -> Path:
+    """The folder of a repository at one commit; without a network, the one that was fetched earlier."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    wanted = list(LARGEST)
+    try:
+        planned = snapshot_download(repository, revision=revision, allow_patterns=wanted, dry_run=True)
+    except DryRunError:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
+    missing = [file for file in planned if file.will_download]
+    for file in missing:
+        if (file.file_size or 0) > LARGEST[file.filename]:
+            raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, too many for what it should be")
+    if missing:
+        size = sum(file.file_size or 0 for file in missing)
+        names = ", ".join(file.filename for file in missing)
+        say(f"fetching {names} ({size:,} bytes) of {repository} from the Hugging Face hub")
+    if planned:
+        revision = planned[0].commit_hash  # what was looked at, and nothing newer
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
 
 def versions() -> dict[str, str]:

@@ -3,13 +3,17 @@
 import csv
 import io
 import json
+import re
+from typing import get_args, get_type_hints
 
 import pytest
 
-from selfprompt.bench.results import Spread, harmonic, read_results, spread
+from selfprompt.bench.protocols import PROTOCOLS
+from selfprompt.bench.results import Spread, _Record, harmonic, read_results, spread
 from selfprompt.cli.report import show
 from selfprompt.cli.show import Console
-from selfprompt.report.bench_tables import all_tables, singles
+from selfprompt.data.suites import SUITES
+from selfprompt.report.bench_tables import MAKERS, all_tables, singles
 from selfprompt.report.tables import Gain, Table, in_words, laid_out, to_csv, to_latex, to_markdown
 
 
@@ -318,3 +322,33 @@ def test_every_form_of_a_report(base_new, run, tmp_path_factory):
     assert "\\toprule" in files["latex"].read_text()
     assert "| coop |" in files["markdown"].read_text()
     assert run("report", base_new, "--baseline", "nothing").status == 1
+
+
+def test_a_record_names_every_protocol_and_suite():
+    kinds = get_type_hints(_Record)
+    assert set(get_args(kinds["protocol"])) == set(PROTOCOLS) == set(MAKERS)
+    assert set(get_args(kinds["suite"])) == set(SUITES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("protocol", "zero"),
+        ("suite", "mine"),
+        ("seed", "1"),
+        ("overrides", []),
+        ("backbone", {}),
+        ("finished", 3),
+        ("evaluations", {"all": {"accuracy": 1}}),
+        ("evaluations", []),
+        ("images", {}),
+        ("sample_wise", None),
+    ],
+)
+def test_a_damaged_result_is_named(name, value, tmp_path):
+    folder = write(tmp_path, "few-shot", "animals", "coop", 1, {"all": 50})
+    record = json.loads((folder / "result.json").read_text()) | {name: value}
+    (folder / "result.json").write_text(json.dumps(record))
+    expected = rf"^{re.escape(str(folder))}/result.json is damaged: .*Delete it; selfprompt bench makes it anew"
+    with pytest.raises(ValueError, match=expected):
+        read_results(tmp_path)

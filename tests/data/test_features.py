@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selfprompt.data.feature_files import FeatureFolder, SetKey
+from selfprompt.data.feature_files import FeatureFolder, SetKey, checksum
 from selfprompt.data.features import Encoder, FeatureStore, with_features
 from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.data.loader import Batches, ImageStore
@@ -222,6 +222,32 @@ def test_a_damaged_file_is_told_and_made_anew(
     assert torch.equal(features, first)
     assert f"{file} is damaged" in caplog.text
     assert encoded(photos(), folder)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"features": torch.zeros(())},
+        {"features": torch.zeros(COUNT, 2, 2)},
+        {"features": torch.zeros(COUNT, 2, dtype=torch.long)},
+        {"features": torch.zeros(COUNT, 2), "checksum": torch.zeros(3)},
+        {"features": torch.zeros(COUNT, 2), "checksum": torch.tensor([])},
+    ],
+)
+def test_a_file_of_other_tensors_is_told_and_made_anew(
+    photos: Callable[[], list[Item]], tmp_path: Path, tensors: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "cache"
+    _, first = encoded(photos(), folder)
+    (file,) = folder.iterdir()
+    save_file({"checksum": torch.tensor(checksum(tensors["features"])), **tensors}, file)
+    with caplog.at_level(logging.WARNING):
+        seen, features = encoded(photos(), folder)
+    assert seen == COUNT
+    assert torch.equal(features, first)
+    assert f"{file} is damaged" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_to_stops_no_run(

@@ -59,7 +59,7 @@ INSTEAD = {
     "a zip of photos": (zipped(**{"a.jpg": b"x"}), "is a zip file without weights"),
     "half a zip": (
         zipped(**{"a/data.pkl": b"x" * 99})[:60],
-        "cannot be read: its end is missing or damaged. Is the download complete",
+        "cannot be read: its end is missing or damaged .*Is the download complete",
     ),
     "JSON": (b'{"error": "Repository not found"}', "is JSON text, not weights"),
     "text": (b"Please accept the licence first.", "is a text file"),
@@ -222,7 +222,8 @@ def test_a_tensor_that_repeats_one_number(tmp_path):
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.zeros(2, dtype=torch.complex64), "holds complex numbers"),
+        (torch.zeros(2, dtype=torch.complex64), "holds numbers of the type complex64"),
+        (torch.zeros(2).to(torch.float8_e5m2), "holds numbers of the type float8_e5m2"),
         (torch.eye(2).to_sparse(), "is not a dense tensor"),
         (torch.empty(2, device="meta"), "is not a dense tensor"),
     ],

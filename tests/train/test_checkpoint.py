@@ -10,6 +10,7 @@ from selfprompt.config import TrainOptions
 from selfprompt.files import write_atomically
 from selfprompt.train.checkpoint import (
     Checkpoint,
+    _checksum,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
@@ -72,6 +73,29 @@ def test_another_safetensors_file_is_no_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="is damaged: its checksum does not fit"):
+        load_checkpoint(path, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "list indices"),
+        ("{}", "format"),
+        ('{"format": 1}', "it has no epoch, identity, history, facts"),
+        ('{"format": 1, "epoch": "1", "identity": {}, "history": [], "facts": {}}', "epoch must be a whole number"),
+        ('{"format": 1, "epoch": 1, "identity": [], "history": [], "facts": {}}', "identity must be names with values"),
+        ('{"format": 1, "epoch": 1, "identity": {}, "history": [3], "facts": {}}', "records in its history"),
+        ("[" * 100_000, "recursion"),
+        ("nothing", "Expecting value"),
+    ],
+)
+def test_a_state_of_other_kinds_is_refused_by_name(text, message, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "checkpoint.safetensors"
+    tensors = {"state/a": torch.zeros(1)}
+    save_file(tensors, path, metadata={"state": text, "checksum": str(_checksum(text, tensors))})
+    with pytest.raises(ValueError, match=rf"checkpoint\.safetensors is damaged \(.*{message}"):
         load_checkpoint(path, IDENTITY)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from selfprompt.bench.claim import ERROR, RESULT, last_line
 from selfprompt.evaluate.metrics import Metrics, harmonic_mean
@@ -88,8 +88,8 @@ class _Record:
     """What tables and plots read from the result of a cell; the file says more."""
 
     id: str
-    protocol: str
-    suite: str
+    protocol: Literal["base-to-new", "cross-dataset", "domain-generalization", "few-shot", "vtab", "fgvc"]
+    suite: Literal["embedded", "coop", "vtab", "fgvc"]
     dataset: str
     row: str
     seed: int

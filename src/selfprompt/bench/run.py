@@ -1,6 +1,7 @@
 """Running cells: what they share, one after another, in any number of processes on one folder."""
 
 import hashlib
+import logging
 import resource
 import time
 import traceback
@@ -34,6 +35,8 @@ from selfprompt.train.distributed import make_fabric
 from selfprompt.train.fit import CHECKPOINT, FitResult
 from selfprompt.tuning import RunData, Silent, Watcher, choose_images, train, with_statistics
 
+logger = logging.getLogger(__name__)
+
 CONFUSION_UP_TO = 60
 """Classes up to which a result keeps its confusion matrix."""
 
@@ -61,10 +64,10 @@ class Shelf:
             self._tasks[suite, name] = self._loader(suite, name, self.root)
         return self._tasks[suite, name]
 
-    def backbone(self, name: str) -> Backbone:
-        """A backbone, loaded once; it is frozen, so cells cannot change it."""
+    def backbone(self, name: str, say: Callable[[str], None] = logger.info) -> Backbone:
+        """A backbone, loaded once; it is frozen, so cells cannot change it. ``say`` is told what is fetched."""
         if name not in self._backbones:
-            self._backbones[name] = load_backbone(name)
+            self._backbones[name] = load_backbone(name, say=say)
         return self._backbones[name]
 
     def stores(self, dataset: str, options: DataOptions) -> tuple[ImageStore, FeatureStore]:
@@ -169,7 +172,7 @@ def run_cell(cell: Cell, folder: Path, shelf: Shelf, watcher: Watcher) -> dict[s
     drawn = drawn_images(cell, cell.recipe, task, store, watcher)
     training = base_new_split(drawn, cell.recipe.data.classes)
     recipe = cell_recipe(cell, task, len(training.train))
-    backbone = fitting_backbone(shelf.backbone(recipe.backbone), recipe, cell.preprocessing)
+    backbone = fitting_backbone(shelf.backbone(recipe.backbone, watcher.say), recipe, cell.preprocessing)
     method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, check=False, **recipe.options)
     method.to(fabric.device)
     classifier = Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())

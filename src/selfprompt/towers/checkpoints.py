@@ -101,7 +101,8 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
 
 
 def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+    shown = [key if len(key) <= 100 else f"{key[:97]}..." for key in keys[:_SHOWN]]
+    return ", ".join(shown) + (", ..." if len(keys) > _SHOWN else "")
 
 
 def _unwrap(raw: Any, path: Path, place: str) -> tuple[dict[str, Tensor], str, str]:

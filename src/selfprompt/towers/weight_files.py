@@ -24,6 +24,10 @@ from selfprompt.towers import torchscript
 
 Kind = Literal["npz", "safetensors", "torch", "torchscript"]
 
+_NUMBERS = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 _GIT_LFS = b"version https://git-lfs"
 _AGAIN = "Get it again from its page, with the link to the file itself."
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
@@ -61,12 +65,12 @@ def read_weights(path: Path) -> tuple[Kind, Any]:
 
 
 def check_plain(path: Path, name: str, tensor: Tensor) -> None:
-    """Raise ValueError unless a tensor is dense, of real numbers, and no larger than its bytes in the file."""
+    """Raise ValueError unless a tensor is dense, of usual numbers, and no larger than its bytes in the file."""
     reason = ""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         reason = "is not a dense tensor"
-    elif tensor.is_complex():
-        reason = "holds complex numbers"
+    elif tensor.dtype not in _NUMBERS:
+        reason = f"holds numbers of the type {str(tensor.dtype).removeprefix('torch.')}"
     elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         reason = f"has the shape {tuple(tensor.shape)} and fewer numbers"
     if reason:
@@ -84,10 +88,15 @@ def _told(path: Path) -> Iterator[None]:
                 f"{path} is not a file of plain tensors, it holds {found[1]}, and such files are refused because a "
                 "pickle can run code. Save its state dict again as .safetensors."
             ) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to run the file
-            reason = "not what torch.save writes"
+        # of a pickle torch says at length how to run it
+        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else _reason(error)
         raise ValueError(f"{path} cannot be read: it is damaged ({reason}). Is the download complete?") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a damaged file, which may quote it at length."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first if len(first) <= 200 else f"{first[:197]}..."
 
 
 def _kind(path: Path) -> Kind:
@@ -140,7 +149,7 @@ def _kind_of_zip(path: Path) -> Kind:
             members = archive.infolist()
     except Exception as error:  # zipfile, too, raises many kinds
         raise ValueError(
-            f"{path} cannot be read: its end is missing or damaged. Is the download complete? ({error})"
+            f"{path} cannot be read: its end is missing or damaged ({_reason(error)}). Is the download complete?"
         ) from error
     names = [member.filename for member in members]
     if names and all(name.endswith(".npy") for name in names):
@@ -176,7 +185,7 @@ def _npz_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             return {m.filename.removesuffix(".npy"): _npy_shape(archive, m) for m in archive.infolist()}
     except Exception as error:  # NumPy and zlib raise many kinds
-        raise ValueError(f"{path} cannot be read as .npz: {error}. Is the download complete?") from error
+        raise ValueError(f"{path} cannot be read as .npz: {_reason(error)}. Is the download complete?") from error
 
 
 def _npy_shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
