@@ -169,7 +169,12 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
         dataset = data
     else:
         dataset = read_dataset(
-            data, classes=names, holdout=options.holdout, seed=recipe.seed, on_empty=options.on_empty_class
+            data,
+            classes=names,
+            holdout=options.holdout,
+            seed=recipe.seed,
+            on_empty=options.on_empty_class,
+            on_bad=options.on_bad_image,
         )
     if not dataset.train:
         raise ValueError(f"{dataset.name} has no training images.")

@@ -255,6 +255,8 @@ def test_items_that_cannot_be_read_are_named() -> None:
         "Left out 3 items that cannot be read, so that their labels are unknown: "
         "Items[1]: KeyError: 'b'; Items[3]: the disk is gone; Items[4]: it is None."
     ) in dataset.notes
+    with pytest.raises(ValueError, match=r"3 items of Items cannot be read: Items\[1\]: KeyError: 'b'; "):
+        read_dataset(items, on_bad="fail")
     with pytest.raises(ValueError, match=r"Items has no item that can be read: Items\[0\]: KeyError: 'b'\."):
         read_dataset(Items(KeyError("b")))
 

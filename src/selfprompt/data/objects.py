@@ -13,11 +13,16 @@ from selfprompt.data.items import ImageTable, IndexedSource, Source, listing, pl
 from selfprompt.data.known_sets import class_names, innermost, known, recorded_labels
 from selfprompt.data.labels import check_alike, image_and_label, plain_label
 from selfprompt.data.parts import Part
+from selfprompt.data.store import OnBad
 from selfprompt.data.values import file_path, is_path
 
 
-def read_object(source: Any) -> Part:
+def read_object(source: Any, on_bad: OnBad = "skip") -> Part:
     """The images of one data-set object, as one split.
+
+    Args:
+        source: The object.
+        on_bad: Whether to leave out an item that cannot be read, so that its label is unknown, or to raise.
 
     Raises:
         TypeError: If the object is of no known kind.
@@ -31,7 +36,7 @@ def read_object(source: Any) -> Part:
     if isinstance(source, (list, tuple)):
         return _read_pairs(source)
     _check_kind(source)
-    return _read_known(source) or _read_items(source)
+    return _read_known(source) or _read_items(source, on_bad)
 
 
 def _check_kind(source: Any) -> None:
@@ -84,7 +89,7 @@ def _read_known(dataset: Any) -> Part | None:
     return _part(list(found.paths or sources), found.labels, names, name, range(count), notes)
 
 
-def _read_items(dataset: Any) -> Part:
+def _read_items(dataset: Any, on_bad: OnBad) -> Part:
     """Any object with ``dataset[i] -> (image, label)``: every item is read once to learn its label."""
     name = type(dataset).__name__
     table = ImageTable(name, lambda index: image_and_label(dataset[index], f"{name}[{index}]")[0])
@@ -115,6 +120,8 @@ def _read_items(dataset: Any) -> Part:
     if recorded is not None and agrees:  # then the label of an unreadable item is known, too
         labels |= {index: recorded[index] for index in faults}
         sources |= {index: IndexedSource(table, index) for index in faults}
+    elif faults and on_bad == "fail":
+        raise ValueError(f"{plural(len(faults), 'item')} of {name} cannot be read: {_told(name, faults)}.")
     elif faults:
         notes.append(
             f"Left out {plural(len(faults), 'item')} that cannot be read, so that their labels are unknown: "

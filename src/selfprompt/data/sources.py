@@ -16,6 +16,7 @@ from selfprompt.data.names import ClassNames, Naming, clean_name, name_classes
 from selfprompt.data.objects import read_object
 from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
 from selfprompt.data.spelling import sorted_labels, tidy_labels
+from selfprompt.data.store import OnBad
 from selfprompt.data.suites import SUITES, list_tasks, load_task, nearest
 
 __all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "hold_out", "read_dataset"]
@@ -29,6 +30,7 @@ def read_dataset(
     seed: int = 1,
     known: Collection[str] = (),
     on_empty: OnEmptyClass = "skip",
+    on_bad: OnBad = "skip",
 ) -> Dataset:
     """Read labelled images; opens none of them where labels can be had without.
 
@@ -44,6 +46,7 @@ def read_dataset(
         seed: Seed of that choice.
         known: The classes of a classifier that is to be tried on the images: one of them is then enough.
         on_empty: Leave out class folders without images and say so ("skip"), or refuse them ("fail").
+        on_bad: What to do with an item of a data-set object that cannot be read, so that its label is unknown.
 
     Returns:
         The data set. Classes are numbered in the order of their labels: as numbers where all are whole numbers, else
@@ -71,9 +74,9 @@ def read_dataset(
             classes = beside
             notes.append(f"Class names are from {beside.name}.")
     elif isinstance(source, Mapping):
-        parts, name = _read_splits(source, on_empty), "images"
+        parts, name = _read_splits(source, on_empty, on_bad), "images"
     else:
-        parts = {"train": read_object(source)}
+        parts = {"train": read_object(source, on_bad)}
         name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
     parts, spelling = tidy_labels(name, parts)
     notes += [*(note for part in parts.values() for note in part.notes), *spelling]
@@ -197,7 +200,7 @@ def _read_path(path: Path, on_empty: OnEmptyClass, known: Collection[str]) -> di
     raise ValueError(f"{path} must be a folder or a manifest ({', '.join(SUFFIXES)}).")
 
 
-def _read_splits(source: Mapping[str, Any], on_empty: OnEmptyClass) -> dict[Split, Part]:
+def _read_splits(source: Mapping[str, Any], on_empty: OnEmptyClass, on_bad: OnBad) -> dict[Split, Part]:
     """A dict of split -> data set object or folder of class folders."""
     parts: dict[Split, Part] = {}
     for word, value in source.items():
@@ -206,7 +209,7 @@ def _read_splits(source: Mapping[str, Any], on_empty: OnEmptyClass) -> dict[Spli
             fault = "Unknown" if split is None else "Repeated"
             raise ValueError(f"{fault} split {word!r} among {listing(list(map(str, source)))}. {UNKNOWN_SPLIT}")
         is_path = isinstance(value, (str, Path))
-        parts[split] = read_class_folders(Path(value), on_empty=on_empty) if is_path else read_object(value)
+        parts[split] = read_class_folders(Path(value), on_empty=on_empty) if is_path else read_object(value, on_bad)
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
