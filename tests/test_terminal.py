@@ -114,10 +114,11 @@ def test_warnings_hold_names(name: tuple[str, str], run, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
 def test_predictions_hold_names(form: str, run, linear, photos, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = tmp_path / "cod\u202egpj.exe\x9b2J.png"
+    image = tmp_path / "cod\u202egpj.exe\x9b2J\n.png"
     image.write_bytes((photos / "blue" / "0.png").read_bytes())
     assert "\u202e" in run("predict", linear, image, "--format", form).out or form == "table", "a file gets the name"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     shown = run("predict", linear, image, "--format", form).out
-    assert r"cod\u202egpj.exe\x9b2J.png" in shown.replace("\n", "")
+    assert r"cod\u202egpj.exe\x9b2J\n.png" in shown.replace("\n", "")
     assert "\u202e" not in shown
+    assert form not in ("csv", "jsonl") or len(shown.splitlines()) == 1 + (form == "csv")

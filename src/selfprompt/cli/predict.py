@@ -4,6 +4,7 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Literal
@@ -105,8 +106,10 @@ def predict_here(options: Namespace) -> int:
             if form in ("csv", "jsonl"):
                 out.write(csv_header(errors=False) if form == "csv" else "")
                 for batch in found.follow(batches):
-                    text = as_csv(batch, errors=False, guard=options.csv_guard) if form == "csv" else as_lines(batch)
-                    out.write(shown(text))
+                    if form == "csv":
+                        out.write(as_csv(map(spelled_out, batch), errors=False, guard=options.csv_guard))
+                    else:
+                        out.write(shown(as_lines(batch)))
                     out.flush()
             else:
                 predictions = [prediction for batch in found.follow(batches) for prediction in batch]
@@ -122,6 +125,14 @@ def predict_here(options: Namespace) -> int:
 def shown(text: str) -> str:
     """Lines for the standard output: as they are for a file, spelled out where they would steer a terminal."""
     return printable(text, keep="\n") if sys.stdout.isatty() else text
+
+
+def spelled_out(prediction: Prediction) -> Prediction:
+    """The same, its names as a terminal may show them if that is where they go: a line break in one is no new row."""
+    if not sys.stdout.isatty():
+        return prediction
+    top = tuple((printable(name), score) for name, score in prediction.top)
+    return replace(prediction, image=printable(prediction.image), top=top)
 
 
 class Tally:
