@@ -218,7 +218,7 @@ def test_the_list_of_one_suite(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "448 / 112 / 224" in shown
     assert "coop/" not in shown
-    assert main(["data", "list", "embeded"]) == 1
+    assert main(["data", "list", "embeded"]) == 2
     assert "Did you mean embedded?" in capsys.readouterr().err
 
 
