@@ -46,7 +46,7 @@ def check_task(name: str) -> None:
     suite, slash, task = name.partition("/")
     if not slash:
         raise ValueError(f"A task is named SUITE/TASK, such as embedded/animals, got {name!r}. {_known_suites()}")
-    known = list_tasks(suite)
+    known = _module(suite).TASKS
     if task not in known:
         near = nearest(task, known, f"{suite}/")
         raise ValueError(f"Unknown task {name!r}.{near} Tasks of {suite}: {', '.join(known)}.")
