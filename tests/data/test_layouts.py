@@ -97,9 +97,17 @@ def test_classes_that_hold_splits(tmp_path: Path) -> None:
     assert sizes(dataset) == [4, 0, 4]
 
 
-def test_a_test_folder_without_labels_is_left_out(tmp_path: Path) -> None:
+def test_an_evaluation_beside_a_validation_is_the_test(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{split}/{name}" for split in ("training", "validation", "evaluation") for name in ("a", "b")))
+    dataset = read_dataset(tmp_path)
+    assert sizes(dataset) == [4, 4, 4]
+    assert {Path(str(item.source)).parts[-3] for item in dataset.test} == {"evaluation"}
+
+
+@pytest.mark.parametrize("more", [(), ("Meta",)])
+def test_a_test_folder_without_labels_is_left_out(tmp_path: Path, more: tuple[str, ...]) -> None:
     write(tmp_path, "train/cat", "train/dog", count=4)
-    write(tmp_path, "test/1.png", "test/2.png")
+    write(tmp_path, "test/1.png", "test/2.png", *more)
     dataset = read_dataset(tmp_path)
     assert sizes(dataset) == [6, 0, 2]
     assert "Left out test: it has 2 images in no class folder, so their labels are not known." in dataset.notes
@@ -120,6 +128,8 @@ def test_a_test_folder_without_labels_is_left_out(tmp_path: Path) -> None:
         (("train/train", "test1/test1"), "must hold a folder for each class and no images beside them"),
         (("train_images", "test_images"), "must hold a folder for each class and no images beside them"),
         (("training_set", "test_set", "masks"), "must hold a folder for each class and no images beside them"),
+        (("rose", "lily", "flowers/rose", "flowers/lily"), "flowers holds lily, rose, which are beside it, too"),
+        (("train", "test", "Meta"), "train, test must hold a folder for each class"),
         (("train/a", "train/b", "train_2/a", "test/a"), "one folder for each split, got train, train_2"),
     ],
 )
@@ -230,11 +240,20 @@ def in_a_table(root: Path) -> Path:
     return root
 
 
+def beside_masks(root: Path) -> Path:
+    names = [f"{name}_{number}.png" for name in ("cat", "dog") for number in range(4)]
+    return write(root, *(f"{place}/{name}" for place in ("images", "annotations/trimaps") for name in names))
+
+
 def beside_one_folder(root: Path) -> Path:
     write(root, *(f"images/{number}.png" for number in range(8)))
     rows = [f"images\\{number}.png\t{'healthy' if number < 4 else 'sick'}" for number in range(8)]
     (root / "meta.tsv").write_text("\n".join(["image\tdiagnosis", *rows]), encoding="utf-16")
     return root
+
+
+def in_one_folder(root: Path) -> Path:
+    return write(root, *(f"all of them/{name}_{number}.jpg" for name in ("cat", "dog") for number in range(4)))
 
 
 def unsorted(root: Path) -> Path:
@@ -247,6 +266,8 @@ def unsorted(root: Path) -> Path:
         (in_names, "The names of the files", "cat (4), dog (4)"),
         (in_a_table, "The columns id and breed of labels.csv", "boxer (4), pug (4)"),
         (beside_one_folder, "The columns image and diagnosis of meta.tsv", "healthy (4), sick (4)"),
+        (beside_masks, "The names of the files", "cat (4), dog (4)"),
+        (in_one_folder, "The names of the files", "cat (4), dog (4)"),
         (unsorted, "The names of the files", "cat (4), dog (4)"),
     ],
 )

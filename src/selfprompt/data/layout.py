@@ -105,11 +105,19 @@ def _split_folders(root: Path, full: Sequence[Path]) -> dict[Split, Path]:
             families[rest][split].append(folder)
     plain = families.pop("", {})
     found = plain or next((family for family in families.values() if len(family) > 1), {})
+    if len(found.get("val", ())) == 2 and "test" not in found:  # where there is a validation, too, evaluation is a test
+        for folder in [folder for folder in found["val"] if _says_evaluation(folder.name)][:1]:
+            found["val"].remove(folder)
+            found["test"] = [folder]
     for folders in found.values():
         if len(folders) > 1:
             names = listing([folder.name for folder in folders])
             raise ValueError(f"{root} must have one folder for each split, got {names}: put them into one.")
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def _says_evaluation(name: str) -> bool:
+    return any(word.startswith("eval") for word in words_of(name))
 
 
 def _splits(
@@ -127,7 +135,7 @@ def _splits(
         if not images_in(place):
             classes[split] = class_folders(place)
     flat = [split for split in found if split not in classes]
-    if strangers and len(found) - len(flat) < 2:
+    if strangers and not {"train", "test"} <= set(found):
         inside = {name for own in classes.values() for name in own}
         if not inside & {folder.name for folder in others}:
             return {}, []
@@ -173,7 +181,15 @@ def _splits_in_classes(full: Sequence[Path]) -> dict[Split, dict[str, Path]]:
 
 
 def _check_classes(root: Path, full: Sequence[Path]) -> None:
-    """Raise ValueError where the folders cannot be classes: fold1 and fold2, images and masks."""
+    """Raise ValueError where the folders cannot be classes: fold1 and fold2, images and masks, all of them in one."""
+    names_beside = {folder.name for folder in full}
+    for folder in full:
+        again = sorted(names_beside & {inner.name for inner in folders_in(folder)} - {folder.name})
+        if len(again) > 1:
+            raise ValueError(
+                f"{root} must hold a folder for each class, but {folder.name} holds {listing(again, 5)}, which are "
+                f"beside it, too: put it elsewhere, or give {folder}."
+            )
     if len(full) < 2 or not all(_is_container(folder.name) for folder in full):
         return
     names = listing([folder.name for folder in full], 5)

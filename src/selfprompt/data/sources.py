@@ -18,6 +18,7 @@ from selfprompt.data.parts import UNKNOWN_SPLIT, Part, split_word
 from selfprompt.data.spelling import sorted_labels, tidy_labels
 from selfprompt.data.store import OnBad
 from selfprompt.data.suites import SUITES, list_tasks, load_task, nearest
+from selfprompt.data.unsorted import advice, find_labels
 
 __all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "hold_out", "read_dataset"]
 
@@ -82,10 +83,11 @@ def read_dataset(
     notes += [*(note for part in parts.values() for note in part.notes), *spelling]
     naming = name_classes(_labels(name, parts), _given_names(parts), classes)
     if len(naming.names) < (1 if known else 2):
-        raise ValueError(
-            f"A classifier needs at least 2 classes, got {listing(list(naming.names)) or 'none'} in {name}. "
-            f"If its class folders lie deeper, give the folder that holds them."
-        )
+        told = "If its class folders lie deeper, give the folder that holds them."
+        if isinstance(source, (str, Path)) and Path(source).is_dir() and find_labels(Path(source)) is not None:
+            told = advice(Path(source))
+        got = listing(list(naming.names)) or "none"
+        raise ValueError(f"A classifier needs at least 2 classes, got {got} in {name}. {told}")
     dataset = _build(name, parts, naming, notes)
     copies = find_copies(item.source for item in dataset.select("all"))
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes_on_copies(dataset, copies)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from selfprompt.data.items import Split, listing
 from selfprompt.data.manifest import COLUMNS
-from selfprompt.data.parts import split_word
+from selfprompt.data.parts import split_word, words_of
 from selfprompt.data.walk import entries, folders_in, images_in
 from selfprompt.files import read_text
 
@@ -20,6 +20,8 @@ CAMERA_WORDS = frozenset(
     {"img", "image", "dsc", "dscn", "pxl", "photo", "picture", "pic", "frame", "screenshot", "file"}
 )
 """What cameras and programs call all of their files."""
+MASKS = frozenset({"mask", "masks", "trimap", "trimaps", "annotation", "annotations", "segmentation"})
+"""Words of folders whose images are no photos, but are called as they are."""
 TABLES = (".csv", ".tsv")
 LARGEST_TABLE = 1 << 28
 """Bytes of a table that is looked into."""
@@ -57,8 +59,9 @@ def advice(root: Path) -> str:
 
 def find_labels(root: Path) -> Found | None:
     """The labels of the images in a folder, or in the folders in it, by a table there or else by their names."""
-    places = [root, *folders_in(root)]
-    places += [inner for place in places[1:] for inner in folders_in(place)]
+    places = [root, *(place for place in folders_in(root) if not MASKS & set(words_of(place.name)))]
+    inner = (place for outer in places[1:] for place in folders_in(outer))
+    places += [place for place in inner if not MASKS & set(words_of(place.name))]
     images = [image for place in places for image in images_in(place)]
     files = [file for place in places for file in entries(place)[1]]
     tables = [file for file in files if file.suffix.lower() in TABLES and "submission" not in file.name.lower()]
