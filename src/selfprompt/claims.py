@@ -32,3 +32,35 @@ def claimed(lock: Path, *, wait: bool = False) -> Iterator[bool]:
         yield True
     finally:
         held.release()
+
+
+FOLDER_LOCK = ".lock"
+
+
+@contextmanager
+def folder_claimed(folder: Path) -> Iterator[bool]:
+    """Hold a whole folder for as long as the context lasts; false if another process or thread writes there.
+
+    Nothing of the lock is left behind, nor a folder that was made for it and holds nothing else. What a killed process
+    leaves of it keeps nobody out.
+
+    Args:
+        folder: It is made.
+
+    Raises:
+        RuntimeError: If it cannot be written to.
+    """
+    lock, new = folder / FOLDER_LOCK, not folder.exists()
+    try:
+        claim = claimed(lock)
+        mine = claim.__enter__()
+    except OSError as error:
+        raise RuntimeError(f"{folder} cannot be written to: {error.strerror or error}. Choose another one.") from error
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.unlink(missing_ok=True)  # while it is held; whoever opened it meanwhile finds it deleted, and gives up
+        claim.__exit__(None, None, None)
+        if mine and new and not any(folder.iterdir()):
+            folder.rmdir()

@@ -5,8 +5,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from selfprompt.artifact import CONFIG, versions
+from selfprompt.claims import folder_claimed
 from selfprompt.classifier import Classifier, evaluate
 from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split, few_shot_split
@@ -89,7 +90,8 @@ def tune(
             or Hugging Face data set; or a ready ``Dataset``, which is taken as it is.
         method: A method or recipe: "sep", "spt-deep", "coop", ...; the recipe's values are the defaults.
         backbone: A name (see ``list_backbones``) or a loaded backbone; None is the recipe's.
-        out: Folder for the artifact, the result and what resuming needs; None keeps everything in memory.
+        out: Folder for the artifact, the result and what resuming needs, for one run at a time; None keeps everything
+            in memory.
         options: The method's own options, "text_prompts" say.
         recipe: A recipe of one's own instead of ``method``.
         resume: Go on with the interrupted run in ``out``.
@@ -101,7 +103,7 @@ def tune(
         The tuned classifier, evaluated on the test images; ``results`` has the numbers.
 
     Raises:
-        ValueError: If an argument, the data or the backbone's name is wrong.
+        ValueError: If an argument, the data or the backbone's name is wrong, or another run writes into ``out``.
         RuntimeError: If training diverges or a file cannot be written.
     """
     watcher = watcher or Silent()
@@ -117,23 +119,44 @@ def tune(
     if not fabric.is_global_zero:
         watcher, progress = Silent(), False
     start = time.monotonic()
-    found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
-    found.check_finite()
-    found = with_statistics(found, recipe.statistics)
-    if folder is not None and fabric.is_global_zero:
-        write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
-    run_data = read_images(dataset, recipe, data_key(data), watcher)
-    names, check = run_data.dataset.classes, not run_data.dataset.ids
-    built = build_method(recipe.method, found, names, seed=recipe.seed, check=check, **recipe.options)
-    built.to(fabric.device)
-    classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
-    baseline = zero_shot(classifier, run_data, watcher)
-    result = train(classifier, run_data, recipe, fabric, folder, watcher, resume=resume, progress=progress)
-    classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, watcher)
-    classifier.results = {**classifier.results, "data": data_place(data)}
-    if folder is not None and fabric.is_global_zero:
-        save_run(classifier, folder)
+    with _kept_to_this_run(folder, fabric):
+        if fabric.is_global_zero:
+            _check_folder(folder, resume)  # again: another run may have ended there meanwhile
+        found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
+        found.check_finite()
+        found = with_statistics(found, recipe.statistics)
+        if folder is not None and fabric.is_global_zero:
+            write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
+        run_data = read_images(dataset, recipe, data_key(data), watcher)
+        names, check = run_data.dataset.classes, not run_data.dataset.ids
+        built = build_method(recipe.method, found, names, seed=recipe.seed, check=check, **recipe.options)
+        built.to(fabric.device)
+        classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
+        baseline = zero_shot(classifier, run_data, watcher)
+        result = train(classifier, run_data, recipe, fabric, folder, watcher, resume=resume, progress=progress)
+        classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, watcher)
+        classifier.results = {**classifier.results, "data": data_place(data)}
+        if folder is not None and fabric.is_global_zero:
+            save_run(classifier, folder)
     return classifier
+
+
+@contextmanager
+def _kept_to_this_run(folder: Path | None, fabric: Any) -> Iterator[None]:
+    """Keep others out of the output folder; the leading process holds it, and the others of the run hear of it.
+
+    Raises:
+        ValueError: If another run writes there, in all processes of this one.
+    """
+    if folder is None:
+        yield
+        return
+    with folder_claimed(folder) if fabric.is_global_zero else nullcontext(True) as mine:
+        if not fabric.broadcast(mine):
+            raise ValueError(
+                f"{folder} is being written by another run. Wait until that has ended, or choose another folder."
+            )
+        yield
 
 
 def _check_folder(folder: Path | None, resume: bool) -> None:
