@@ -103,7 +103,13 @@ def test_ones_own_method_starts_from_the_defaults():
 
 
 WORDS = st.text(string.printable + "äß猫\U0001f436", max_size=20)
-PLAIN = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), WORDS, st.lists(st.integers(), max_size=3))
+PLAIN = st.one_of(
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    WORDS,
+    st.lists(st.integers(), max_size=3),
+)
 
 
 @st.composite
