@@ -17,7 +17,8 @@ from perf.plain_sep import PlainSEP
 from selfprompt.classifier import Classifier
 from selfprompt.data.images import from_value
 from selfprompt.data.transforms import eval_transform
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.recipe import load_recipe
 
 CHUNK = 100

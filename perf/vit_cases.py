@@ -16,7 +16,8 @@ from perf.plain_vit import PlainPrompted, PlainViT, plain_vit
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.suites import load_task
 from selfprompt.data.transforms import eval_transform
-from selfprompt.methods.base import Method, TrainingSource, build_method
+from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.registry import build_method
 from selfprompt.recipe import load_recipe
 
 FEW = 16

@@ -17,7 +17,7 @@ import selfprompt
 from selfprompt.artifact import CARD, CONFIG, TENSORS, locate, read_artifact
 from selfprompt.classifier import Classifier, pick_device
 from selfprompt.data.sources import read_dataset
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from selfprompt.towers.load import load_backbone
 
 PICTURES = torch.linspace(-2, 2, 3 * 3 * 64 * 64).view(3, 3, 64, 64)

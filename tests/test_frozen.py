@@ -18,7 +18,8 @@ from selfprompt.classifier import Classifier
 from selfprompt.data.features import FeatureStore
 from selfprompt.data.sources import read_dataset
 from selfprompt.methods import coop, linear
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.towers.base import VisionTower
 from selfprompt.towers.load import Backbone, load_backbone
 from tests.bench.drawn import draw_suite

@@ -124,10 +124,10 @@ def test_arrows_go_one_way(who):
 
 def test_every_module_stands_under_a_rule_or_on_top():
     modules = {found.importer for found in imports()}
-    top = ("__init__", "__main__", "api", "classifier", "tuning", "bench", "cli", "evaluate")
+    top = ("__init__", "__main__", "api", "classifier", "steps", "tuning", "bench", "cli", "evaluate")
     assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
     below = [found for found in imports() if within(found.importer, tuple(MAY_IMPORT))]
-    assert not [str(found) for found in below if within(found.name, (".api", ".tuning", ".cli"))]
+    assert not [str(found) for found in below if within(found.name, (".api", ".steps", ".tuning", ".cli"))]
 
 
 # library -> the modules that may import it
@@ -207,7 +207,7 @@ def test_no_method_imports_another_one():
 
 def _is_subclass_of(found: Import) -> bool:
     """The exception: a plain subclass of its parent method (KgCoOp of CoOp)."""
-    from selfprompt.methods.base import find
+    from selfprompt.methods.registry import find
 
     own, other = (find(name.rpartition(".")[2].replace("_", "-")) for name in (found.importer, found.name))
     return issubclass(own, other)
@@ -215,13 +215,13 @@ def _is_subclass_of(found: Import) -> bool:
 
 def test_the_files_of_methods_are_its_registry():
     files = {path.stem.replace("_", "-") for path in (SOURCE / "methods").glob("*.py")}
-    assert set(list_methods()) == files - {"base", "heads", "traits", "--init--"}
+    assert set(list_methods()) == files - {"base", "heads", "registry", "traits", "--init--"}
     assert all(text.endswith(".") for text in list_methods().values()), "each opens with one sentence"
 
 
 def test_no_submodule_has_a_name_that_export_cannot_bear():
     """torch.export builds a GraphModule, which owns these names."""
-    from selfprompt.methods.base import build_method
+    from selfprompt.methods.registry import build_method
     from selfprompt.towers.load import load_backbone
 
     backbone = load_backbone("embedded/clip")

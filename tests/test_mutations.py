@@ -23,7 +23,7 @@ import selfprompt
 from selfprompt.artifact import CONFIG, TENSORS
 from selfprompt.bench.results import read_results
 from selfprompt.classifier import Classifier
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from selfprompt.report.bench_tables import all_tables, singles
 from selfprompt.report.tables import laid_out
 from selfprompt.towers.load import load_backbone

@@ -11,7 +11,7 @@ from examples import one_file_sep
 from selfprompt.data.items import ImageTable, IndexedSource, Item
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.transforms import eval_transform
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP
 from selfprompt.recipe import load_recipe
 from selfprompt.towers.backbone import Backbone, Preprocess

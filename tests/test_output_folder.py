@@ -6,7 +6,8 @@ import pytest
 
 import selfprompt
 from selfprompt.claims import FOLDER_LOCK, folder_claimed
-from selfprompt.tuning import RESULT, Silent
+from selfprompt.steps import Silent
+from selfprompt.tuning import RESULT
 from tests.conftest import FAST, started
 
 QUICK = {"method": "linear", "backbone": "embedded/mae", "epochs": 2, "workers": 0}

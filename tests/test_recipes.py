@@ -46,7 +46,7 @@ class TestShipped:
         assert list(yaml.safe_load(text_of(name))) == OUTCOME, "all keys that change the outcome, in their order"
 
     def test_lists_every_option_of_its_method(self, name):
-        from selfprompt.methods.base import find, make_options
+        from selfprompt.methods.registry import find, make_options
 
         values = yaml.safe_load(text_of(name))
         method = find(values["method"])
@@ -61,7 +61,7 @@ class TestShipped:
         assert header[-2:] == ["#", f"#   selfprompt train PHOTOS --method {name} --out OUT"]
 
     def test_builds_its_method(self, name):
-        from selfprompt.methods.base import build_method
+        from selfprompt.methods.registry import build_method
         from selfprompt.towers.load import load_backbone
         from tests.methods.tiny import traits
 

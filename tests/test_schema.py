@@ -17,7 +17,7 @@ import selfprompt
 from selfprompt import schema
 from selfprompt.artifact import CONFIG, TENSORS, read_artifact
 from selfprompt.classifier import Classifier
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from selfprompt.towers.load import Preprocess, load_backbone
 
 

@@ -11,7 +11,7 @@ import pytest
 import selfprompt
 from selfprompt.artifact import CARD, CONFIG, HUB, LARGEST, TENSORS, locate
 from selfprompt.classifier import Classifier
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from selfprompt.recipe import load_recipe
 from selfprompt.towers.load import load_backbone
 from selfprompt.trust import check_backbone

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from selfprompt.methods import base, list_methods
+from selfprompt.methods import list_methods, registry
 from selfprompt.methods.base import Method
 from selfprompt.recipe import load_recipe, shipped_recipe
 from selfprompt.towers.load import Backbone, load_backbone
@@ -39,4 +39,4 @@ def build_method(
         recipe = load_recipe(name)
         name, options = recipe.method, {**recipe.options, **options}
     found = load_backbone(backbone) if isinstance(backbone, str) else backbone
-    return base.build_method(name, found, class_names, seed=seed, **options)
+    return registry.build_method(name, found, class_names, seed=seed, **options)

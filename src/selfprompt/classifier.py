@@ -22,7 +22,8 @@ from selfprompt.data.pixels import remarks
 from selfprompt.data.transforms import Transform, eval_transform
 from selfprompt.data.values import image_from
 from selfprompt.evaluate.metrics import Metrics, compute_metrics
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.prediction import Prediction
 from selfprompt.towers.load import Backbone, Preprocess, load_backbone
 from selfprompt.trust import check_backbone, check_method
@@ -238,7 +239,11 @@ def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, An
 
 def brief(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results without what grows with the classes squared or the epochs, is private, or stands in the artifact."""
-    kept = {name: value for name, value in results.items() if name not in ("history", "recipe", "versions", "data")}
+    kept = {
+        name: value
+        for name, value in results.items()
+        if name not in ("history", "recipe", "versions", "data", "preprocess")
+    }
     for name in ("tuned", "zero_shot"):
         if kept.get(name):
             kept[name] = {key: value for key, value in kept[name].items() if key != "confusion"}

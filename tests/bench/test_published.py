@@ -58,7 +58,7 @@ def drawn(rows: list, shots: int, rng: random.Random) -> list:
 def right(root: Path, split: dict[str, list], part: str) -> tuple[int, int]:
     """Right answers of zero-shot CLIP on a half, an image at a time."""
     from selfprompt.classifier import Classifier
-    from selfprompt.methods.base import build_method
+    from selfprompt.methods.registry import build_method
     from selfprompt.towers.load import load_backbone
 
     labels, backbone = half(split, part), load_backbone("embedded/clip")

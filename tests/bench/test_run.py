@@ -44,7 +44,7 @@ def bench(root, out, rows, protocol="base-to-new", retry=False, **changed):
 def counted(root, classes, template=TEMPLATE, part="test", name="animals"):
     """Right answers of zero-shot among some classes, counted one image at a time."""
     from selfprompt.classifier import Classifier
-    from selfprompt.methods.base import build_method
+    from selfprompt.methods.registry import build_method
 
     backbone = load_backbone("embedded/clip")
     method = build_method("zero-shot", backbone, classes, template=template)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from tests.methods.test_contract import CASES
 from tests.methods.tiny import NAMES, backbone
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods import list_methods
-from selfprompt.methods.base import Method, find
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import find
 from selfprompt.towers.load import Backbone
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small, traits
 

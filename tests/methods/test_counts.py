@@ -6,7 +6,8 @@ import pytest
 import timm
 import torch
 
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.towers.load import Backbone, Preprocess, load_backbone
 from selfprompt.towers.timm_vit import TimmViT
 

@@ -8,7 +8,8 @@ import torch
 
 from selfprompt.kinds import WORDS
 from selfprompt.methods import list_methods
-from selfprompt.methods.base import Method, build_method, find, make_options
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method, find, make_options
 from selfprompt.towers.load import load_backbone
 from tests.methods.own import Bias
 from tests.methods.tiny import NAMES, backbone, images, small

@@ -16,8 +16,8 @@ from selfprompt.methods.prograd import ProGrad, without_conflict
 from selfprompt.methods.promptsrc import PromptSRC, epoch_weights, templates
 from selfprompt.methods.tcp import TCP, behind_words, chosen_block
 from selfprompt.prompters.static import Static
+from selfprompt.steps import Silent
 from selfprompt.text import PHOTO, class_ids, fill, template_features, word_embeddings
-from selfprompt.tuning import Silent
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small
 
 PETS = "a photo of a {}, a type of pet."

@@ -23,9 +23,9 @@ from selfprompt.methods.maple import MaPLe
 from selfprompt.methods.tip_adapter import TipAdapter
 from selfprompt.prompters.record import Record
 from selfprompt.prompters.static import Static
+from selfprompt.steps import Silent
 from selfprompt.text import template_features, word_embeddings
 from selfprompt.towers.timm_vit import TimmViT
-from selfprompt.tuning import Silent
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 
 QUICK = {"backbone": "embedded/clip", "workers": 0, "batch_size": 4}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfprompt.methods.base import Method, build_method, find, make_options
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method, find, make_options
 from selfprompt.methods.traits import Traits
 from selfprompt.towers.load import Backbone, load_backbone
 

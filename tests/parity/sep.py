@@ -14,7 +14,7 @@ from selfprompt.config import TrainOptions
 from selfprompt.data.fewshot import base_new_split, few_shot
 from selfprompt.data.items import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.transforms import eval_transform, train_transform
-from selfprompt.methods.base import build_method
+from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP, load_authors, own_name
 from selfprompt.prompters.fusion import TokenFusion, strongest
 from selfprompt.prompters.record import Record

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from selfprompt.analysis.nmi import block_attention, information, raw_attention
 from selfprompt.config import TrainOptions
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.prompters.kmeans import cluster
 from selfprompt.prompters.prototypes import Draw, gather, layer_tokens, pooling_windows
 from selfprompt.prompters.record import Record

@@ -13,7 +13,8 @@ from perf.plain_clip import plain_clip
 from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
 from perf.plain_vit import PlainPrompted, plain_vit
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.towers import assemble
 from selfprompt.towers.backbone import Backbone
 from tests.methods.tiny import NAMES, backbone, images

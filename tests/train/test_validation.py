@@ -13,8 +13,9 @@ from selfprompt.artifact import TENSORS
 from selfprompt.data.items import Dataset, Item
 from selfprompt.data.suites import load_task
 from selfprompt.recipe import load_recipe, recipe_names
+from selfprompt.steps import Silent
 from selfprompt.train.checkpoint import read_epochs
-from selfprompt.tuning import RESULT, Silent
+from selfprompt.tuning import RESULT
 from tests.conftest import started
 from tests.methods.tiny import backbone
 

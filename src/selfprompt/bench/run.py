@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-from selfprompt.artifact import versions
 from selfprompt.bench.cells import Cell
 from selfprompt.bench.claim import ERROR, LOCK, RESULT, SPLIT, error_time, is_done
 from selfprompt.bench.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
@@ -28,12 +27,13 @@ from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import Task
 from selfprompt.data.suites.vtab import PREPROCESSING
 from selfprompt.files import to_json, write_atomically, write_json
-from selfprompt.methods.base import Method, build_method
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
 from selfprompt.recipe import Recipe
+from selfprompt.steps import RunData, Silent, Watcher, choose_images, record, train, with_statistics
 from selfprompt.towers.load import Backbone, load_backbone
 from selfprompt.train.distributed import make_fabric
-from selfprompt.train.fit import CHECKPOINT, FitResult
-from selfprompt.tuning import RunData, Silent, Watcher, choose_images, train, with_statistics
+from selfprompt.train.fit import CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
@@ -180,19 +180,20 @@ def run_cell(cell: Cell, folder: Path, shelf: Shelf, watcher: Watcher) -> dict[s
     result = train(classifier, data, recipe, fabric, folder, watcher, resume=True, progress=False)
     wanted = tuple(evaluations(cell, drawn, task, lambda name: shelf.task(cell.suite, name)))
     measured = {entry.name: measure(classifier, entry, recipe, data, watcher) for entry in wanted}
-    record = {
+    facts = {
         **cell.facts(),
         "evaluations": measured,
         "restricted": [entry.name for entry in wanted if measured[entry.name] and is_restricted(method, entry)],
-        **facts_of_run(classifier, training, result, recipe),
+        **record(classifier, training, result),
+        "images": {part: 0 if recipe.method in UNTRAINED else len(training.select(part)) for part in SPLITS[:2]},
         "split": write_split(folder / SPLIT, training, shelf.root) if recipe.method not in UNTRAINED else None,
         "peak_memory": peak_memory(fabric.device),
         "seconds": time.monotonic() - start,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(folder / RESULT, record)
+    write_json(folder / RESULT, facts)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    return record
+    return facts
 
 
 def drawn_images(cell: Cell, recipe: Recipe, task: Task, store: ImageStore, watcher: Watcher) -> Dataset:
@@ -253,33 +254,6 @@ def rebound(method: Method, evaluation: Evaluation, name: str) -> Method | None:
     other.to(next(method.vision.parameters()).device)
     other.load_adapter_state_dict(method.adapter_state_dict())
     return other
-
-
-def facts_of_run(classifier: Classifier, training: Dataset, result: FitResult | None, recipe: Recipe) -> dict[str, Any]:
-    """What was tuned, how, and with what."""
-    method, seen = classifier.method, recipe.method not in UNTRAINED
-    return {
-        "method": recipe.method,
-        "recipe": recipe.flat(),
-        "classes": list(training.classes),
-        "images": {part: len(training.select(part)) if seen else 0 for part in SPLITS[:2]},
-        "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
-        "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
-        "chosen": dict(method.chosen),
-        "best_epoch": result.best_epoch if result else None,
-        "history": list(result.history) if result else [],
-        "train_seconds": result.seconds if result else 0.0,
-        "eval_batch_size": classifier.batch_size,
-        "sample_wise": method.traits.batch_independent,
-        "preprocess": asdict(classifier.preprocess),
-        "backbone": {
-            "name": method.backbone.name,
-            "fingerprint": method.backbone.fingerprint,
-            "note": method.backbone.note,
-        },
-        "notes": list(training.notes),
-        "versions": versions(),
-    }
 
 
 def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, str]:

@@ -181,7 +181,7 @@ def overrides(options: Namespace, entries: "Sequence[Entry]") -> dict[str, Any]:
 
 def check_methods(cells: "Sequence[Cell]") -> None:
     """Raise ValueError for options that a method does not take, before anything runs."""
-    from selfprompt.methods.base import find, make_options
+    from selfprompt.methods.registry import find, make_options
 
     for cell in {cell.method: cell for cell in cells}.values():
         make_options(find(cell.recipe.method), cell.recipe.options)
@@ -210,7 +210,7 @@ def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
 
 
 class GridShow:
-    """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``tuning.Watcher``."""
+    """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``steps.Watcher``."""
 
     def __init__(self, console: Console, total: int, done: int = 0) -> None:
         self.console = console

@@ -205,7 +205,7 @@ def zero_shot_table(clip: "Backbone", options: Namespace, show: Show) -> "dict[s
 def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, show: Show) -> "Metrics":
     """Accuracy of the untuned CLIP on a data set's test images."""
     from selfprompt.classifier import Classifier
-    from selfprompt.methods.base import build_method
+    from selfprompt.methods.registry import build_method
 
     method = build_method("zero-shot", clip, dataset.classes, template=task.template)
     with show.stage(stage) as progress:

@@ -39,7 +39,7 @@ def methods(options: Namespace) -> int:
 def _method(name: str) -> int:
     with usage():
         recipe = load_recipe(name)
-    from selfprompt.methods.base import find
+    from selfprompt.methods.registry import find
 
     with usage():
         method = find(recipe.method)

@@ -100,7 +100,7 @@ def train(options: Namespace) -> int:
         )
     if options.out is None:
         raise UsageError("--out is needed: the folder that the classifier is saved to.")
-    from selfprompt.methods.base import find, make_options
+    from selfprompt.methods.registry import find, make_options
     from selfprompt.train.distributed import check_devices
     from selfprompt.tuning import tune
 

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-NOT_METHODS = ("__init__", "base", "heads", "traits")
+NOT_METHODS = ("__init__", "base", "heads", "registry", "traits")
 
 
 def list_methods() -> dict[str, str]:

@@ -1,10 +1,7 @@
-"""What every method is: parameters around a frozen backbone, logits, a loss; and how a method is found by its name."""
+"""What every method is: parameters around a frozen backbone, logits, a loss."""
 
-import difflib
-import importlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol
 
 import torch
@@ -14,8 +11,6 @@ from typing_extensions import TypeVar
 
 from selfprompt.data.features import Encoder, matmul_precision, with_features
 from selfprompt.data.names import clean_name
-from selfprompt.kinds import check_kinds
-from selfprompt.methods import list_methods
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
 from selfprompt.prompters.prototypes import SampleSource
@@ -348,58 +343,6 @@ def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape, generator=generator) * std)
 
 
-def find(name: str) -> type[Method]:
-    """The method class of a name; the file name is the registry, and "package.module:Class" is one's own method.
-
-    Raises:
-        ValueError: If there is none; the message lists the known ones.
-    """
-    if ":" in name:
-        module_name, _, class_name = name.partition(":")
-        try:
-            own = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"Method {name!r} could not be imported: {error}.") from error
-        if not (isinstance(own, type) and issubclass(own, Method)):
-            raise ValueError(f"{name!r} must name a subclass of selfprompt.methods.base.Method, got {own!r}.")
-        return own
-    known = list_methods()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Unknown method {name!r}.{hint} Known: {', '.join(known)}. For your own use 'package.module:Class'."
-        )
-    module = importlib.import_module(f"selfprompt.methods.{name.replace('-', '_')}")
-    (found,) = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
-    ]
-    return found
-
-
-def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
-    """The method's options from plain values; lists become tuples.
-
-    Raises:
-        ValueError: If a name is unknown (the message lists the options) or a value is of another kind than the option.
-    """
-    known = [f.name for f in fields(method.Options)]
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            shown = method.__module__.rpartition(".")[2].replace("_", "-")
-            raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
-    check_kinds(method.Options, values)
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}.")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return method.Options(**plain)
-
-
 def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> tuple[str, ...]:
     """Cleaned class names.
 
@@ -426,30 +369,6 @@ def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> t
     if reader is not None and reader.text is not None:
         check_distinct(reader, names)
     return tuple(names)
-
-
-def build_method(
-    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, check: bool = True, **options: Any
-) -> Method:
-    """Build a method, ready for ``prepare`` and training.
-
-    Args:
-        name: A method's name, or "package.module:Class".
-        backbone: From ``load_backbone``.
-        class_names: At least two, all different.
-        seed: Of every random start.
-        check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list), or be a single one.
-        options: The method's options.
-
-    Raises:
-        ValueError: If the name, an option or the class names are wrong.
-    """
-    method = find(name)
-    chosen = make_options(method, options)
-    reader = backbone if method.traits_for(chosen).needs_text else None
-    names = check_names(class_names, reader) if check else class_names
-    generator = torch.Generator().manual_seed(seed)
-    return method(backbone, names, chosen, generator)
 
 
 def check_positive(**numbers: int) -> None:
