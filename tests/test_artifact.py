@@ -79,7 +79,7 @@ def test_the_configuration_says_all_that_is_needed(linear):
 def test_the_configuration_has_the_results_in_brief(linear):
     kept = json.loads((linear / CONFIG).read_text(encoding="utf-8"))["results"]
     result = json.loads((linear / "result.json").read_text(encoding="utf-8"))
-    assert result.keys() - kept.keys() == {"history", "recipe", "versions", "data"}
+    assert result.keys() - kept.keys() == {"history", "recipe", "versions", "data", "preprocess"}
     del result["tuned"]["confusion"]
     assert kept.items() <= result.items()
 
