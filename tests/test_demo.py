@@ -3,7 +3,9 @@
 import json
 import re
 import statistics
+from contextlib import redirect_stdout
 from html import unescape
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,9 @@ def out(small_suite, tmp_path_factory) -> Path:
     (folder / "sep" / "mine.txt").write_text("keep")
     (folder / demo.RECORD).write_text("{}")
     (folder / demo.PAGE).write_text("an old page")
-    assert main(["demo", "--fast", "--shots", "3", "--seed", "2", "--out", str(folder)]) == 0
+    with redirect_stdout(StringIO()) as told:
+        assert main(["demo", "--fast", "--shots", "3", "--seed", "2", "--out", str(folder)]) == 0
+    assert "\\n" not in told.getvalue(), "line breaks are lines"
     return folder
 
 

@@ -217,7 +217,8 @@ def tuned(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, s
     from selfprompt.cli.demo_page import train_command
     from selfprompt.tuning import tune
 
-    show.say(f"\n$ {train_command(values, name)}")
+    show.say("")
+    show.say(f"$ {train_command(values, name)}")
     classifier = tune(dataset, **values, progress=True, watcher=show)
     classifier.save(out / values["method"])
     return classifier
