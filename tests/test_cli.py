@@ -268,7 +268,7 @@ class TestTrain:
         for said in (
             "There is no test split: held out 8 images of 32 for testing (25% of each class, seed 1).",
             "Drew up to 3 training images a class (seed 1): 12 in all.",
-            "training 512 numbers of coop on 12 images, 2 epochs",
+            "training coop: 512 trainable parameters, 12 images, 2 epochs",
             "epoch 2/2",
             "95 % interval",
             "zero-shot",
@@ -628,7 +628,7 @@ def test_two_processes_give_what_one_gives_and_one_of_them_speaks(photos, tmp_pa
         env={"GLOO_SOCKET_IFNAME": "lo"},
     )
     assert (two.status, two.err) == (0, "")
-    assert two.out.count("training 512 numbers") == two.out.count("Saved to") == two.out.count("zero-shot") == 1
+    assert two.out.count("training coop: 512 trainable parameters") == two.out.count("Saved to") == two.out.count("zero-shot") == 1
     assert main(["train", str(photos), "--out", str(tmp_path / "one"), *settings]) == 0
     one, both = (load_file(tmp_path / name / "prompts.safetensors") for name in ("one", "two"))
     assert one.keys() == both.keys()

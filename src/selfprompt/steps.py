@@ -195,9 +195,10 @@ def train(
     if method.traits.closed_form or not method.trainable():
         watcher.say(f"{method.name} is ready: it needs no epochs.")
         return None
-    tuned = sum(p.numel() for p in method.trainable().values())
+    trainable = sum(p.numel() for p in method.trainable().values())
     watcher.say(
-        f"training {tuned:,} numbers of {method.name} on {len(dataset.train)} images, {plural(options.epochs, 'epoch')}"
+        f"training {method.name}: {trainable:,} trainable parameters, {plural(len(dataset.train), 'image')}, "
+        f"{plural(options.epochs, 'epoch')}"
     )
     return fit(
         method,

@@ -117,7 +117,7 @@ class TestBaseToNew:
         assert row["new"].mean == 40
         assert row["H of averages"].mean == pytest.approx(48.472906)  # 2 * 61.5 * 40 / 101.5
         assert row["average of H"].mean == pytest.approx(48.158508)  # (69.650350 + 26.666667) / 2
-        assert row["tuned numbers"] == 2048
+        assert row["trainable parameters"] == 2048
 
     def test_what_is_missing_is_not_averaged_over(self, base_new):
         row = values(all_tables(read_results(base_new).results), "average over 2 data sets", "linear")

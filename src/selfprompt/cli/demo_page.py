@@ -264,7 +264,7 @@ def _heads(story: Story) -> list[Block]:
         [name, f"{found['trainable_parameters']:,}", *accuracy_cells(found["tuned"]), f"{found['train_seconds']:.0f} s"]
         for name, found in results.items()
     ]
-    columns = ["method", "learned numbers", *ACCURACY_COLUMNS[1:], "training"]
+    columns = ["method", "trainable parameters", *ACCURACY_COLUMNS[1:], "training"]
     bars = {name: [Estimate.of(found["tuned"])] for name, found in results.items()}
     level = 100 / len(story.task.dataset.classes)
     return [

@@ -289,7 +289,7 @@ def make(
                 lines.append((f"{name} (published)", *(shown.get(column) for column in columns), *([None] * 2 * sizes)))
             added += len(table.rows)
             notes.append(f"Published rows are not ours: {table.about}.")
-    header = ("method", *columns, *(("tuned numbers", "training, s") if sizes else ()))
+    header = ("method", *columns, *(("trainable parameters", "training, s") if sizes else ()))
     return Table(title, header, tuple(lines), tuple(notes), added)
 
 
