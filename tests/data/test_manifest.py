@@ -43,6 +43,45 @@ def test_text_manifests(folder: Path, name: str, separator: str) -> None:
     assert dataset.train[0].load().size == picture(0).size
 
 
+@pytest.mark.parametrize("head", ["path|label", "sep=;\npath;label", " Path ; Label "])
+def test_other_dialects(folder: Path, head: str) -> None:
+    rows = [("images/0.png", "cat"), ("images/1.png", "dog")]
+    separator = "|" if "|" in head else ";"
+    (folder / "a.csv").write_text("\n".join([head, *map(separator.join, rows)]))
+    assert read_dataset(folder / "a.csv", holdout=0).classes == ("cat", "dog")
+
+
+def test_a_split_in_a_column_of_another_name(folder: Path) -> None:
+    rows = [(*row, split) for row, split in zip(ROWS, ("train", "train", "valid", "test"), strict=True)]
+    dataset = read_dataset(write(folder / "a.csv", "filepaths,labels,data set", rows))
+    assert [images for _, images, *_ in dataset.summary()] == [2, 1, 1]
+    assert dataset.notes[0] == "The column 'data set' tells the splits."
+
+
+def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
+    file = write(folder / "a.csv", "path,label,is_valid", [(*row, "True") for row in ROWS])
+    assert "Did not read is_valid" in read_dataset(file).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,label,Label ", "images/0.png,cat,dog"], "one column 'label', but it has several"),
+        (["path,label", "images/0.png,nan", "images/1.png,dog"], "line 2 has no label"),
+        (["images/0.png,cat", "images/1.png,dog"], "That is a row: let the first line name the columns"),
+        (["id,label", "0,cat", "1,dog"], "let `selfprompt data manifest .*` find the images"),
+        (["path,label", "images\\0.png,cat", "images/1.png,dog"], "write paths with /"),
+        (["path,label", "images/0,cat", "images/1,dog"], r"0\.png does: give the whole name"),
+        (["path,label", "0.png,cat", "1.png,dog"], r"There is images/0\.png: write paths so"),
+        (["path,label", "https://example.org/0.png,cat", "images/1.png,dog"], "Addresses are not fetched"),
+    ],
+)
+def test_what_helps_is_said(folder: Path, lines: list[str], message: str) -> None:
+    (folder / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        read_dataset(folder / "a.csv")
+
+
 def test_splits_and_absolute_paths(folder: Path) -> None:
     rows = [("images/0.png", "cat", "train"), (str(folder / "images/1.png"), "dog", "TRAIN")]
     rows += [("images/2.png", "cat", "validation"), ("images/3.png", "dog", "test")]

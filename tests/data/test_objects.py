@@ -153,6 +153,15 @@ def test_whoever_changes_pictures_and_labels_is_asked_for_them(tmp_path: Path, c
     assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1).rotate(180)))
 
 
+def test_subsets_of_indices_that_are_not_there_name_them(tmp_path: Path) -> None:
+    photos = ImageFolder(str(write_classes(tmp_path, {"a": 2, "b": 2})))
+    with pytest.raises(ValueError, match=r"Subset\[1\]"):
+        read_dataset(Subset(photos, [0, 99, 2]), holdout=0, on_bad="fail")
+    dataset = read_dataset(Subset(photos, [0, 99, 2]), holdout=0)
+    assert [item.label for item in dataset.train] == [0, 1]
+    assert any("Subset[1]" in note for note in dataset.notes)
+
+
 def test_own_loaders_are_used(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"a": 2, "b": 2})
     red = ImageFolder(str(root), loader=lambda path: Image.new("RGB", (5, 5), "red"))

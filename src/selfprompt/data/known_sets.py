@@ -101,7 +101,10 @@ def recorded_labels(dataset: Any) -> Sequence[Any] | None:
     """The labels that any data set keeps beside its items, which may differ from theirs; None without."""
     if is_exactly(dataset, "torch.utils.data.dataset", "Subset"):
         inner = recorded_labels(dataset.dataset)
-        return inner and [inner[int(index)] for index in dataset.indices]
+        indices = [int(index) for index in dataset.indices]
+        if inner is None or not all(-len(inner) <= index < len(inner) for index in indices):
+            return None
+        return [inner[index] for index in indices]
     for attribute in ("targets", "_labels", "labels", "y"):
         values = _listed(dataset, attribute)
         if values is not None and len(values) == len(dataset):

@@ -11,10 +11,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from selfprompt.data.items import Split, listing
-from selfprompt.data.manifest import COLUMNS
+from selfprompt.data.manifest import COLUMNS, open_table
 from selfprompt.data.parts import split_word, words_of
 from selfprompt.data.walk import entries, folders_in, images_in
-from selfprompt.files import read_text
 
 CAMERA_WORDS = frozenset(
     {"img", "image", "dsc", "dscn", "pxl", "photo", "picture", "pic", "frame", "screenshot", "file"}
@@ -91,9 +90,8 @@ def _by_table(root: Path, table: Path, images: Sequence[Path]) -> Found | None:
     try:
         if table.stat().st_size > LARGEST_TABLE:
             return None
-        text = read_text(table)
-        delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=text.partition("\n")[0].count)
-        records = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        file, delimiter = open_table(table)
+        records = list(csv.DictReader(file, delimiter=delimiter))
     except (OSError, ValueError, csv.Error):
         return None
     known: dict[str, Path] = {}
