@@ -97,6 +97,13 @@ def test_classes_that_hold_splits(tmp_path: Path) -> None:
     assert sizes(dataset) == [4, 0, 4]
 
 
+def test_folders_that_all_classes_hold_are_named(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{thing}/{state}" for thing in ("cable", "screw") for state in ("bad", "good")))
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("cable", "screw")
+    assert "Each of the classes cable, screw holds folders bad, good: these are no classes." in dataset.notes
+
+
 def test_an_evaluation_beside_a_validation_is_the_test(tmp_path: Path) -> None:
     write(tmp_path, *(f"{split}/{name}" for split in ("training", "validation", "evaluation") for name in ("a", "b")))
     dataset = read_dataset(tmp_path)
@@ -129,6 +136,10 @@ def test_a_test_folder_without_labels_is_left_out(tmp_path: Path, more: tuple[st
         (("train_images", "test_images"), "must hold a folder for each class and no images beside them"),
         (("training_set", "test_set", "masks"), "must hold a folder for each class and no images beside them"),
         (("rose", "lily", "flowers/rose", "flowers/lily"), "flowers holds lily, rose, which are beside it, too"),
+        (("Scans_part_1", "Scans_part_2"), "Scans_part_1, Scans_part_2 look like parts of a collection"),
+        (("labeled/cat", "labeled/dog", "unlabeled"), r"Class folders seem to lie in \S*labeled: give one of these"),
+        (("Original Images/a", "Augmented Images/a"), "Augmented Images, Original Images look like parts"),
+        (("train/a", "train/b", "dev/a", "dev/b", "held/a", "held/b"), "held holds the classes of dev, train, too"),
         (("train", "test", "Meta"), "train, test must hold a folder for each class"),
         (("train/a", "train/b", "train_2/a", "test/a"), "one folder for each split, got train, train_2"),
     ],
@@ -260,6 +271,13 @@ def unsorted(root: Path) -> Path:
     return write(root, *(f"{name}_{number}.jpg" for name in ("cat", "dog") for number in range(4)))
 
 
+def marked(root: Path) -> Path:
+    write(root, *(f"{number}.jpg" for number in range(8)))
+    rows = [f"{number}, {int(number < 4)}, {int(number >= 4)}" for number in range(8)]
+    (root / "_classes.csv").write_text("\n".join(["filename, cat, dog", *rows]))
+    return root
+
+
 @pytest.mark.parametrize(
     ("make", "place", "classes"),
     [
@@ -269,6 +287,7 @@ def unsorted(root: Path) -> Path:
         (beside_masks, "The names of the files", "cat (4), dog (4)"),
         (in_one_folder, "The names of the files", "cat (4), dog (4)"),
         (unsorted, "The names of the files", "cat (4), dog (4)"),
+        (marked, "The columns filename and cat, dog of _classes.csv", "cat (4), dog (4)"),
     ],
 )
 def test_labels_elsewhere_are_offered_and_written(tmp_path: Path, run, make, place: str, classes: str) -> None:
@@ -293,3 +312,23 @@ def test_without_labels_there_is_nothing_to_write(tmp_path: Path, run) -> None:
     done = run("data", "manifest", write_classes(tmp_path, {"IMG": 3}))
     assert done.status == 1
     assert "neither the names of the files nor a table tell classes" in done.err
+
+
+def test_tables_of_one_form_beside_each_split_are_joined(tmp_path: Path, run) -> None:
+    for split in ("train", "valid", "test"):
+        write(tmp_path, *(f"{split}/{number}.jpg" for number in range(4)))
+        boxes = [f"{number}.jpg,{'cat' if number < 2 else 'dog'},1,2" for number in range(4)]
+        (tmp_path / split / "_annotations.csv").write_text("\n".join(["filename,class,xmin,ymin", *boxes, *boxes]))
+    done = run("data", "manifest", tmp_path)
+    assert "of test/_annotations.csv, train/_annotations.csv, valid/_annotations.csv tell the classes" in done.out
+    dataset = read_dataset(tmp_path / "manifest.csv")
+    assert sizes(dataset) == [4, 4, 4]
+    assert dataset.classes == ("cat", "dog")
+
+
+def test_one_mark_of_many_is_no_label(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{number}.jpg" for number in range(8)))
+    rows = [f"{number}.jpg,{number % 2},1,{int(number > 2)}" for number in range(8)]
+    (tmp_path / "attributes.csv").write_text("\n".join(["file,hat,smile,beard", *rows]))
+    with pytest.raises(ValueError, match="Sort them into folders"):
+        read_dataset(tmp_path)

@@ -14,7 +14,8 @@ from selfprompt.data.walk import folders_in, holds_images, images_in
 CONTAINERS = frozenset(
     {
         *("fold", "folds", "kfold", "split", "splits", "batch", "chunk", "shard", "data", "dataset", "images", "image"),
-        *("imgs", "img", "photos", "pictures", "mask", "masks", "labels", "annotation", "annotations"),
+        *("imgs", "img", "photos", "pictures", "mask", "masks", "labels", "annotation", "annotations", "part"),
+        *("original", "originals", "augmented", "labeled", "labelled", "unlabeled", "unlabelled"),
     }
 )
 """Words of folders that hold something of every class."""
@@ -60,6 +61,10 @@ def find_layout(root: Path, known: Collection[str] = ()) -> Layout:
     words = [folder.name for folder in found.values()]
     if words:
         notes = (*notes, f"{listing(words)} of {place.name} is taken for a class, as the other folders are.")
+    inside = sorted(set.intersection(*map(_inner_names, full))) if len(full) > 1 else []
+    if len(inside) > 1:
+        taken = listing([folder.name for folder in full], 5)
+        notes = (*notes, f"Each of the classes {taken} holds folders {listing(inside, 5)}: these are no classes.")
     return Layout(place, {"train": class_folders(place, root)}, notes)
 
 
@@ -137,6 +142,13 @@ def _splits(
     flat = [split for split in found if split not in classes]
     if strangers and not {"train", "test"} <= set(found):
         inside = {name for own in classes.values() for name in own}
+        again = [folder.name for folder in strangers if len(inside & _inner_names(folder)) > 1]
+        if again:
+            used = listing(sorted(folder.name for folder in found.values()))
+            raise ValueError(
+                f"{root} must have folders that are called train, val and test, but {listing(again)} holds the classes "
+                f"of {used}, too: rename it, or put it elsewhere."
+            )
         if not inside & {folder.name for folder in others}:
             return {}, []
         if "train" in found:
@@ -190,7 +202,9 @@ def _check_classes(root: Path, full: Sequence[Path]) -> None:
                 f"{root} must hold a folder for each class, but {folder.name} holds {listing(again, 5)}, which are "
                 f"beside it, too: put it elsewhere, or give {folder}."
             )
-    if len(full) < 2 or not all(_is_container(folder.name) for folder in full):
+    alike = {tuple(words_of(folder.name)) for folder in full}
+    pieces = len(alike) == 1 and bool(CONTAINERS & set(*alike))  # they differ in numbers only: scans_part_1
+    if len(full) < 2 or not (pieces or all(_is_container(folder.name) for folder in full)):
         return
     names = listing([folder.name for folder in full], 5)
     if all({"fold", "folds", "kfold", "split", "splits"} & set(words_of(folder.name)) for folder in full):
@@ -199,10 +213,17 @@ def _check_classes(root: Path, full: Sequence[Path]) -> None:
             "the folds of one round train and test, or list all images in a manifest with the columns path, label "
             "and split (train or test). If they are classes, a manifest with path and label says so."
         )
+    deeper = listing([str(folder) for folder in full if len(_inner_names(folder)) > 1 and not images_in(folder)])
+    told = f"Class folders seem to lie in {deeper}: give one of these." if deeper else advice(root)
     raise ValueError(
-        f"{root} must hold a folder for each class, but {names} look like parts of a collection. {advice(root)} "
+        f"{root} must hold a folder for each class, but {names} look like parts of a collection. {told} "
         "If they are classes, a manifest with path and label says so."
     )
+
+
+def _inner_names(folder: Path) -> set[str]:
+    """The names of the folders with images in a folder."""
+    return {inner.name for inner in folders_in(folder) if holds_images(inner)}
 
 
 def _is_container(name: str) -> bool:

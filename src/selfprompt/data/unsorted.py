@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -64,8 +64,28 @@ def find_labels(root: Path) -> Found | None:
     images = [image for place in places for image in images_in(place)]
     files = [file for place in places for file in entries(place)[1]]
     tables = [file for file in files if file.suffix.lower() in TABLES and "submission" not in file.name.lower()]
-    found = [labels for table in tables if (labels := _by_table(root, table, images)) is not None]
-    return max(found, key=lambda labels: len(labels.rows), default=None) or _by_names(root, images)
+    found: dict[tuple[str, str], list[_Table]] = defaultdict(list)  # those of one name and form belong together
+    for table in tables:
+        if (labels := _by_table(root, table, images)) is not None:
+            found[table.name, labels.columns].append(labels)
+    joined = [_joined(root, tables) for tables in found.values()]
+    several = [labels for labels in joined if len({label for _, label, _ in labels.rows}) > 1]
+    return max(several, key=lambda labels: len(labels.rows), default=None) or _by_names(root, images)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What one table says: the file, the words for its columns, and images with their labels."""
+
+    file: Path
+    columns: str
+    labelled: tuple[tuple[Path, str], ...]
+
+
+def _joined(root: Path, tables: Sequence[_Table]) -> Found:
+    """The labels of tables of one form, one beside each split's images say."""
+    files = listing([table.file.relative_to(root).as_posix() for table in tables], 5)
+    return Found(f"{tables[0].columns} of {files}", _rows(root, [pair for table in tables for pair in table.labelled]))
 
 
 def label_in_name(name: str) -> str:
@@ -85,8 +105,8 @@ def _by_names(root: Path, images: Sequence[Path]) -> Found | None:
     return Found("The names of the files", _rows(root, labelled))
 
 
-def _by_table(root: Path, table: Path, images: Sequence[Path]) -> Found | None:
-    """Labels by a table with a column of file names or ids."""
+def _by_table(root: Path, table: Path, images: Sequence[Path]) -> _Table | None:
+    """Labels by a table with a column of file names or ids, and one of labels or one for each class."""
     try:
         if table.stat().st_size > LARGEST_TABLE:
             return None
@@ -103,13 +123,13 @@ def _by_table(root: Path, table: Path, images: Sequence[Path]) -> Found | None:
     paths = max(names, key=lambda name: sum(match is not None for match in matches[name]), default="")
     others = [name for name in names if name != paths]
     label = _label_column(records, others)
-    if not label or not any(matches[paths]):
+    classes = [] if label else _classes_marked(records, others)
+    if not (label or classes) or not any(matches[paths]):
         return None
-    pairs = zip(matches[paths], records, strict=True)
-    labelled = [(image, record[label].strip()) for image, record in pairs if image and (record[label] or "").strip()]
-    if len({word for _, word in labelled}) < 2:
-        return None
-    return Found(f"The columns {paths} and {label} of {table.relative_to(root)}", _rows(root, labelled))
+    found = classes or [(record[label] or "").strip() for record in records]
+    labelled = tuple((image, word) for image, word in zip(matches[paths], found, strict=True) if image and word)
+    columns = f"The columns {paths.strip()} and {label.strip() or listing([name.strip() for name in others], 4)}"
+    return _Table(table, columns, labelled)
 
 
 def _likely(root: Path, table: Path, images: Sequence[Path]) -> list[Path]:
@@ -118,7 +138,10 @@ def _likely(root: Path, table: Path, images: Sequence[Path]) -> list[Path]:
     ranks: dict[str | None, int] = {own: 0, None: 1}
     if own is None:
         ranks |= {"train": 2, "val": 3, "test": 4}
-    ranked = [(ranks.get(_split_of(image.relative_to(root))), image) for image in images]
+    ranked = [
+        (-1 if table.parent == image.parent else ranks.get(_split_of(image.relative_to(root))), image)
+        for image in images
+    ]
     return [image for rank, image in sorted((pair for pair in ranked if pair[0] is not None), key=itemgetter(0))]
 
 
@@ -143,12 +166,32 @@ def _label_column(records: Sequence[dict[str, str]], names: Sequence[str]) -> st
     if usual is not None:
         return usual
     words = {name: len({record[name] for record in records}) for name in names}
-    return min((name for name in names if 2 <= words[name] <= len(records) // 2), key=words.__getitem__, default="")
+    likely = [name for name in names if 2 <= words[name] <= len(records) // 2]
+    marks = [name for name in names if all(_mark(record[name]) is not None for record in records)]
+    likely = (
+        likely if len(marks) < 2 else [name for name in likely if name not in marks]
+    )  # one mark of many is no label
+    return min(likely, key=words.__getitem__, default="")
+
+
+def _classes_marked(records: Sequence[dict[str, str]], names: Sequence[str]) -> list[str]:
+    """The class of each row where all columns are classes and each row marks one of them, 0,1,0; else nothing."""
+    classes = []
+    for record in records if len(names) > 1 else ():
+        marks = [_mark(record[name]) for name in names]
+        if None in marks or sum(mark or 0 for mark in marks) != 1:
+            return []
+        classes.append(names[marks.index(1)].strip())
+    return classes
+
+
+def _mark(cell: str | None) -> int | None:
+    return {"0": 0, "0.0": 0, "1": 1, "1.0": 1}.get((cell or "").strip())
 
 
 def _rows(root: Path, labelled: Sequence[tuple[Path, str]]) -> tuple[tuple[str, str, str], ...]:
     rows = []
-    for image, label in labelled:
+    for image, label in dict.fromkeys(labelled):
         inside = image.relative_to(root)
         rows.append((inside.as_posix(), label, str(_split_of(inside) or "")))
     return tuple(rows)
