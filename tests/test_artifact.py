@@ -273,3 +273,14 @@ def test_devices():
     assert pick_device().type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda, cuda:NUMBER or mps, got 'tpu'"):
         pick_device("tpu")
+
+
+def test_a_classifier_shows_itself_in_a_line(coop):
+    shown = repr(selfprompt.load(coop))
+    assert shown.startswith("Classifier(coop on embedded/clip, ")
+    assert shown.endswith(" % of 8 test images; classes: blue, dark red, green apple, 猫, klein)")
+
+
+def test_the_package_shows_its_public_names_alone():
+    assert set(dir(selfprompt)) == {*selfprompt.__all__, "__version__"}
+    assert all(getattr(selfprompt, name) is not None for name in selfprompt.__all__)

@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from selfprompt.api import build_method
     from selfprompt.classifier import Classifier, load
+    from selfprompt.data.sources import read_dataset
+    from selfprompt.methods import list_methods
     from selfprompt.prediction import Prediction
     from selfprompt.recipe import Recipe, load_recipe
     from selfprompt.towers.load import list_backbones, load_backbone
@@ -28,9 +30,11 @@ _HOMES = {
     "Recipe": "selfprompt.recipe",
     "build_method": "selfprompt.api",
     "list_backbones": "selfprompt.towers.load",
+    "list_methods": "selfprompt.methods",
     "load": "selfprompt.classifier",
     "load_backbone": "selfprompt.towers.load",
     "load_recipe": "selfprompt.recipe",
+    "read_dataset": "selfprompt.data.sources",
     "tune": "selfprompt.tuning",
 }
 
@@ -40,9 +44,11 @@ __all__ = [
     "Recipe",
     "build_method",
     "list_backbones",
+    "list_methods",
     "load",
     "load_backbone",
     "load_recipe",
+    "read_dataset",
     "tune",
 ]
 
@@ -51,3 +57,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'selfprompt' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

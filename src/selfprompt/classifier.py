@@ -15,7 +15,7 @@ from selfprompt.data.ahead import ahead, batched
 from selfprompt.data.features import FeatureStore, with_features
 from selfprompt.data.images import reason
 from selfprompt.data.inputs import each_image, image_name
-from selfprompt.data.items import Item
+from selfprompt.data.items import Item, listing
 from selfprompt.data.loader import Batches, ImageStore
 from selfprompt.data.memory import DecodingLimit
 from selfprompt.data.pixels import remarks
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-@dataclass
+@dataclass(repr=False)
 class Classifier:
     """A method with its tuned tensors, and all that is needed to feed it images.
 
@@ -50,6 +50,12 @@ class Classifier:
     batch_size: int = 100
     recipe: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        tuned = self.results.get("tuned")
+        accuracy = f", {tuned['accuracy']:.1f} % of {tuned['total']} test images" if tuned else ""
+        named = listing([ascii(name)[1:-1] if not name.isprintable() else name for name in self.classes], 5)
+        return f"Classifier({self.method.name} on {self.method.backbone.name}{accuracy}; classes: {named})"
 
     @property
     def classes(self) -> tuple[str, ...]:
