@@ -32,7 +32,8 @@ check: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/.ready
-	$(PY) -m pip install -q --disable-pip-version-check -e ".[docs]"
+	$(VENV)/bin/uv pip install -q -p $(PY) -c constraints.txt -e ".[dev,docs]" \
+	  || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	$(VENV)/bin/zensical build --strict --clean
 
 pretrain: $(VENV)/.ready
