@@ -43,7 +43,8 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
 
     def tokenizer(texts: Sequence[str]) -> Tensor:
         recorded = templates if texts[0].startswith("template") else prompts
-        return recorded[[names.index(text.removeprefix("template ").strip("X. ")) for text in texts]]
+        rows = dict(zip(names, recorded, strict=True)) | {"": torch.zeros_like(recorded[0])}
+        return torch.stack([rows[text.removeprefix("template ").strip("X. ")] for text in texts])
 
     options = {
         "text_prompts": len(arrays["prompt_learner/ctx"]),
