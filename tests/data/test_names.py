@@ -120,6 +120,8 @@ def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("a,x\nb,y\n\na,z\n", r"classes\.txt must name each folder once, got 'a' in lines 1 and 4"),
         ("x\n", r"classes\.txt: 1 class name cannot name 2 labels \(a, b\)"),
         ("x\ny\nz\n", r"classes\.txt: 3 class names cannot name 2 labels \(a, b\)"),
+        ("x,a\ny,b\n", r"classes\.txt must hold folder,name, but its lines end with the folders \(x,a\): turn them"),
+        ("names:\n  0: a\n  1: b\n", r"classes\.txt must be plain text, but it looks like YAML"),
         ('{"a": "x", "b": "y"}', r"classes\.txt must be plain text, but it looks like JSON"),
     ],
 )
@@ -128,3 +130,32 @@ def test_class_files_that_do_not_fit_are_named_with_the_line(tmp_path: Path, con
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
         name_classes(["a", "b"], {}, file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "content", "names"),
+    [
+        (["cat", "dog"], "0 cat\n1 dog\n", ("cat", "dog")),
+        (["cat", "dog"], "1,dog\n2,cat\n", ("dog", "cat")),
+        (["n1", "n2"], "1. dog\n2. cat\n", ("dog", "cat")),
+        (["0", "1"], "0: dog\n1: cat\n", ("dog", "cat")),
+        (["cat", "dog"], "tabby cat\nbig dog\n", ("tabby cat", "big dog")),
+    ],
+)
+def test_numbers_of_lines_are_no_part_of_names(tmp_path: Path, labels, content: str, names: tuple[str, ...]) -> None:
+    (tmp_path / "classes.txt").write_text(content)
+    assert name_classes(labels, {}, tmp_path / "classes.txt").names == names
+
+
+@pytest.mark.parametrize("content", ["1 dog\n2 cat\n", "1,dog\n2,cat\n", "1\tdog\n2\tcat\n"])
+def test_lines_numbered_otherwise_than_the_labels_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "classes.txt").write_text(content)
+    with pytest.raises(ValueError, match="none of its numbered lines is for 0"):
+        name_classes(["0", "1"], {}, tmp_path / "classes.txt")
+
+
+@pytest.mark.parametrize("names", [["001.Albatross", "002.Auklet"], ["n02085620-Chihuahua", "n02085782-Spaniel"]])
+def test_names_behind_numbers_are_told(names: list[str]) -> None:
+    (note,) = name_classes(names, {}, None).notes
+    assert f"begin with numbers ({names[0]}, {names[1]})" in note
+    assert name_classes(["2 cats", "dog"], {}, None).notes == ()

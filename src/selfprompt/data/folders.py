@@ -51,7 +51,10 @@ def _read_classes(root: Path, split: Split, classes: Mapping[str, Path], on_empt
         if not images:
             empty.append(name)
     if len(empty) == len(classes) or (empty and on_empty == "fail" and split == "train"):
-        raise ValueError(f"{place} has empty class folders: {listing(empty)}: add images or remove the folder.")
+        others = (
+            f" (only files that are no images: {_counts(ignored)})" if ignored and len(empty) == len(classes) else ""
+        )
+        raise ValueError(f"{place} has empty class folders: {listing(empty)}{others}: add images or remove the folder.")
     outside = images_in(place)
     part.notes = tuple(_notes(place, ignored, outside, empty, left))
     return part
@@ -75,12 +78,15 @@ def _gate(root: Path, name: str, owners: dict[str, str]) -> Callable[[Path], boo
     return enter
 
 
+def _counts(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
 def _notes(
     root: Path, ignored: Counter[str], outside: list[Path], empty: list[str], left: Counter[str]
 ) -> Iterator[str]:
     if ignored:
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
-        yield f"Ignored {plural(sum(ignored.values()), 'file')} in {root.name} that are no images ({counts})."
+        yield f"Ignored {plural(sum(ignored.values()), 'file')} in {root.name} that are no images ({_counts(ignored)})."
     if outside:
         yield f"Ignored {plural(len(outside), 'image')} in {root.name} outside of its class folders."
     if empty:

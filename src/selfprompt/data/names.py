@@ -1,5 +1,6 @@
 """Class names: their order, their cleaning, and those a user gives by a list, a mapping or a classes.txt."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[
     """Read a classes.txt.
 
     Args:
-        path: Lines ``folder<TAB or => or = or comma>name``, or just names in the order of the sorted folders.
+        path: Lines ``folder<TAB or => or = or comma>name``, or just names in the order of the sorted folders; names
+            may be numbered, from 0 or 1.
         labels: The labels of the data: they tell a mapping from names that hold a comma.
 
     Raises:
@@ -79,6 +81,12 @@ def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[
         raise ValueError(f"{path} must name at least one class, but it is empty.")
     if text.lstrip().startswith(("{", "[")):
         raise ValueError(f"{path} must be plain text, but it looks like JSON: write folder,name on each line.")
+    if path.suffix.lower() in (".yaml", ".yml") or next(iter(lines.values())).startswith(("names:", "- ", "---")):
+        raise ValueError(f"{path} must be plain text, but it looks like YAML: write folder,name on each line.")
+    numbered = _numbered(lines)
+    if numbered and all(map(str.isdecimal, labels)) and not set(map(int, labels)) <= {n for n, _ in numbered.values()}:
+        lacking = listing(sorted(set(labels) - {str(n) for n, _ in numbered.values()}, key=int), 5)
+        raise ValueError(f"{path} must name the labels of the data, but none of its numbered lines is for {lacking}.")
     for separator in (*SEPARATORS, None):
         pairs = {number: [tidy(part) for part in line.split(separator, 1)] for number, line in lines.items()}
         keys = {number: pair[0] for number, pair in pairs.items() if len(pair) == 2}
@@ -91,13 +99,29 @@ def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[
         if separator and known and odd:
             example = next(lines[number] for number, key in keys.items() if key in known)
             raise ValueError(f"{path}, line {odd[0]}: must be like {example!r}, got {lines[odd[0]]!r}.")
+        turned = whole and not (known or numbered) and set(labels) <= {pair[1] for pair in pairs.values()}
+        if turned and (separator or all(map(str.isdecimal, labels))):
+            example = next(iter(lines.values()))
+            raise ValueError(
+                f"{path} must hold folder,name, but its lines end with the folders ({example}): turn them."
+            )
         if whole and clear:
             raise ValueError(
                 f"{path} must name the labels of the data ({listing(list(labels), 5)}), "
                 f"but its lines are for {listing(list(keys.values()), 5)}."
             )
+    lines = {at: name for at, (_, name) in numbered.items()} or lines
     _check_repeats(path, {number: clean_name(line) for number, line in lines.items()}, "class")
     return list(lines.values())
+
+
+def _numbered(lines: Mapping[int, str]) -> dict[int, tuple[int, str]]:
+    """Numbers and names in lines that are numbered through from 0 or 1, "0 cat", "1: dog"; nothing in others."""
+    matches = {at: re.fullmatch(r"(\d{1,9})[\s.:,=>)]+(\S.*)", line) for at, line in lines.items()}
+    found = {at: (int(match[1]), match[2]) for at, match in matches.items() if match}
+    numbers = [number for number, _ in found.values()]
+    through = numbers in (list(range(len(lines))), list(range(1, len(lines) + 1)))
+    return found if through and len(lines) > 1 else {}
 
 
 def _check_repeats(path: Path, words: Mapping[int, str], kind: str) -> None:

@@ -13,6 +13,8 @@ NEVER_SEEN = dict.fromkeys(map(ord, "\u00ad\u180e\u200b\u2060\ufeff"))  # soft h
 MARKS = "\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # mean nothing at an end
 NUMBER = re.compile(r"\d+(\.0*)?")
 NO_WORDS = re.compile(r"(class )?[\d.,+-]+|n\d{8}")
+AFTER_A_NUMBER = re.compile(r"(n\d{8}|\d+)[-. ]+\D")
+"""Names behind what is no part of them: 001.Laysan Albatross, n02085620-Chihuahua."""
 
 
 def tidy(text: str) -> str:
@@ -73,6 +75,12 @@ def notes_on_names(names: Sequence[str]) -> list[str]:
         notes.append(
             f"The class names are {kind}, no words ({listing(list(names), 3)}): zero-shot and methods that read names "
             "know nothing of such classes. Name them: --class_names, or a classes.txt beside the images."
+        )
+    numbered = [match.group(1) for name in names if (match := AFTER_A_NUMBER.match(name))]
+    if len(set(numbered)) == len(names) > 1:
+        notes.append(
+            f"The class names begin with numbers ({listing(list(names), 3)}), which methods that read names read, too. "
+            "Name them without: --class_names, or a classes.txt beside the images."
         )
     return notes
 

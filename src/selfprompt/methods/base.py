@@ -365,7 +365,7 @@ def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> t
         twice = sorted({name for name in names if names.count(name) > 1})
         given = [str(n) for n, name in zip(class_names, names, strict=True) if name in twice and str(n) != name]
         written = f" (written {', '.join(map(ascii, given))})" if given else ""
-        raise ValueError(f"Class names must differ, got {', '.join(twice)} twice{written}.")
+        raise ValueError(f"Class names must differ, got {', '.join(twice)} twice{written}: merge them, or rename one.")
     if reader is not None and reader.text is not None:
         check_distinct(reader, names)
     return tuple(names)
