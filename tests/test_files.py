@@ -1,12 +1,20 @@
 """Files that are written whole, and never through a link that somebody else put there."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import selfprompt
+from selfprompt import files
 from selfprompt.claims import claimed
-from selfprompt.files import open_to_append, write_atomically
+from selfprompt.data.images import open_image
+from selfprompt.data.paths import image_paths
+from selfprompt.data.sources import read_dataset
+from selfprompt.files import open_to_append, read_text, write_atomically
+from selfprompt.recipe import load_recipe
+from selfprompt.towers.load import load_backbone
 
 
 @pytest.fixture
@@ -60,3 +68,33 @@ def test_a_lock_does_not_empty_what_a_link_leads_to(mine: Path, link) -> None:
         with claimed(mine.with_name("a.lock")) as again:
             assert not again
     assert mine.read_text() == "mine"
+
+
+def test_a_text_without_end_is_not_read_to_the_last(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "LARGEST_TEXT", 1000)
+    path = tmp_path / "endless.txt"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"endless\.txt must be .*, but it has more than 1,000 bytes"):
+        read_text(path)
+
+
+LONG = "x" * 5000
+"""Longer than any name that a system takes."""
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: selfprompt.load(LONG),
+        lambda: load_backbone(f"file/{LONG}"),
+        lambda: load_backbone(f"file/{LONG}#a"),
+        lambda: load_recipe(f"{LONG}.yaml"),
+        lambda: read_dataset(LONG),
+        lambda: read_dataset(f"coop/{LONG}"),
+        lambda: list(image_paths([LONG])),
+        lambda: open_image(Path("x" * 252)),  # but not with another ending
+    ],
+)
+def test_a_name_too_long_for_the_system_is_a_file_that_is_not_there(read: Callable[[], object]) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match="xxxx"):
+        read()

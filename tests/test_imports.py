@@ -103,7 +103,7 @@ MAY_IMPORT = {
     "data": (".data", ".files"),  # the features' folder
     "evaluate.metrics": (),
     "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
-    "train": (".config", ".cores", ".kinds", ".files", ".data", ".methods", ".train"),
+    "train": (".config", ".cores", ".kinds", ".files", ".json_files", ".data", ".methods", ".train"),
     "json_files": (),
     "schema": (".kinds",),
     "trust": (),

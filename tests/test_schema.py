@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +19,7 @@ import selfprompt
 from selfprompt import schema
 from selfprompt.artifact import CONFIG, TENSORS, read_artifact
 from selfprompt.classifier import Classifier
+from selfprompt.json_files import read_json
 from selfprompt.methods.registry import build_method
 from selfprompt.towers.load import Preprocess, load_backbone
 
@@ -43,7 +46,7 @@ WRONG: dict[str, list[Any]] = {
     "method": [None, 3, "", " ", "x" * 3000, ["linear"]],
     "options": [None, [], True, "x"],
     "options.head_std": ["0.02", [0.1], None, True],
-    "options.pooling": [3, "mean", None],
+    "options.pooling": [3, "mean", None, "x" * 10**6],
     "backbone": [None, "embedded/mae", [], True],
     "backbone.name": [None, "", 3],
     "backbone.fingerprint": [None, "", "0" * 63, "Z" * 64, 0],
@@ -95,6 +98,7 @@ TEXTS = {
     "an exponent without end": ('"size": 1e999', "1e999 is not a number in JSON"),
     "a key that stands twice": ('"size": 64, "size": 64', "it has the key 'size' twice"),
     "lists in lists": ('"size": ' + "[" * 100_000 + "]" * 100_000, "it is nested too deeply"),
+    "lists in lists that Python still reads": ('"depth": ' + "[" * 700 + "]" * 700, "it is nested too deeply"),
     "objects in objects": ('"size": ' + '{"a":' * 100_000 + "1" + "}" * 100_000, "it is nested too deeply"),
     "a comma too many": ('"size": 64,', "is damaged"),
 }
@@ -109,6 +113,15 @@ def test_json_that_is_none_is_refused(case, config, linear, tmp_path):
     with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path / CONFIG))} is damaged: .*Restore it") as raised:
         read_artifact(tmp_path)
     assert message in str(raised.value)
+
+
+def test_a_key_that_stands_twice_is_found_among_many(tmp_path):
+    keys = ",".join(f'"k{number}": 0' for number in range(50_000))
+    (tmp_path / "a.json").write_text("{" + keys + ', "k49999": 1}', encoding="utf-8")
+    start = time.process_time()
+    with pytest.raises(ValueError, match="it has the key 'k49999' twice"):
+        read_json(tmp_path / "a.json", advice="")
+    assert time.process_time() - start < 5  # comparing each with each takes longer on any machine
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf{}", b"\xff\xfe{\x00}\x00", b"", b"{", b"null\x00", b"\x80"])
@@ -150,9 +163,9 @@ def test_tensors_of_another_type(dtype, linear, tmp_path):
 def test_options_that_no_memory_holds(linear, tmp_path):
     shutil.copytree(linear, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
-    for options in ({"prompts": 10**9}, {"layers": list(range(20_000))}, {"layers": [[10**12]]}):
+    for options in ({"prompts": 10**9}, {"layers": list(range(20_000))}, {"layers": [[10**12]]}, {"x": "x" * 10**6}):
         (tmp_path / CONFIG).write_text(json.dumps(config | {"method": "vpt", "options": options}), encoding="utf-8")
-        with pytest.raises(ValueError, match=rf"{CONFIG} is damaged: .*options\.(prompts|layers) must lie in"):
+        with pytest.raises(ValueError, match=rf"{CONFIG} is damaged: .*options\.\w+ must lie in"):
             selfprompt.load(tmp_path)
 
 
@@ -186,3 +199,9 @@ def test_the_schema_knows_what_is_preprocessed():
 def test_every_artifact_that_is_written_passes(linear, coop):
     for folder in (linear, coop):
         schema.check_config(read_artifact(folder).config)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a\.json is no file\. Delete it"):
+        read_json(tmp_path / "a.json", advice="Delete it.")

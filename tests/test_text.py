@@ -122,6 +122,9 @@ def test_too_long_texts_are_refused_by_name() -> None:
     assert tokenize(tokenizer(), [fits]).shape == (1, 32)
     with pytest.raises(ValueError, match=rf"The text '{long}' does not fit the model's 32 text tokens; shorten"):
         tokenize(tokenizer(), ["dog", long])
+    with pytest.raises(ValueError, match=r"The text 'cat cat .*\.\.\.' does not fit") as raised:
+        tokenize(tokenizer(), [" ".join(["cat"] * 1000)])
+    assert len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize("method", ["coop", "sep", "zero-shot"])

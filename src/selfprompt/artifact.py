@@ -124,9 +124,9 @@ def locate(source: str | Path, *, say: Callable[[str], None] = logger.info) -> P
     if isinstance(source, str) and source.startswith(HUB):
         return _fetched(source, say)
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # of a name that is too long, too
         return folder
-    if folder.exists():
+    if os.path.exists(folder):
         raise ValueError(f"{source} is a file; give the folder of a saved classifier.")
     raise ValueError(f"{source}: there is no such folder.{_nearest(folder)}{_as_repository(str(source))}")
 

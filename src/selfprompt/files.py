@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+LARGEST_TEXT = 1 << 28
+"""Bytes; a table of a million images is about a third of it."""
 BYTE_ORDER_MARKS = {  # those of UTF-32 first: UTF-16's are their beginning
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -33,9 +35,12 @@ def read_text(path: Path) -> str:
         ValueError: If the file cannot be read or is in another encoding; the message names it.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST_TEXT + 1)  # of a file without end
     except OSError as error:
         raise ValueError(f"{path} must be a readable UTF-8 text file: {error.strerror or error}.") from None
+    if len(content) > LARGEST_TEXT:
+        raise ValueError(f"{path} must be a readable UTF-8 text file, but it has more than {LARGEST_TEXT:,} bytes.")
     try:
         text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:

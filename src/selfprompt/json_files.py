@@ -2,9 +2,14 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+DEEPEST = 64
+"""Lists and objects within one another; results have a handful."""
+LONGEST_KEY = 80
+"""Letters of a key in a message."""
 LONGEST_JSON = 1 << 28
 """Bytes; results of a thousand classes are a few million."""
 
@@ -18,9 +23,11 @@ def read_json(path: Path, *, advice: str) -> Any:
 
     Raises:
         ValueError: If it is not JSON in UTF-8, names a key twice, holds NaN, infinity or a number of more than 64 bits,
-            is nested without end, or is too large to be what it should be.
+            is nested without end, is too large to be what it should be, or no plain file.
         OSError: If it cannot be opened.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file. {advice}")  # to open a pipe would wait for its writer
     with path.open("rb") as file:
         content = file.read(LONGEST_JSON + 1)
     try:
@@ -35,9 +42,26 @@ def parse_json(content: bytes) -> Any:
     if len(content) > LONGEST_JSON:
         raise ValueError(f"it has more than {LONGEST_JSON:,} bytes")
     text = content.decode("utf-8")
-    return json.loads(
+    value = json.loads(
         text, parse_constant=_no_number, parse_float=_finite, parse_int=_small, object_pairs_hook=_distinct
     )
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError for what is nested so deeply that functions which call themselves could fail on it."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for entry in level
+            if isinstance(entry, (list, dict))
+            for inner in (entry.values() if isinstance(entry, dict) else entry)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def _no_number(word: str) -> float:
@@ -58,6 +82,6 @@ def _small(text: str) -> int:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it has the key {name[:LONGEST_KEY]!r} twice")
     return found

@@ -6,6 +6,7 @@ A recipe file is flat: the keys are ``method``, ``options``, ``backbone``, ``sta
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
@@ -129,7 +130,7 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
     Raises:
         ValueError: If there is no such recipe or the file is wrong; the message names it.
     """
-    if ":" in name and not Path(name).exists():
+    if ":" in name and not os.path.exists(name):
         return Recipe(method=name)
     if name.endswith(ENDINGS):
         return read_recipe(Path(name), trust=trust)
@@ -192,7 +193,7 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such file, it is no YAML mapping, or has unknown keys; the message names it.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such recipe file.")
     values = read_yaml(path) or {}
     if not isinstance(values, dict):

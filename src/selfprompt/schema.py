@@ -20,7 +20,7 @@ LARGEST_OPTION = 10_000
 SIZELESS = ("options.images",)
 """Options that count training images and size nothing."""
 LONGEST_NAME = 2_000
-"""Letters in the name of a class, a method or a backbone."""
+"""Letters in the name of a class, a method or a backbone, and in a text among a method's options."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -149,11 +149,13 @@ def _check_preprocess(values: Mapping[str, Any]) -> None:
 
 
 def _check_option(name: str, value: Any) -> None:
-    """Bound whole numbers, in lists too; which options there are, and of which kinds, the method knows."""
+    """Bound texts and whole numbers, in lists too; which options there are, and of which kinds, the method knows."""
     if isinstance(value, list):
         _check_range(f"the length of {name}", len(value), 0, LARGEST_OPTION)
         for entry in value:
             _check_option(name, entry)
+    elif isinstance(value, str):
+        _check_range(f"the letters of {name}", len(value), 0, LONGEST_NAME)
     elif isinstance(value, int) and name not in SIZELESS:
         _check_range(name, value, -LARGEST_OPTION, LARGEST_OPTION)
 

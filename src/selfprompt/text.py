@@ -37,8 +37,9 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     encode = getattr(tokenizer, "encode", None)
     for text in texts:
         if encode is not None and len(encode(text)) + 2 > ids.shape[1]:  # SOS and EOT
+            shown = text if len(text) <= 400 else f"{text[:397]}..."
             raise ValueError(
-                f"The text {text!r} does not fit the model's {ids.shape[1]} text tokens; "
+                f"The text {shown!r} does not fit the model's {ids.shape[1]} text tokens; "
                 "shorten the name or use fewer prompts."
             )
     return ids

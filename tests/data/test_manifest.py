@@ -136,7 +136,13 @@ def test_doubles_are_told(folder: Path) -> None:
         ),
         ("path,label", [("images/0.png", "cat"), ("x.png", "dog")], r"missing 1 file: .*x\.png"),
         ("path,label", [("images", "cat")], "missing 1 file"),
-        ("path,label", [("images/0.png", "cat")], "at least 2 classes, got cat in a"),
+        ("path,label", [("x" * 1000, "cat")], "missing 1 file"),
+        (
+            "path,label,split",
+            [("images/0.png", "cat", "train"), ("images/1.png", "dog", "test")],
+            r"Every class of .*a\.csv needs training images; only in test: dog",
+        ),
+        ("path,label", [("images/0.png", "cat")], r"at least 2 classes, got cat in .*a\.csv"),
     ],
 )
 def test_faults_are_named(folder: Path, header: str, rows: list[tuple[str, ...]], message: str) -> None:

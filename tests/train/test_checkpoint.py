@@ -189,3 +189,24 @@ def test_an_optimizer_goes_on_as_if_it_had_not_stopped(name):
         assert torch.equal(parameter, straight[key])
     assert optimizer_tensors(third).keys() == optimizer_tensors(first).keys()
     assert not any("unused" in key for key in optimizer_tensors(first))
+
+
+def stepped(name: str) -> torch.optim.Optimizer:
+    """An optimiser that has a state."""
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer = build_optimizer({"a": parameter}.items(), TrainOptions(optimizer=name))
+    parameter.grad = torch.ones(2, 2)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_state_that_the_optimizer_cannot_go_on_from_is_refused(name):
+    optimizer = stepped(name)
+    for key, whole in optimizer_tensors(optimizer).items():
+        others = {other: value for other, value in optimizer_tensors(optimizer).items() if other != key}
+        for wrong in ({key: whole[None]}, {f"{key}_": whole}):
+            with pytest.raises(ValueError, match=r"the state of a must be .*, of its shape"):
+                load_optimizer(optimizer, others | wrong)
+    with pytest.raises(KeyError):
+        load_optimizer(optimizer, {"b/step": torch.tensor(1.0)})

@@ -26,6 +26,6 @@ def error_time(folder: Path) -> float | None:
 def last_line(folder: Path) -> str:
     """The last line of a cell's error: what went wrong."""
     try:
-        return (folder / ERROR).read_text(encoding="utf-8").strip().splitlines()[-1]
+        return (folder / ERROR).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
     except (OSError, IndexError):
         return "unknown error"

@@ -4,6 +4,7 @@ Nothing is decoded before the header says how large it is. An animation gives it
 is told in `selfprompt.data.pixels`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -168,14 +169,14 @@ def _no_image(head: bytes) -> str:
 def hint(path: Path) -> str:
     """What may have been meant by a path that does not exist, as the rest of a sentence; else nothing."""
     name = str(path)
-    if "\\" in name and (meant := Path(name.replace("\\", "/"))).exists():
+    if "\\" in name and os.path.exists(meant := Path(name.replace("\\", "/"))):
         return f", but {meant} does: write paths with /"
     for suffix in sorted(EXTENSIONS):
         for ending in (suffix, suffix.upper()):
-            if (meant := path.with_name(path.name + ending)).exists():
+            if os.path.exists(meant := path.with_name(path.name + ending)):
                 return f", but {meant.name} does: give the whole name"
     cell = name.split("\t" if "\t" in name else ",")[0].strip().strip('"')
-    if cell != name and (Path(cell).suffix.lower() in EXTENSIONS or cell in COLUMNS or Path(cell).is_file()):
+    if cell != name and (Path(cell).suffix.lower() in EXTENSIONS or cell in COLUMNS or os.path.isfile(cell)):
         return ": it looks like a row of a table; a list has one path a line, and nothing else"
     return ""
 

@@ -2,8 +2,8 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def _plain(column: str) -> str:
 
 def _what_to_do(path: Path, present: Sequence[str]) -> str:
     """What helps where columns are missing."""
-    if any((path.parent / column.strip()).is_file() for column in present):
+    if any(os.path.isfile(path.parent / column.strip()) for column in present):
         return "That is a row: let the first line name the columns, path,label."
     return f"Rename them, or let `selfprompt data manifest {path.parent}` find the images that it speaks of."
 
@@ -203,7 +203,9 @@ def _unread(columns: Mapping[str, str], present: Sequence[str]) -> tuple[str, ..
 
 def _check_files(path: Path, parts: dict[Split, Part]) -> None:
     """Missing files are an error."""
-    missing = [file for part in parts.values() for file in map(Path, map(str, part.sources)) if not file.is_file()]
+    missing = [
+        file for part in parts.values() for file in map(Path, map(str, part.sources)) if not os.path.isfile(file)
+    ]
     if missing:
         raise ValueError(
             f"Files in {path} must exist (paths are relative to its folder); "
@@ -217,7 +219,8 @@ def _meant(path: Path, missing: Path) -> str:
         return f". There is no {missing.name}{meant}"
     if ":/" in missing.as_posix():
         return ". Addresses are not fetched: download the images, and write where they lie"
-    elsewhere = next(path.parent.glob(f"*/{escape(missing.name)}"), None)
+    beside = (folder / missing.name for folder in path.parent.glob("*"))
+    elsewhere = next((place for place in beside if os.path.exists(place)), None)
     if elsewhere is not None:
         return f". There is {elsewhere.relative_to(path.parent)}: write paths so"
     return ""

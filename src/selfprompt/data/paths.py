@@ -37,9 +37,9 @@ def image_paths(
     ignored = Counter() if ignored is None else ignored
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(path):
             yield from _of_folder(path, ignored)
-        elif path.exists():
+        elif os.path.exists(path):
             yield str(path)
         else:
             raise ValueError(f"{path}: there is no such file or folder{hint(path)}.")

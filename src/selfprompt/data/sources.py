@@ -1,6 +1,7 @@
 """`read_dataset`: whatever the user has becomes splits of labelled images, class names, and notes on it."""
 
 import dataclasses
+import os
 import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -81,13 +82,14 @@ def read_dataset(
         name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
     parts, spelling = tidy_labels(name, parts)
     notes += [*(note for part in parts.values() for note in part.notes), *spelling]
-    naming = name_classes(_labels(name, parts), _given_names(parts), classes)
+    place = str(source) if isinstance(source, (str, Path)) else name
+    naming = name_classes(_labels(place, parts), _given_names(parts), classes)
     if len(naming.names) < (1 if known else 2):
         told = "If its class folders lie deeper, give the folder that holds them."
         if isinstance(source, (str, Path)) and Path(source).is_dir() and find_labels(Path(source)) is not None:
             told = advice(Path(source))
         got = listing(list(naming.names)) or "none"
-        raise ValueError(f"A classifier needs at least 2 classes, got {got} in {name}. {told}")
+        raise ValueError(f"A classifier needs at least 2 classes, got {got} in {place}. {told}")
     dataset = _build(name, parts, naming, notes)
     copies = find_copies(item.source for item in dataset.select("all"))
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes_on_copies(dataset, copies)))
@@ -97,7 +99,7 @@ def read_dataset(
 def is_task(source: Any) -> bool:
     """Whether a source is the name of a suite's task, and no file or folder of that name exists."""
     named = isinstance(source, str) and source.partition("/")[0] in SUITES and "/" in source
-    return named and not Path(source).exists()
+    return named and not os.path.exists(source)
 
 
 def _shipped(name: str) -> Dataset:
@@ -192,9 +194,9 @@ def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def _read_path(path: Path, on_empty: OnEmptyClass, known: Collection[str]) -> dict[Split, Part]:
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_folder(path, on_empty=on_empty, known=known)
-    if not path.exists():
+    if not os.path.exists(path):
         kinds = f"a folder of images or a manifest ({', '.join(SUFFIXES)})"
         raise ValueError(f"{path} does not exist: give {kinds}.{nearest_task(path.as_posix())}")
     if path.suffix.lower() in SUFFIXES:
@@ -215,11 +217,11 @@ def _read_splits(source: Mapping[str, Any], on_empty: OnEmptyClass, on_bad: OnBa
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
-def _labels(name: str, parts: Mapping[Split, Part]) -> list[str]:
-    """All labels in order; train must know them all."""
+def _labels(place: str, parts: Mapping[Split, Part]) -> list[str]:
+    """All labels in order; train must know them all; messages name the place."""
     orders = {part.order for part in parts.values()}
     if len(orders) > 1:
-        raise ValueError(f"All splits of {name} must have the same classes; {listing(sorted(parts))} differ.")
+        raise ValueError(f"All splits of {place} must have the same classes; {listing(sorted(parts))} differ.")
     order = orders.pop() if orders else None
     if order is not None:
         return list(order)
@@ -229,7 +231,7 @@ def _labels(name: str, parts: Mapping[Split, Part]) -> list[str]:
             strange = labels - found["train"]
             if strange:
                 names = listing(sorted(strange))
-                raise ValueError(f"Every class of {name} needs training images; only in {split}: {names}.")
+                raise ValueError(f"Every class of {place} needs training images; only in {split}: {names}.")
     return sorted_labels(set().union(*found.values()))
 
 

@@ -1,5 +1,6 @@
 """Checkpoint files as published -> tensors under timm's or open_clip's names; never runs a pickle."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _place(path: Path) -> tuple[Path, str]:
     """A file, and the name behind "#" where that is not part of the file's own."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path, ""
     before, sign, place = str(path).rpartition("#")
-    if sign and Path(before).is_file():
+    if sign and os.path.isfile(before):
         return Path(before), place
     raise FileNotFoundError(f"A checkpoint must be a file, and {path} is none; check the path.")
 

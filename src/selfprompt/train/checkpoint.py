@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from selfprompt.files import write_atomically
+from selfprompt.json_files import parse_json
 from selfprompt.kinds import check_kinds
 
 FORMAT = 1
@@ -94,7 +95,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
 def _state(path: Path, text: str) -> dict[str, Any]:
     """The plain values of a checkpoint, of the kinds that ``save_checkpoint`` wrote."""
     try:
-        state = json.loads(text)
+        state = parse_json(text.encode())
         form = state["format"]
         if form == FORMAT:
             check_kinds(Checkpoint, state)
@@ -161,13 +162,24 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser of the same groups the state that ``optimizer_tensors`` took."""
-    names = [name for group in optimizer.param_groups for name in group["names"]]
-    places = {name: index for index, name in enumerate(names)}
+    """Give an optimiser of the same groups the state that ``optimizer_tensors`` took.
+
+    Raises:
+        KeyError: If the state is of a tensor that the optimiser does not have.
+        ValueError: If a tensor's state lacks something, has more than it should, or is of another shape.
+    """
+    named = [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
+    places = {name: index for index, (name, _) in enumerate(named)}
+    kept = {"momentum_buffer"} if isinstance(optimizer, SGD) else {"step", "exp_avg", "exp_avg_sq"}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("/")
         state.setdefault(places[name], {})[entry] = tensor
+    for place, entries in state.items():
+        name, parameter = named[place]
+        fit = all(tensor.shape == (() if key == "step" else parameter.shape) for key, tensor in entries.items())
+        if entries.keys() != kept or not fit:
+            raise ValueError(f"the state of {name} must be {', '.join(sorted(kept))}, of its shape")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -125,7 +125,7 @@ class Run:
         checkpoint = load_checkpoint(path, self.identity)
         try:
             self._take(checkpoint)
-        except (KeyError, TypeError, RuntimeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
             raise ValueError(f"{path} does not hold what its run needs ({error}). Delete it to start again.") from error
 
     def _take(self, checkpoint: Checkpoint) -> None:
