@@ -97,8 +97,27 @@ def test_classes_that_hold_splits(tmp_path: Path) -> None:
     assert sizes(dataset) == [4, 0, 4]
 
 
-def test_folders_that_all_classes_hold_are_named(tmp_path: Path) -> None:
-    write(tmp_path, *(f"{thing}/{state}" for thing in ("cable", "screw") for state in ("bad", "good")))
+def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:
+    write(
+        tmp_path, *(f"{name}/{image}.png" for name in ("a", "b") for image in ("x (1)", "x (1)_mask", "x (1)_mask_1"))
+    )
+    write(tmp_path, "a/face_mask.png")
+    note = (
+        "4 images of here may be masks, taken as photos: x (1)_mask.png, x (1)_mask.png, x (1)_mask_1.png and 1 more."
+    )
+    assert note.replace("here", tmp_path.name) in read_dataset(tmp_path).notes
+
+
+@pytest.mark.parametrize("names", [("Cat", "Hot dog"), ("0_cat", "1_hot dog"), ("CAT", "hot-dog")])
+def test_classes_written_otherwise_in_a_split_are_told(tmp_path: Path, names: tuple[str, str]) -> None:
+    write(tmp_path, *(f"train/{name}" for name in names), "test/cat", "test/hot_dog")
+    with pytest.raises(ValueError, match=f"only in test: cat, hot_dog. train has {names[0]}, {names[1]}: call a class"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_folders_that_all_classes_hold_are_named(tmp_path: Path, inner: str) -> None:
+    write(tmp_path, *(f"{thing}/{inner}{state}" for thing in ("cable", "screw") for state in ("bad", "good")))
     dataset = read_dataset(tmp_path)
     assert dataset.classes == ("cable", "screw")
     assert "Each of the classes cable, screw holds folders bad, good: these are no classes." in dataset.notes

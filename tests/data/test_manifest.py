@@ -174,6 +174,8 @@ def test_parquet_manifests(folder: Path) -> None:
     file = folder / "a.parquet"
     parquet.write_table(arrow.table({"path": [path for path, _ in ROWS], "label": [0, 1, 0, 1]}), file)
     assert [item.label for item in read_dataset(file, holdout=0).train] == [0, 1, 0, 1]
+    parquet.write_table(arrow.table({"path": [path for path, _ in ROWS], "label": [b"cat", b"dog"] * 2}), file)
+    assert read_dataset(file, holdout=0).classes == ("cat", "dog")
     parquet.write_table(arrow.table({"path": ["images/0.png", None], "label": [0, 1]}), file)
     with pytest.raises(ValueError, match="row 1 has no path"):
         read_dataset(file)

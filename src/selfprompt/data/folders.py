@@ -1,15 +1,19 @@
 """Reads folders of images: class folders, and train, val and test folders that hold them; opens no image."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from selfprompt.data.items import Split, listing, plural
+from selfprompt.data.items import Source, Split, listing, plural
 from selfprompt.data.layout import class_folders, find_layout, unwrapped
 from selfprompt.data.parts import Part
 from selfprompt.data.walk import entries, holds, images_below, images_in
+
+MASK = re.compile(r"(.+?)[ _.-]*(?:mask|segmentation|annotation|trimap)s?(?:_\d+)?")
+"""Names of images that are masks of another, whose name comes first."""
 
 OnEmptyClass = Literal["skip", "fail"]
 
@@ -56,7 +60,7 @@ def _read_classes(root: Path, split: Split, classes: Mapping[str, Path], on_empt
         )
         raise ValueError(f"{place} has empty class folders: {listing(empty)}{others}: add images or remove the folder.")
     outside = images_in(place)
-    part.notes = tuple(_notes(place, ignored, outside, empty, left))
+    part.notes = (*_notes(place, ignored, outside, empty, left), *_note_on_masks(place, part.sources))
     return part
 
 
@@ -76,6 +80,16 @@ def _gate(root: Path, name: str, owners: dict[str, str]) -> Callable[[Path], boo
         return True
 
     return enter
+
+
+def _note_on_masks(root: Path, images: Sequence[Source]) -> Iterator[str]:
+    """A note on images that are called as another one and mask: 1_mask.png beside 1.png."""
+    paths = [image for image in images if isinstance(image, Path)]
+    matches = [(path, match) for path in paths if (match := MASK.fullmatch(path.stem))]
+    stems = {path.with_suffix("") for path in paths} if matches else set()
+    masks = sorted(path.name for path, match in matches if path.with_name(match[1]) in stems)
+    if masks:
+        yield f"{plural(len(masks), 'image')} of {root.name} may be masks, taken as photos: {listing(masks, 3)}."
 
 
 def _counts(kinds: Counter[str]) -> str:

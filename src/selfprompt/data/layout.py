@@ -61,7 +61,7 @@ def find_layout(root: Path, known: Collection[str] = ()) -> Layout:
     words = [folder.name for folder in found.values()]
     if words:
         notes = (*notes, f"{listing(words)} of {place.name} is taken for a class, as the other folders are.")
-    inside = sorted(set.intersection(*map(_inner_names, full))) if len(full) > 1 else []
+    inside = sorted(set.intersection(*(_inner_names(unwrapped(folder)) for folder in full))) if len(full) > 1 else []
     if len(inside) > 1:
         taken = listing([folder.name for folder in full], 5)
         notes = (*notes, f"Each of the classes {taken} holds folders {listing(inside, 5)}: these are no classes.")

@@ -135,6 +135,8 @@ def _read_parquet(path: Path) -> tuple[Rows, dict[str, str], tuple[str, ...]]:
 def _word(value: Any) -> str:
     if isinstance(value, (list, dict)):
         raise ValueError(f"A cell of a Parquet manifest must hold one value, got {value!r}.")
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     missing = value is None or value != value  # NaN, which pandas writes for a number that is missing
     return "" if missing else _cell(str(value))
 

@@ -231,8 +231,15 @@ def _labels(place: str, parts: Mapping[Split, Part]) -> list[str]:
             strange = labels - found["train"]
             if strange:
                 names = listing(sorted(strange))
-                raise ValueError(f"Every class of {place} needs training images; only in {split}: {names}.")
+                alike = [label for label in found["train"] if _letters(label) in set(map(_letters, strange))]
+                told = f" train has {listing(sorted(alike))}: call a class alike in all splits." if alike else ""
+                raise ValueError(f"Every class of {place} needs training images; only in {split}: {names}.{told}")
     return sorted_labels(set().union(*found.values()))
+
+
+def _letters(label: str) -> str:
+    """What is left of a label's letters in small ones: one word for "0_Hot dog" and "hot_dog"."""
+    return "".join(filter(str.isalpha, label.casefold()))
 
 
 def _given_names(parts: Mapping[Split, Part]) -> dict[str, str]:
