@@ -406,6 +406,13 @@ def test_dicts_of_splits(tmp_path: Path) -> None:
     assert [row[1] for row in dataset.summary()] == [4, 4, 0]
 
 
+def test_too_few_classes_of_objects_are_told_without_speaking_of_folders() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 classes, got none in images\.$"):
+        read_dataset([])
+    with pytest.raises(ValueError, match=r"at least 2 classes, got a in images\.$"):
+        read_dataset([(picture(0), "a")])
+
+
 def test_dicts_that_do_not_fit_are_refused() -> None:
     photos = Photos(LABELS, targets=LABELS, classes=["a", "b"])
     with pytest.raises(ValueError, match="Unknown split 'extra' among train, extra"):
@@ -414,7 +421,7 @@ def test_dicts_that_do_not_fit_are_refused() -> None:
         read_dataset({"train": photos, "training": photos})
     with pytest.raises(ValueError, match="name classes alike; 1 is 'b' and 'c'"):
         read_dataset({"train": photos, "test": Photos(LABELS, targets=LABELS, classes=["a", "c"])})
-    with pytest.raises(ValueError, match="must have the same classes; test, train differ"):
+    with pytest.raises(ValueError, match="must have the same classes, numbered alike, but train has .*; test has "):
         read_dataset({"train": photos, "test": Photos(LABELS, targets=LABELS, classes=["a", "b", "c"])})
 
 

@@ -85,11 +85,13 @@ def read_dataset(
     place = str(source) if isinstance(source, (str, Path)) else name
     naming = name_classes(_labels(place, parts), _given_names(parts), classes)
     if len(naming.names) < (1 if known else 2):
-        told = "If its class folders lie deeper, give the folder that holds them."
-        if isinstance(source, (str, Path)) and Path(source).is_dir() and find_labels(Path(source)) is not None:
-            told = advice(Path(source))
+        told = ""
+        if isinstance(source, (str, Path)) and Path(source).is_dir():
+            told = " If its class folders lie deeper, give the folder that holds them."
+            if find_labels(Path(source)) is not None:
+                told = f" {advice(Path(source))}"
         got = listing(list(naming.names)) or "none"
-        raise ValueError(f"A classifier needs at least 2 classes, got {got} in {place}. {told}")
+        raise ValueError(f"A classifier needs at least 2 classes, got {got} in {place}.{told}")
     dataset = _build(name, parts, naming, notes)
     copies = find_copies(item.source for item in dataset.select("all"))
     dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes_on_copies(dataset, copies)))
@@ -221,7 +223,12 @@ def _labels(place: str, parts: Mapping[Split, Part]) -> list[str]:
     """All labels in order; train must know them all; messages name the place."""
     orders = {part.order for part in parts.values()}
     if len(orders) > 1:
-        raise ValueError(f"All splits of {place} must have the same classes; {listing(sorted(parts))} differ.")
+        held = {
+            split: sorted_labels(set(part.labels)) if part.order is None else part.order
+            for split, part in parts.items()
+        }
+        told = "; ".join(f"{split} has {listing(list(labels), 5)}" for split, labels in held.items())
+        raise ValueError(f"All splits of {place} must have the same classes, numbered alike, but {told}.")
     order = orders.pop() if orders else None
     if order is not None:
         return list(order)
