@@ -61,6 +61,10 @@ def test_a_split_in_a_column_of_another_name(folder: Path) -> None:
 def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
     file = write(folder / "a.csv", "path,label,is_valid", [(*row, "True") for row in ROWS])
     assert "Did not read is_valid" in read_dataset(file).notes[0]
+    rows = [
+        (*row, usage) for row, usage in zip(ROWS, ("Training", "Training", "PublicTest", "PublicTest"), strict=True)
+    ]
+    assert "Did not read Usage" in read_dataset(write(folder / "b.csv", "path,label,Usage", rows)).notes[0]
 
 
 @pytest.mark.parametrize(

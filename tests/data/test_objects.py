@@ -421,7 +421,7 @@ def test_dicts_that_do_not_fit_are_refused() -> None:
         read_dataset({"train": photos, "training": photos})
     with pytest.raises(ValueError, match="name classes alike; 1 is 'b' and 'c'"):
         read_dataset({"train": photos, "test": Photos(LABELS, targets=LABELS, classes=["a", "c"])})
-    with pytest.raises(ValueError, match="must have the same classes, numbered alike, but train has .*; test has "):
+    with pytest.raises(ValueError, match=r"must have the same classes, numbered alike, but train has .*; test has "):
         read_dataset({"train": photos, "test": Photos(LABELS, targets=LABELS, classes=["a", "b", "c"])})
 
 

@@ -41,7 +41,7 @@ def read_manifest(path: Path) -> dict[Split, Part]:
     needed = [name for name in columns if name != "name"]
     faults = [f"{place} has no {name}" for place, row in rows for name in needed if not row[name]]
     if faults:
-        raise ValueError(f"{path} must be filled in completely: {listing(faults)}.")
+        raise ValueError(f"{path} must be filled in completely, without NaN: {listing(faults)}.")
     names, notes = _names(path, rows, columns)
     parts: dict[Split, Part] = {}
     for place, row in rows:
@@ -90,7 +90,8 @@ def _read_text(path: Path) -> tuple[Rows, dict[str, str], tuple[str, ...]]:
     except csv.Error as error:
         raise ValueError(f"{path} must be a readable table: {error}.") from None
     split = _split_by_values([record for _, record in records], header_cells, columns)
-    notes = (f"The column {split!r} tells the splits.",) if split else _unread(columns, header_cells)
+    halves = [name for name in header_cells if _half_a_split([record.get(name) for _, record in records])]
+    notes = (f"The column {split!r} tells the splits.",) if split else _unread(columns, header_cells, halves)
     columns |= {"split": split} if split else {}
     rows = [(place, {name: _cell(record[column]) for name, column in columns.items()}) for place, record in records]
     return rows, columns, notes
@@ -195,9 +196,16 @@ def _what_to_do(path: Path, present: Sequence[str]) -> str:
     return f"Rename them, or let `selfprompt data manifest {path.parent}` find the images that it speaks of."
 
 
-def _unread(columns: Mapping[str, str], present: Sequence[str]) -> tuple[str, ...]:
-    """A note on columns that speak of a split, but are none: is_valid."""
-    names = [name for name in present if name not in columns.values() and split_and_rest(name)[0] is not None]
+def _half_a_split(cells: Sequence[str | None]) -> bool:
+    """Whether some of a few words name splits, and others do not: Training, PublicTest."""
+    values = {(cell or "").strip() for cell in cells}
+    return 1 < len(values) < 10 and any(map(split_word, values))
+
+
+def _unread(columns: Mapping[str, str], present: Sequence[str], halves: Sequence[str] = ()) -> tuple[str, ...]:
+    """A note on columns that speak of a split, but are none: is_valid, and those in ``halves``."""
+    names = [name for name in present if name in halves or split_and_rest(name)[0] is not None]
+    names = [name for name in names if name not in columns.values()]
     if not names or "split" in columns:
         return ()
     return (f"Did not read {listing(names)}: to split the images, write train, val or test into a column split.",)
