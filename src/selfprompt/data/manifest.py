@@ -226,7 +226,7 @@ def _check_files(path: Path, parts: dict[Split, Part]) -> None:
 def _meant(path: Path, missing: Path) -> str:
     """What the path of a missing image may have meant, as the rest of a sentence; else nothing."""
     if meant := hint(missing):
-        return f". There is no {missing.name}{meant}"
+        return f". {missing.name} does not exist{meant}"
     if ":/" in missing.as_posix():
         return ". Addresses are not fetched: download the images, and write where they lie"
     beside = (folder / missing.name for folder in path.parent.glob("*"))
