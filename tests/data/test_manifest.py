@@ -78,6 +78,7 @@ def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
         (["path,label", "images/0,cat", "images/1,dog"], r"\. 0 does not exist, but 0\.png does: give the whole name"),
         (["path,label", "/kaggle/input/0.png,cat", "1.png,dog"], r"There is images/0\.png: write paths so"),
         (["path,label", "0.png,cat", "1.png,dog"], r"There is images/0\.png: write paths so"),
+        (["path,label", "/elsewhere/a.csv,cat", "1.png,dog"], r"There is a\.csv: write paths so"),
         (["path,label", "https://example.org/0.png,cat", "images/1.png,dog"], "Addresses are not fetched"),
     ],
 )

@@ -229,8 +229,8 @@ def _meant(path: Path, missing: Path) -> str:
         return f". {missing.name} does not exist{meant}"
     if ":/" in missing.as_posix():
         return ". Addresses are not fetched: download the images, and write where they lie"
-    beside = (folder / missing.name for folder in path.parent.glob("*"))
-    elsewhere = next((place for place in beside if os.path.exists(place)), None)
+    beside = (folder / missing.name for folder in (path.parent, *path.parent.glob("*")))
+    elsewhere = next((place for place in beside if os.path.isfile(place)), None)
     if elsewhere is not None:
         return f". There is {elsewhere.relative_to(path.parent)}: write paths so"
     return ""
