@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from selfprompt.config import DataOptions, TrainOptions
 from selfprompt.kinds import check_kinds
-from selfprompt.recipe import FIELDS, SHIPPED, Recipe, load_recipe, read_recipe, recipe_names, shipped_recipe
+from selfprompt.recipe import (
+    FIELDS,
+    SHIPPED,
+    Recipe,
+    file_values,
+    load_recipe,
+    read_recipe,
+    recipe_names,
+    shipped_recipe,
+)
 
 # What belongs to the machine or to the user's data and never to a recipe.
 MACHINE = {
@@ -234,6 +243,8 @@ WRONG = {
     "a list for a key": ("? [a, [b]]\n: 1", "not valid YAML"),
     "a number for a key": ("1: 2", "unknown key 1."),
     "several documents": ("lr: 1\n---\nlr: 2", "not valid YAML"),
+    "a long method": ("method: " + "x" * 5000, "method must be a name of up to 300 letters, got 5,000."),
+    "a text for options": ("options: a", "options must be names with values, got 'a'."),
     "a long text": ("# " + "x" * 100_000, "not valid YAML: it must have at most 32,768 characters"),
 }
 
@@ -273,6 +284,14 @@ def test_files_that_name_each_other_are_refused(tmp_path):
     write(other, f"method: {one}")
     with pytest.raises(ValueError, match=r"one\.yaml: method must be the name of a method .* got '.*other\.yaml'"):
         load_recipe(str(one))
+
+
+def test_what_a_user_wrote_is_of_the_kinds_of_a_recipe(tmp_path):
+    assert file_values("coop") == {}
+    assert file_values(write(tmp_path / "a.yaml", "method: coop\nlr: 0.1")) == {"lr": 0.1}
+    assert file_values(write(tmp_path / "itself.yaml", f"method: {tmp_path / 'itself.yaml'}")) == {}
+    with pytest.raises(ValueError, match=r"text\.yaml: options must be names with values, got 'a'"):
+        file_values(write(tmp_path / "text.yaml", "options: a"))
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):

@@ -88,7 +88,7 @@ def read_artifact(folder: Path) -> Artifact:
     try:
         tensors = load_tensors(content)
     except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise ValueError(f"{folder / TENSORS} is damaged: {error}. {ADVICE}") from error
+        raise ValueError(f"{folder / TENSORS} is damaged: {str(error)[:200]}. {ADVICE}") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in STORED:
             raise ValueError(

@@ -19,6 +19,8 @@ from selfprompt.kinds import check_kinds
 from selfprompt.yaml_text import read_yaml, write_yaml
 
 SHIPPED = files("selfprompt") / "recipes"
+LONGEST_METHOD = 300
+"""Letters of a method's name in a file."""
 ENDINGS = (".yaml", ".yml")
 """What the name of a recipe file ends with."""
 
@@ -161,6 +163,8 @@ def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: b
     named = values.pop("method", Recipe.method)
     try:
         check_kinds(Recipe, {"method": named})
+        if len(named) > LONGEST_METHOD:
+            raise ValueError(f"method must be a name of up to {LONGEST_METHOD} letters, got {len(named):,}.")
         if named.endswith(ENDINGS):
             raise ValueError(f"method must be the name of a method or shipped recipe, not of a file, got {named!r}.")
         if ":" in named and not method and not trust:
@@ -174,24 +178,21 @@ def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: b
 
 
 def file_values(name: str) -> dict[str, Any]:
-    """What the user wrote into a recipe file, those that it names as its method included; nothing for other names.
+    """What the user wrote into a recipe file, without its method; nothing for other names.
 
     Raises:
         ValueError: If there is no such file or it is wrong.
     """
-    if not name.endswith((".yaml", ".yml")):
-        return {}
-    values = read_values(Path(name))
-    below = file_values(str(values.pop("method", "")))
-    options = {**below.get("options", {}), **values.get("options", {})}
-    return {**below, **values, **({"options": options} if options else {})}
+    values = read_values(Path(name)) if name.endswith(ENDINGS) else {}
+    return {key: value for key, value in values.items() if key != "method"}
 
 
 def read_values(path: Path | Traversable) -> dict[str, Any]:
     """The keys and values of a recipe file.
 
     Raises:
-        ValueError: If there is no such file, it is no YAML mapping, or has unknown keys; the message names it.
+        ValueError: If there is no such file, it is no YAML mapping, or has unknown keys or values of
+            other kinds; the message names it.
     """
     if isinstance(path, Path) and not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such recipe file.")
@@ -199,6 +200,10 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe consists of 'key: value' lines, got {type(values).__name__}.")
     check_keys(values, f"{path}: ")
+    try:
+        check_kinds(Recipe, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return values
 
 

@@ -160,10 +160,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         _check_kinds(_Record, record)
         _check_kinds(_RecordedBackbone, record["backbone"])
+        if not record["evaluations"]:
+            raise ValueError("evaluations must have an entry")
         for metrics in record["evaluations"].values():
             if metrics is not None:
                 _check_kinds(Metrics, {"confusion": [], "reliability": [], **metrics})
-                Metrics.from_json({"confusion": [], **metrics})
+                _check_tables(Metrics.from_json({"confusion": [], **metrics}))
         record["images"]["train"]
     except (ValueError, TypeError, KeyError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
@@ -177,6 +179,20 @@ def _check_kinds(record: type, values: Mapping[str, Any]) -> None:
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
     check_kinds(record, values)
+
+
+def _check_tables(metrics: Metrics) -> None:
+    """Raise ValueError unless the confusion matrix is square, of counts, and each bin of the reliability has images."""
+    rows, bins = metrics.confusion, metrics.reliability
+    if not all(isinstance(row, list) and len(row) == len(rows) for row in rows):
+        raise ValueError("confusion must have as many columns as rows")
+    if not all(isinstance(count, int) and count >= 0 for row in rows for count in row):
+        raise ValueError("confusion must hold numbers of images")
+    for entry in bins:
+        if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, (int, float)) for x in entry)):
+            raise ValueError("reliability must hold three numbers a bin")
+        if entry[2] <= 0:
+            raise ValueError("reliability must hold bins with images only")
 
 
 def newest(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:

@@ -156,6 +156,7 @@ def confusion(results: Sequence[Measured]) -> list[Block]:
         found = pick(results, name, best)
         found = at_shots(found, max((result.shots for result in found), default=0))
         matrices = [(metrics.confusion, result) for result in found if (metrics := first(result)) and metrics.confusion]
+        matrices = [entry for entry in matrices if len(entry[0]) == len(matrices[0][0])]  # of the same classes
         if not matrices:
             continue
         classes = matrices[0][1].record["classes"]

@@ -79,7 +79,9 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
             metadata = file.metadata() or {}
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:  # torch raises of odd dtypes
-        raise ValueError(f"{path} is not a readable checkpoint ({error}). Delete it to start again.") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({str(error)[:200]}). Delete it to start again."
+        ) from error
     text = metadata.get("state", "")
     if metadata.get("checksum") != str(_checksum(text, flat)):
         raise ValueError(f"{path} is damaged: its checksum does not fit. Delete it to start again.")
@@ -105,7 +107,7 @@ def _state(path: Path, text: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it to start again.") from error
     if form != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {form}, this version reads {FORMAT}.")
+        raise ValueError(f"{path} has checkpoint format {str(form)[:40]}, this version reads {FORMAT}.")
     return state
 
 
