@@ -97,7 +97,17 @@ MAY_IMPORT = {
     "prompters": (".tokens", ".towers.base", ".towers.attention", ".prompters"),
     "text": (".tokens", ".towers", ".data.names", ".data.templates"),
     # data.features: batches with features that are known already, for ``prepare``
-    "methods": (".kinds", ".tokens", ".towers", ".prompters", ".text", ".data.names", ".data.features", ".methods"),
+    "methods": (
+        ".kinds",
+        ".tokens",
+        ".towers",
+        ".prompters",
+        ".text",
+        ".data.items",
+        ".data.names",
+        ".data.features",
+        ".methods",
+    ),
     "yaml_text": (".files",),
     "recipe": (".config", ".kinds", ".yaml_text"),
     "data": (".data", ".files"),  # the features' folder

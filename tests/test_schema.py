@@ -205,3 +205,12 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"a\.json is no file\. Delete it"):
         read_json(tmp_path / "a.json", advice="Delete it.")
+
+
+def test_tensors_of_strange_names_are_told_in_a_sentence(linear, tmp_path):
+    shutil.copytree(linear, tmp_path, dirs_exist_ok=True)
+    strange = {str(number) + "x" * 5000: torch.zeros(1) for number in range(1000)}
+    tensors_changed(tmp_path, lambda found: found.update(strange))
+    with pytest.raises(ValueError, match=r"The tensors do not fit linear: .*xxx\.\.\..* more") as raised:
+        selfprompt.load(tmp_path)
+    assert len(str(raised.value)) < 10_000

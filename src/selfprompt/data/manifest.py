@@ -47,7 +47,7 @@ def read_manifest(path: Path) -> dict[Split, Part]:
     for place, row in rows:
         split = split_word(row["split"]) if "split" in row else "train"
         if split is None:
-            raise ValueError(f"{path}, {place}: unknown split {row['split']!r}. {UNKNOWN_SPLIT}")
+            raise ValueError(f"{path}, {place}: unknown split {row['split'][:80]!r}. {UNKNOWN_SPLIT}")
         part = parts.setdefault(split, Part([], [], names=names))
         part.sources.append(path.parent / row["path"])
         part.labels.append(row["label"])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from selfprompt.data.features import Encoder, matmul_precision, with_features
+from selfprompt.data.items import listing
 from selfprompt.data.names import clean_name
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
@@ -315,7 +316,7 @@ class Method(nn.Module, Generic[OptionsT]):
         """
         problems = self.problems_with(tensors)
         if problems:
-            raise ValueError(f"The tensors do not fit {self.name}: {'; '.join(sorted(problems))}.")
+            raise ValueError(f"The tensors do not fit {self.name}: {listing(sorted(problems), 8, '; ')}.")
         with torch.no_grad():
             for name, tensor in self._stored().items():
                 if name in self.traits.variable_length:
