@@ -336,7 +336,7 @@ class TestOutput:
         tmp_path.chmod(0o500)
         done = run("train", photos, "--out", tmp_path / "out", *FAST)
         assert done.status == 1
-        assert "recipe.yaml could not be written: Permission denied" in done.err
+        assert f"{tmp_path / 'out'} cannot be written to: Permission denied. Choose another one." in done.err
 
     def test_no_space_at_all_is_told_before_training(self, run, photos, tmp_path):
         with self.no_space(100):

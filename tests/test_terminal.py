@@ -118,6 +118,7 @@ def test_predictions_hold_names(form: str, run, linear, photos, tmp_path, monkey
     image.write_bytes((photos / "blue" / "0.png").read_bytes())
     assert "\u202e" in run("predict", linear, image, "--format", form).out or form == "table", "a file gets the name"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(len(str(image)) + 100))  # so that a table need not fold the path
     shown = run("predict", linear, image, "--format", form).out
     assert r"cod\u202egpj.exe\x9b2J\n.png" in shown.replace("\n", "")
     assert "\u202e" not in shown
