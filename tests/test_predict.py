@@ -248,6 +248,20 @@ class TestJob:
         (tmp_path / "summary.json").unlink()
         assert finish(job)["images"] == 1
 
+    @pytest.mark.parametrize("form", ["csv", "jsonl"])
+    @pytest.mark.parametrize("content", [b"[1]\n", b"nonsense\nand more\n", b"\xff\n\xff\n", b"[" * 100_000])
+    def test_a_damaged_part_is_named_and_made_anew(self, content, form, tmp_path):
+        job = open_job(tmp_path, terms(form=form), ["x"])
+        work(job, guesses)
+        whole = job.path(0).read_bytes()
+        job.path(0).write_bytes(content)
+        if form == "jsonl" or content.count(b"\n") > 1:  # a table of a header alone has no rows
+            with pytest.raises(ValueError, match=r"part-00000\.\w+ is damaged\. Delete it"):
+                finish(job)
+        job.path(0).unlink()
+        work(job, guesses)
+        assert job.path(0).read_bytes() == whole
+
     def test_parts_that_are_there_are_left_alone(self, tmp_path):
         job = open_job(tmp_path, terms(), list("uvwxy"))
         job.path(1).write_text("by another process")

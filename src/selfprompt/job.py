@@ -250,13 +250,20 @@ def _summary(job: Job) -> dict[str, Any]:
 
 
 def _labels(part: Path) -> Iterator[str | None]:
-    """The most likely class of each image of a part; None for the unreadable ones."""
-    with part.open(encoding="utf-8", newline="") as file:
-        if part.suffix == ".jsonl":
-            yield from (json.loads(line).get("label") for line in file)
-            return
-        for row in csv.DictReader(file):
-            if row[ERROR_COLUMN]:
-                yield None
-            elif row["rank"] == "1":
-                yield row["label"]
+    """The most likely class of each image of a part; None for the unreadable ones.
+
+    Raises:
+        ValueError: If the part is damaged.
+    """
+    try:
+        with part.open(encoding="utf-8", newline="") as file:
+            if part.suffix == ".jsonl":
+                yield from (json.loads(line).get("label") for line in file)
+                return
+            for row in csv.DictReader(file):
+                if row[ERROR_COLUMN]:
+                    yield None
+                elif row["rank"] == "1":
+                    yield row["label"]
+    except (ValueError, KeyError, AttributeError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{part} is damaged. Delete it and repeat the command, which makes it anew.") from error

@@ -241,3 +241,13 @@ def test_a_column_of_class_names_names_the_labels(folder: Path) -> None:
     dataset = read_dataset(write(folder / "a.csv", "path,label,class_name", rows), holdout=0)
     assert dataset.classes == ("cat", "dog")
     assert "'class_name' gives some of them the same name" in dataset.notes[0]
+
+
+def test_a_label_that_nobody_can_see_is_refused_by_the_manifest_s_path(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text("path,label\na.png,\u202e\nb.png,cat\n", encoding="utf-8")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="a label must have a letter or digit that can be seen") as refused:
+        read_dataset(file)
+    assert str(refused.value).startswith(f"{file}: ")

@@ -80,9 +80,9 @@ def read_dataset(
     else:
         parts = {"train": read_object(source, on_bad)}
         name = "images" if isinstance(source, (list, tuple)) else type(source).__name__
-    parts, spelling = tidy_labels(name, parts)
-    notes += [*(note for part in parts.values() for note in part.notes), *spelling]
     place = str(source) if isinstance(source, (str, Path)) else name
+    parts, spelling = tidy_labels(place, parts)
+    notes += [*(note for part in parts.values() for note in part.notes), *spelling]
     naming = name_classes(_labels(place, parts), _given_names(parts), classes)
     if len(naming.names) < (1 if known else 2):
         told = ""
