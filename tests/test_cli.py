@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 
 import selfprompt
 from selfprompt.cli.main import COMMANDS, main
+from selfprompt.methods import option_texts
+from selfprompt.recipe import load_recipe, recipe_names
 from tests.conftest import COLOURS, FAST, photo, ran, started, write_photos
 
 NAMES = ("blue", "dark red", "green apple", "猫, klein")
@@ -76,9 +78,26 @@ def test_every_command_has_help(command, run):
 
 
 def test_help_tells_the_defaults_of_the_recipe(run):
-    text = " ".join(run("train", "--method", "spt-deep", "--help").out.split())
+    text = " ".join(run("train", "--method", "spt-deep", "--help-all").out.split())
     assert "default: timm/vit_base_patch16_224.mae)" in text
     assert "Passes over the training images. (type: int, default: 100)" in text
+
+
+def test_the_first_page_of_help_has_what_most_people_need(run):
+    first, whole = run("train", "--help").out, run("train", "--help-all").out
+    for option in ("--out", "--method", "--backbone", "--shots", "--holdout", "--seed", "--resume"):
+        assert option in first
+    assert "--help_all" in first
+    assert "--epochs" in whole
+    assert "--epochs" not in first
+    assert len(first.splitlines()) < 50
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_option_of_a_method_is_explained(recipe):
+    known = load_recipe(recipe)
+    assert known.options.keys() <= option_texts(known.method).keys()
+    assert all(option_texts(known.method).values())
 
 
 USAGE = {

@@ -72,7 +72,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument(
         "--cluster_options", type=dict[str, Any], default={}, help="with --cluster: {timeout_min: 60, ...}"
     )
-    group = parser.add_argument_group("Values of the recipe, for all rows (selfprompt train --help explains them)")
+    group = parser.add_argument_group("Values of the recipe, for all rows (selfprompt train --help-all explains them)")
     for name, kind in override_types().items():
         group.add_argument(f"--{name}", type=kind | None, default=None)
 

@@ -11,12 +11,17 @@ from jsonargparse import ArgumentParser, Namespace
 from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_rows, table
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.config import DataOptions, TrainOptions
+from selfprompt.methods import option_texts
 from selfprompt.recipe import Recipe, load_recipe, read_recipe
+
+FIRST = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
+"""What --help shows; --help-all shows the rest, too."""
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments; the recipe that ``given`` names supplies their defaults."""
     recipe = base_recipe(given)
+    parser.add_argument("--help_all", action="help", help="show every option, the method's own among them, and exit")
     parser.add_argument(
         "data",
         type=str | None,
@@ -42,16 +47,21 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     defaults = {**recipe.flat(), "method": chosen(given).method or recipe.method}
     del defaults["options"]
     parser.set_defaults(defaults)
+    if "--help_all" not in given:
+        for action in parser._actions:
+            if action.dest not in FIRST:
+                action.help = argparse.SUPPRESS
 
 
 def add_options(parser: ArgumentParser, recipe: Recipe) -> None:
     """Declare the method's own options: a shipped method's recipe lists them all; of one's own any name is taken."""
     if not recipe.options:
         parser.add_argument("--options", type=dict[str, Any], default={}, help="the method's own options, by name")
-    group = parser.add_argument_group(f"Options of {recipe.method} (selfprompt methods {recipe.method} explains them)")
+    group, texts = parser.add_argument_group(f"Options of {recipe.method}"), option_texts(recipe.method)
     for name, value in recipe.options.items():
         kind = {list: list[Any], type(None): Any}.get(type(value), type(value))
-        group.add_argument(f"--options.{name}", type=kind, default=value)
+        text = texts.get(name, "").replace("%", "%%")
+        group.add_argument(f"--options.{name}", type=kind, default=value, help=text)
 
 
 def chosen(given: Sequence[str]) -> argparse.Namespace:
