@@ -87,7 +87,8 @@ def test_the_first_page_of_help_has_what_most_people_need(run):
     first, whole = run("train", "--help").out, run("train", "--help-all").out
     for option in ("--out", "--method", "--backbone", "--shots", "--holdout", "--seed", "--resume"):
         assert option in first
-    assert "--help_all" in first
+    assert "--help-all" in first
+    assert "--on-bad-image {skip,fail}" in whole
     assert "--epochs" in whole
     assert "--epochs" not in first
     assert len(first.splitlines()) < 50

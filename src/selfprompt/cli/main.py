@@ -49,6 +49,13 @@ GO_ON = {
 MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 
 
+class Parser(ArgumentParser):
+    """Shows options with dashes; both spellings are understood."""
+
+    def format_help(self) -> str:
+        return re.sub(r"(?<![\w-])--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), super().format_help())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -90,7 +97,7 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
     """
     given = _underscored(given)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=description,
         exit_on_error=False,
