@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from rich.progress import track
@@ -26,6 +27,7 @@ from pretraining.render import is_black, render
 from pretraining.sets import SETS, Set
 from pretraining.tasks import DOMAIN_VIEWS, PLANS, VIEWS, Plan
 from pretraining.views import DRAWN, Look, view
+from selfprompt.data.suites.embedded import ARCHIVE
 
 OUT = Path(__file__).parents[1] / "src" / "selfprompt" / "suites" / "embedded"
 BY_NAME = {drawn.name: drawn for drawn in SETS}
@@ -84,6 +86,17 @@ def write_task(packages: Path, emoji: Emoji, plan: Plan, out: Path) -> None:
                 rows.append([file, label, part.name, name])
                 used.add(name)
     write_text(out / "index.json", index_text(packages, emoji, plan, rows, sorted(used)))
+    pack(out)
+
+
+def pack(out: Path) -> None:
+    """Move the pictures of a task into its archive, which depends on their names and bytes alone."""
+    pictures = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.png"))}
+    with ZipFile(out / ARCHIVE, "w") as archive:
+        for name, content in pictures.items():
+            archive.writestr(ZipInfo(name), content)
+    for path in [path for path in out.iterdir() if path.is_dir()]:
+        shutil.rmtree(path)
 
 
 def draw(drawing: Drawing, part: Part, key: str, path: Path) -> None:
@@ -189,8 +202,9 @@ def main() -> None:
         print_baselines(options.out)
         return
     write_suite(options.packages, options.out)
-    files = list(options.out.rglob("*.png"))
-    print(f"{len(files)} pictures, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB, in {options.out}")
+    files = list(options.out.rglob(ARCHIVE))
+    count = sum(len(ZipFile(file).namelist()) for file in files)
+    print(f"{count} pictures, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB, in {options.out}")
 
 
 if __name__ == "__main__":

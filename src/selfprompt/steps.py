@@ -15,7 +15,7 @@ from selfprompt.artifact import versions
 from selfprompt.classifier import Classifier, evaluate
 from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split, few_shot_split
-from selfprompt.data.items import Dataset, Item, plural
+from selfprompt.data.items import ArchivedFile, Dataset, Item, Source, plural
 from selfprompt.data.loader import Batches, ImageStore, check_dataset
 from selfprompt.data.sources import read_dataset
 from selfprompt.data.store import parse_bytes
@@ -231,11 +231,18 @@ def names_of_images(items: Sequence[Item]) -> list[str]:
     """Place, bytes and label of each image, which moving all of them together does not change."""
     sources = [str(item.source) for item in items]
     folder = os.path.commonprefix(sources).rpartition(os.sep)[0]  # noqa: RUF071 (a source need not be a path)
-    sizes = [item.source.stat().st_size if isinstance(item.source, Path) else 0 for item in items]
+    sizes = [_bytes_of(item.source) for item in items]
     return [
         f"{source.removeprefix(folder)}:{size}:{item.label}"
         for source, size, item in zip(sources, sizes, items, strict=True)
     ]
+
+
+def _bytes_of(source: Source) -> int:
+    """The size of an image's file; 0 where it has none."""
+    if isinstance(source, ArchivedFile):
+        return source.size
+    return source.stat().st_size if isinstance(source, Path) else 0
 
 
 def fit_to_machine(method: Method, recipe: Recipe) -> None:

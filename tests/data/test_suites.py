@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from pretraining.tasks import PLANS
 from pretraining.views import Look, view
 from selfprompt.cli.main import main
 from selfprompt.data.fewshot import base_new_split, few_shot_split
+from selfprompt.data.images import BadImageError
+from selfprompt.data.items import ArchivedFile
 from selfprompt.data.sources import read_dataset
 from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
 from selfprompt.data.suites.sheet import contact_sheet
@@ -63,7 +67,8 @@ def test_shifted_domains_have_two_images_of_each_of_their_classes(task: Task) ->
 
 def test_no_picture_stands_in_two_places(task: Task) -> None:
     items = [item for dataset in (task.dataset, *task.domains.values()) for item in dataset.select("all")]
-    assert len({Path(str(item.source)).read_bytes() for item in items}) == len(items)
+    assert all(isinstance(item.source, ArchivedFile) for item in items)
+    assert len({item.source.read_bytes() for item in items}) == len(items)
 
 
 def test_pictures_are_small_and_not_empty(task: Task) -> None:
@@ -84,9 +89,9 @@ def test_the_halves_and_the_shots_are_as_published(task: Task) -> None:
 def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task: Task) -> None:
     folder = embedded.FOLDER / task.name
     index = embedded.read_index(folder)
-    assert {row[0] for row in index["images"]} == {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*.png")
-    }
+    with ZipFile(folder / embedded.ARCHIVE) as archive:
+        assert [row[0] for row in sorted(index["images"])] == sorted(archive.namelist())
+        assert archive.testzip() is None
     assert {row[3] for row in index["images"]} == set(index["sets"])
     known = {drawn.name: drawn for drawn in SETS}
     for name, about in index["sets"].items():
@@ -107,8 +112,9 @@ def test_the_index_is_what_the_plan_says(task: Task) -> None:
 
 
 def test_the_suite_is_small() -> None:
-    files = list(embedded.FOLDER.rglob("*.png"))
-    assert sum(path.stat().st_size for path in files) < 6e6
+    files = [path for path in embedded.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 7e6
+    assert len(files) == 2 * len(embedded.TASKS), "thousands of single files burden a clone"
     assert len(embedded.TASKS) >= 6
 
 
@@ -188,6 +194,34 @@ def test_a_suite_whose_files_are_lost_is_told(tmp_path: Path) -> None:
     (tmp_path / "animals" / "index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(ValueError, match=r"misses \d+ of its images, the first is .*ant"):
         embedded.load("animals", tmp_path)
+
+
+def test_loose_files_are_read_like_an_archive(tmp_path: Path) -> None:
+    packed = load_task("embedded/icons")
+    shutil.copytree(embedded.FOLDER / "icons", tmp_path / "icons")
+    with ZipFile(tmp_path / "icons" / embedded.ARCHIVE) as archive:
+        archive.extractall(tmp_path / "icons")
+    (tmp_path / "icons" / embedded.ARCHIVE).unlink()
+    loose = embedded.load("icons", tmp_path)
+    for one, other in zip(packed.dataset.test[::20], loose.dataset.test[::20], strict=True):
+        assert one.label == other.label
+        assert one.load().tobytes() == other.load().tobytes()
+        assert Path(str(one.source)).relative_to(embedded.FOLDER) == Path(str(other.source)).relative_to(tmp_path)
+
+
+def test_a_broken_archive_is_told(tmp_path: Path) -> None:
+    shutil.copytree(embedded.FOLDER / "icons", tmp_path / "icons")
+    archive = tmp_path / "icons" / embedded.ARCHIVE
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"images\.zip cannot be read: .*Install it anew"):
+        embedded.load("icons", tmp_path)
+    with ZipFile(embedded.FOLDER / "icons" / embedded.ARCHIVE) as whole:
+        start = whole.start_dir
+    archive.write_bytes(b"\0" * start + content[start:])  # the list of its members stands at the end
+    item = embedded.load("icons", tmp_path).dataset.test[0]
+    with pytest.raises(BadImageError, match="icons/test/"):
+        item.load()
 
 
 def test_every_suite_lists_its_tasks() -> None:

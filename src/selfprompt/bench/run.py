@@ -21,7 +21,7 @@ from selfprompt.classifier import Classifier
 from selfprompt.config import DataOptions
 from selfprompt.data.features import FeatureStore
 from selfprompt.data.fewshot import base_new_split
-from selfprompt.data.items import SPLITS, Dataset, Item
+from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item
 from selfprompt.data.loader import ImageStore, check_dataset, check_images
 from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import Task
@@ -267,8 +267,9 @@ def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, s
 
 
 def _place(item: Item, root: Path) -> str:
-    if isinstance(item.source, Path) and item.source.is_relative_to(root):
-        return item.source.relative_to(root).as_posix()
+    place = Path(str(item.source))
+    if not isinstance(item.source, IndexedSource) and place.is_relative_to(root):
+        return place.relative_to(root).as_posix()
     return str(item.source)
 
 

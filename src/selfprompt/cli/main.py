@@ -14,6 +14,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -52,8 +53,9 @@ MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
 class Parser(ArgumentParser):
     """Shows options with dashes; both spellings are understood."""
 
-    def format_help(self) -> str:
-        return re.sub(r"(?<![\w-])--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), super().format_help())
+    def format_help(self, *args: Any, **options: Any) -> str:
+        text = super().format_help(*args, **options)
+        return re.sub(r"(?<![\w-])--[a-z][\w.]*", lambda option: option[0].replace("_", "-"), text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

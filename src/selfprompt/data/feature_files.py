@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from selfprompt.data.items import IndexedSource, Item
+from selfprompt.data.items import IndexedSource, Item, Source
 from selfprompt.data.store import ImageStore
 from selfprompt.data.transforms import Transform
 from selfprompt.files import write_atomically
@@ -43,7 +43,7 @@ class SetKey:
     transform: Transform
     view: tuple[int, ...]
     batch_size: int
-    sources: tuple[Path | IndexedSource, ...]
+    sources: tuple[Source, ...]
 
     @classmethod
     def of(cls, batches: "Batches", number: int, encoder: str) -> "SetKey":
@@ -67,7 +67,7 @@ class FeatureFolder:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"feature_cache must be a folder, and {folder} is a file; choose another name.")
         self.folder = folder
-        self._contents: dict[Path | IndexedSource, bytes] = {}
+        self._contents: dict[Source, bytes] = {}
 
     def read(self, key: SetKey, store: ImageStore) -> Tensor | None:
         """The features of a set, (N, E); None where they are not there, or (which is told) damaged."""
@@ -108,14 +108,14 @@ class FeatureFolder:
             return None
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
-    def _content(self, source: Path | IndexedSource, store: ImageStore) -> bytes:
+    def _content(self, source: Source, store: ImageStore) -> bytes:
         """A hash of what an image holds, made once."""
         if source not in self._contents:
-            if isinstance(source, Path):
-                held = source.read_bytes()
-            else:
+            if isinstance(source, IndexedSource):
                 image = store.get(Item(source, 0))
                 held = repr(image.size).encode() + image.tobytes()
+            else:
+                held = source.read_bytes()
             self._contents[source] = hashlib.blake2b(held, digest_size=16).digest()
         return self._contents[source]
 

@@ -1,10 +1,9 @@
 """Reads Hugging Face data sets: which columns hold the images and their labels; decodes nothing."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from selfprompt.data.items import ImageTable, IndexedSource, listing
+from selfprompt.data.items import ImageTable, IndexedSource, Source, listing
 from selfprompt.data.known_sets import is_exactly
 from selfprompt.data.labels import IMAGE_KEYS, LABEL_KEYS
 from selfprompt.data.values import file_path
@@ -25,7 +24,7 @@ def is_streaming(source: Any) -> bool:
     return hasattr(source, "features") and hasattr(source, "column_names") and not hasattr(source, "__len__")
 
 
-def read_columns(dataset: Any) -> tuple[list[Path | IndexedSource], list[Any], Sequence[str] | None, list[str]]:
+def read_columns(dataset: Any) -> tuple[list[Source], list[Any], Sequence[str] | None, list[str]]:
     """Images, labels as they came, class names if the data set has them, and notes.
 
     Raises:
@@ -59,7 +58,7 @@ def recorded(dataset: Any) -> tuple[list[Any], dict[int, str]] | None:
     return list(dataset.with_format(None)[columns[0]]), dict(enumerate(dataset.features[columns[0]].names))
 
 
-def _sources(images: Any, column: str) -> list[Path | IndexedSource]:
+def _sources(images: Any, column: str) -> list[Source]:
     if type(images.features[column]).__name__ == "Value" and "string" in images.features[column].dtype:
         try:
             return [file_path(path or "") for path in images[column]]

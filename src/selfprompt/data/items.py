@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
+from zipfile import ZipFile
 
 from PIL import Image
 
-from selfprompt.data.images import BadImage, BadImageError, open_image, reason
+from selfprompt.data.images import BadImage, BadImageError, decode, open_image, reason
 from selfprompt.data.memory import Reserve, unbounded
 from selfprompt.data.values import image_from
 
@@ -53,7 +56,39 @@ class IndexedSource:
         return f"{self.table.name}[{self.index}]"
 
 
-Source = Path | IndexedSource
+@dataclass(frozen=True)
+class ImageArchive:
+    """A zip file of images, opened when it is first read; equal when both mean the same file."""
+
+    path: Path
+
+    @cached_property
+    def file(self) -> ZipFile:
+        """The open archive; threads may share it."""
+        return ZipFile(self.path)
+
+
+@dataclass(frozen=True)
+class ArchivedFile:
+    """An image file inside of an archive; is called as if the archive were unpacked where it stands."""
+
+    archive: ImageArchive
+    name: str
+
+    def __str__(self) -> str:
+        return str(self.archive.path.parent / self.name)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.archive.file.getinfo(self.name).file_size
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        return self.archive.file.read(self.name)
+
+
+Source = Path | IndexedSource | ArchivedFile
 """Where one image is."""
 
 
@@ -68,6 +103,11 @@ class Item:
         """The image as 8-bit RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes it will take."""
         if isinstance(self.source, Path):
             return open_image(self.source, reserve)
+        if isinstance(self.source, ArchivedFile):
+            try:
+                return decode(BytesIO(self.source.read_bytes()), Path(self.source.name).suffix, reserve)
+            except Exception as error:  # zip files and decoders raise nearly every kind
+                raise BadImageError(BadImage(str(self.source), reason(error))) from None
         return self.source.table.image(self.source.index, reserve)
 
 

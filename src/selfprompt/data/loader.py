@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Generator, Tensor
 from selfprompt.data.ahead import ahead
 from selfprompt.data.features import FeatureStore
 from selfprompt.data.images import BadImage, BadImageError
-from selfprompt.data.items import IndexedSource, Item
+from selfprompt.data.items import Item, Source
 from selfprompt.data.store import ImageStore, check_dataset, check_images
 from selfprompt.data.transforms import Transform
 
@@ -128,7 +127,7 @@ class Batches:
         return int(self.labels.max()) + 1
 
     @cached_property
-    def sources(self) -> tuple[Path | IndexedSource, ...]:
+    def sources(self) -> tuple[Source, ...]:
         """Where the images come from."""
         return tuple(item.source for item in self.items)
 

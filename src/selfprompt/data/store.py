@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Lock
 from typing import Literal, TypeVar
 
@@ -25,7 +24,7 @@ from selfprompt.data.copies import (
 )
 from selfprompt.data.fewshot import keep_classes
 from selfprompt.data.images import BadImage, BadImageError, reason
-from selfprompt.data.items import SPLITS, Dataset, IndexedSource, Item, Source, listing, plural
+from selfprompt.data.items import SPLITS, Dataset, Item, Source, listing, plural
 from selfprompt.data.memory import DECODING, DecodingLimit
 from selfprompt.data.pixels import DEPTH, remarks
 from selfprompt.data.remarks import Remarks
@@ -72,8 +71,8 @@ class ImageStore:
         self.used = 0
         self.decoding = DecodingLimit(min(max(self.budget, LEAST_DECODING), DECODING))
         self._lock = Lock()
-        self._kept: dict[Path | IndexedSource, np.ndarray] = {}
-        self._info: dict[Path | IndexedSource, dict[str, int]] = {}  # of the few images that have some
+        self._kept: dict[Source, np.ndarray] = {}
+        self._info: dict[Source, dict[str, int]] = {}  # of the few images that have some
 
     def __len__(self) -> int:
         """Number of images kept."""
@@ -106,7 +105,7 @@ class ImageStore:
             except Exception as error:  # whatever the image is, the run goes on or says which one it was
                 raise BadImageError(BadImage(str(item.source), reason(error))) from error
 
-    def _keep(self, source: Path | IndexedSource, image: Image.Image) -> None:
+    def _keep(self, source: Source, image: Image.Image) -> None:
         size = image.width * image.height * 3
         with self._lock:
             if source in self._kept or self.used + size > self.budget:

@@ -4,12 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from selfprompt.data.items import SPLITS, Dataset, Item
+from selfprompt.data.items import SPLITS, ArchivedFile, Dataset, ImageArchive, Item, Source
 from selfprompt.data.suites.task import Task
 
 TASKS = ("animals", "food", "travel", "objects", "faces", "flags", "icons")
 FOLDER = Path(__file__).parents[2] / "suites" / "embedded"
+ARCHIVE = "images.zip"
+"""The pictures of a task, in one file: thousands of small ones burden a clone and an installation."""
 
 
 def load(name: str, root: Path | None = None) -> Task:
@@ -25,11 +28,9 @@ def load(name: str, root: Path | None = None) -> Task:
     folder = (root or FOLDER) / name
     index = read_index(folder)
     items: dict[str, list[Item]] = {}
-    for file, label, part, _ in index["images"]:
-        items.setdefault(part, []).append(Item(folder / file, label))
-    missing = [str(item.source) for part in items.values() for item in part if not Path(str(item.source)).is_file()]
-    if missing:
-        raise ValueError(f"{folder} misses {len(missing)} of its images, the first is {missing[0]}: install it anew.")
+    sources = _sources(folder, [row[0] for row in index["images"]])
+    for image, (_, label, part, _) in zip(sources, index["images"], strict=True):
+        items.setdefault(part, []).append(Item(image, label))
     classes = tuple(index["classes"])
     source = _source(index)
     splits = {split: tuple(items[split]) for split in SPLITS}
@@ -38,6 +39,28 @@ def load(name: str, root: Path | None = None) -> Task:
     )
     domains = {domain: _domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
     return Task("embedded", name, dataset, index["template"], domains, source)
+
+
+def _sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
+    """Where the images of a task are: in its archive, or as files beside the index.
+
+    Raises:
+        ValueError: If some are not there, or the archive is broken.
+    """
+    archive = ImageArchive(folder / ARCHIVE)
+    if archive.path.is_file():
+        try:
+            held = set(archive.file.namelist())
+        except (BadZipFile, OSError) as error:
+            raise ValueError(f"{archive.path} cannot be read: {error}. Install it anew.") from None
+        sources: list[Source] = [ArchivedFile(archive, name) for name in names]
+        missing = [str(folder / name) for name in names if name not in held]
+    else:
+        sources = [folder / name for name in names]
+        missing = [str(folder / name) for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} misses {len(missing)} of its images, the first is {missing[0]}: install it anew.")
+    return sources
 
 
 def read_index(folder: Path) -> dict[str, Any]:
