@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 
+from selfprompt.cli.main import main
 from selfprompt.cli.printable import printable
 from selfprompt.cli.show import Console, Show, table
 
@@ -123,3 +124,17 @@ def test_predictions_hold_names(form: str, run, linear, photos, tmp_path, monkey
     assert r"cod\u202egpj.exe\x9b2J\n.png" in shown.replace("\n", "")
     assert "\u202e" not in shown
     assert form not in ("csv", "jsonl") or len(shown.splitlines()) == 1 + (form == "csv")
+
+
+def test_sentences_are_broken_between_words_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["trian"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).startswith("selfprompt: unknown command 'trian'. Did you mean 'train'? Commands: train,")
+    monkeypatch.delenv("COLUMNS")
+    console = Console(file=io.StringIO(), force_terminal=True, width=20, highlight=False)
+    console.tell("Left out 3 files that are no images.")
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert lines == ["Left out 3 files", "that are no images."]

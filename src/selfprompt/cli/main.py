@@ -8,7 +8,9 @@ import io
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -218,7 +220,11 @@ def _underscored(arguments: Sequence[str]) -> list[str]:
 
 def _fail(message: str, status: int) -> int:
     rank = os.environ.get("LOCAL_RANK", "0")  # with several devices each has a process, and what it says is its own
-    print(f"selfprompt{'' if rank == '0' else f' (process {rank})'}: {printable(message)}", file=sys.stderr)
+    text = f"selfprompt{'' if rank == '0' else f' (process {rank})'}: {printable(message)}"
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
     return status
 
 

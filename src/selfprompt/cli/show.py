@@ -31,8 +31,8 @@ class Console(RichConsole):
     """A console that shows text as it is, but spells out what would steer the terminal: it may come from anywhere."""
 
     def tell(self, text: str) -> None:
-        """One line of text, whatever is in it; never markup."""
-        self.print(printable(text), markup=False, soft_wrap=True)
+        """One line of text, whatever is in it; never markup. A terminal gets it broken between words."""
+        self.print(printable(text), markup=False, soft_wrap=not self.is_terminal)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """The pieces of what is shown, also of bars and of tables that did not come through ``table``."""
