@@ -185,7 +185,7 @@ def test_ones_own_photos_are_looked_through(tmp_path: Path, run) -> None:
     for told in (
         "pets: 3 classes, 17 images",
         "No images in the class folders owl of pets.",
-        "1 picture under more than one label, of which one is wrong: cat/1.png (cat) = dog/a cat.png (dog).",
+        "1 picture with conflicting labels: cat/1.png (cat) = dog/a cat.png (dog).",
         "1 training image is a copy of another: cat/copy.png.",
         "By their pixels: 1 training image is a copy of another: dog/again.bmp.",
         "Left out 1 image that cannot be read",
@@ -195,7 +195,7 @@ def test_ones_own_photos_are_looked_through(tmp_path: Path, run) -> None:
         "Sizes in pixels: smallest 24 x 20, median 24 x 20, largest 300 x 200.",
         "There is no test split",
         "Fewer than 4 training images: eel",
-        "Left out 1 folder of systems and programs in pets: @eaDir.",
+        "Left out 1 system folder in pets: @eaDir.",
     ):
         assert told in done.out, told
     assert "Missing of" not in done.out

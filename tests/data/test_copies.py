@@ -120,12 +120,10 @@ def test_a_picture_under_two_labels_is_a_contradiction_and_never_a_test(tmp_path
     dataset = read_dataset(root, holdout=0.6)
     assert not on_both_sides(dataset)
     (note,) = [note for note in dataset.notes if "label" in note]
-    assert note.startswith(
-        "3 pictures under more than one label, of which one is wrong: cat/0.png (cat) = dog/cat 0.png"
-    )
+    assert note.startswith("3 pictures with conflicting labels: cat/0.png (cat) = dog/cat 0.png")
     Image.open(root / "cat/5.png").save(root / "dog/x.bmp")
     checked, _ = check_dataset(read_dataset(root, holdout=0))
-    assert any("By their pixels: 1 picture under more than one label" in note for note in checked.notes)
+    assert any("By their pixels: 1 picture with conflicting labels" in note for note in checked.notes)
 
 
 def test_a_class_of_one_picture_keeps_it_for_training(tmp_path: Path) -> None:

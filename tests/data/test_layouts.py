@@ -174,12 +174,12 @@ JUNK = (
 )
 
 
-def test_folders_of_systems_are_left_out_at_every_level_and_counted(tmp_path: Path) -> None:
+def test_system_folders_are_left_out_at_every_level_and_counted(tmp_path: Path) -> None:
     root = write(tmp_path / "pets", "cat", "dog", *JUNK, *(f"cat/{junk}" for junk in JUNK), "dog/@eaDir/x")
     dataset = read_dataset(root, holdout=0)
     assert dataset.classes == ("cat", "dog")
     assert sizes(dataset) == [4, 0, 0]
-    (note,) = [note for note in dataset.notes if note.startswith(f"Left out {2 * len(JUNK) + 1} folders of systems")]
+    (note,) = [note for note in dataset.notes if note.startswith(f"Left out {2 * len(JUNK) + 1} system folders")]
     assert "@eaDir (3)" in note
 
 

@@ -120,7 +120,10 @@ def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("a,x\nb,y\n\na,z\n", r"classes\.txt must name each folder once, got 'a' in lines 1 and 4"),
         ("x\n", r"classes\.txt: 1 class name cannot name 2 labels \(a, b\)"),
         ("x\ny\nz\n", r"classes\.txt: 3 class names cannot name 2 labels \(a, b\)"),
-        ("x,a\ny,b\n", r"classes\.txt must hold folder,name, but its lines end with the folders \(x,a\): turn them"),
+        (
+            "x,a\ny,b\n",
+            r"classes\.txt must hold folder,name, but its lines end with the folders \(x,a\): swap the two columns",
+        ),
         ("names:\n  0: a\n  1: b\n", r"classes\.txt must be plain text, but it looks like YAML"),
         ('{"a": "x", "b": "y"}', r"classes\.txt must be plain text, but it looks like JSON"),
     ],

@@ -117,7 +117,7 @@ def _contradictions(dataset: Dataset, groups: Groups, name: Callable[[Source], s
             told.append(" = ".join(labelled))
     if told:
         count = plural(len(told), "picture")
-        yield f"{count} under more than one label, of which one is wrong: {listing(told, SHOWN, separator='; ')}."
+        yield f"{count} with conflicting labels: {listing(told, SHOWN, separator='; ')}."
 
 
 def _across(dataset: Dataset, groups: Groups, name: Callable[[Source], str]) -> Iterator[str]:

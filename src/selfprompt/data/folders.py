@@ -107,4 +107,4 @@ def _notes(
         yield f"No images in the class folders {listing(empty)} of {root.name}."
     if left:
         names = listing([f"{name} ({count})" if count > 1 else name for name, count in sorted(left.items())])
-        yield f"Left out {plural(sum(left.values()), 'folder')} of systems and programs in {root.name}: {names}."
+        yield f"Left out {plural(sum(left.values()), 'system folder')} in {root.name}: {names}."

@@ -103,7 +103,7 @@ def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[
         if turned and (separator or all(map(str.isdecimal, labels))):
             example = next(iter(lines.values()))
             raise ValueError(
-                f"{path} must hold folder,name, but its lines end with the folders ({example}): turn them."
+                f"{path} must hold folder,name, but its lines end with the folders ({example}): swap the two columns."
             )
         if whole and clear:
             raise ValueError(

@@ -19,7 +19,7 @@ SYSTEM_FOLDERS = frozenset(
 
 
 def entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """What a folder holds, each sorted by name: folders, files (those of systems, too), and folders of systems.
+    """What a folder holds, each sorted by name: folders, files (system files, too), and system folders.
 
     Raises:
         ValueError: If the folder cannot be read.
@@ -37,7 +37,7 @@ def entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, without those of systems."""
+    """The folders in a folder, without system folders."""
     return entries(folder)[0]
 
 
@@ -59,7 +59,7 @@ def images_below(
     Args:
         folder: Where to look.
         ignored: Counts the files that are no images, by their kind: ".txt", "hidden".
-        left: Counts the folders of systems, by their name.
+        left: Counts the system folders, by their name.
         enter: Asked for each folder before it is entered; by default those that links do not lead back to.
     """
     images = []
@@ -74,7 +74,7 @@ def images_below(
 
 
 def walk(folder: Path, enter: Callable[[Path], bool], left: Counter[str] | None = None) -> Iterator[Path]:
-    """The files below a folder; links are followed, each real folder once; ``left`` counts the folders of systems."""
+    """The files below a folder; links are followed, each real folder once; ``left`` counts the system folders."""
     seen: set[str] = set()
     waiting = [folder]
     while waiting:
