@@ -2,7 +2,7 @@
 
 The published rates belong to long trainings of large backbones. Every method is tuned on the base classes with each of
 a few rates and measured on the validation images of those classes; test images and new classes are never read. The
-rates that win stand in ``src/selfprompt/bench/settings.yaml``.
+rates that win stand in ``src/selfprompt/benchmarks/settings.yaml``.
 
     python -m experiments.embedded_rates
 """
@@ -17,12 +17,12 @@ from typing import Any
 
 from rich.progress import track
 
-from selfprompt.bench.entries import parse_entries
-from selfprompt.bench.protocols import cell_recipe, make_cell
+from selfprompt.benchmarks.protocols import cell_recipe, make_cell
+from selfprompt.benchmarks.rows import parse_entries
 from selfprompt.data.fewshot import base_new_split
 from selfprompt.data.suites import load_task
-from selfprompt.files import write_json
-from selfprompt.tuning import tune
+from selfprompt.training.tune import tune
+from selfprompt.utils.files import write_json
 
 SGD = (0.006, 0.02, 0.06, 0.2)
 RATES: dict[str, Sequence[float]] = {

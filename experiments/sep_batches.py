@@ -19,14 +19,14 @@ from typing import Any
 
 from rich.progress import track
 
-from selfprompt.bench.entries import parse_entries
-from selfprompt.bench.protocols import cell_recipe, make_cell
-from selfprompt.classifier import Classifier
-from selfprompt.data.items import Item
-from selfprompt.data.loader import ImageStore
+from selfprompt.benchmarks.protocols import cell_recipe, make_cell
+from selfprompt.benchmarks.rows import parse_entries
+from selfprompt.data.dataset import Item
+from selfprompt.data.loading.loader import ImageStore
 from selfprompt.data.suites import list_tasks, load_task
-from selfprompt.files import write_json
-from selfprompt.tuning import tune
+from selfprompt.inference.classifier import Classifier
+from selfprompt.training.tune import tune
+from selfprompt.utils.files import write_json
 
 ORDERS = ("by class", "shuffled")
 SIZES = (1, 32, 500)

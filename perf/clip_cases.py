@@ -9,35 +9,35 @@ from torch import Tensor
 from perf.cases import Size
 from perf.compare import difference, gradient_difference, gradients
 from perf.epochs import epochs
-from perf.lab import Lab, Pair, adam, compare_losses, learned_by_name, training_step
 from perf.measure import Run
 from perf.plain_clip import plain_clip
 from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
-from selfprompt.classifier import Classifier
-from selfprompt.data.images import from_value
-from selfprompt.data.transforms import eval_transform
+from perf.setup import Pair, PerfSetup, adam, compare_losses, learned_by_name, training_step
+from selfprompt.data.loading.images import from_value
+from selfprompt.data.loading.transforms import eval_transform
+from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
-from selfprompt.recipe import load_recipe
+from selfprompt.recipes.recipe import load_recipe
 
 CHUNK = 100
 """Classes whose texts the check of many classes sends through the plain text side at once."""
 
 
-def plain_sep(method: Method, lab: Lab, classes: int) -> PlainSEP:
+def plain_sep(method: Method, lab: PerfSetup, classes: int) -> PlainSEP:
     """The plain SEP of a method's first classes, in its state."""
     tensors = learned_by_name(method)
     tensors["prototypes"] = tensors["prototypes"][:classes]
     return PlainSEP(plain_clip(lab.clip), method.classes[:classes], method.options, tensors)
 
 
-def plain_coop(method: Method, lab: Lab, classes: int) -> PlainCoOp:
+def plain_coop(method: Method, lab: PerfSetup, classes: int) -> PlainCoOp:
     """The plain CoOp, alike."""
     return PlainCoOp(plain_clip(lab.clip), method.classes[:classes], learned_by_name(method)["context"])
 
 
-def sep_step(lab: Lab, size: Size, name: str = "sep") -> Pair:
+def sep_step(lab: PerfSetup, size: Size, name: str = "sep") -> Pair:
     """A training step of SEP."""
     method = _method(lab, size, name).train()
     images, labels = lab.images(lab.clip, size.batch), lab.labels(size.batch, size.classes)
@@ -65,7 +65,7 @@ def sep_step(lab: Lab, size: Size, name: str = "sep") -> Pair:
     return Pair(partial(step, images, labels), plain_at, compare, size.batch, method=method)
 
 
-def sep_authors_step(lab: Lab, size: Size) -> Pair:
+def sep_authors_step(lab: PerfSetup, size: Size) -> Pair:
     """The same as released."""
     return sep_step(lab, size, "sep-authors")
 
@@ -87,7 +87,7 @@ def loss_in_chunks(plain: PlainSEP, images: Tensor, labels: Tensor) -> tuple[Ten
     return loss.detach(), logits.detach()
 
 
-def sep_text(lab: Lab, size: Size) -> Pair:
+def sep_text(lab: PerfSetup, size: Size) -> Pair:
     """SEP's class texts in evaluation."""
     method = _method(lab, size, "sep").eval()
 
@@ -103,7 +103,7 @@ def sep_text(lab: Lab, size: Size) -> Pair:
     return Pair(quietly(lab, method.encode_classes), plain_at, compare, size.classes)
 
 
-def sep_images(lab: Lab, size: Size) -> Pair:
+def sep_images(lab: PerfSetup, size: Size) -> Pair:
     """SEP's images in evaluation, class texts known on both sides, frozen features known on ours."""
     method = _method(lab, size, "sep").eval()
     images = lab.images(lab.clip, size.batch)
@@ -124,7 +124,7 @@ def sep_images(lab: Lab, size: Size) -> Pair:
     return Pair(ours, lambda _: quietly(lab, theirs), compare, size.batch)
 
 
-def sep_evaluation(lab: Lab, size: Size) -> Pair:
+def sep_evaluation(lab: PerfSetup, size: Size) -> Pair:
     """SEP's logits of one more batch."""
     method = _method(lab, size, "sep").eval()
     images = lab.images(lab.clip, size.batch)
@@ -140,7 +140,7 @@ def sep_evaluation(lab: Lab, size: Size) -> Pair:
     return Pair(quietly(lab, lambda: method.logits(images)), plain_at, compare, size.batch)
 
 
-def coop_text(lab: Lab, size: Size) -> Pair:
+def coop_text(lab: PerfSetup, size: Size) -> Pair:
     """CoOp's class features and the gradient of the context, for some gradient of the features."""
     method = _method(lab, size, "coop-16").train()
     generator = torch.Generator().manual_seed(1)
@@ -178,13 +178,13 @@ def coop_text(lab: Lab, size: Size) -> Pair:
     return Pair(ours, plain_at, compare, size.classes, method=method)
 
 
-def coop_epoch(lab: Lab, size: Size) -> Pair:
+def coop_epoch(lab: PerfSetup, size: Size) -> Pair:
     """An epoch of CoOp over fixed views."""
     method = _method(lab, size, "coop-16").train()
     return epochs(lab, size, method, lambda: plain_coop(method, lab, size.classes))
 
 
-def predict(lab: Lab, size: Size) -> Pair:
+def predict(lab: PerfSetup, size: Size) -> Pair:
     """Classes of images in memory, as arrays."""
     method = _method(lab, size, "sep").eval()
     classifier = Classifier(method, lab.clip.preprocess, size.batch)
@@ -216,7 +216,7 @@ def predict(lab: Lab, size: Size) -> Pair:
     return Pair(ours, plain_at, compare, size.images)
 
 
-def quietly(lab: Lab, function: Callable[[], Tensor]) -> Run:
+def quietly(lab: PerfSetup, function: Callable[[], Tensor]) -> Run:
     """Without gradients, in the precision that is measured."""
 
     def run() -> Tensor:
@@ -226,7 +226,7 @@ def quietly(lab: Lab, function: Callable[[], Tensor]) -> Run:
     return run
 
 
-def _method(lab: Lab, size: Size, name: str) -> Method:
+def _method(lab: PerfSetup, size: Size, name: str) -> Method:
     """The method of a recipe."""
     recipe = load_recipe(name)
     return build_method(recipe.method, lab.clip, lab.names(size.classes), **recipe.options).to(lab.device)

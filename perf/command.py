@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from perf.cases import CASES, SHAPES, Entry, entries
-from selfprompt.cli.show import make_console
-from selfprompt.files import write_json
+from selfprompt.cli.console import make_console
+from selfprompt.utils.files import write_json
 
 if TYPE_CHECKING:
     from perf.run import Row
@@ -78,13 +78,13 @@ def run(options: Namespace, rows: Sequence[Entry]) -> dict[str, Any]:
     """Measure the rows, with a bar in a terminal and a line for each row elsewhere."""
     import torch
 
-    from perf.lab import Lab
     from perf.run import Effort, measure_all
-    from selfprompt.classifier import pick_device
+    from perf.setup import PerfSetup
+    from selfprompt.inference.classifier import pick_device
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    lab = Lab(options.backbone, pick_device(options.device), options.precision, options.compile)
+    lab = PerfSetup(options.backbone, pick_device(options.device), options.precision, options.compile)
     show = PerfShow(make_console(), len(rows))
     with show.bar:
         return measure_all(lab, rows, Effort(options.rounds, options.seconds), tell=show.tell, done=show.done)

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor
 
 from perf.cases import Size
-from perf.lab import Lab, Pair, coloured_items, compare_losses, numbered, sgd, training_step
 from perf.measure import Run
 from perf.plain_coop import PlainCoOp
 from perf.plain_vit import PlainPrompted
-from selfprompt.data.features import FeatureStore, with_features
-from selfprompt.data.loader import Batches, ImageStore
-from selfprompt.data.transforms import eval_transform
+from perf.setup import Pair, PerfSetup, coloured_items, compare_losses, numbered, sgd, training_step
+from selfprompt.data.loading.features import FeatureStore, with_features
+from selfprompt.data.loading.loader import Batches, ImageStore
+from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.methods.base import Method
 
 
-def epochs(lab: Lab, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]) -> Pair:
+def epochs(lab: PerfSetup, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]) -> Pair:
     """Epochs over fixed views: ours meets them with their frozen features, the plain one with their pixels."""
     preprocess = method.backbone.preprocess
     items = coloured_items(size.images, size.classes, preprocess.size)

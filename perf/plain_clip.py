@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from selfprompt.towers.backbone import Backbone
+from selfprompt.models.backbone import Backbone
 
 
 class QuickGELU(nn.Module):

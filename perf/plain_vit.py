@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfprompt.towers.backbone import Backbone
+from selfprompt.models.backbone import Backbone
 
 
 class Attention(nn.Module):

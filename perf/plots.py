@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from selfprompt.report.plots import COLOURS, FAINT, FONT, QUIET
+from selfprompt.reports.plots import COLOURS, FAINT, FONT, QUIET
 
 
 def ratio_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:

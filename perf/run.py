@@ -16,12 +16,12 @@ from perf import clip_cases, vit_cases
 from perf.arithmetic import Rate, best, count_operations, device_clock, matmul_rate
 from perf.cases import Entry, Size
 from perf.compare import worst
-from perf.lab import Lab, Pair
 from perf.measure import Lap, Run, Spread, alternate, anchors, extrapolated, ratios
 from perf.memory import account_can_be_reset, available_memory, peak_in_child, peak_memory
-from selfprompt.artifact import versions
+from perf.setup import Pair, PerfSetup
+from selfprompt.inference.artifact import versions
 
-BUILDERS: dict[str, Callable[[Lab, Size], Pair]] = {
+BUILDERS: dict[str, Callable[[PerfSetup, Size], Pair]] = {
     "sep-step": clip_cases.sep_step,
     "sep-authors-step": clip_cases.sep_authors_step,
     "sep-text": clip_cases.sep_text,
@@ -96,7 +96,7 @@ class Row:
         return _plain({**asdict(self), "name": str(self.entry)})
 
 
-def measure(lab: Lab, entry: Entry, effort: Effort, tell: Callable[[str], object] = lambda _: None) -> Row:
+def measure(lab: PerfSetup, entry: Entry, effort: Effort, tell: Callable[[str], object] = lambda _: None) -> Row:
     """Measure one row.
 
     Args:
@@ -144,7 +144,7 @@ def measure(lab: Lab, entry: Entry, effort: Effort, tell: Callable[[str], object
     )
 
 
-def necessary_operations(lab: Lab, pair: Pair) -> int:
+def necessary_operations(lab: PerfSetup, pair: Pair) -> int:
     """Floating-point operations of a run of ours, without what it computes again to save memory.
 
     That is counted by giving it half of the free memory for once.
@@ -159,7 +159,7 @@ def necessary_operations(lab: Lab, pair: Pair) -> int:
         pair.method.memory = usual
 
 
-def baseline_sizes(lab: Lab, entry: Entry, pair: Pair) -> tuple[int, ...]:
+def baseline_sizes(lab: PerfSetup, entry: Entry, pair: Pair) -> tuple[int, ...]:
     """The sizes at which the plain baseline is run: the entry's own, or two smaller ones.
 
     Smaller ones where it would not fit into memory, or take too long: its time and memory grow on straight lines.
@@ -197,7 +197,7 @@ def _line(entry: Entry, sizes: Sequence[int], laps: Sequence[Sequence[Lap]]) -> 
 
 
 def _memory(
-    lab: Lab, entry: Entry, pair: Pair, sizes: Sequence[int], contenders: Mapping[str, Run]
+    lab: PerfSetup, entry: Entry, pair: Pair, sizes: Sequence[int], contenders: Mapping[str, Run]
 ) -> dict[str, int | None]:
     """Memory of both contenders at the entry's size."""
     if entry.case.memory == "activations":
@@ -214,20 +214,20 @@ def _memory(
     return {"plain": int(extrapolated((sizes[0], sizes[1]), (known[0], known[1]), wanted)), "ours": ours}
 
 
-def _peak(lab: Lab, entry: Entry, who: str, size: int, run: Run) -> int | None:
+def _peak(lab: PerfSetup, entry: Entry, who: str, size: int, run: Run) -> int | None:
     """Peak memory of a contender, here or, where the account cannot be reset, in a process of its own."""
     if lab.device.type == "cuda" or account_can_be_reset():
         return peak_memory(run, lab.device)
     return peak_in_child(in_child, lab, entry, who, size)
 
 
-def in_child(lab: Lab, entry: Entry, who: str, size: int) -> tuple[Run, Run]:
+def in_child(lab: PerfSetup, entry: Entry, who: str, size: int) -> tuple[Run, Run]:
     """What a process of its own runs: nothing before, then one contender."""
     pair = BUILDERS[entry.case.name](lab, entry.size)
     return lambda: None, pair.ours if who == "ours" else pair.plain_at(size)
 
 
-def judged(row: Row, peak: Rate, lab: Lab) -> Row:
+def judged(row: Row, peak: Rate, lab: PerfSetup) -> Row:
     """The row with its share of the machine's matmul rate, and the targets that hold here."""
     wall = Spread.of([one.wall for one in row.laps["ours"]]).median
     cpu = Spread.of([one.cpu for one in row.laps["ours"]]).median
@@ -240,7 +240,7 @@ def judged(row: Row, peak: Rate, lab: Lab) -> Row:
     return replace(row, met=targets_met(row) if targets_hold(lab) else {})
 
 
-def targets_hold(lab: Lab) -> bool:
+def targets_hold(lab: PerfSetup) -> bool:
     """Whether the targets were set for what is measured: ViT-B's shapes on a CPU in float32."""
     return lab.shape.startswith("ViT-B") and lab.device.type == "cpu" and lab.precision == "32-true"
 
@@ -261,7 +261,7 @@ def targets_met(row: Row) -> dict[str, bool]:
 
 
 def measure_all(
-    lab: Lab,
+    lab: PerfSetup,
     entries: Sequence[Entry],
     effort: Effort,
     *,

@@ -9,22 +9,22 @@ from torch import Tensor
 from perf.cases import Size
 from perf.epochs import epochs
 from perf.kmeans import clustered, inertia
-from perf.lab import Lab, Noise, Pair, adamw, compare_losses, learned_by_name, training_step
 from perf.measure import Run
 from perf.memory import saved_for_backward
 from perf.plain_vit import PlainPrompted, PlainViT, plain_vit
-from selfprompt.data.loader import Batches, ImageStore
+from perf.setup import Noise, Pair, PerfSetup, adamw, compare_losses, learned_by_name, training_step
+from selfprompt.data.loading.loader import Batches, ImageStore
+from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.data.suites import load_task
-from selfprompt.data.transforms import eval_transform
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.registry import build_method
-from selfprompt.recipe import load_recipe
+from selfprompt.recipes.recipe import load_recipe
 
 FEW = 16
 """Images whose tokens the check of drawn prototypes looks at."""
 
 
-def spt_step(lab: Lab, size: Size, pooling: str = "cls") -> Pair:
+def spt_step(lab: PerfSetup, size: Size, pooling: str = "cls") -> Pair:
     """A training step of deep prompts."""
     method = _method(lab, "spt-deep", size.classes, pooling=pooling).train()
     images, labels = lab.images(lab.vit, size.batch), lab.labels(size.batch, size.classes)
@@ -55,18 +55,18 @@ def spt_step(lab: Lab, size: Size, pooling: str = "cls") -> Pair:
     return Pair(partial(step, images, labels), plain_at, compare, size.batch, activations)
 
 
-def spt_average(lab: Lab, size: Size) -> Pair:
+def spt_average(lab: PerfSetup, size: Size) -> Pair:
     """The same with the mean over prompts and patches."""
     return spt_step(lab, size, "avg")
 
 
-def linear_epoch(lab: Lab, size: Size) -> Pair:
+def linear_epoch(lab: PerfSetup, size: Size) -> Pair:
     """An epoch of a linear probe on the class token over fixed views."""
     method = _method(lab, "linear", size.classes, pooling="cls").train()
     return epochs(lab, size, method, lambda: PlainPrompted(plain_vit(lab.vit), learned_by_name(method), average=False))
 
 
-def prototypes(lab: Lab, size: Size) -> Pair:
+def prototypes(lab: PerfSetup, size: Size) -> Pair:
     """Prompts drawn from the tokens of all images."""
     method = _method(lab, "spt-deep", 2)
     plain, count = plain_vit(lab.vit), method.options.prompts
@@ -99,7 +99,7 @@ def drawn(tokens: Tensor, count: int) -> Tensor:
     return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def kmeans(lab: Lab, size: Size) -> Pair:
+def kmeans(lab: PerfSetup, size: Size) -> Pair:
     """k-means centres of real pictures' tokens, and how much worse ours are than those of all tokens."""
     method = _method(lab, "spt-kmeans", 2)
     plain, count = plain_vit(lab.vit), method.options.prompts
@@ -127,18 +127,18 @@ def kmeans(lab: Lab, size: Size) -> Pair:
 
 
 @torch.no_grad()
-def _collected(plain: PlainViT, batches: Batches, lab: Lab) -> Tensor:
+def _collected(plain: PlainViT, batches: Batches, lab: PerfSetup) -> Tensor:
     """The tokens of all images, (layers, B, N, D)."""
     return torch.cat([plain.collect(images.to(lab.device)) for images, *_ in batches.epoch(0)], dim=1)
 
 
-def _prepare(lab: Lab, method: Method, source: Noise | TrainingSource) -> None:
+def _prepare(lab: PerfSetup, method: Method, source: Noise | TrainingSource) -> None:
     """Start the prompts from the images, always with the same random numbers."""
     with lab.autocast():
         method.prepare(source, torch.Generator().manual_seed(0))  # type: ignore[arg-type]  # SPT asks for images alone
 
 
-def _saved(lab: Lab, module: Method | PlainPrompted, loss: Callable[[], Tensor]) -> int:
+def _saved(lab: PerfSetup, module: Method | PlainPrompted, loss: Callable[[], Tensor]) -> int:
     """Bytes that a forward pass keeps for the backward pass."""
     with saved_for_backward(module, lab.vit.vision) as kept, lab.autocast():
         total = loss()
@@ -147,7 +147,7 @@ def _saved(lab: Lab, module: Method | PlainPrompted, loss: Callable[[], Tensor])
     return found
 
 
-def _method(lab: Lab, name: str, classes: int, **options: object) -> Method:
+def _method(lab: PerfSetup, name: str, classes: int, **options: object) -> Method:
     """The method of a recipe with some options changed."""
     recipe = load_recipe(name)
     names = [f"class {number}" for number in range(classes)]

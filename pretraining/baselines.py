@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 
-from selfprompt.data.items import Item
+from selfprompt.data.dataset import Item
 from selfprompt.data.suites import list_tasks, load_task
 
 SIDE = 16

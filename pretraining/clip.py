@@ -24,7 +24,7 @@ from pretraining.concepts import Forbidden, read_emoji
 from pretraining.mae import mae_state
 from pretraining.samples import Samples, compose, normalised, read_samples
 from pretraining.training import Average, Clock, Optimizers, resume, save
-from selfprompt.towers.embedded import EmbeddedTokenizer, weights_file
+from selfprompt.models.loading.embedded import EmbeddedTokenizer, weights_file
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SEEN = 0.28125

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pretraining.samples import Samples, compose, normalised, read_samples
 from pretraining.training import Average, Clock, Optimizers, resume, save
-from selfprompt.towers.embedded import MAE_STATISTICS, build_mae
+from selfprompt.models.loading.embedded import MAE_STATISTICS, build_mae
 
 MASKED = 0.75
 

@@ -20,10 +20,10 @@ from pretraining.concepts import Concept, Emoji, icon_words, read_emoji
 from pretraining.corpus import read_pictures, rgba, write_text
 from pretraining.samples import read_samples
 from pretraining.sets import SETS, Set, chosen
-from selfprompt.text import template_features
-from selfprompt.towers.embedded import build_mae
-from selfprompt.towers.load import Backbone, load_backbone
-from selfprompt.towers.timm_vit import TimmViT
+from selfprompt.methods.class_texts import template_features
+from selfprompt.models.loading.by_name import Backbone, load_backbone
+from selfprompt.models.loading.embedded import build_mae
+from selfprompt.models.timm_vit import TimmViT
 
 # Groups of Unicode's emoji chart -> tasks.
 TASKS = {

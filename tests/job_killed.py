@@ -16,9 +16,9 @@ from typing import Any
 import timm  # noqa: F401
 import torch
 
-from selfprompt.classifier import Classifier
 from selfprompt.cli.main import main as selfprompt
-from selfprompt.prediction import Prediction
+from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.predictions import Prediction
 
 STREAM = Classifier.stream
 

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import selfprompt
-from selfprompt.artifact import CARD, CONFIG, TENSORS, locate, read_artifact
-from selfprompt.classifier import Classifier, pick_device
-from selfprompt.data.sources import read_dataset
+from selfprompt.data.readers.read import read_dataset
+from selfprompt.inference.artifact import CARD, CONFIG, TENSORS, locate, read_artifact
+from selfprompt.inference.classifier import Classifier, pick_device
 from selfprompt.methods.registry import build_method
-from selfprompt.towers.load import load_backbone
+from selfprompt.models.loading.by_name import load_backbone
 
 PICTURES = torch.linspace(-2, 2, 3 * 3 * 64 * 64).view(3, 3, 64, 64)
 SMALL = {

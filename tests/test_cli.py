@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import selfprompt
 from selfprompt.cli.main import COMMANDS, main
 from selfprompt.methods import option_texts
-from selfprompt.recipe import load_recipe, recipe_names
+from selfprompt.recipes.recipe import load_recipe, recipe_names
 from tests.conftest import COLOURS, FAST, photo, ran, started, write_photos
 
 NAMES = ("blue", "dark red", "green apple", "猫, klein")
@@ -529,8 +529,8 @@ def test_ctrl_c_ends_in_a_sentence(command, hint, run, photos, tmp_path, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("selfprompt.tuning.tune", interrupted)
-    monkeypatch.setattr("selfprompt.classifier.load", interrupted)
+    monkeypatch.setattr("selfprompt.training.tune.tune", interrupted)
+    monkeypatch.setattr("selfprompt.inference.classifier.load", interrupted)
     arguments = {"train": [photos, "--out", tmp_path / "out"], "predict": [tmp_path, photos]}
     done = run(command, *arguments[command])
     assert done.status == 130
@@ -539,7 +539,7 @@ def test_ctrl_c_ends_in_a_sentence(command, hint, run, photos, tmp_path, monkeyp
 
 
 def test_a_bug_of_ours_is_told_in_a_sentence_and_shown_on_request(capsys, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("selfprompt.tuning.tune", lambda *_, **__: {}["missing"])
+    monkeypatch.setattr("selfprompt.training.tune.tune", lambda *_, **__: {}["missing"])
     command = ["train", str(photos), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     said = capsys.readouterr().err
@@ -550,7 +550,7 @@ def test_a_bug_of_ours_is_told_in_a_sentence_and_shown_on_request(capsys, photos
 
 
 def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, monkeypatch):
-    from selfprompt.train.logs import RunLog
+    from selfprompt.training.logs import RunLog
 
     settings = [photos, *FAST, "--epochs", "3", "--lr", "0.1"]
     table = RunLog.table

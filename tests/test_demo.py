@@ -13,12 +13,12 @@ from PIL import Image
 
 from selfprompt import load
 from selfprompt.cli import demo
-from selfprompt.cli.demo_page import folded, predict_command, train_command
 from selfprompt.cli.main import main
 from selfprompt.data import suites
-from selfprompt.data.items import Dataset
-from selfprompt.data.sources import read_dataset
+from selfprompt.data.dataset import Dataset
+from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites.task import Task
+from selfprompt.reports.demo_page import folded, predict_command, train_command
 
 pytestmark = pytest.mark.slow
 

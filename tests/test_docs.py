@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from selfprompt.cli import train
-from selfprompt.recipe import recipe_names
+from selfprompt.recipes.recipe import recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,9 +38,9 @@ def test_python_page(photos: Path) -> None:
 
 
 def test_api_docstring() -> None:
-    from selfprompt import api
+    from selfprompt.methods import registry
 
-    result = doctest.testmod(api)
+    result = doctest.testmod(registry)
     assert result.attempted
     assert result.failed == 0
 

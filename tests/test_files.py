@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt import files
-from selfprompt.claims import claimed
-from selfprompt.data.images import open_image
-from selfprompt.data.paths import image_paths
-from selfprompt.data.sources import read_dataset
-from selfprompt.files import open_to_append, read_text, write_atomically
-from selfprompt.recipe import load_recipe
-from selfprompt.towers.load import load_backbone
+from selfprompt.data.loading.images import open_image
+from selfprompt.data.readers.read import read_dataset
+from selfprompt.inference.image_paths import image_paths
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.recipes.recipe import load_recipe
+from selfprompt.utils import files
+from selfprompt.utils.files import open_to_append, read_text, write_atomically
+from selfprompt.utils.locks import claimed
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import selfprompt
-from selfprompt.artifact import read_artifact, save_artifact
-from selfprompt.files import to_json, write_json
-from selfprompt.json_files import parse_json
+from selfprompt.inference.artifact import read_artifact, save_artifact
 from selfprompt.methods.linear import Linear
-from selfprompt.towers.embedded import weights_file
-from selfprompt.towers.load import load_backbone
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.models.loading.embedded import weights_file
+from selfprompt.utils.files import to_json, write_json
+from selfprompt.utils.json_files import parse_json
 from tests.conftest import FAST
 
 BAD = [float("nan"), float("inf"), -float("inf")]

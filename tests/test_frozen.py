@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from selfprompt import tune
-from selfprompt.bench.entries import parse_entries
-from selfprompt.bench.protocols import grid
-from selfprompt.bench.run import Shelf, run_grid
-from selfprompt.classifier import Classifier
-from selfprompt.data.features import FeatureStore
-from selfprompt.data.sources import read_dataset
+from selfprompt.benchmarks.protocols import grid
+from selfprompt.benchmarks.rows import parse_entries
+from selfprompt.benchmarks.run import RunCache, run_grid
+from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.readers.read import read_dataset
+from selfprompt.inference.classifier import Classifier
 from selfprompt.methods import coop, linear
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
-from selfprompt.towers.base import VisionTower
-from selfprompt.towers.load import Backbone, load_backbone
-from tests.bench.drawn import draw_suite
+from selfprompt.models.loading.by_name import Backbone, load_backbone
+from selfprompt.models.tower import VisionTower
+from tests.benchmarks.drawn import draw_suite
 
 QUICK = {"shots": 4, "epochs": 3, "workers": 0, "lr": 0.01}
 TRAIN, VAL, TEST = 8, 6, 8  # of ``split_photos`` with 4 shots
@@ -106,7 +106,7 @@ def test_a_later_process_runs_no_tower(split_photos, tmp_path):
 
 
 def test_cells_of_a_bench_share_features(tmp_path):
-    shelf = Shelf(draw_suite(tmp_path / "suite"))
+    shelf = RunCache(draw_suite(tmp_path / "suite"))
     rows = "zero-shot,coop[options.prompts=2,options.words=''],linear,sep[options.layers=[1]]"
     cells = grid("few-shot", "embedded", parse_entries(rows), ["animals"], (1, 2), (2,), {"epochs": 1, "workers": 0})
     with counted(shelf.backbone("embedded/clip").vision) as seen:

@@ -23,7 +23,7 @@ class Import:
     """One imported module.
 
     Attributes:
-        importer: The importing module without the package's name: "towers.load".
+        importer: The importing module without the package's name: "models.loading.by_name".
         name: What is imported; modules of the package without its name, with a dot in front: ".tokens".
         first: Whether it happens while the importer itself is imported.
         typing: Whether it stands under TYPE_CHECKING.
@@ -83,45 +83,49 @@ def within(name: str, patterns: tuple[str, ...]) -> bool:
 
 # who -> which modules of the package it may import, for typing included
 MAY_IMPORT = {
-    "tokens": (),
-    "kinds": (),
-    "config": (".kinds",),
-    "files": (),
-    "claims": (".files",),
-    "cores": (),
-    "csv_text": (),
-    "prediction": (".csv_text", ".files"),
-    # parts are made by whatever predicts
-    "job": (".claims", ".csv_text", ".files", ".json_files", ".prediction", ".data.paths"),
-    "towers": (".tokens", ".towers"),
-    "prompters": (".tokens", ".towers.base", ".towers.attention", ".prompters"),
-    "text": (".tokens", ".towers", ".data.names", ".data.templates"),
-    # data.features: batches with features that are known already, for ``prepare``
+    "utils": (".utils",),
+    "metrics": (),
+    "models": (".models",),
+    "prompts": (".models.tokens", ".models.tower", ".models.attention", ".prompts"),
+    "recipes": (".recipes", ".utils"),
+    "data": (".data", ".utils"),
     "methods": (
-        ".kinds",
-        ".tokens",
-        ".towers",
-        ".prompters",
-        ".text",
-        ".data.items",
-        ".data.names",
-        ".data.features",
+        ".utils",
+        ".models",
+        ".prompts",
+        ".data.dataset",
+        ".data.class_names",
+        ".data.templates",
+        ".data.loading.features",
+        ".recipes",
         ".methods",
     ),
-    "yaml_text": (".files",),
-    "recipe": (".config", ".kinds", ".yaml_text"),
-    "data": (".data", ".files"),  # the features' folder
-    "evaluate.metrics": (),
-    "analysis": (".tokens", ".towers", ".prompters", ".methods", ".classifier", ".analysis"),
-    "train": (".config", ".cores", ".kinds", ".files", ".json_files", ".data", ".methods", ".train"),
-    "json_files": (),
-    "schema": (".kinds",),
-    "trust": (),
-    "artifact": (".files", ".json_files", ".schema"),
-    "bench.results": (".bench.claim", ".evaluate", ".json_files", ".kinds"),
-    "bench.published": (".yaml_text",),  # reads a YAML file
-    # the tables of a bench
-    "report": (".report", ".csv_text", ".evaluate", ".files", ".bench.results", ".bench.published", ".data.suites"),
+    "analysis": (".models", ".prompts", ".methods", ".analysis"),
+    "inference": (".utils", ".models.loading", ".data", ".methods", ".metrics", ".inference"),
+    "training": (".utils", ".recipes", ".models.loading", ".data", ".methods", ".metrics", ".inference", ".training"),
+    "benchmarks": (
+        ".utils",
+        ".recipes",
+        ".models.loading",
+        ".data",
+        ".methods",
+        ".metrics",
+        ".inference",
+        ".training",
+        ".benchmarks",
+    ),
+    "reports": (
+        ".utils",
+        ".metrics",
+        ".data",
+        ".methods",
+        ".prompts.fusion",
+        ".inference",
+        ".analysis",
+        ".benchmarks.results",
+        ".benchmarks.published",
+        ".reports",
+    ),
 }
 
 
@@ -134,36 +138,48 @@ def test_arrows_go_one_way(who):
 
 def test_every_module_stands_under_a_rule_or_on_top():
     modules = {found.importer for found in imports()}
-    top = ("__init__", "__main__", "api", "classifier", "steps", "tuning", "bench", "cli", "evaluate")
+    top = ("__init__", "__main__", "cli")
     assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
-    below = [found for found in imports() if within(found.importer, tuple(MAY_IMPORT))]
-    assert not [str(found) for found in below if within(found.name, (".api", ".steps", ".tuning", ".cli"))]
+
+
+def test_no_imports_go_in_a_circle():
+    """Imports inside functions and for typing count, too: a reader meets them all the same."""
+    modules = {found.importer for found in imports()}
+    graph = {module: {f.name[1:] for f in imports() if f.importer == module} & modules for module in modules}
+    while leaves := {module for module, targets in graph.items() if not targets}:
+        graph = {module: targets - leaves for module, targets in graph.items() if module not in leaves}
+    assert not graph, "these modules import each other, or something that does"
 
 
 # library -> the modules that may import it
 LIBRARIES = {
-    "timm": ("towers",),
-    "ftfy": ("towers.bpe",),
-    "regex": ("towers.bpe",),
-    "open_clip": ("towers", "methods.zero_shot", "methods.promptsrc"),  # templates, class names
-    "lightning_fabric": ("train", "tuning"),
-    "matplotlib": ("report", "analysis"),
-    "jinja2": ("report",),
-    "yaml": ("yaml_text",),
-    "PIL": ("data", "report", "cli.demo_page"),
+    "timm": ("models",),
+    "ftfy": ("models.loading.bpe",),
+    "regex": ("models.loading.bpe",),
+    "open_clip": ("models", "methods.zero_shot", "methods.promptsrc"),  # templates, class names
+    "lightning_fabric": ("training",),
+    "matplotlib": ("reports", "analysis"),
+    "jinja2": ("reports",),
+    "yaml": ("utils.yaml_text",),
+    "PIL": ("data", "inference.inputs", "reports"),
     "torchvision": (),
     "sklearn": ("methods.lpclip", "analysis"),
-    "torchmetrics": ("evaluate.metrics",),
+    "torchmetrics": ("metrics",),
     "jsonargparse": ("cli",),
-    "rich": ("cli", "train.progress"),
-    "safetensors": ("artifact", "train.checkpoint", "towers.weight_files", "data.feature_files"),
-    "huggingface_hub": ("artifact", "towers.load"),
-    "filelock": ("claims",),
-    "scipy": ("bench.results",),
-    "submitit": ("bench.cluster",),
-    "pyarrow": ("data.manifest",),
+    "rich": ("cli", "training.reporter"),
+    "safetensors": (
+        "inference.artifact",
+        "training.checkpoint",
+        "models.loading.weight_files",
+        "data.loading.feature_files",
+    ),
+    "huggingface_hub": ("inference.artifact", "models.loading.by_name"),
+    "filelock": ("utils.locks",),
+    "scipy": ("benchmarks.results",),
+    "submitit": ("benchmarks.cluster",),
+    "pyarrow": ("data.readers.manifest",),
     "datasets": ("data",),
-    "pillow_heif": ("data.images",),
+    "pillow_heif": ("data.loading.images",),
 }
 
 
@@ -173,9 +189,9 @@ def test_a_library_is_imported_in_its_place_only(library):
     assert not [str(found) for found in users if not within(found.importer, LIBRARIES[library])]
 
 
-LIGHT = ("__init__", "__main__", "kinds", "config", "files", "recipe", "evaluate", "cli", "methods", "report")
-LIGHT += ("bench.results", "bench.published", "bench.claim")  # what a report reads
-LIGHT += ("json_files", "yaml_text", "csv_text", "cores", "prediction")  # what all commands use
+LIGHT = ("__init__", "__main__", "utils", "recipes", "metrics", "cli", "methods", "reports")
+LIGHT += ("benchmarks.results", "benchmarks.published", "benchmarks.cell_state")  # what a report reads
+LIGHT += ("inference.predictions",)
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 
@@ -225,14 +241,14 @@ def _is_subclass_of(found: Import) -> bool:
 
 def test_the_files_of_methods_are_its_registry():
     files = {path.stem.replace("_", "-") for path in (SOURCE / "methods").glob("*.py")}
-    assert set(list_methods()) == files - {"base", "heads", "registry", "traits", "--init--"}
+    assert set(list_methods()) == files - {name.replace("_", "-") for name in NOT_METHODS}
     assert all(text.endswith(".") for text in list_methods().values()), "each opens with one sentence"
 
 
 def test_no_submodule_has_a_name_that_export_cannot_bear():
     """torch.export builds a GraphModule, which owns these names."""
     from selfprompt.methods.registry import build_method
-    from selfprompt.towers.load import load_backbone
+    from selfprompt.models.loading.by_name import load_backbone
 
     backbone = load_backbone("embedded/clip")
     for name in list_methods():
@@ -242,10 +258,10 @@ def test_no_submodule_has_a_name_that_export_cannot_bear():
         assert not words & {"meta", "graph", "code"}, name
 
 
-def test_upstream_private_names_stay_in_the_towers():
+def test_private_names_of_libraries_stay_in_models():
     private = {"_pos_embed", "_pool", "_embeds", "_attn_pool", "resblocks", "attn_mask", "patch_drop", "norm_pre"}
     for path in sorted(SOURCE.rglob("*.py")):
-        if path.parent.name != "towers":
+        if "models" not in path.parts:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             assert not used & private, path
@@ -255,7 +271,7 @@ def test_only_the_command_line_and_the_report_print():
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         prints = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
-        assert not prints or path.parent.name in ("cli", "report"), path
+        assert not prints or path.parent.name in ("cli", "reports"), path
 
 
 def test_every_module_and_public_name_has_a_docstring():

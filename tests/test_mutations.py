@@ -20,16 +20,16 @@ import torch
 from safetensors.torch import save, save_file
 
 import selfprompt
-from selfprompt.artifact import CONFIG, TENSORS
-from selfprompt.bench.results import read_results
-from selfprompt.classifier import Classifier
+from selfprompt.benchmarks.results import read_results
+from selfprompt.inference.artifact import CONFIG, TENSORS
+from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
-from selfprompt.report.bench_tables import all_tables, singles
-from selfprompt.report.tables import laid_out
-from selfprompt.towers.load import load_backbone
-from selfprompt.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from tests.bench.test_results import write
-from tests.towers.tiny import clip, vit
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.reports.bench_tables import all_tables, singles
+from selfprompt.reports.tables import laid_out
+from selfprompt.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.benchmarks.test_results import write
+from tests.models.tiny import clip, vit
 
 ODD: tuple[Any, ...] = (
     None,

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from examples import one_file_sep
-from selfprompt.data.items import ImageTable, IndexedSource, Item
-from selfprompt.data.loader import Batches, ImageStore
-from selfprompt.data.transforms import eval_transform
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item
+from selfprompt.data.loading.loader import Batches, ImageStore
+from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP
-from selfprompt.recipe import load_recipe
-from selfprompt.towers.backbone import Backbone, Preprocess
-from selfprompt.towers.openclip import clip_towers
-from selfprompt.train.fit import fit
-from tests.towers import tiny
+from selfprompt.models.backbone import Backbone, Preprocess
+from selfprompt.models.open_clip_vit import clip_towers
+from selfprompt.recipes.recipe import load_recipe
+from selfprompt.training.loop import fit
+from tests.models import tiny
 
 CLASSES = ("cat", "lawn mower", "stop sign")
 CONTEXT, START, PLACEHOLDER, STOP, END = 24, 57, 3, 4, 59

@@ -5,15 +5,15 @@ import threading
 import pytest
 
 import selfprompt
-from selfprompt.claims import FOLDER_LOCK, folder_claimed
-from selfprompt.steps import Silent
-from selfprompt.tuning import RESULT
+from selfprompt.training.steps import LogReporter
+from selfprompt.training.tune import RESULT
+from selfprompt.utils.locks import FOLDER_LOCK, folder_claimed
 from tests.conftest import FAST, started
 
 QUICK = {"method": "linear", "backbone": "embedded/mae", "epochs": 2, "workers": 0}
 
 
-class Waits(Silent):
+class Waits(LogReporter):
     """A watcher that lets others go on when training begins, and waits until they are done."""
 
     def __init__(self):

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt.claims import claimed
-from selfprompt.data.ahead import AHEAD, ahead, batched
-from selfprompt.data.paths import image_paths
-from selfprompt.job import Terms, finish, merged_file, open_job, work
-from selfprompt.prediction import Prediction
+from selfprompt.data.loading.prefetch import AHEAD, ahead, batched
+from selfprompt.inference.image_paths import image_paths
+from selfprompt.inference.jobs import JobSpec, finish, merged_file, open_job, work
+from selfprompt.inference.predictions import Prediction
+from selfprompt.utils.locks import claimed
 from tests.conftest import COLOURS, photo, ran, write_photos
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,7 @@ class TestPaths:
 
 
 def terms(**changes):
-    return Terms(**{"classifier": "c0ffee", "classes": ("a", "b"), "top": 1, "form": "csv", "part_size": 2} | changes)
+    return JobSpec(**{"classifier": "c0ffee", "classes": ("a", "b"), "top": 1, "form": "csv", "part_size": 2} | changes)
 
 
 def guesses(paths):

@@ -10,9 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfprompt.config import DataOptions, TrainOptions
-from selfprompt.kinds import check_kinds
-from selfprompt.recipe import (
+from selfprompt.recipes.options import DataOptions, TrainOptions
+from selfprompt.recipes.recipe import (
     FIELDS,
     SHIPPED,
     Recipe,
@@ -22,6 +21,7 @@ from selfprompt.recipe import (
     recipe_names,
     shipped_recipe,
 )
+from selfprompt.utils.validation import check_kinds
 
 # What belongs to the machine or to the user's data and never to a recipe.
 MACHINE = {
@@ -71,7 +71,7 @@ class TestShipped:
 
     def test_builds_its_method(self, name):
         from selfprompt.methods.registry import build_method
-        from selfprompt.towers.load import load_backbone
+        from selfprompt.models.loading.by_name import load_backbone
         from tests.methods.tiny import traits
 
         recipe = load_recipe(name)

@@ -171,7 +171,7 @@ def test_the_cheap_is_checked_before_the_costly(run, tmp_path, monkeypatch):
     def costly(*_):
         raise AssertionError("loaded a backbone for a run that cannot be")
 
-    monkeypatch.setattr("selfprompt.tuning.load_backbone", costly)
+    monkeypatch.setattr("selfprompt.training.tune.load_backbone", costly)
     wrong_option = [write_photos(tmp_path / "b", TWO), "--method", "spt-deep", "--options.start", "nonsense"]
     empty = [empty_class(tmp_path / "a"), "--on-empty-class", "fail"]
     for arguments, status in ((empty, 1), (wrong_option, 2)):

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save
 
 import selfprompt
-from selfprompt import schema
-from selfprompt.artifact import CONFIG, TENSORS, read_artifact
-from selfprompt.classifier import Classifier
-from selfprompt.json_files import read_json
+from selfprompt.inference import schema
+from selfprompt.inference.artifact import CONFIG, TENSORS, read_artifact
+from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
-from selfprompt.towers.load import Preprocess, load_backbone
+from selfprompt.models.loading.by_name import Preprocess, load_backbone
+from selfprompt.utils.json_files import read_json
 
 
 @pytest.fixture(scope="module")

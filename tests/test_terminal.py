@@ -7,9 +7,9 @@ import warnings
 
 import pytest
 
+from selfprompt.cli.console import Console, Show, table
 from selfprompt.cli.main import main
 from selfprompt.cli.printable import printable
-from selfprompt.cli.show import Console, Show, table
 
 NAMES = {
     "escape": ("a\x1b[2Jb", r"a\x1b[2Jb"),

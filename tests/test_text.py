@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfprompt.data.names import clean_name
-from selfprompt.prompters.static import Scatter
-from selfprompt.text import (
+from selfprompt.data.class_names import clean_name
+from selfprompt.methods.class_texts import (
     TEMPLATES,
     check_slots,
     check_template,
@@ -26,8 +25,9 @@ from selfprompt.text import (
     word_embeddings,
     words_inside,
 )
-from selfprompt.tokens import Tokens
-from selfprompt.towers.base import Prompter
+from selfprompt.models.tokens import Tokens
+from selfprompt.models.tower import Prompter
+from selfprompt.prompts.static import Scatter
 from tests.methods.tiny import backbone, small
 
 NAMES = (
@@ -183,7 +183,7 @@ class Perturbed:
     inner: Prompter
     positions: slice
     reach: int = 0
-    looks_back: bool = False
+    needs_all_outputs: bool = False
 
     def start(self, tokens: Tokens) -> Tokens:
         tokens = self.inner.start(tokens)

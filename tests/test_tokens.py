@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfprompt.tokens import Tokens
+from selfprompt.models.tokens import Tokens
 
 sizes = st.tuples(st.integers(1, 3), st.integers(0, 3), st.integers(0, 5), st.integers(0, 6), st.integers(1, 4))
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt.artifact import CARD, CONFIG, HUB, LARGEST, TENSORS, locate
-from selfprompt.classifier import Classifier
+from selfprompt.inference.artifact import CARD, CONFIG, HUB, LARGEST, TENSORS, locate
+from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
-from selfprompt.recipe import load_recipe
-from selfprompt.towers.load import load_backbone
-from selfprompt.trust import check_backbone
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.recipes.recipe import load_recipe
+from selfprompt.utils.trust import check_backbone
 
 HARM = "import pathlib\npathlib.Path({target!r}).touch()\nfrom tests.methods.own import Bias\n"
 OWN = "tests.methods.own:Bias"
@@ -100,7 +100,7 @@ def test_a_backbone_of_somebodys_own_is_used_only_when_it_is_named(name, linear,
         raise AssertionError("loaded what a stranger named")
 
     with monkeypatch.context() as patched:
-        patched.setattr("selfprompt.classifier.load_backbone", touched)
+        patched.setattr("selfprompt.inference.classifier.load_backbone", touched)
         with pytest.raises(ValueError, match=r"is used only where you name it: --backbone"):
             selfprompt.load(folder)
         with pytest.raises(ValueError, match=r"is used only where you name it: --backbone"):

@@ -10,8 +10,8 @@ from PIL import Image
 
 import selfprompt
 from selfprompt import tune
-from selfprompt.recipe import load_recipe
-from selfprompt.towers.load import load_backbone
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.recipes.recipe import load_recipe
 from tests.conftest import COLOURS, photo, write_photos
 
 QUICK = {"epochs": 2, "shots": 2, "workers": 0}

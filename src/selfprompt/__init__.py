@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from selfprompt.api import build_method
-    from selfprompt.classifier import Classifier, load
-    from selfprompt.data.sources import read_dataset
+    from selfprompt.data.readers.read import read_dataset
+    from selfprompt.inference.classifier import Classifier, load
+    from selfprompt.inference.predictions import Prediction
     from selfprompt.methods import list_methods
-    from selfprompt.prediction import Prediction
-    from selfprompt.recipe import Recipe, load_recipe
-    from selfprompt.towers.load import list_backbones, load_backbone
-    from selfprompt.tuning import tune
+    from selfprompt.methods.registry import build_method
+    from selfprompt.models.loading.by_name import list_backbones, load_backbone
+    from selfprompt.recipes.recipe import Recipe, load_recipe
+    from selfprompt.training.tune import tune
 
 _HOMES = {
-    "Classifier": "selfprompt.classifier",
-    "Prediction": "selfprompt.prediction",
-    "Recipe": "selfprompt.recipe",
-    "build_method": "selfprompt.api",
-    "list_backbones": "selfprompt.towers.load",
+    "Classifier": "selfprompt.inference.classifier",
+    "Prediction": "selfprompt.inference.predictions",
+    "Recipe": "selfprompt.recipes.recipe",
+    "build_method": "selfprompt.methods.registry",
+    "list_backbones": "selfprompt.models.loading.by_name",
     "list_methods": "selfprompt.methods",
-    "load": "selfprompt.classifier",
-    "load_backbone": "selfprompt.towers.load",
-    "load_recipe": "selfprompt.recipe",
-    "read_dataset": "selfprompt.data.sources",
-    "tune": "selfprompt.tuning",
+    "load": "selfprompt.inference.classifier",
+    "load_backbone": "selfprompt.models.loading.by_name",
+    "load_recipe": "selfprompt.recipes.recipe",
+    "read_dataset": "selfprompt.data.readers.read",
+    "tune": "selfprompt.training.tune",
 }
 
 __all__ = [

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from selfprompt.analysis.attention import class_token_asks, look
-from selfprompt.towers.openclip import vision_tower
-from selfprompt.towers.timm_vit import TimmViT
+from selfprompt.models.open_clip_vit import vision_tower
+from selfprompt.models.timm_vit import TimmViT
 from tests.analysis.tiny import seen
 from tests.methods.tiny import small
-from tests.towers.tiny import clip, vit
+from tests.models.tiny import clip, vit
 
 CASES = [("sep", "clip"), ("vpt", "mae"), ("gatevpt", "mae"), ("maple", "clip")]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selfprompt.analysis.map import plane, token_map
-from selfprompt.tokens import Tokens
+from selfprompt.models.tokens import Tokens
 from tests.analysis.tiny import by_hand, random, seen
 from tests.methods.tiny import small
 

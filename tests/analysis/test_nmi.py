@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfprompt.analysis.nmi import asked_by_block, block_attention, information, raw_attention, raw_by_block
 from selfprompt.analysis.streams import plain_stream
-from selfprompt.tokens import Tokens
+from selfprompt.models.tokens import Tokens
 from tests.analysis.tiny import by_hand, seen
 from tests.methods.tiny import images, small
 

@@ -3,7 +3,7 @@
 import torch
 
 from selfprompt.analysis.selection import selected
-from selfprompt.prompters.fusion import Fuse, strongest
+from selfprompt.prompts.fusion import Fuse, strongest
 from tests.analysis.tiny import seen
 from tests.methods.tiny import small
 

@@ -5,7 +5,7 @@ import torch
 from selfprompt.analysis.streams import plain_stream, prompted_stream, watched
 from tests.analysis.tiny import seen
 from tests.methods.tiny import images, small
-from tests.towers.tiny import assert_same
+from tests.models.tiny import assert_same
 
 
 @torch.no_grad()

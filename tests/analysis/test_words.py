@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selfprompt.analysis.words import input_prompts, near_words, nearest, spacing, spelled, vocabulary
-from selfprompt.text import word_embeddings
+from selfprompt.methods.class_texts import word_embeddings
 from tests.methods.tiny import NAMES, backbone, small
 
 

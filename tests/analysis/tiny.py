@@ -7,8 +7,8 @@ from torch import Tensor
 
 from selfprompt.analysis.streams import Stream, prompted_stream
 from selfprompt.methods.base import Method
-from selfprompt.prompters.record import Record
-from selfprompt.tokens import Tokens
+from selfprompt.models.tokens import Tokens
+from selfprompt.prompts.record import Record
 from tests.methods.tiny import images, small
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selfprompt.data.items import Dataset, Item
+from selfprompt.data.dataset import Dataset, Item
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from selfprompt.data.items import SPLITS
-from selfprompt.data.suites.expected import EXPECTED
+from selfprompt.data.dataset import SPLITS
+from selfprompt.data.suites.specs import EXPECTED
 from tests.data.images import picture
 
 Split = Mapping[str, Sequence[tuple[str, int, str]]]

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from selfprompt.data import archives
-from selfprompt.data.archives import find_ending, unpack
+from selfprompt.data.suites import archives
+from selfprompt.data.suites.archives import find_ending, unpack
 from tests.data.archives import entry, make_tar, make_zip, tar_of
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

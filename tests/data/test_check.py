@@ -10,10 +10,10 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from selfprompt.cli import data_check
-from selfprompt.data.suites import audit as audits
-from selfprompt.data.suites.audit import audit
-from selfprompt.data.suites.expected import COOP, EXPECTED, FGVC, VTAB
-from selfprompt.data.suites.origins import ORIGINS
+from selfprompt.data.suites import check as audits
+from selfprompt.data.suites.check import audit
+from selfprompt.data.suites.sources import ORIGINS
+from selfprompt.data.suites.specs import COOP, EXPECTED, FGVC, VTAB
 from tests.data.images import picture, write_classes
 from tests.data.roots import draw_split, write_class_folders, write_coop, write_imagenet, write_vpt, write_vtab
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from selfprompt.data.fewshot import base_new_split, few_shot_split
 from selfprompt.data.suites import coop, list_tasks, load_task
-from selfprompt.text import TEMPLATES
+from selfprompt.methods.class_texts import TEMPLATES
 from tests.data.roots import (
     draw_split,
     write_aircraft,

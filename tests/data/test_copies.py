@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfprompt.data.copies import find_copies
-from selfprompt.data.items import Dataset, Item
-from selfprompt.data.sources import hold_out, read_dataset
-from selfprompt.data.store import check_dataset
+from selfprompt.data.dataset import Dataset, Item
+from selfprompt.data.duplicates import find_copies
+from selfprompt.data.loading.store import check_dataset
+from selfprompt.data.readers.read import hold_out, read_dataset
 from tests.data.images import fake_dataset, picture, write_classes
 
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selfprompt.data.feature_files import FeatureFolder, SetKey, checksum
-from selfprompt.data.features import Encoder, FeatureStore, with_features
-from selfprompt.data.items import ImageTable, IndexedSource, Item
-from selfprompt.data.loader import Batches, ImageStore
-from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item
+from selfprompt.data.loading.feature_files import FeatureFolder, SetKey, checksum
+from selfprompt.data.loading.features import Encoder, FeatureStore, with_features
+from selfprompt.data.loading.loader import Batches, ImageStore
+from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture, write_classes
 
 COUNT, WIDTH = 11, 5

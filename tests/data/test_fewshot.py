@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfprompt.data.dataset import Item
 from selfprompt.data.fewshot import base_new_split, few_shot, few_shot_split
-from selfprompt.data.items import Item
 from tests.data.images import fake_dataset, golden_arrays
 
 

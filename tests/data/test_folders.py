@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfprompt.data.items import Item
-from selfprompt.data.sources import Dataset, align_classes, hold_out, read_dataset
+from selfprompt.data.dataset import Item
+from selfprompt.data.readers.read import Dataset, align_classes, hold_out, read_dataset
 from tests.data.images import fake_dataset, picture, write_classes
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from selfprompt.data.folders import read_folder
-from selfprompt.data.formats import file_format, is_image
-from selfprompt.data.images import BadImageError, open_image
-from selfprompt.data.paths import image_paths, left_out
+from selfprompt.data.loading.formats import file_format, is_image
+from selfprompt.data.loading.images import BadImageError, open_image
+from selfprompt.data.readers.folders import read_folder
+from selfprompt.inference.image_paths import image_paths, left_out
 from tests.data.images import picture
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from selfprompt.data.items import Dataset
-from selfprompt.data.layout import find_layout
-from selfprompt.data.parts import split_word
-from selfprompt.data.sources import read_dataset
-from selfprompt.data.unsorted import label_in_name
+from selfprompt.data.dataset import Dataset
+from selfprompt.data.readers.layout import find_layout
+from selfprompt.data.readers.read import read_dataset
+from selfprompt.data.readers.splits import split_word
+from selfprompt.data.readers.unsorted import label_in_name
 from tests.data.images import picture, write_classes
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfprompt.data.images import BadImageError
-from selfprompt.data.items import ImageTable, IndexedSource, Item
-from selfprompt.data.loader import Batch, Batches, ImageStore, seeded
-from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item
+from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.loading.loader import Batch, Batches, ImageStore, seeded
+from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture
 
 RANDOM = train_transform(Preprocess())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from selfprompt.data.sources import read_dataset
+from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture
 
 ROWS = [

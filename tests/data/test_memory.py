@@ -12,22 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from selfprompt.data import pixels, transforms
-from selfprompt.data.ahead import ahead
-from selfprompt.data.images import BadImageError, open_image
-from selfprompt.data.items import ImageTable, IndexedSource, Item
-from selfprompt.data.loader import Batches, ImageStore, check_images
-from selfprompt.data.memory import DecodingLimit
-from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item
+from selfprompt.data.loading import pixels, transforms
+from selfprompt.data.loading.images import BadImageError, open_image
+from selfprompt.data.loading.loader import Batches, ImageStore, check_images
+from selfprompt.data.loading.memory import DecodingLimit
+from selfprompt.data.loading.prefetch import ahead
+from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture, tiff_of
 
 STATUS = Path("/proc/self/status")
 PEAK = """
 import sys
 from pathlib import Path
-from selfprompt.data.items import Item
-from selfprompt.data.loader import Batches, ImageStore
-from selfprompt.data.transforms import eval_transform
+from selfprompt.data.dataset import Item
+from selfprompt.data.loading.loader import Batches, ImageStore
+from selfprompt.data.loading.transforms import eval_transform
 from tests.data.images import Preprocess
 
 def peak():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from selfprompt.data.names import clean_name, name_classes, read_class_file
+from selfprompt.data.class_names import clean_name, name_classes, read_class_file
 
 PETS = ["Faces", "Leopards", "accordion", "airplanes"]  # Caltech101's kind of order
 

@@ -14,9 +14,9 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 from torchvision.datasets import DatasetFolder, FakeData, ImageFolder
 from torchvision.transforms.functional import to_tensor
 
-from selfprompt.data.items import IndexedSource
-from selfprompt.data.sources import read_dataset
-from selfprompt.data.store import check_dataset
+from selfprompt.data.dataset import IndexedSource
+from selfprompt.data.loading.store import check_dataset
+from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from selfprompt.data.fewshot import base_new_split
-from selfprompt.data.sources import read_dataset
-from selfprompt.data.spelling import sorted_labels, tidy
+from selfprompt.data.label_spelling import sorted_labels, tidy
+from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"

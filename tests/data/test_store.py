@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfprompt.data.images import BadImage
-from selfprompt.data.items import ImageTable, IndexedSource, Item
-from selfprompt.data.sources import read_dataset
-from selfprompt.data.store import ImageStore, check_dataset, check_images, parse_bytes
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item
+from selfprompt.data.loading.images import BadImage
+from selfprompt.data.loading.store import ImageStore, check_dataset, check_images, parse_bytes
+from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 
 BYTES = 24 * 20 * 3  # of one picture

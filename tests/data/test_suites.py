@@ -15,12 +15,12 @@ from pretraining.sets import SETS
 from pretraining.tasks import PLANS
 from pretraining.views import Look, view
 from selfprompt.cli.main import main
+from selfprompt.data.dataset import ArchivedFile
 from selfprompt.data.fewshot import base_new_split, few_shot_split
-from selfprompt.data.images import BadImageError
-from selfprompt.data.items import ArchivedFile
-from selfprompt.data.sources import read_dataset
+from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
-from selfprompt.data.suites.sheet import contact_sheet
+from selfprompt.data.suites.contact_sheet import contact_sheet
 from selfprompt.data.suites.task import Task
 from tests.data.images import write_classes
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from selfprompt.data.transforms import eval_transform, send, train_transform
+from selfprompt.data.loading.transforms import eval_transform, send, train_transform
 from tests.data.images import Preprocess, golden_arrays, picture
 
 SMALL = Preprocess(48)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfprompt.data.images import BadImageError
+from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.data.suites import list_tasks, load_task, tfds, vtab
-from selfprompt.data.tfrecord import find_records, parse_example
-from selfprompt.data.transforms import eval_transform
+from selfprompt.data.suites.tfrecord import find_records, parse_example
 from tests.data.images import Preprocess, picture
 from tests.data.roots import example, image_bytes, write_text, write_tfds, write_vtab
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import find
-from selfprompt.towers.load import Backbone
+from selfprompt.models.loading.by_name import Backbone
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small, traits
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

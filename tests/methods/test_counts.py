@@ -8,8 +8,8 @@ import torch
 
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
-from selfprompt.towers.load import Backbone, Preprocess, load_backbone
-from selfprompt.towers.timm_vit import TimmViT
+from selfprompt.models.loading.by_name import Backbone, Preprocess, load_backbone
+from selfprompt.models.timm_vit import TimmViT
 
 
 @dataclass(frozen=True)

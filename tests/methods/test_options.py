@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from selfprompt.kinds import WORDS
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method, find, make_options
-from selfprompt.towers.load import load_backbone
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.utils.validation import WORDS
 from tests.methods.own import Bias
 from tests.methods.tiny import NAMES, backbone, images, small
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
+from selfprompt.methods.class_texts import template_features, word_embeddings
 from selfprompt.methods.coop import CoOp
-from selfprompt.text import template_features, word_embeddings
 from tests.methods.tiny import NAMES, backbone, images, labelled, small
 
 

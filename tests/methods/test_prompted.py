@@ -10,8 +10,8 @@ from torch import Tensor
 from selfprompt.methods.gatevpt import GateVPT
 from selfprompt.methods.spt import SPT
 from selfprompt.methods.vpt import VPT
-from selfprompt.prompters.prototypes import prototypes
-from selfprompt.prompters.static import Static
+from selfprompt.prompts.prototypes import prototypes
+from selfprompt.prompts.static import Static
 from tests.methods.tiny import Source, backbone, images, labelled, small
 
 

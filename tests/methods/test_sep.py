@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import selfprompt
-from selfprompt.classifier import Classifier
+from selfprompt.inference.classifier import Classifier
+from selfprompt.methods.class_texts import template_features, word_embeddings
 from selfprompt.methods.sep import SEP, load_authors, own_name
-from selfprompt.prompters.kmeans import cluster
-from selfprompt.prompters.prototypes import Start, prototypes
-from selfprompt.text import template_features, word_embeddings
+from selfprompt.prompts.kmeans import cluster
+from selfprompt.prompts.prototypes import Start, prototypes
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 
 

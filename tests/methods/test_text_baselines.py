@@ -10,14 +10,14 @@ from torch import Tensor
 from selfprompt import tune
 from selfprompt.methods import cocoop
 from selfprompt.methods import prograd as prograd_module
+from selfprompt.methods.class_texts import PHOTO, class_ids, fill, template_features, word_embeddings
 from selfprompt.methods.cocoop import CoCoOp
 from selfprompt.methods.coop import CoOp
 from selfprompt.methods.prograd import ProGrad, without_conflict
 from selfprompt.methods.promptsrc import PromptSRC, epoch_weights, templates
 from selfprompt.methods.tcp import TCP, behind_words, chosen_block
-from selfprompt.prompters.static import Static
-from selfprompt.steps import Silent
-from selfprompt.text import PHOTO, class_ids, fill, template_features, word_embeddings
+from selfprompt.prompts.static import Static
+from selfprompt.training.steps import LogReporter
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small
 
 PETS = "a photo of a {}, a type of pet."
@@ -326,7 +326,7 @@ def test_an_interrupted_run_keeps_its_average(photos, tmp_path) -> None:
     settings = {"backbone": "embedded/clip", "epochs": 3, "lr": 0.05, "shots": 2, "batch_size": 8, "workers": 0}
     settings |= {"method": "promptsrc", "options": few}
 
-    class Impatient(Silent):
+    class Impatient(LogReporter):
         def say(self, line: str) -> None:
             if line.startswith("epoch 2/"):
                 raise KeyboardInterrupt

@@ -16,16 +16,16 @@ import selfprompt
 from selfprompt import tune
 from selfprompt.methods import lpclip, tip_adapter
 from selfprompt.methods.base import Method
+from selfprompt.methods.class_texts import template_features, word_embeddings
 from selfprompt.methods.clip_lora import CLIPLoRA, LowRank
 from selfprompt.methods.ivlp import IVLP
 from selfprompt.methods.lpclip import LPCLIP
 from selfprompt.methods.maple import MaPLe
 from selfprompt.methods.tip_adapter import TipAdapter
-from selfprompt.prompters.record import Record
-from selfprompt.prompters.static import Static
-from selfprompt.steps import Silent
-from selfprompt.text import template_features, word_embeddings
-from selfprompt.towers.timm_vit import TimmViT
+from selfprompt.models.timm_vit import TimmViT
+from selfprompt.prompts.record import Record
+from selfprompt.prompts.static import Static
+from selfprompt.training.steps import LogReporter
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 
 QUICK = {"backbone": "embedded/clip", "workers": 0, "batch_size": 4}
@@ -518,7 +518,7 @@ def test_methods_without_epochs_are_ready_after_they_have_seen_the_images(name: 
 
 
 def test_an_interrupted_tip_adapter_f_ends_as_if_it_had_not_been(split_photos, tmp_path) -> None:
-    class Impatient(Silent):
+    class Impatient(LogReporter):
         def say(self, line: str) -> None:
             if line.startswith("epoch 2/"):
                 raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from torch import Tensor
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method, find, make_options
 from selfprompt.methods.traits import Traits
-from selfprompt.towers.load import Backbone, load_backbone
+from selfprompt.models.loading.by_name import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
 SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save time, and no noise in training

@@ -13,9 +13,9 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
-from selfprompt.towers.load import Backbone, Preprocess
-from selfprompt.towers.openclip import clip_towers
-from selfprompt.towers.timm_vit import TimmViT
+from selfprompt.models.loading.by_name import Backbone, Preprocess
+from selfprompt.models.open_clip_vit import clip_towers
+from selfprompt.models.timm_vit import TimmViT
 from tests.parity.report import Arrays
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from selfprompt.config import TrainOptions
+from selfprompt.data.dataset import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.fewshot import base_new_split, few_shot
-from selfprompt.data.items import Dataset, ImageTable, IndexedSource, Item
-from selfprompt.data.transforms import eval_transform, train_transform
+from selfprompt.data.loading.transforms import eval_transform, train_transform
 from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP, load_authors, own_name
-from selfprompt.prompters.fusion import TokenFusion, strongest
-from selfprompt.prompters.record import Record
-from selfprompt.tokens import Tokens
-from selfprompt.towers.load import Preprocess
-from selfprompt.train.optim import build_optimizer
-from selfprompt.train.schedule import dassl_cosine, set_learning_rate
+from selfprompt.models.loading.by_name import Preprocess
+from selfprompt.models.tokens import Tokens
+from selfprompt.prompts.fusion import TokenFusion, strongest
+from selfprompt.prompts.record import Record
+from selfprompt.recipes.options import TrainOptions
+from selfprompt.training.optim import build_optimizer
+from selfprompt.training.schedule import dassl_cosine, set_learning_rate
 from tests.parity.rebuild import beside, clip_backbone, config_of
 from tests.parity.report import FLOAT32, Arrays, Report
 

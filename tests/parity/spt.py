@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from selfprompt.analysis.nmi import block_attention, information, raw_attention
-from selfprompt.config import TrainOptions
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
-from selfprompt.prompters.kmeans import cluster
-from selfprompt.prompters.prototypes import Draw, gather, layer_tokens, pooling_windows
-from selfprompt.prompters.record import Record
-from selfprompt.prompters.static import Static
-from selfprompt.towers.load import Backbone
-from selfprompt.train.ema import Ema
-from selfprompt.train.optim import build_optimizer, parameter_groups
-from selfprompt.train.schedule import set_learning_rate, warmup_cosine
+from selfprompt.models.loading.by_name import Backbone
+from selfprompt.prompts.kmeans import cluster
+from selfprompt.prompts.prototypes import Draw, gather, layer_tokens, pooling_windows
+from selfprompt.prompts.record import Record
+from selfprompt.prompts.static import Static
+from selfprompt.recipes.options import TrainOptions
+from selfprompt.training.ema import Ema
+from selfprompt.training.optim import build_optimizer, parameter_groups
+from selfprompt.training.schedule import set_learning_rate, warmup_cosine
 from tests.parity.rebuild import config_of, seeded_weights, vit_backbone, vit_weights
 from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
 

@@ -15,10 +15,10 @@ from perf.plain_sep import PlainSEP
 from perf.plain_vit import PlainPrompted, plain_vit
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
-from selfprompt.towers import assemble
-from selfprompt.towers.backbone import Backbone
+from selfprompt.models.backbone import Backbone
+from selfprompt.models.loading import assemble
 from tests.methods.tiny import NAMES, backbone, images
-from tests.towers import tiny
+from tests.models import tiny
 
 LABELS = torch.tensor([0, 3, 1, 2])
 AUTHORS = {"fusion_axis": "batch", "selection": "batch"}
@@ -124,4 +124,4 @@ def test_a_baseline_shares_weights_with_the_library_and_no_code() -> None:
     for path in (Path(__file__).parents[2] / "perf").glob("plain_*.py"):
         modules = re.findall(r"^(?:from|import) ((?:selfprompt|perf)[\w.]*)", path.read_text(), re.MULTILINE)
         shared = [module for module in modules if not module.startswith("perf.plain_")]
-        assert set(shared) <= {"selfprompt.towers.backbone"}, path.name
+        assert set(shared) <= {"selfprompt.models.backbone"}, path.name

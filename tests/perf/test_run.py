@@ -13,13 +13,13 @@ from perf.__main__ import main
 from perf.arithmetic import SIDE, Rate
 from perf.cases import CASES, Entry, Size, Target, entries
 from perf.command import remarks, results_table
-from perf.lab import Lab, Noise, Pair
 from perf.measure import Clock, Lap
 from perf.names import class_names
 from perf.plain_sep import PlainFusion
 from perf.plots import ratio_bars
 from perf.run import BUILDERS, Effort, judged, measure, targets_met
-from selfprompt.cli.show import make_console
+from perf.setup import Noise, Pair, PerfSetup
+from selfprompt.cli.console import make_console
 
 TINY = {
     "sep-step": Size(4, 2),
@@ -43,8 +43,8 @@ def entry_of(name: str, size: Size, target: Target | None = None) -> Entry:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Lab:
-    return Lab()
+def lab() -> PerfSetup:
+    return PerfSetup()
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_both_contenders_say_the_same(lab: Lab, name: str) -> None:
+def test_both_contenders_say_the_same(lab: PerfSetup, name: str) -> None:
     pair = BUILDERS[name](lab, TINY[name])
     assert max(pair.compare().values()) <= 1e-4
     pair.plain_at(TINY[name].classes or TINY[name].images)()
@@ -65,19 +65,19 @@ def test_every_case_can_be_built() -> None:
     assert set(TINY) | {"kmeans"} == set(BUILDERS)
 
 
-def test_many_classes_are_compared_in_chunks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_classes_are_compared_in_chunks(lab: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perf.clip_cases.CHUNK", 3)
     assert max(BUILDERS["sep-step"](lab, Size(7, 2)).compare().values()) <= 1e-4
     assert max(BUILDERS["coop-text"](lab, Size(7)).compare().values()) <= 1e-4
 
 
 @pytest.mark.slow
-def test_kmeans_start_is_nearly_as_good_as_full_kmeans(lab: Lab) -> None:
+def test_kmeans_start_is_nearly_as_good_as_full_kmeans(lab: PerfSetup) -> None:
     found = BUILDERS["kmeans"](lab, Size(images=16)).compare()
     assert 0 <= found["inertia"] <= 0.05
 
 
-def test_compare_sees_a_changed_result(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_sees_a_changed_result(lab: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = BUILDERS["sep-images"](lab, Size(4, 2))
     monkeypatch.setattr(PlainFusion, "forward", lambda self, tokens, prompts: tokens)
     assert max(pair.compare().values()) > 1e-4
@@ -164,9 +164,9 @@ def test_out_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_lab_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="backbone must be embedded"):
-        Lab("tiny")
+        PerfSetup("tiny")
     with pytest.raises(ValueError, match="precision must be"):
-        Lab(precision="16")  # type: ignore[arg-type]
+        PerfSetup(precision="16")  # type: ignore[arg-type]
 
 
 def test_sizes_replace_the_cases_own_and_keep_targets_of_that_very_size() -> None:
@@ -228,25 +228,25 @@ class Growing:
         self.now, self.memory = self.now + seconds, memory
 
 
-def growing_row(monkeypatch: pytest.MonkeyPatch, lab: Lab, free: int) -> measuring.Row:
+def growing_row(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup, free: int) -> measuring.Row:
     Growing(monkeypatch, free)
     return measure(lab, entry_of("sep-text", Size(1000)), ONCE)
 
 
-def test_a_baseline_that_does_not_fit_is_extrapolated(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+def test_a_baseline_that_does_not_fit_is_extrapolated(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup) -> None:
     row = growing_row(monkeypatch, lab, free=5000)
     assert row.measured_at == (50, 200)
     assert row.faster.median == pytest.approx(11.0)  # 1 + 1000 / 100 seconds against one
     assert row.memory == {"plain": 10_000, "ours": 500}
 
 
-def test_with_less_room_smaller_sizes_are_measured(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+def test_with_less_room_smaller_sizes_are_measured(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup) -> None:
     row = growing_row(monkeypatch, lab, free=2000)
     assert row.measured_at == (50, 100)
     assert row.memory == {"plain": 10_000, "ours": 500}
 
 
-def test_a_baseline_that_fits_is_run(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
+def test_a_baseline_that_fits_is_run(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup) -> None:
     row = growing_row(monkeypatch, lab, free=10**6)
     assert row.measured_at == ()
     assert row.faster.median == pytest.approx(11.0)
@@ -263,18 +263,18 @@ def row_with(target: Target, *, faster: float = 2.0, ours: int = 100_000_000) ->
 
 def test_targets() -> None:
     target = Target(faster=1.9, memory=0.25, megabytes=100, of_peak=0.5)
-    row = judged(row_with(target), Rate(10.0, 5.0), Lab("ViT-B-16"))
+    row = judged(row_with(target), Rate(10.0, 5.0), PerfSetup("ViT-B-16"))
     assert row.of_peak == pytest.approx(0.5)  # 10 operations in 2 s, of 10 a second
     assert row.of_peak_cpu == pytest.approx(0.5)
     assert row.met == {"faster": True, "memory": True, "megabytes": True, "of_peak": True}
     assert targets_met(replace(row_with(target, faster=1.8, ours=100_000_001), of_peak=0.4)) == dict.fromkeys(
         row.met, False
     )
-    assert judged(row_with(target), Rate(10.0, 5.0), Lab()).met == {}
+    assert judged(row_with(target), Rate(10.0, 5.0), PerfSetup()).met == {}
 
 
 def test_table_fits_and_plot_shows_every_row() -> None:
-    rows = [judged(row_with(Target(faster=1.9, memory=0.2)), Rate(10.0, 5.0), Lab("ViT-B-16")).to_json()] * 3
+    rows = [judged(row_with(Target(faster=1.9, memory=0.2)), Rate(10.0, 5.0), PerfSetup("ViT-B-16")).to_json()] * 3
     rows[1] = {**rows[1], "measured_at": [50, 100]}
     console = make_console()
     console.width = 100

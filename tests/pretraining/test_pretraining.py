@@ -21,8 +21,8 @@ from pretraining.render import is_black, render
 from pretraining.samples import compose
 from pretraining.sets import SETS, Set, chosen
 from pretraining.training import Clock
-from selfprompt.towers.load import load_backbone
-from selfprompt.towers.openclip import clip_towers
+from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.models.open_clip_vit import clip_towers
 
 CIRCLE = '<circle cx="12" cy="12" r="10" fill="currentColor"/>'
 

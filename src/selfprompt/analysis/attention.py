@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.analysis.streams import Stream
-from selfprompt.towers.base import Pooling, VisionTower
+from selfprompt.models.tower import Pooling, VisionTower
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.analysis.streams import Stream
-from selfprompt.prompters.fusion import Fuse, Selection, strongest
+from selfprompt.prompts.fusion import Fuse, Selection, strongest
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method
-from selfprompt.prompters.record import Record
-from selfprompt.tokens import Tokens
-from selfprompt.towers.base import Pooling, VisionTower
+from selfprompt.models.tokens import Tokens
+from selfprompt.models.tower import Pooling, VisionTower
+from selfprompt.prompts.record import Record
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method
-from selfprompt.towers.base import TextTower
+from selfprompt.models.tower import TextTower
 
 SPACING = 512
 """How many words say how far words lie from one another."""

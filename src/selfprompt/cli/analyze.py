@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.show import Show
+from selfprompt.cli.console import Show
 from selfprompt.cli.usage import check_at_least, usage
 
 if TYPE_CHECKING:
-    from selfprompt.classifier import Classifier
-    from selfprompt.cli.analyze_page import Study
-    from selfprompt.data.items import Item
+    from selfprompt.data.dataset import Item
+    from selfprompt.inference.classifier import Classifier
+    from selfprompt.reports.analysis_page import Study
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -43,8 +43,8 @@ def analyze(options: Namespace) -> int:
             f"{folder} is no folder here; give the one that selfprompt train wrote, "
             "or with hf-hub:owner/name --out, the folder to write to."
         )
-    from selfprompt.classifier import load, pick_device
-    from selfprompt.cli.analyze_page import all_parts, write
+    from selfprompt.inference.classifier import load, pick_device
+    from selfprompt.reports.analysis_page import all_parts, write
 
     show = Show()
     with usage():
@@ -75,9 +75,9 @@ def observe(options: Namespace, classifier: "Classifier", folder: Path, show: Sh
 
     from selfprompt.analysis.streams import plain_stream, prompted_stream
     from selfprompt.analysis.words import input_prompts
-    from selfprompt.cli.analyze_page import Sight, Study
-    from selfprompt.data.transforms import eval_transform
-    from selfprompt.train.checkpoint import read_epochs
+    from selfprompt.data.loading.transforms import eval_transform
+    from selfprompt.reports.analysis_page import Sight, Study
+    from selfprompt.training.checkpoint import read_epochs
 
     method = classifier.method.eval()
     command = shlex.join(["selfprompt", "analyze", options.classifier, *_given(options)])
@@ -113,7 +113,7 @@ def chosen_images(
     Raises:
         ValueError: If there are none, or it is not known where.
     """
-    from selfprompt.data.loader import ImageStore, check_images
+    from selfprompt.data.loading.loader import ImageStore, check_images
 
     items, classes = given_images(options.images) if options.images else tuning_images(classifier, folder)
     count = min(options.count, len(items))
@@ -128,10 +128,10 @@ def chosen_images(
 
 def given_images(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
     """The images of ``--images``, and class names where they are labelled."""
-    from selfprompt.data.items import Item
-    from selfprompt.data.manifest import SUFFIXES
-    from selfprompt.data.paths import image_paths
-    from selfprompt.data.sources import is_task, read_dataset
+    from selfprompt.data.dataset import Item
+    from selfprompt.data.readers.manifest import SUFFIXES
+    from selfprompt.data.readers.read import is_task, read_dataset
+    from selfprompt.inference.image_paths import image_paths
 
     if is_task(place) or Path(place).suffix.lower() in SUFFIXES:
         dataset = read_dataset(place, holdout=0.0)
@@ -145,9 +145,9 @@ def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Ite
     Raises:
         ValueError: If it is not known where they are, or they are not there any more.
     """
-    from selfprompt.data.sources import is_task, read_dataset
-    from selfprompt.json_files import read_json
-    from selfprompt.tuning import RESULT
+    from selfprompt.data.readers.read import is_task, read_dataset
+    from selfprompt.training.tune import RESULT
+    from selfprompt.utils.json_files import read_json
 
     result = folder / RESULT
     record = read_json(result, advice="Give --images.") if result.is_file() else {}

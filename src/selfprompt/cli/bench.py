@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from selfprompt.cli.console import Console, make_console
 from selfprompt.cli.printable import printable
-from selfprompt.cli.show import Console, make_console
 from selfprompt.cli.usage import UsageError, usage
-from selfprompt.config import DataOptions, TrainOptions
-from selfprompt.recipe import Recipe
+from selfprompt.recipes.options import DataOptions, TrainOptions
+from selfprompt.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    from selfprompt.bench.cells import Cell
-    from selfprompt.bench.entries import Entry
-    from selfprompt.bench.run import Outcome
+    from selfprompt.benchmarks.cells import Cell
+    from selfprompt.benchmarks.rows import Entry
+    from selfprompt.benchmarks.run import Outcome
     from selfprompt.data.suites.task import Task
 
 SUITE_OF = {"vtab": "vtab", "fgvc": "fgvc"}
@@ -42,7 +42,7 @@ def override_types() -> dict[str, Any]:
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    from selfprompt.bench.protocols import PROTOCOLS
+    from selfprompt.benchmarks.protocols import PROTOCOLS
     from selfprompt.data.suites import SUITES
     from selfprompt.data.suites.vtab import PREPROCESSING
 
@@ -79,7 +79,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def bench(options: Namespace) -> int:
     """Run the command."""
-    from selfprompt.bench.claim import is_done
+    from selfprompt.benchmarks.cell_state import is_done
 
     console = make_console()
     cells, missing = planned(options)
@@ -109,8 +109,8 @@ def bench(options: Namespace) -> int:
 
 def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
     """The grid of a command line, and the tasks that are left out because their data are not there."""
-    from selfprompt.bench.entries import parse_entries
-    from selfprompt.bench.protocols import PROTOCOLS, default_sources, grid
+    from selfprompt.benchmarks.protocols import PROTOCOLS, default_sources, grid
+    from selfprompt.benchmarks.rows import parse_entries
     from selfprompt.data.suites import list_tasks
 
     protocol = PROTOCOLS[options.protocol]
@@ -189,8 +189,8 @@ def check_methods(cells: "Sequence[Cell]") -> None:
 
 def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
     """Tell which rules of settings.yaml hold somewhere in the grid."""
-    from selfprompt.bench.entries import parse_entry
-    from selfprompt.bench.settings import settings_for
+    from selfprompt.benchmarks.rows import parse_entry
+    from selfprompt.benchmarks.settings import settings_for
 
     told: dict[str, None] = {}
     for cell in cells:
@@ -210,7 +210,7 @@ def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
 
 
 class GridShow:
-    """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``steps.Watcher``."""
+    """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``steps.Reporter``."""
 
     def __init__(self, console: Console, total: int, done: int = 0) -> None:
         self.console = console
@@ -255,20 +255,20 @@ class GridShow:
 
 def run_here(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> None:
     """Run the cells in this process."""
-    from selfprompt.bench.run import Shelf, run_grid
+    from selfprompt.benchmarks.run import RunCache, run_grid
 
     show = GridShow(console, len(cells))
     with show.bar:
         for outcome in run_grid(
-            cells, out, Shelf(root), retry_failed=options.retry_failed, watcher=show, begin=show.begin
+            cells, out, RunCache(root), retry_failed=options.retry_failed, watcher=show, begin=show.begin
         ):
             show.end(outcome)
 
 
 def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> list[str]:
     """Run the cells in jobs and wait for them; returns how jobs went wrong."""
-    from selfprompt.bench.claim import is_done
-    from selfprompt.bench.cluster import failures, submit
+    from selfprompt.benchmarks.cell_state import is_done
+    from selfprompt.benchmarks.cluster import failures, submit
 
     jobs = submit(
         cells,
@@ -292,7 +292,7 @@ def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
 
 def summary(unfinished: "Sequence[Cell]", out: Path, lost: Sequence[str], console: Console) -> int:
     """Say how the grid ended; 1 if something has to be done again."""
-    from selfprompt.bench.claim import error_time, last_line
+    from selfprompt.benchmarks.cell_state import error_time, last_line
 
     def tell(line: str) -> None:
         console.tell(line)

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.markup import escape
 from rich.table import Table
 
-from selfprompt.cli.show import make_console
+from selfprompt.cli.console import make_console
 from selfprompt.cli.usage import UsageError, check_at_least, usage
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def shipped_row(name: str) -> list[str]:
 
 def published_row(suite: str, name: str) -> list[str]:
     """A row about a published task, as it should be."""
-    from selfprompt.data.suites.expected import EXPECTED
-    from selfprompt.data.suites.origins import ORIGINS
+    from selfprompt.data.suites.sources import ORIGINS
+    from selfprompt.data.suites.specs import EXPECTED
 
     expected, origin = EXPECTED[f"{suite}/{name}"], ORIGINS.get(f"{suite}/{name}")
     domains = import_module(f"selfprompt.data.suites.{suite}").DOMAINS if name == "imagenet" else ()
@@ -105,8 +105,8 @@ def published_row(suite: str, name: str) -> list[str]:
 def show(options: Namespace) -> int:
     """Write the picture of one task."""
     from selfprompt.data.suites import check_task, load_task
-    from selfprompt.data.suites.sheet import contact_sheet
-    from selfprompt.files import write_atomically
+    from selfprompt.data.suites.contact_sheet import contact_sheet
+    from selfprompt.utils.files import write_atomically
 
     check_at_least(options, 1, "rows")
     path = Path(options.out or f"{options.name.replace('/', '-')}.png")

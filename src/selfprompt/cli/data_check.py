@@ -8,10 +8,10 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 from rich.text import Text
 
-from selfprompt.cli.show import Show, make_console, table
+from selfprompt.cli.console import Show, make_console, table
 
 if TYPE_CHECKING:
-    from selfprompt.data.suites.audit import Finding, State
+    from selfprompt.data.suites.check import CheckResult, State
 
 MOST_CLASSES = 50
 """Classes up to which all are shown."""
@@ -35,9 +35,9 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def check(options: Namespace) -> int:
     """Show what is there, what is wrong and what is missing; 1 if something that is there is wrong."""
-    from selfprompt.data.manifest import SUFFIXES
-    from selfprompt.data.suites.audit import TABLES, audit
-    from selfprompt.data.walk import holds_images
+    from selfprompt.data.readers.manifest import SUFFIXES
+    from selfprompt.data.readers.walk import holds_images
+    from selfprompt.data.suites.check import TABLES, audit
 
     root = Path(options.root)
     if root.is_file() and root.suffix.lower() in SUFFIXES:
@@ -46,7 +46,7 @@ def check(options: Namespace) -> int:
         raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
     show, console = Show(make_console(stderr=True)), make_console()
     suites = [options.suite] if options.suite else list(TABLES)
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     with show.stage("looking at the data") as progress:
         tables = [expected for suite in suites for expected in TABLES[suite]]
         for done, expected in enumerate(tables, start=1):
@@ -67,8 +67,8 @@ def check(options: Namespace) -> int:
 
 def check_photos(source: Path, strict: bool) -> int:
     """Show what a data set of one's own holds and what is odd about it; 1 with ``strict`` if anything is."""
-    from selfprompt.data.items import SPLITS, listing, plural
-    from selfprompt.data.sources import read_dataset
+    from selfprompt.data.dataset import SPLITS, listing, plural
+    from selfprompt.data.readers.read import read_dataset
     from selfprompt.data.survey import survey
 
     show, console = Show(make_console(stderr=True)), make_console()
@@ -98,7 +98,7 @@ def check_photos(source: Path, strict: bool) -> int:
 
 def _verdict(states: "Sequence[State]", strict: bool) -> int:
     """Tell in a line what can be used and compared; the command's status."""
-    from selfprompt.data.items import plural
+    from selfprompt.data.dataset import plural
 
     wrong, differing = states.count("wrong"), states.count("differs")
     told = [f"{plural(wrong, 'data set')} cannot be used as it is"] if wrong else []
@@ -111,7 +111,7 @@ def _verdict(states: "Sequence[State]", strict: bool) -> int:
     return int(bool(wrong or (strict and differing)))
 
 
-def _present(findings: "Sequence[Finding]", root: Path) -> Table:
+def _present(findings: "Sequence[CheckResult]", root: Path) -> Table:
     made = Table(title=Text(f"{root}"), title_justify="left")
     for name, justify in (
         ("data set", "left"),
@@ -130,9 +130,9 @@ def _present(findings: "Sequence[Finding]", root: Path) -> Table:
     return made
 
 
-def _tell_missing(findings: "Sequence[Finding]", suite: str, root: Path) -> None:
+def _tell_missing(findings: "Sequence[CheckResult]", suite: str, root: Path) -> None:
     """The data sets of a suite that are not there, and how to get them."""
-    from selfprompt.data.suites.origins import ORIGINS, VTAB
+    from selfprompt.data.suites.sources import ORIGINS, VTAB
 
     missing = [finding.expected for finding in findings if finding.state == "missing"]
     if not missing:

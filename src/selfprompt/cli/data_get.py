@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.show import Show
+from selfprompt.cli.console import Show
 from selfprompt.cli.usage import usage
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def get(options: Namespace) -> int:
     """Fetch what is not there yet; an interrupted command goes on when it is repeated."""
-    from selfprompt.data.suites.obtain import SUMS, WORK, folder_of, lacking, obtain, resolve
+    from selfprompt.data.suites.fetch import SUMS, WORK, folder_of, lacking, obtain, resolve
 
     show, root = Show(), Path(options.root)
 
@@ -53,8 +53,8 @@ def get(options: Namespace) -> int:
 
 def _report(key: str, root: Path, show: Show) -> int:
     """Say how the data set stands now; 1 if it cannot be used yet."""
-    from selfprompt.data.suites.audit import TABLES, audit
-    from selfprompt.data.suites.expected import EXPECTED
+    from selfprompt.data.suites.check import TABLES, audit
+    from selfprompt.data.suites.specs import EXPECTED
 
     findings = [audit(expected, root) for expected in (TABLES["vtab"] if key == "vtab" else [EXPECTED[key]])]
     for finding in findings:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.show import make_console
+from selfprompt.cli.console import make_console
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -16,8 +16,8 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def manifest(options: Namespace) -> int:
     """Write the manifest; paths in it are relative to its folder."""
-    from selfprompt.data.unsorted import find_labels, manifest_of
-    from selfprompt.files import write_atomically
+    from selfprompt.data.readers.unsorted import find_labels, manifest_of
+    from selfprompt.utils.files import write_atomically
 
     root = Path(options.root)
     if not root.is_dir():

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, table
+from selfprompt.cli.console import Show, table
 from selfprompt.cli.usage import check_at_least, usage
+from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 
 if TYPE_CHECKING:
-    from selfprompt.classifier import Classifier
-    from selfprompt.cli.demo_page import Guess, Story
-    from selfprompt.data.items import Dataset, Item
+    from selfprompt.data.dataset import Dataset, Item
     from selfprompt.data.suites.task import Task
-    from selfprompt.evaluate.metrics import Metrics
-    from selfprompt.towers.load import Backbone
+    from selfprompt.inference.classifier import Classifier
+    from selfprompt.metrics import Metrics
+    from selfprompt.models.loading.by_name import Backbone
+    from selfprompt.reports.demo_page import Guess, Story
 
 Entry = TypeVar("Entry")
 
@@ -103,7 +104,7 @@ def make_room(out: Path) -> Path:
     Raises:
         ValueError: If it holds something under a name of the demo's that no demo wrote.
     """
-    from selfprompt.files import write_json
+    from selfprompt.utils.files import write_json
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose another folder with --out.")
@@ -118,9 +119,9 @@ def make_room(out: Path) -> Path:
 
 def tell(task: "Task", out: Path, options: Namespace, show: Show) -> "Story":
     """Everything that the page shows, computed step by step."""
-    from selfprompt.cli.demo_page import HALF_COLUMNS, Story, half_rows
     from selfprompt.data.fewshot import base_new_split
-    from selfprompt.towers.load import load_backbone
+    from selfprompt.models.loading.by_name import load_backbone
+    from selfprompt.reports.demo_page import HALF_COLUMNS, Story, half_rows
 
     whole = fewer(task.dataset, options)
     halves = {part: base_new_split(whole, part) for part in ("base", "new")}
@@ -191,8 +192,8 @@ def training(run: Mapping[str, Any], task: "Task", dataset: "Dataset", options: 
 
 def zero_shot_table(clip: "Backbone", options: Namespace, show: Show) -> "dict[str, Metrics]":
     """Zero-shot accuracy on every task of the suite."""
-    from selfprompt.cli.demo_page import ZERO_SHOT_COLUMNS, zero_shot_rows
     from selfprompt.data.suites import list_tasks, load_task
+    from selfprompt.reports.demo_page import ZERO_SHOT_COLUMNS, zero_shot_rows
 
     measured = {}
     for name in list_tasks(SUITE):
@@ -204,7 +205,7 @@ def zero_shot_table(clip: "Backbone", options: Namespace, show: Show) -> "dict[s
 
 def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, show: Show) -> "Metrics":
     """Accuracy of the untuned CLIP on a data set's test images."""
-    from selfprompt.classifier import Classifier
+    from selfprompt.inference.classifier import Classifier
     from selfprompt.methods.registry import build_method
 
     method = build_method("zero-shot", clip, dataset.classes, template=task.template)
@@ -214,8 +215,8 @@ def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, sh
 
 def tuned(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, show: Show) -> "Classifier":
     """Tune one method and save it."""
-    from selfprompt.cli.demo_page import train_command
-    from selfprompt.tuning import tune
+    from selfprompt.reports.demo_page import train_command
+    from selfprompt.training.tune import tune
 
     show.say("")
     show.say(f"$ {train_command(values, name)}")
@@ -228,7 +229,7 @@ def before_and_after(
     sep: "Classifier", clip: "Backbone", task: "Task", halves: "Mapping[str, Dataset]", show: Show
 ) -> "tuple[dict[str, Metrics], dict[str, Metrics]]":
     """Zero-shot and tuned metrics on base and new classes; the new ones are only named."""
-    from selfprompt.evaluate.metrics import Metrics
+    from selfprompt.metrics import Metrics
 
     before, after = (Metrics.from_json(sep.results[name]) for name in ("zero_shot", "tuned"))
     new = halves["new"]
@@ -245,9 +246,9 @@ def head_rows(heads: "Mapping[str, Classifier]") -> list[list[str]]:
 
 def guess(task: "Task", new: "Dataset", out: Path, seed: int, show: Show) -> "list[Guess]":
     """What the saved SEP classifier, told the new names, says of three images of new classes."""
-    from selfprompt.classifier import load
-    from selfprompt.cli.demo_page import Guess, predict_command
     from selfprompt.cli.predict import prediction_table
+    from selfprompt.inference.classifier import load
+    from selfprompt.reports.demo_page import Guess, predict_command
 
     drawn = unseen_images(task, new, random.Random(seed))
     paths = [out / UNSEEN / f"{number}.png" for number in range(1, len(drawn) + 1)]
@@ -290,8 +291,8 @@ def one_of_each(entries: Sequence[Entry], kind: Callable[[Entry], Hashable], rng
 
 def write(story: "Story", out: Path) -> None:
     """Write the picture, the page and, last, the record of all numbers."""
-    from selfprompt.cli.demo_page import summary, write_demo_page
-    from selfprompt.files import write_json
+    from selfprompt.reports.demo_page import summary, write_demo_page
+    from selfprompt.utils.files import write_json
 
     summary(story, out / PICTURE)
     write_demo_page(story, out / PAGE)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from selfprompt.cli.console import Show, make_console, table
 from selfprompt.cli.predict import class_names
-from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_cells, make_console, table
 from selfprompt.cli.usage import check_at_least, usage
-from selfprompt.files import to_json
+from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
+from selfprompt.utils.files import to_json
 
 if TYPE_CHECKING:
-    from selfprompt.classifier import Classifier
-    from selfprompt.data.items import Dataset, Item
+    from selfprompt.data.dataset import Dataset, Item
+    from selfprompt.inference.classifier import Classifier
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -45,9 +46,9 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def eval(options: Namespace) -> int:
     """Run the command."""
     check_at_least(options, 1, "batch_size")
-    from selfprompt.classifier import load, pick_device
-    from selfprompt.data.loader import ImageStore, check_images
-    from selfprompt.data.store import new_images
+    from selfprompt.data.loading.loader import ImageStore, check_images
+    from selfprompt.data.loading.store import new_images
+    from selfprompt.inference.classifier import load, pick_device
 
     show = Show(make_console(stderr=True))
     with usage():
@@ -98,8 +99,8 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
     that was held out then, and for other data without splits it is all of them.
     """
     from selfprompt.data.fewshot import base_new_split, few_shot_split, keep_classes
-    from selfprompt.data.sources import align_classes, read_dataset
-    from selfprompt.tuning import data_key
+    from selfprompt.data.readers.read import align_classes, read_dataset
+    from selfprompt.training.tune import data_key
 
     recipe = classifier.recipe
     same = classifier.results.get("data_key") == data_key(options.data)

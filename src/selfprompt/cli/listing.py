@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from selfprompt.cli.show import make_console
+from selfprompt.cli.console import make_console
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import list_methods
-from selfprompt.recipe import load_recipe, recipe_names
+from selfprompt.recipes.recipe import load_recipe, recipe_names
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ def _method(name: str) -> int:
 
 def backbones(options: Namespace) -> int:
     """List forms of names, and recommended models."""
-    from selfprompt.towers.load import list_backbones
+    from selfprompt.models.loading.by_name import list_backbones
 
     rows = [row for row in list_backbones() if not options.name or options.name in row[0]]
     if not rows:

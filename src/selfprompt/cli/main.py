@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfprompt.cli.printable import printable
 from selfprompt.cli.usage import UsageError, check_filled
-from selfprompt.yaml_text import check_plain
+from selfprompt.utils.yaml_text import check_plain
 
 COMMANDS = {
     "train": "tune a backbone to a folder of labelled images",

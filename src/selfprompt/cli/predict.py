@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
+from selfprompt.cli.console import CSV_GUARD, Show, make_console, table
 from selfprompt.cli.printable import printable
-from selfprompt.cli.show import CSV_GUARD, Show, make_console, table
 from selfprompt.cli.usage import UsageError, check_at_least, usage
-from selfprompt.cores import cores
-from selfprompt.files import to_json
-from selfprompt.prediction import Prediction, as_csv, as_lines, as_record, csv_header
+from selfprompt.inference.predictions import Prediction, as_csv, as_lines, as_record, csv_header
+from selfprompt.utils.cores import cores
+from selfprompt.utils.files import to_json
 
 if TYPE_CHECKING:
-    from selfprompt.classifier import Classifier
-    from selfprompt.data.remarks import Remarks
+    from selfprompt.data.loading.remarks import Remarks
+    from selfprompt.inference.classifier import Classifier
 
 SPOOL = 1 << 20
 """Bytes up to which the list of images is kept in memory; a longer one goes to a temporary file."""
@@ -86,7 +86,7 @@ def predict(options: Namespace) -> int:
 
 def predict_here(options: Namespace) -> int:
     """Predict to the standard output."""
-    from selfprompt.data.paths import Listed, image_paths, left_out, read_lines
+    from selfprompt.inference.image_paths import Listed, image_paths, left_out, read_lines
 
     out, form = sys.stdout, options.format or "table"
     show = Show(make_console(stderr=True), quiet=options.quiet)
@@ -102,7 +102,7 @@ def predict_here(options: Namespace) -> int:
         batches = classifier.stream(read_lines(spool), top=options.top, workers=readers(options))
         rows_pass_by = form in ("csv", "jsonl") and out.isatty()  # where a bar would stand in their way
         with (Show(quiet=True) if rows_pass_by else show).stage("predicting") as progress:
-            found = Tally(show, options.on_bad_image == "fail", lambda done: progress(done, listed.count))
+            found = Counts(show, options.on_bad_image == "fail", lambda done: progress(done, listed.count))
             if form in ("csv", "jsonl"):
                 out.write(csv_header(errors=False) if form == "csv" else "")
                 for batch in found.follow(batches):
@@ -135,7 +135,7 @@ def spelled_out(prediction: Prediction) -> Prediction:
     return replace(prediction, image=printable(prediction.image), top=top)
 
 
-class Tally:
+class Counts:
     """Counts predictions as they pass by and says which images cannot be read.
 
     Attributes:
@@ -145,7 +145,7 @@ class Tally:
     """
 
     def __init__(self, show: Show, fail: bool, progress: Callable[[int], None]) -> None:
-        from selfprompt.data.remarks import Remarks
+        from selfprompt.data.loading.remarks import Remarks
 
         self.done = self.bad = 0
         self.odd = Remarks()
@@ -180,7 +180,7 @@ def counted(batches: Iterator[list[Prediction]], odd: "Remarks") -> Iterator[lis
 
 def loaded(options: Namespace, show: Show) -> "Classifier":
     """The classifier, with other class names if there are any."""
-    from selfprompt.classifier import load, pick_device
+    from selfprompt.inference.classifier import load, pick_device
 
     with usage():
         pick_device(options.device)
@@ -214,7 +214,7 @@ def given_names(options: Namespace, tuned: Sequence[str]) -> list[str] | None:
     """
     if options.class_names is None:
         return None if options.classes is None else class_names(options.classes)
-    from selfprompt.data.names import clean_name, read_class_file
+    from selfprompt.data.class_names import clean_name, read_class_file
 
     given = read_class_file(Path(options.class_names), tuned)
     if isinstance(given, dict):

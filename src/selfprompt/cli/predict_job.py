@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from selfprompt.cli.predict import Tally, counted, loaded, readers
-from selfprompt.cli.show import Show, make_console
+from selfprompt.cli.console import Show, make_console
+from selfprompt.cli.predict import Counts, counted, loaded, readers
 from selfprompt.cli.usage import UsageError
-from selfprompt.cores import most_processes
+from selfprompt.utils.cores import most_processes
 
 if TYPE_CHECKING:
-    from selfprompt.classifier import Classifier
-    from selfprompt.job import Job, Terms
-    from selfprompt.prediction import Prediction
+    from selfprompt.inference.classifier import Classifier
+    from selfprompt.inference.jobs import Job, JobSpec
+    from selfprompt.inference.predictions import Prediction
 
 USUAL_PART = 1000
 """Images in a part, about."""
@@ -33,9 +33,9 @@ LOOK, TELL = 1.0, 30.0
 
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
-    from selfprompt.data.paths import left_out
-    from selfprompt.data.remarks import Remarks
-    from selfprompt.job import finish, merged_file, open_job, work
+    from selfprompt.data.loading.remarks import Remarks
+    from selfprompt.inference.image_paths import left_out
+    from selfprompt.inference.jobs import finish, merged_file, open_job, work
 
     if options.format not in (None, "csv", "jsonl"):
         raise UsageError(f"--out writes csv or jsonl, got --format {options.format}.")
@@ -66,8 +66,8 @@ def predict_parts(options: Namespace) -> int:
 
 def paths_of(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
     """The images; those of a job's own list are read as the job wrote them."""
-    from selfprompt.data.paths import image_paths, read_lines
-    from selfprompt.job import LIST
+    from selfprompt.inference.image_paths import image_paths, read_lines
+    from selfprompt.inference.jobs import LIST
 
     own = Path(options.out) / LIST
     if options.list is None or options.images or Path(options.list) != own or not own.is_file():
@@ -77,14 +77,14 @@ def paths_of(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
         yield from read_lines(file)
 
 
-def terms(options: Namespace, classifier: "Classifier") -> "Terms":
+def terms(options: Namespace, classifier: "Classifier") -> "JobSpec":
     """What the command line asks for.
 
     Raises:
         UsageError: If parts would not hold whole batches.
     """
-    from selfprompt.artifact import CONFIG, locate
-    from selfprompt.job import Terms
+    from selfprompt.inference.artifact import CONFIG, locate
+    from selfprompt.inference.jobs import JobSpec
 
     batch = classifier.batch_size
     size = options.part_size or -(-USUAL_PART // batch) * batch
@@ -92,12 +92,12 @@ def terms(options: Namespace, classifier: "Classifier") -> "Terms":
         raise UsageError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
     config = (locate(options.classifier) / CONFIG).read_bytes()
     digest = hashlib.sha256(config).hexdigest()
-    return Terms(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)
+    return JobSpec(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)
 
 
 def strictly(stream: "Callable[..., Iterator[list[Prediction]]]") -> "Callable[..., Iterator[list[Prediction]]]":
     """The same predictions, but an image that cannot be read ends them."""
-    return lambda paths: Tally(Show(make_console(stderr=True)), True, lambda done: None).follow(stream(paths))
+    return lambda paths: Counts(Show(make_console(stderr=True)), True, lambda done: None).follow(stream(paths))
 
 
 class JobProgress:
@@ -173,7 +173,7 @@ def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show
 
 def start_helper(options: Namespace, job: "Job", number: int, device: str, threads: int) -> "subprocess.Popen[bytes]":
     """Start one more process on a job."""
-    from selfprompt.job import LIST
+    from selfprompt.inference.jobs import LIST
 
     given = {
         "out": job.folder,

@@ -7,9 +7,9 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table as Shown
 from rich.text import Text
 
+from selfprompt.cli.console import CSV_GUARD, Console, make_console
 from selfprompt.cli.printable import printable
-from selfprompt.cli.show import CSV_GUARD, Console, make_console
-from selfprompt.report.tables import Table, laid_out
+from selfprompt.reports.tables import Table, laid_out
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -27,10 +27,10 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def report(options: Namespace) -> int:
     """Run the command."""
-    from selfprompt.bench.results import read_results
-    from selfprompt.files import to_json, write_atomically
-    from selfprompt.report.bench_tables import all_tables, singles
-    from selfprompt.report.tables import entries, to_csv, to_latex, to_markdown
+    from selfprompt.benchmarks.results import read_results
+    from selfprompt.reports.bench_tables import all_tables, singles
+    from selfprompt.reports.tables import entries, to_csv, to_latex, to_markdown
+    from selfprompt.utils.files import to_json, write_atomically
 
     found = read_results(Path(options.runs))
     console = make_console()
@@ -60,7 +60,7 @@ def report(options: Namespace) -> int:
             write_atomically(Path(path), make().encode(errors="backslashreplace"))
             console.tell(f"wrote {path}")
     if options.html:
-        from selfprompt.report.bench_page import write_bench_page
+        from selfprompt.reports.bench_page import write_bench_page
 
         write_bench_page(Path(options.html), found, baseline=options.baseline, theirs=options.published)
         console.tell(f"wrote {options.html}")

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.show import ACCURACY_COLUMNS, Show, accuracy_rows, table
+from selfprompt.cli.console import Show, table
 from selfprompt.cli.usage import UsageError, usage
-from selfprompt.config import DataOptions, TrainOptions
 from selfprompt.methods import option_texts
-from selfprompt.recipe import Recipe, load_recipe, read_recipe
+from selfprompt.recipes.options import DataOptions, TrainOptions
+from selfprompt.recipes.recipe import Recipe, load_recipe, read_recipe
+from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_rows
 
 FIRST = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
 """What --help shows; --help-all shows the rest, too."""
@@ -111,8 +112,8 @@ def train(options: Namespace) -> int:
     if options.out is None:
         raise UsageError("--out is needed: the folder that the classifier is saved to.")
     from selfprompt.methods.registry import find, make_options
-    from selfprompt.train.distributed import check_devices
-    from selfprompt.tuning import tune
+    from selfprompt.training.distributed import check_devices
+    from selfprompt.training.tune import tune
 
     with usage():
         make_options(find(recipe.method), recipe.options)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
-from selfprompt.data.items import SPLITS, Dataset, Item
+from selfprompt.data.dataset import SPLITS, Dataset, Item
 
 VAL_SHOTS = 4
 

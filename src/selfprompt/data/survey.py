@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from selfprompt.data.copies import namer
-from selfprompt.data.images import BadImage
-from selfprompt.data.items import SPLITS, Dataset, Item, Split, listing, plural
-from selfprompt.data.store import Look, Progress, look_at, usable
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Split, listing, plural
+from selfprompt.data.duplicates import namer
+from selfprompt.data.loading.images import BadImage
+from selfprompt.data.loading.store import Look, Progress, look_at, usable
 
 SMALL = 64
 """Pixels of a shorter side below which an image shows little."""

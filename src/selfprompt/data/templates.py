@@ -3,7 +3,7 @@
 PHOTO = "a photo of a {}."
 
 # As CoOp's zero-shot CLIP has them, which is the first row of every table; what other authors wrote instead is in
-# bench/settings.yaml.
+# benchmarks/settings.yaml.
 TEMPLATES = {
     "oxford_pets": "a photo of a {}, a type of pet.",
     "oxford_flowers": "a photo of a {}, a type of flower.",

@@ -4,7 +4,7 @@ import ast
 from itertools import pairwise
 from pathlib import Path
 
-NOT_METHODS = ("__init__", "base", "heads", "registry", "traits")
+NOT_METHODS = ("__init__", "base", "class_texts", "heads", "registry", "traits")
 
 
 def list_methods() -> dict[str, str]:

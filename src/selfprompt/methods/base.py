@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from selfprompt.data.features import Encoder, matmul_precision, with_features
-from selfprompt.data.items import listing
-from selfprompt.data.names import clean_name
+from selfprompt.data.class_names import clean_name
+from selfprompt.data.dataset import listing
+from selfprompt.data.loading.features import Encoder, matmul_precision, with_features
+from selfprompt.methods.class_texts import check_distinct
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.prototypes import SampleSource
-from selfprompt.text import check_distinct
-from selfprompt.towers.backbone import first_not_finite
-from selfprompt.towers.base import Pooling, Prompter
-from selfprompt.towers.chunks import Encode, encode_alike, encode_in_chunks
-from selfprompt.towers.load import Backbone
+from selfprompt.models.backbone import first_not_finite
+from selfprompt.models.loading.by_name import Backbone
+from selfprompt.models.text_encoding import Encode, encode_in_buckets, encode_with_shared_prefix
+from selfprompt.models.tower import Pooling, Prompter
+from selfprompt.prompts.prototypes import SampleSource
 
 OptionsT = TypeVar("OptionsT", default=Any)
 
@@ -235,12 +235,12 @@ class Method(nn.Module, Generic[OptionsT]):
         raise NotImplementedError
 
     def encode_texts(self, encode: Encode, *, reach: int = 0, shared: int = 0) -> Tensor:
-        """Features of the class texts ``ids``, (C, E), in chunks that keep to ``memory``; see ``encode_in_chunks``."""
-        return encode_in_chunks(self.text, self.ids, encode, reach=reach, shared=shared, memory=self.memory)
+        """Features of the class texts ``ids``, (C, E), in chunks that keep to ``memory``; see ``encode_in_buckets``."""
+        return encode_in_buckets(self.text, self.ids, encode, reach=reach, shared=shared, memory=self.memory)
 
-    def encode_texts_alike(self, prompter: Prompter) -> Tensor:
-        """The same for texts that open with the same prompts; see ``encode_alike``."""
-        return encode_alike(self.text, self.ids, prompter, memory=self.memory)
+    def encode_texts_with_shared_prefix(self, prompter: Prompter) -> Tensor:
+        """The same for texts that open with the same prompts; see ``encode_with_shared_prefix``."""
+        return encode_with_shared_prefix(self.text, self.ids, prompter, memory=self.memory)
 
     def class_features(self) -> Tensor:
         """``encode_classes()``, kept from one evaluation batch to the next while nothing that it depends on changes.

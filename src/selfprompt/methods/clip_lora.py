@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.class_texts import PHOTO, check_template, class_ids, fill
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.text import PHOTO, check_template, class_ids, fill
-from selfprompt.tokens import Tokens
-from selfprompt.towers.base import Tower
+from selfprompt.models.tokens import Tokens
+from selfprompt.models.tower import Tower
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LowRank(nn.Module):
     """
 
     reach = 0
-    looks_back = False
+    needs_all_outputs = False
 
     def __init__(self, tower: Tower, rank: int, *, scale: float, dropout: float, generator: torch.Generator) -> None:
         super().__init__()

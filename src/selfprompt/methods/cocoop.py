@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.class_texts import check_slots, class_ids, prompt_texts, word_embeddings
 from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.static import Static
-from selfprompt.text import check_slots, class_ids, prompt_texts, word_embeddings
+from selfprompt.prompts.static import Static
 
 TEXTS_AT_ONCE = 1024
 """Class texts that are encoded together; an image needs one of each class, so this bounds the memory."""

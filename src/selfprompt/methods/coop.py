@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.class_texts import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.static import Scatter
-from selfprompt.text import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
+from selfprompt.prompts.static import Scatter
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CoOp(Method[CoOpOptions]):
 
     def encode_classes(self) -> Tensor:
         if self.shares_opening:
-            return unit(self.encode_texts_alike(Scatter(self.context, self.slots[:1])))
+            return unit(self.encode_texts_with_shared_prefix(Scatter(self.context, self.slots[:1])))
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             context = self.context[rows] if self.options.class_specific else self.context

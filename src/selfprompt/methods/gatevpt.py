@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from selfprompt.methods.base import LossTerms, Method, check_positive
 from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.gated import Gated
-from selfprompt.prompters.static import uniform_prompts
+from selfprompt.prompts.gated import Gated
+from selfprompt.prompts.static import uniform_prompts
 
 
 @dataclass(frozen=True)

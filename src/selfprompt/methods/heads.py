@@ -6,8 +6,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from selfprompt.towers.base import Pooling
-from selfprompt.towers.load import Backbone
+from selfprompt.models.loading.by_name import Backbone
+from selfprompt.models.tower import Pooling
 
 
 def linear_head(inputs: int, classes: int, *, std: float, generator: torch.Generator) -> nn.Linear:

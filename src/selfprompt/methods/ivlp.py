@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.class_texts import prompted_opening
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.static import Static, deep_prompts
-from selfprompt.text import prompted_opening
+from selfprompt.prompts.static import Static, deep_prompts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class IVLP(Method[IVLPOptions]):
         self.image_prompts = normal(layers, options.image_prompts, self.vision.width, std=0.02, generator=generator)
 
     def encode_classes(self) -> Tensor:
-        return unit(self.encode_texts_alike(Static(self.text_prompts, in_place=True)))
+        return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit features of images with prompts, (B, E)."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfprompt.methods.base import LossTerms
+from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.coop import CoOp, CoOpOptions
-from selfprompt.text import PHOTO, check_template, template_features
 
 
 @dataclass(frozen=True)

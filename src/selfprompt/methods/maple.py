@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.class_texts import prompted_opening
 from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.static import Static, deep_prompts
-from selfprompt.text import prompted_opening
+from selfprompt.prompts.static import Static, deep_prompts
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MaPLe(Method[MaPLeOptions]):
         return torch.stack([couple(prompts) for couple, prompts in pairs])
 
     def encode_classes(self) -> Tensor:
-        return unit(self.encode_texts_alike(Static(self.text_prompts, in_place=True)))
+        return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
     def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
         features = unit(self.vision(images, Static(self.image_prompts())))

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms
+from selfprompt.methods.class_texts import PHOTO, check_template, template_features, word_embeddings
 from selfprompt.methods.coop import CoOp, CoOpOptions
-from selfprompt.text import PHOTO, check_template, template_features, word_embeddings
 
 
 @dataclass(frozen=True)

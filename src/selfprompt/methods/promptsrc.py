@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfprompt.methods.base import LossTerms
+from selfprompt.methods.class_texts import class_ids, fill
 from selfprompt.methods.heads import unit
 from selfprompt.methods.ivlp import IVLP, IVLPOptions
 from selfprompt.methods.traits import Traits
-from selfprompt.text import class_ids, fill
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from selfprompt.kinds import check_kinds
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method, check_names
-from selfprompt.towers.load import Backbone
+from selfprompt.models.loading.by_name import Backbone, load_backbone
+from selfprompt.recipes.recipe import load_recipe, shipped_recipe
+from selfprompt.utils.validation import check_kinds
 
 
 def find(name: str) -> type[Method]:
@@ -67,25 +68,43 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     return method.Options(**plain)
 
 
+@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
 def build_method(
-    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 1, check: bool = True, **options: Any
+    name: str,
+    backbone: Backbone | str,
+    class_names: Sequence[str],
+    *,
+    seed: int = 1,
+    check: bool = True,
+    **options: Any,
 ) -> Method:
-    """Build a method, ready for ``prepare`` and training.
+    """Build a method: a ``torch.nn.Module`` with ``logits``, ``loss`` and ``image_size``, ready for ``prepare``.
 
     Args:
-        name: A method's name, or "package.module:Class".
-        backbone: From ``load_backbone``.
+        name: A method ("sep"), a shipped recipe ("sep-authors", whose options are then the defaults), or
+            "package.module:Class".
+        backbone: From ``load_backbone``, or its name.
         class_names: At least two, all different.
-        seed: Of every random start.
-        check: Whether to refuse other names. A published protocol's may repeat (ImageNet's list), or be a single one.
+        seed: Seed of every random start.
+        check: Whether to refuse other class names. Those of a published protocol may repeat, or be a single one.
         options: The method's options.
 
     Raises:
         ValueError: If the name, an option or the class names are wrong.
+
+    Example:
+        >>> import selfprompt
+        >>> backbone = selfprompt.load_backbone("embedded/clip")
+        >>> method = selfprompt.build_method("sep", backbone, ["cat", "dog"], text_prompts=2)
+        >>> method.image_size, method.traits.batch_independent
+        ((64, 64), True)
     """
+    if name not in list_methods() and shipped_recipe(name):
+        recipe = load_recipe(name)
+        name, options = recipe.method, {**recipe.options, **options}
     method = find(name)
-    chosen = make_options(method, options)
-    reader = backbone if method.traits_for(chosen).needs_text else None
+    values = make_options(method, options)
+    loaded = load_backbone(backbone) if isinstance(backbone, str) else backbone
+    reader = loaded if method.traits_for(values).needs_text else None
     names = check_names(class_names, reader) if check else class_names
-    generator = torch.Generator().manual_seed(seed)
-    return method(backbone, names, chosen, generator)
+    return method(loaded, names, values, torch.Generator().manual_seed(seed))

@@ -10,12 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
-from selfprompt.methods.heads import unit
-from selfprompt.methods.traits import Traits
-from selfprompt.prompters.fusion import Fuse, by_layer, fusion_modules, take_strongest
-from selfprompt.prompters.kmeans import cluster
-from selfprompt.prompters.prototypes import prototypes
-from selfprompt.text import (
+from selfprompt.methods.class_texts import (
     PHOTO,
     check_slots,
     check_template,
@@ -27,8 +22,13 @@ from selfprompt.text import (
     template_features,
     word_embeddings,
 )
-from selfprompt.tokens import Tokens
-from selfprompt.towers.base import Tower
+from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
+from selfprompt.models.tokens import Tokens
+from selfprompt.models.tower import Tower
+from selfprompt.prompts.fusion import Fuse, by_layer, fusion_modules, take_strongest
+from selfprompt.prompts.kmeans import cluster
+from selfprompt.prompts.prototypes import prototypes
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 from selfprompt.methods.base import Method, TrainingSource, check_positive, normal
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.prototypes import prototypes
-from selfprompt.prompters.static import Static
+from selfprompt.prompts.prototypes import prototypes
+from selfprompt.prompts.static import Static
 
 
 @dataclass(frozen=True)

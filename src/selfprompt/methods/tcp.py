@@ -9,10 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfprompt.methods.base import LossTerms, Method, check_positive, normal
+from selfprompt.methods.class_texts import (
+    PHOTO,
+    PLACEHOLDER,
+    check_slots,
+    check_template,
+    class_ids,
+    fill,
+    template_features,
+)
 from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
-from selfprompt.text import PHOTO, PLACEHOLDER, check_slots, check_template, class_ids, fill, template_features
-from selfprompt.tokens import Tokens
+from selfprompt.models.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Exchange:
     later: Tensor
     index: int
     reach: int = 0
-    looks_back: ClassVar[bool] = False
+    needs_all_outputs: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
         return tokens.mark(len(self.context)).replace(self.context)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive
+from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.text import PHOTO, check_template, template_features
 
 ALPHAS, BETAS = 20, 200  # steps of the search
 

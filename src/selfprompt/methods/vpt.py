@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.static import Static, uniform_prompts
-from selfprompt.towers.base import VisionTower
-from selfprompt.towers.timm_vit import TimmViT
+from selfprompt.models.timm_vit import TimmViT
+from selfprompt.models.tower import VisionTower
+from selfprompt.prompts.static import Static, uniform_prompts
 
 
 @dataclass(frozen=True)

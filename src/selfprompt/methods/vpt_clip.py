@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompters.static import Static
-from selfprompt.text import PHOTO, check_template, template_features
+from selfprompt.prompts.static import Static
 
 
 @dataclass(frozen=True)

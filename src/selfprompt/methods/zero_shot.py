@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method
+from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.text import PHOTO, check_template, template_features
 
 
 @dataclass(frozen=True)

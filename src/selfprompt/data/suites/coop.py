@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfprompt.data.items import SPLITS, Dataset, Item, Split, listing
-from selfprompt.data.names import clean_name
-from selfprompt.data.suites.expected import EXPECTED, Expected
-from selfprompt.data.suites.origins import ORIGINS
-from selfprompt.data.suites.places import (
+from selfprompt.data.class_names import clean_name
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Split, listing
+from selfprompt.data.suites.locate import (
     again,
     class_folders,
     find_folder,
@@ -26,6 +24,8 @@ from selfprompt.data.suites.places import (
     need_text,
     safe_path,
 )
+from selfprompt.data.suites.sources import ORIGINS
+from selfprompt.data.suites.specs import EXPECTED, Expected
 from selfprompt.data.suites.task import Task
 from selfprompt.data.templates import PHOTO, TEMPLATES
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from selfprompt.data.items import SPLITS, ArchivedFile, Dataset, ImageArchive, Item, Source
+from selfprompt.data.dataset import SPLITS, ArchivedFile, Dataset, ImageArchive, Item, Source
 from selfprompt.data.suites.task import Task
 
 TASKS = ("animals", "food", "travel", "objects", "faces", "flags", "icons")

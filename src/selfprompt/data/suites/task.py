@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from selfprompt.data.items import Dataset
+from selfprompt.data.dataset import Dataset
 from selfprompt.data.templates import PHOTO
 
 

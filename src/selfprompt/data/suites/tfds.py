@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from selfprompt.data.items import ImageTable, IndexedSource, Item, Split
-from selfprompt.data.tfrecord import Record, Values, find_records, read_all
-from selfprompt.data.values import open_bytes
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item, Split
+from selfprompt.data.loading.values import open_bytes
+from selfprompt.data.suites.tfrecord import Record, Values, find_records, read_all
 
 Part = tuple[str, int, int | None]
 """TFDS split, first record, record behind the last (None: to the end)."""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from selfprompt.data.items import SPLITS, Dataset, Item, listing
+from selfprompt.data.dataset import SPLITS, Dataset, Item, listing
 from selfprompt.data.suites import tfds
-from selfprompt.data.suites.expected import EXPECTED, VTAB, VTAB_LISTS, Expected
 from selfprompt.data.suites.lists import parse_list
-from selfprompt.data.suites.origins import VTAB as ORIGIN
-from selfprompt.data.suites.places import again, find_folder, need_folder, need_text, safe_path
+from selfprompt.data.suites.locate import again, find_folder, need_folder, need_text, safe_path
+from selfprompt.data.suites.sources import VTAB as ORIGIN
+from selfprompt.data.suites.specs import EXPECTED, VTAB, VTAB_LISTS, Expected
 from selfprompt.data.suites.task import Task
 
 TASKS = tuple(expected.name for expected in VTAB)
@@ -27,7 +27,7 @@ Layout = Literal["auto", "lists", "tfds"]
 
 
 class PreprocessLike(Protocol):
-    """A backbone's preprocessing record, a dataclass; `selfprompt.towers.load.Preprocess` is one."""
+    """A backbone's preprocessing record, a dataclass; `selfprompt.models.loading.by_name.Preprocess` is one."""
 
     @property
     def mode(self) -> str: ...

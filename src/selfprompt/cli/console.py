@@ -1,0 +1,87 @@
+"""What commands show: notes, progress bars and tables that fit a terminal."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from selfprompt.cli.printable import printable
+
+CSV_GUARD = "in CSV, put an apostrophe before names that a spreadsheet might run as formulas (= + - @)"
+"""What --csv_guard does."""
+FILE_WIDTH = 160
+"""Columns of output that goes to a file or a pipe."""
+
+
+class Console(RichConsole):
+    """A console that shows text as it is, but spells out what would steer the terminal: it may come from anywhere."""
+
+    def tell(self, text: str) -> None:
+        """One line of text, whatever is in it; never markup. A terminal gets it broken between words."""
+        self.print(printable(text), markup=False, soft_wrap=not self.is_terminal)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is shown, also of bars and of tables that did not come through ``table``."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(printable(piece.text, keep="\n"), piece.style)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that shows text as it is; ``COLUMNS`` sets its width where there is no terminal."""
+    console = Console(stderr=stderr, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    return console
+
+
+class Show:
+    """Tells the steps of a run on a console; a ``steps.Reporter``."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or make_console()
+        self.quiet = quiet
+
+    def say(self, line: str) -> None:
+        """One line about what was done or chosen."""
+        if not self.quiet:
+            self.console.tell(line)
+
+    def note(self, method: Any, batch_size: int) -> None:
+        """What must be said about a loaded classifier."""
+        if method.backbone.note:
+            self.say(f"Note: {method.backbone.note}")
+        if not method.traits.batch_independent:
+            self.say(f"Note: a prediction depends on the other images of its batch of {batch_size}, as released.")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar that disappears when its step is done; a spinner until it is known how much there is to do."""
+        shown = self.console.is_terminal and not self.quiet
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not shown) as bar:
+            task = bar.add_task(printable(name), total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    made = Table(title=Text(printable(title)) if title else None, title_justify="left")
+    for number, column in enumerate(columns):
+        made.add_column(Text(printable(column)), justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))  # a name may look like markup
+    return made

@@ -1,0 +1,174 @@
+"""The records of a data set: images with labels, and splits of them with class names."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+from zipfile import ZipFile
+
+from PIL import Image
+
+from selfprompt.data.loading.images import BadImage, BadImageError, decode, open_image, reason
+from selfprompt.data.loading.memory import Reserve, unbounded
+from selfprompt.data.loading.values import image_from
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(eq=False)
+class ImageTable:
+    """Images that live in an object: fetched by index, one at a time, because few such objects bear threads.
+
+    Attributes:
+        name: What to call it in messages.
+        fetch: Index -> an image of any kind that `values.image_from` takes.
+        in_memory: Whether fetching costs next to nothing, so that images can be compared before they are needed.
+    """
+
+    name: str
+    fetch: Callable[[int], Any]
+    in_memory: bool = False
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+    def image(self, index: int, reserve: Reserve = unbounded) -> Image.Image:
+        """One image as RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes that it will take."""
+        try:
+            with self.lock:
+                value = self.fetch(index)
+            return image_from(value, reserve)
+        except Exception as error:  # whatever the object's own reading raises
+            raise BadImageError(BadImage(f"{self.name}[{index}]", reason(error))) from None
+
+
+@dataclass(frozen=True)
+class IndexedSource:
+    """A lazy reference to image ``index`` of a table; equal when both mean the same image of one object."""
+
+    table: ImageTable
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.table.name}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class ImageArchive:
+    """A zip file of images, opened when it is first read; equal when both mean the same file."""
+
+    path: Path
+
+    @cached_property
+    def file(self) -> ZipFile:
+        """The open archive; threads may share it."""
+        return ZipFile(self.path)
+
+
+@dataclass(frozen=True)
+class ArchivedFile:
+    """An image file inside of an archive; is called as if the archive were unpacked where it stands."""
+
+    archive: ImageArchive
+    name: str
+
+    def __str__(self) -> str:
+        return str(self.archive.path.parent / self.name)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.archive.file.getinfo(self.name).file_size
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        return self.archive.file.read(self.name)
+
+
+Source = Path | IndexedSource | ArchivedFile
+"""Where one image is."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and the index of its class."""
+
+    source: Source
+    label: int
+
+    def load(self, reserve: Reserve = unbounded) -> Image.Image:
+        """The image as 8-bit RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes it will take."""
+        if isinstance(self.source, Path):
+            return open_image(self.source, reserve)
+        if isinstance(self.source, ArchivedFile):
+            try:
+                return decode(BytesIO(self.source.read_bytes()), Path(self.source.name).suffix, reserve)
+            except Exception as error:  # zip files and decoders raise nearly every kind
+                raise BadImageError(BadImage(str(self.source), reason(error))) from None
+        return self.source.table.image(self.source.index, reserve)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of labelled images.
+
+    Attributes:
+        name: A short name for results.
+        classes: Cleaned class names; an item's label is an index into them.
+        train, val, test: The items of each split; each may be empty.
+        notes: Every choice that was made for the user, one sentence each.
+        ids: What tells the classes apart where a published list repeats a name (ImageNet's WordNet ids); empty where
+            their names do.
+        held_out: Whether the test images were drawn from the training images by `sources.hold_out`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Item, ...] = ()
+    val: tuple[Item, ...] = ()
+    test: tuple[Item, ...] = ()
+    notes: tuple[str, ...] = ()
+    ids: tuple[Hashable, ...] = ()
+    held_out: bool = False
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What tells each class apart from the others: its id, or its name."""
+        return self.ids or self.classes
+
+    def select(self, split: Split | Literal["all"]) -> tuple[Item, ...]:
+        """The items of one split, or of all three."""
+        if split == "all":
+            return self.train + self.val + self.test
+        if split not in SPLITS:
+            raise ValueError(f"Unknown split {split!r}. Known: {', '.join(SPLITS)}, all.")
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    def summary(self) -> list[tuple[str, int, int, int, int]]:
+        """Rows of a table: split, images, classes with images, fewest and most images of these classes."""
+        rows: list[tuple[str, int, int, int, int]] = []
+        for split in SPLITS:
+            counts = Counter(item.label for item in self.select(split)).values()
+            rows.append((split, sum(counts), len(counts), min(counts, default=0), max(counts, default=0)))
+        return rows
+
+
+LONGEST_SHOWN = 1000
+"""Letters of a name in a message; a path may have hundreds."""
+
+
+def listing(names: list[str], limit: int = 20, separator: str = ", ") -> str:
+    """Up to ``limit`` names in one line, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    shown = (name if len(name) <= LONGEST_SHOWN else f"{name[: LONGEST_SHOWN - 3]}..." for name in names[:limit])
+    return separator.join(shown) + more
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``3 classes``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -1,0 +1,209 @@
+"""From an RGB image to normalised pixels: the CLIP line's published transforms, on the PIL path.
+
+Test: the short side is resized to S (or, in mode "squash", both sides), then the centre S x S is cut out.
+Training: a random crop of 8 to 100 % of the area with aspect ratio 3/4 to 4/3, resized to S x S, and a flip
+of every second image.
+
+PIL alone does what torchvision's functions on PIL images do, bit for bit, and is imported in a hundredth of the time.
+Randomness comes from a `torch.Generator`, which torchvision's random transforms do not take (they know only
+the global generator, which threads cannot share). `CropFlip` draws the same numbers in the same order, so
+that a generator seeded s gives exactly what ``torch.manual_seed(s)`` and torchvision's v2
+``RandomResizedCrop`` + ``RandomHorizontalFlip`` give.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+Augment = Literal["crop-flip", "half-crop-flip", "none"]
+SCALES = {"crop-flip": (0.08, 1.0), "half-crop-flip": (0.5, 1.0)}  # the second is Tip-Adapter's
+RATIO = (3 / 4, 4 / 3)
+MOST_RESIZED = 1 << 24
+"""Pixels of a whole image that is resized before it is cut: at size 224 one that is 334 times as long as it is wide."""
+ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
+
+
+class PreprocessLike(Protocol):
+    """What a backbone asks of its images; `selfprompt.models.loading.by_name.Preprocess` is one."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def interpolation(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """8-bit values to ``(x / 255 - mean) / std``, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels ([B,] 3, S, S), uint8, as float32 of the same shape, where they are."""
+        values = pixels.to(torch.float32).div_(255)
+        for channel, mean, std in zip(values.unbind(-3), self.mean, self.std, strict=True):
+            channel.sub_(mean).div_(std)  # plain numbers: a tensor of them would have to be sent to a GPU
+        return values
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The deterministic transform; called on an image it gives normalised float32 pixels, (3, S, S).
+
+    The loader calls the two halves by themselves: `pixels` on each image in a thread, `batch` on those of a batch.
+    """
+
+    size: int
+    normalise: Normalise
+    interpolation: Image.Resampling
+    squash: bool
+
+    random = False
+
+    def __call__(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
+        return self.normalise(self.pixels(image, generator))
+
+    def plain(self) -> "Transform":
+        """The deterministic transform of the same settings."""
+        return Transform(self.size, self.normalise, self.interpolation, self.squash)
+
+    def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
+        """The S x S cut of an RGB image, (3, S, S), uint8."""
+        size, short = self.size, min(image.size)
+        width, height = (size if self.squash else size * side // short for side in image.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        if width * height > MOST_RESIZED:  # a strip: only what the cut shows is scaled up
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + size) * across, (top + size) * down)
+            return to_tensor(image.resize((size, size), self.interpolation, box))
+        resized = image.resize((width, height), self.interpolation)
+        return to_tensor(resized.crop((left, top, left + size, top + size)))
+
+    def batch(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Normalised float32 pixels on a device, (B, 3, S, S), of cuts (3, S, S), uint8; B may be 0.
+
+        The bytes travel, a quarter of the floats, and are normalised where they are used.
+        """
+        if not pixels:
+            return torch.empty(0, 3, self.size, self.size, device=device)
+        return self.normalise(send(torch.stack(list(pixels)), device))
+
+
+@dataclass(frozen=True)
+class CropFlip(Transform):
+    """Random resized crop and horizontal flip; without a generator the global one is used."""
+
+    scale: tuple[float, float]
+
+    random = True
+
+    def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
+        """A random S x S cut of an RGB image, (3, S, S), uint8."""
+        top, left, height, width = draw_crop(image.height, image.width, self.scale, generator)
+        crop = image.crop((left, top, left + width, top + height))
+        cut = crop.resize((self.size, self.size), self.interpolation)
+        if torch.rand(1, generator=generator) < 0.5:
+            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return to_tensor(cut)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as a tensor, (3, H, W), uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU fetches it from pinned memory, and nobody waits for that."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def eval_transform(preprocess: PreprocessLike) -> Transform:
+    """The transform for evaluation.
+
+    Args:
+        preprocess: The backbone's wishes; ``mode`` is "shortest" (resize the short side, cut the centre) or
+            "squash".
+
+    Raises:
+        ValueError: If the mode or the interpolation is unknown.
+    """
+    interpolation, squash = _settings(preprocess)
+    return Transform(preprocess.size, _normalise(preprocess), interpolation, squash)
+
+
+def train_transform(
+    preprocess: PreprocessLike, augment: Augment = "crop-flip", scale: tuple[float, float] | None = None
+) -> Transform:
+    """The transform for training.
+
+    Args:
+        preprocess: The backbone's wishes.
+        augment: "crop-flip", "half-crop-flip", or "none" for the evaluation transform.
+        scale: Smallest and largest part of the area that a crop keeps; None for those of ``augment``.
+
+    Raises:
+        ValueError: If an argument is unknown or out of range.
+    """
+    if augment == "none":
+        return eval_transform(preprocess)
+    if augment not in SCALES:
+        raise ValueError(f"Unknown augment {augment!r}. Known: {', '.join(SCALES)}, none.")
+    scale = scale or SCALES[augment]
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"scale must be 0 < smallest <= largest <= 1, got {scale}.")
+    interpolation, squash = _settings(preprocess)
+    return CropFlip(preprocess.size, _normalise(preprocess), interpolation, squash, scale)
+
+
+def draw_crop(
+    height: int, width: int, scale: tuple[float, float], generator: Generator | None
+) -> tuple[int, int, int, int]:
+    """Draw a crop as torchvision's RandomResizedCrop does: (top, left, height, width)."""
+    log_ratio = [math.log(side) for side in RATIO]
+    for _ in range(ATTEMPTS):
+        area = height * width * torch.empty(1).uniform_(*scale, generator=generator).item()
+        ratio = torch.exp(torch.empty(1).uniform_(*log_ratio, generator=generator)).item()
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(0, height - h + 1, (1,), generator=generator))
+            left = int(torch.randint(0, width - w + 1, (1,), generator=generator))
+            return top, left, h, w
+    return _central_crop(height, width)
+
+
+def _central_crop(height: int, width: int) -> tuple[int, int, int, int]:
+    """The largest central crop whose aspect ratio is allowed."""
+    h, w = height, width
+    if width / height < RATIO[0]:
+        h = round(w / RATIO[0])
+    elif width / height > RATIO[1]:
+        w = round(h * RATIO[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _normalise(preprocess: PreprocessLike) -> Normalise:
+    return Normalise(tuple(preprocess.mean), tuple(preprocess.std))
+
+
+def _settings(preprocess: PreprocessLike) -> tuple[Image.Resampling, bool]:
+    if preprocess.mode not in ("shortest", "squash"):
+        raise ValueError(f"Unknown resize mode {preprocess.mode!r}. Known: shortest, squash.")
+    known = [mode.name.lower() for mode in Image.Resampling]
+    if preprocess.interpolation not in known:
+        raise ValueError(f"Unknown interpolation {preprocess.interpolation!r}. Known: {', '.join(known)}.")
+    return Image.Resampling[preprocess.interpolation.upper()], preprocess.mode == "squash"

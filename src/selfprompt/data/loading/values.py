@@ -1,0 +1,93 @@
+"""Turns whatever a user hands over as an image into RGB: a path, the bytes of a file, an open file, an array."""
+
+import os
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from selfprompt.data.loading.images import decode, from_value, open_image
+from selfprompt.data.loading.memory import Reserve, unbounded
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+
+
+def image_from(value: Any, reserve: Reserve = unbounded) -> Image.Image:
+    """An image as RGB.
+
+    Args:
+        value: A path, the bytes of an image file, a binary file that is open (it stays open, and is left where it
+            was if it can be), a mapping with "bytes" or "path" as Hugging Face's, nested lists of gray or colour
+            values, or what `images.from_value` takes.
+        reserve: Called with the bytes that the image will take, before it is decoded.
+
+    Raises:
+        ValueError: If it is no image, or cannot be read; the message gives the reason.
+        TypeError: If it is of another kind.
+    """
+    if isinstance(value, Mapping):
+        data, path = value.get("bytes"), value.get("path")
+        if data is None and path is None:
+            raise ValueError("it has neither bytes nor a path")
+        value = path if data is None else data
+    if is_path(value):
+        return open_image(file_path(value), reserve)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return open_bytes(bytes(value), reserve)
+    if is_file(value):
+        return open_bytes(contents(value), reserve)
+    if isinstance(value, list):
+        value = np.asarray(value)
+    return from_value(value, reserve)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value is a path: a text, or what ``os.fspath`` takes."""
+    return isinstance(value, (str, os.PathLike))
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is an open file, or reads like one."""
+    return hasattr(value, "read") and not isinstance(value, (Image.Image, os.PathLike))
+
+
+def file_path(value: str | os.PathLike[Any]) -> Path:
+    """The path that a value stands for.
+
+    Raises:
+        ValueError: If it is an address on the web.
+    """
+    text = os.fsdecode(value)
+    if URL.match(text) and not os.path.lexists(text):
+        raise ValueError("it is an address, not a file: download it first, and give the file or its bytes")
+    return Path(text)
+
+
+def contents(file: Any) -> bytes:
+    """What is left to read of an open binary file, which is put back to where it stood if it can be.
+
+    Raises:
+        ValueError: If the file is closed, or was opened as text.
+    """
+    start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+    try:
+        data = file.read()
+    except UnicodeDecodeError:
+        data = ""
+    finally:
+        if start is not None:
+            file.seek(start)
+    if not isinstance(data, (bytes, bytearray)):
+        raise ValueError("the file is open as text: open it as binary, open(path, 'rb')")
+    return bytes(data)
+
+
+def open_bytes(data: bytes, reserve: Reserve = unbounded) -> Image.Image:
+    """The image in the bytes of a file, upright, as RGB."""
+    if not data:
+        raise ValueError("the file is empty")
+    return decode(BytesIO(data), reserve=reserve)

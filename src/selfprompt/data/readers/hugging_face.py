@@ -1,0 +1,100 @@
+"""Reads Hugging Face data sets: which columns hold the images and their labels; decodes nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from selfprompt.data.dataset import ImageTable, IndexedSource, Source, listing
+from selfprompt.data.loading.values import file_path
+from selfprompt.data.readers.known_sets import is_exactly
+from selfprompt.data.readers.labels import IMAGE_KEYS, LABEL_KEYS
+
+
+def is_hugging_face(source: Any) -> bool:
+    """Whether an object is a `datasets.Dataset` itself, whose items are its rows."""
+    return is_exactly(source, "datasets.arrow_dataset", "Dataset") and not has_transform(source)
+
+
+def has_transform(source: Any) -> bool:
+    """Whether the rows of a `datasets.Dataset` are changed by a transform before they are given out."""
+    return is_exactly(source, "datasets.arrow_dataset", "Dataset") and source.format["type"] == "custom"
+
+
+def is_streaming(source: Any) -> bool:
+    """Whether an object is a Hugging Face data set without a length."""
+    return hasattr(source, "features") and hasattr(source, "column_names") and not hasattr(source, "__len__")
+
+
+def read_columns(dataset: Any) -> tuple[list[Source], list[Any], Sequence[str] | None, list[str]]:
+    """Images, labels as they came, class names if the data set has them, and notes.
+
+    Raises:
+        ValueError: If there is no column of images, or none of labels.
+    """
+    features = dataset.features
+    images = _of_kind(features, "Image", IMAGE_KEYS)
+    image = next(iter(images), None) or _named(features, IMAGE_KEYS, _may_hold_images)
+    labels = _of_kind(features, "ClassLabel", LABEL_KEYS)
+    label = next(iter(labels), None) or _named(features, LABEL_KEYS, _may_hold_labels)
+    if image is None or label is None or image == label:
+        missing = "an Image" if image is None else "a ClassLabel (or 'label')"
+        raise ValueError(
+            f"The data set needs {missing} column; its columns are: {_described(features)}. "
+            f"Name the right one by dataset.rename_column(..., '{'image' if image is None else 'label'}')."
+        )
+    plain = dataset.with_format(None)
+    sources = _sources(plain.select_columns([image]), image)
+    others = [name for name in (*images, *labels) if name not in (image, label)]
+    notes = [f"Used the columns {image!r} and {label!r}; others: {', '.join(others)}."] if others else []
+    return sources, list(plain[label]), getattr(features[label], "names", None), notes
+
+
+def recorded(dataset: Any) -> tuple[list[Any], dict[int, str]] | None:
+    """Labels and class names by number that the ClassLabel column holds, whatever a transform makes of the rows."""
+    if not is_exactly(dataset, "datasets.arrow_dataset", "Dataset"):
+        return None
+    columns = _of_kind(dataset.features, "ClassLabel", LABEL_KEYS)
+    if not columns:
+        return None
+    return list(dataset.with_format(None)[columns[0]]), dict(enumerate(dataset.features[columns[0]].names))
+
+
+def _sources(images: Any, column: str) -> list[Source]:
+    if type(images.features[column]).__name__ == "Value" and "string" in images.features[column].dtype:
+        try:
+            return [file_path(path or "") for path in images[column]]
+        except ValueError as error:
+            raise ValueError(f"The column {column!r} must hold paths of images: {error}.") from None
+    table = ImageTable("data set", lambda index: images[index][column])
+    return [IndexedSource(table, index) for index in range(len(images))]
+
+
+def _of_kind(features: Any, kind: str, preferred: Sequence[str]) -> list[str]:
+    """The columns of a kind, those with preferred names first."""
+    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
+    return sorted(found, key=lambda name: preferred.index(name) if name in preferred else len(preferred))
+
+
+def _named(features: Any, names: Sequence[str], fits: Callable[[Any], bool]) -> str | None:
+    """The first column of some names whose kind fits, in any case."""
+    lower = {name.lower(): name for name in reversed(list(features))}
+    return next((lower[name] for name in names if name in lower and fits(features[lower[name]])), None)
+
+
+def _may_hold_images(feature: Any) -> bool:
+    """Paths, bytes of files, mappings of both, arrays, nested lists."""
+    kind = type(feature).__name__
+    of_values = kind == "Value" and any(word in feature.dtype for word in ("string", "binary"))
+    return (
+        of_values
+        or kind in ("Array2D", "Array3D", "List", "Sequence")
+        or (kind == "dict" and bool({"bytes", "path"} & set(feature)))
+    )
+
+
+def _may_hold_labels(feature: Any) -> bool:
+    return type(feature).__name__ == "Value"
+
+
+def _described(features: Any) -> str:
+    """The columns with their kinds."""
+    return listing([f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in features.items()])

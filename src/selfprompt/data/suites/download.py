@@ -1,0 +1,183 @@
+"""Fetches files over HTTP, resuming where a connection broke; never leaves half a file.
+
+What is on its way is called ``NAME.part``; it gets its name when it is whole and its checksum is right.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from selfprompt.data.suites.archives import Progress
+from selfprompt.utils.files import open_to_append, write_atomically
+
+CHUNK = 1 << 20
+PATIENCE = 60.0  # seconds without a byte before a connection counts as broken
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    checksum: str = "",
+    attempts: int = 5,
+    wait: float = 1.0,
+    progress: Progress | None = None,
+) -> None:
+    """Fetch a file; goes on where an earlier attempt, or an earlier call, was interrupted.
+
+    Args:
+        url: An http or https address.
+        path: Where to put it; must not exist.
+        checksum: As ``verify`` takes it; "" checks the length only.
+        attempts: How often in a row to try without getting a byte.
+        wait: Seconds before the second attempt; doubled before each further one.
+        progress: Told the bytes.
+
+    Raises:
+        FileExistsError: If the path exists.
+        RuntimeError: If the file cannot be fetched, or is another one than the checksum says.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is left as it is.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with _alone(part) as file:
+        _fetch(url, file, part.with_name(f"{part.name}.tag"), attempts, wait, progress)
+        file.flush()
+        os.fsync(file.fileno())
+    verify(part, checksum, url)
+    os.replace(part, path)
+    part.with_name(f"{part.name}.tag").unlink(missing_ok=True)
+
+
+def verify(path: Path, checksum: str, name: str) -> None:
+    """Raise RuntimeError, and delete the file, unless it has a checksum.
+
+    Args:
+        path: The file.
+        checksum: "md5:...", "sha256:...", or "git:..." for the id that git gives a file of that content; "" for none.
+        name: What messages call it.
+    """
+    kind, _, wanted = checksum.partition(":")
+    if not kind:
+        return
+    with path.open("rb") as file:
+        if kind == "git":
+            digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+            found = digest.hexdigest()
+        else:
+            found = hashlib.file_digest(file, kind).hexdigest()
+    if found != wanted:
+        path.unlink()
+        raise RuntimeError(
+            f"{name} is not the published file: its {kind} is {found}, not {wanted}. It was deleted; try again, and if "
+            "it stays so, get the data set from its home page."
+        )
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[IO[bytes]]:
+    """The part file, open for appending by this process only."""
+    with open_to_append(part) as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # no such locks on this system
+        except BlockingIOError:
+            raise RuntimeError(f"Another process is fetching {part}: wait for it.") from None
+        yield file
+
+
+def _fetch(url: str, file: IO[bytes], tag: Path, attempts: int, wait: float, progress: Progress | None) -> None:
+    """Append to the file until it is whole."""
+    failures = 0
+    while True:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            if _append(url, file, tag, progress):
+                return
+            reason = "the connection broke"
+        except HTTPError as error:
+            if error.code not in (408, 429, 500, 502, 503, 504):
+                raise RuntimeError(f"{url} cannot be fetched: {error.code} {error.reason}.") from None
+            reason = f"{error.code} {error.reason}"
+        except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            reason = str(getattr(error, "reason", None) or error or type(error).__name__)
+        except OSError as error:
+            raise RuntimeError(f"{file.name} cannot be written: {error.strerror or error}.") from None
+        failures = 0 if file.seek(0, os.SEEK_END) > before else failures + 1
+        if failures >= attempts:
+            raise RuntimeError(
+                f"{url} cannot be fetched: {reason}. What has come is kept; repeat the command to go on from there."
+            )
+        time.sleep(wait * 2 ** max(failures - 1, 0))
+
+
+def _append(url: str, file: IO[bytes], tag: Path, progress: Progress | None) -> bool:
+    """One request; whether the file is whole after it."""
+    have = file.seek(0, os.SEEK_END)
+    request = Request(url, headers={"User-Agent": "selfprompt", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if tag.is_file():  # another file under this address by now comes from its beginning
+            request.add_header("If-Range", tag.read_text(encoding="utf-8"))
+    try:
+        response = build_opener(_SameScheme).open(request, timeout=PATIENCE)
+    except HTTPError as error:
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range", "") == f"bytes */{have}":
+            return True  # everything had come
+        file.truncate(0)
+        return False
+    with response:
+        _refuse_page(url, response)
+        goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if response.status != 206 or not goes_on:  # the whole file, or a part that was not asked for
+            file.truncate(0)
+            tag.unlink(missing_ok=True)
+            have = 0
+            if response.status == 206:
+                return False
+        if (etag := response.headers.get("ETag", "")) and not etag.startswith("W/"):  # weak ones fix no bytes
+            write_atomically(tag, etag.encode())
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else 0
+        while chunk := response.read1(CHUNK):
+            file.write(chunk)
+            have += len(chunk)
+            if progress is not None and total:
+                progress(have, total)
+    return not total or have == total
+
+
+class _SameScheme(HTTPRedirectHandler):
+    """Follows what an address points to, but never from https to where anybody on the way can change the file."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        """The request for the address pointed to."""
+        if not newurl.lower().startswith(("https:",) if req.type == "https" else ("https:", "http:")):
+            raise RuntimeError(
+                f"{req.full_url} cannot be fetched: it points to {newurl}, which is not safe to follow. "
+                "Get the data set from its home page."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _refuse_page(url: str, response: Any) -> None:
+    if response.headers.get_content_type() == "text/html":
+        raise RuntimeError(
+            f"{url} answered with a web page instead of the file (it may be gone, or too much asked for): "
+            "try later, or get the data set from its home page."
+        )

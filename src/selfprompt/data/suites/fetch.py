@@ -1,0 +1,130 @@
+"""Fetches a published data set into a data root, laid out as its reader wants it; changes nothing that exists."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from selfprompt.data.suites import nearest
+from selfprompt.data.suites.archives import Progress, find_ending, unpack
+from selfprompt.data.suites.download import download, verify
+from selfprompt.data.suites.locate import find_folder, sha256
+from selfprompt.data.suites.sources import ORIGINS, VTAB, Download, Origin
+from selfprompt.data.suites.specs import EXPECTED
+from selfprompt.utils.files import write_atomically
+
+WORK = ".selfprompt-get"
+"""Folder in the data root for what is on its way."""
+SUMS = "downloads.sha256"
+"""File in a data set's folder that notes what came where no checksum is known, as ``sha256sum`` writes it."""
+
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Announces a step; gives a function that is told its progress."""
+
+
+def resolve(name: str) -> tuple[str, Origin]:
+    """The data set that a name means, "coop/oxford_pets" or "oxford_pets", and its origin; "vtab" is all of VTAB-1k.
+
+    Raises:
+        ValueError: If there is no such data set.
+    """
+    if name == "vtab" or (name.startswith("vtab/") and name in EXPECTED):
+        return "vtab", VTAB
+    for key in (name, f"coop/{name}", f"fgvc/{name}"):
+        if key in ORIGINS:
+            return key, ORIGINS[key]
+    known = [*ORIGINS, "vtab"]
+    short = [key.removeprefix("coop/") for key in known]
+    raise ValueError(f"Unknown data set {name!r}.{nearest(name, short)} Known: {', '.join(short)}.")
+
+
+def folder_of(key: str, root: Path) -> Path:
+    """Where a data set is, or will be."""
+    if key == "vtab":
+        return root
+    return find_folder(EXPECTED[key], root) or root / EXPECTED[key].folder
+
+
+def lacking(origin: Origin, folder: Path) -> tuple[Download, ...]:
+    """The downloads of which something is not there yet."""
+    return tuple(item for item in origin.downloads if any(not (folder / kept).exists() for kept in item.keep))
+
+
+def obtain(item: Download, folder: Path, work: Path, stage: Stage) -> list[Path]:
+    """Fetch one file, unpack it, and move what is kept and not there yet into the data set's folder.
+
+    Args:
+        item: What to fetch.
+        folder: The data set's folder; made if it is not there.
+        work: Folder for what is on its way, on the same disk; kept when something fails, so that a repeated call
+            goes on from there.
+        stage: Shows progress.
+
+    Returns:
+        The new files and folders.
+
+    Raises:
+        RuntimeError: If something cannot be fetched, is not the published file, or lacks what is wanted; where no
+            checksum is known, if it is another file than the first that came.
+    """
+    arrived = work / (item.archive or item.keep[0])
+    if not arrived.exists():
+        with stage(f"fetching {arrived.name}") as progress:
+            download(item.url, arrived, checksum=item.checksum, progress=progress)
+    else:
+        verify(arrived, item.checksum, item.url)  # an earlier call left it, maybe long ago
+    noted = [] if item.checksum else _note_sum(arrived, folder, item.url)
+    if not item.archive:
+        return noted + _place({item.keep[0]: arrived}, folder)
+    unpacked = work / f"{item.archive}.unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)  # what an interrupted call left
+    with stage(f"unpacking {arrived.name}") as progress:
+        unpack(arrived, unpacked, progress)
+    if item.inner:
+        inner = _wanted(unpacked, item.inner, item)
+        with stage(f"unpacking {inner.name}") as progress:
+            unpack(inner, unpacked / "inner", progress)
+    placed = _place({kept: _wanted(unpacked, kept, item) for kept in item.keep}, folder)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    arrived.unlink()
+    return noted + placed
+
+
+def _note_sum(arrived: Path, folder: Path, url: str) -> list[Path]:
+    """Note the hash of a file that has no known one; RuntimeError if another was noted when it came before."""
+    sums, found = folder / SUMS, sha256(arrived)
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    before = next((line.split()[0] for line in lines if line.split()[1:] == [arrived.name]), None)
+    if before not in (None, found):
+        arrived.unlink()
+        raise RuntimeError(
+            f"{url} is another file than the one that came before: its SHA-256 is {found}, not {before} as {sums} "
+            "notes. It was deleted; delete that line too if you trust the new file."
+        )
+    if before is None:
+        write_atomically(sums, "".join(f"{line}\n" for line in [*lines, f"{found}  {arrived.name}"]).encode())
+    return [sums] if before is None else []
+
+
+def _wanted(unpacked: Path, ending: str, item: Download) -> Path:
+    found = find_ending(unpacked, ending)
+    if found is None:
+        raise RuntimeError(f"{item.archive} from {item.url} holds no {ending}: get the data set from its home page.")
+    return found
+
+
+def _place(found: dict[str, Path], folder: Path) -> list[Path]:
+    """Move files and folders to their places, each whole in one step; what exists stays."""
+    placed = []
+    for kept, path in found.items():
+        target = folder / kept
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(path, target)
+        except OSError as error:
+            raise RuntimeError(f"{path} cannot be moved to {target}: {error.strerror or error}.") from None
+        placed.append(target)
+    return placed

@@ -1,1 +1,0 @@
-"""What a model is worth: metrics, the record of a run, the published protocols."""

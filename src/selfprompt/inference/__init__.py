@@ -1,0 +1,1 @@
+"""A trained classifier at work: prediction, evaluation, saving and loading."""

@@ -1,0 +1,236 @@
+"""The folder that a tuned classifier is saved to: what was learned, everything needed to use it, a model card.
+
+    prompts.safetensors   what is tuned, nothing else
+    config.json           method, options, backbone and its fingerprint, classes, preprocessing, versions, results
+    README.md             the model card
+
+Each file is written under a temporary name and renamed; config.json comes last and holds the hash of the tensors, so
+that a folder is either whole or refused.
+"""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from selfprompt.inference.schema import FORMAT, check_config
+from selfprompt.utils.files import write_atomically, write_json
+from selfprompt.utils.json_files import read_json
+
+logger = logging.getLogger(__name__)
+
+CONFIG, TENSORS, CARD = "config.json", "prompts.safetensors", "README.md"
+CHECKPOINT = "checkpoint.safetensors"  # what an unfinished run has instead
+HUB = "hf-hub:"
+"""What stands before owner/name of a repository of the Hugging Face hub, as open_clip writes it."""
+LARGEST = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
+"""The files that are fetched from a repository, and the bytes that each may have."""
+STORED = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+"""Types of tensors that methods store."""
+ADVICE = "Restore it from a copy, or tune again."
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a folder holds: the configuration and the learned tensors by name."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def save_artifact(folder: Path, artifact: Artifact) -> None:
+    """Write the folder, which may exist.
+
+    Raises:
+        ValueError: If a value of the configuration could not be read back.
+        RuntimeError: If a file cannot be written; what was there is untouched.
+    """
+    content = save_tensors({name: t.detach().cpu().contiguous().clone() for name, t in artifact.tensors.items()})
+    config = {**artifact.config, "format": FORMAT, "tensors_sha256": hashlib.sha256(content).hexdigest()}
+    check_config(config)
+    write_atomically(folder / TENSORS, content)
+    write_atomically(folder / CARD, model_card(config).encode(errors="backslashreplace"))
+    write_json(folder / CONFIG, config)
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read a folder.
+
+    Raises:
+        ValueError: If it is no artifact, is damaged, holds a value that cannot be, or was written by a newer version of
+            the library; the message names the file.
+    """
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            hint = " Its run is not finished: go on with it (--resume)." if (folder / CHECKPOINT).exists() else ""
+            raise ValueError(f"{folder} is not a saved classifier: it has no {name}.{hint}")
+    config = _read_config(folder / CONFIG)
+    content = (folder / TENSORS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != config["tensors_sha256"]:
+        raise ValueError(
+            f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}. {ADVICE}"
+        )
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{folder / TENSORS} is damaged: {str(error)[:200]}. {ADVICE}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in STORED:
+            raise ValueError(
+                f"{folder / TENSORS} is damaged: {name} is {tensor.dtype}, which no method stores. {ADVICE}"
+            )
+    return Artifact(config, tensors)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json, every key of which was checked."""
+    config = read_json(path, advice=ADVICE)
+    if not isinstance(config, dict) or "format" not in config:
+        raise ValueError(f"{path} is not the {CONFIG} of a saved classifier.")
+    if config["format"] != FORMAT or isinstance(config["format"], bool):
+        raise ValueError(f"{path} has format {str(config['format'])[:40]}; this version of selfprompt reads {FORMAT}.")
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. {ADVICE}") from error
+    return config
+
+
+def locate(source: str | Path, *, say: Callable[[str], None] = logger.info) -> Path:
+    """The folder of an artifact: a local one, or "hf-hub:owner/name" or "hf-hub:owner/name@revision", which is fetched.
+
+    Args:
+        source: Where the artifact is.
+        say: Is told what is fetched before it is.
+
+    Raises:
+        ValueError: If there is no such folder or repository, or its files are too large.
+    """
+    if isinstance(source, str) and source.startswith(HUB):
+        return _fetched(source, say)
+    folder = Path(source)
+    if os.path.isdir(folder):  # of a name that is too long, too
+        return folder
+    if os.path.exists(folder):
+        raise ValueError(f"{source} is a file; give the folder of a saved classifier.")
+    raise ValueError(f"{source}: there is no such folder.{_nearest(folder)}{_as_repository(str(source))}")
+
+
+def _nearest(folder: Path) -> str:
+    """A hint at the folder beside it with the most similar name."""
+    try:
+        names = [entry.name for entry in islice(os.scandir(folder.parent), 10_000) if entry.is_dir()]
+    except OSError:
+        return ""
+    near = get_close_matches(folder.name, names, n=1)
+    return f" Did you mean {folder.parent / near[0]}?" if near else ""
+
+
+def _as_repository(source: str) -> str:
+    return f" A repository of the Hugging Face hub is written {HUB}{source}." if _REPOSITORY.fullmatch(source) else ""
+
+
+def _fetched(source: str, say: Callable[[str], None]) -> Path:
+    """The folder in the hub's cache; what is missing there is fetched."""
+    repository, _, revision = source.removeprefix(HUB).partition("@")
+    if not _REPOSITORY.fullmatch(repository):
+        raise ValueError(f"A hub repository is written {HUB}owner/name or {HUB}owner/name@revision, got {source}.")
+    try:
+        return _snapshot(repository, revision or None, say)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{source} could not be fetched from the Hugging Face hub: {reason}") from error
+
+
+def _snapshot(repository: str, revision: str | None, say: Callable[[str], None]) -> Path:
+    """The folder of a repository at one commit; without a network, the one that was fetched earlier."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    wanted = list(LARGEST)
+    try:
+        planned = snapshot_download(repository, revision=revision, allow_patterns=wanted, dry_run=True)
+    except DryRunError:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
+    missing = [file for file in planned if file.will_download]
+    for file in missing:
+        if (file.file_size or 0) > LARGEST[file.filename]:
+            raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, too many for what it should be")
+    if missing:
+        size = sum(file.file_size or 0 for file in missing)
+        names = ", ".join(file.filename for file in missing)
+        say(f"fetching {names} ({size:,} bytes) of {repository} from the Hugging Face hub")
+    if planned:
+        revision = planned[0].commit_hash  # what was looked at, and nothing newer
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library and those that its results depend on."""
+    found = {}
+    for name in ("selfprompt", "torch", "timm", "open_clip_torch", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def model_card(config: Mapping[str, Any]) -> str:
+    """A short card that says what the folder is, how good, and how to use it."""
+    backbone, classes = config["backbone"], config["classes"]
+    more = " ..." if len(classes) > 20 else ""
+    lines = [
+        "---",
+        "library_name: selfprompt",
+        "pipeline_tag: image-classification",
+        "---",
+        "",
+        f"# {config['method']} on {backbone['name']}",
+        "",
+        f"An image classifier for {len(classes)} classes: {', '.join(classes[:20])}{more}.",
+        f"Only the tensors in `{TENSORS}` were trained; the backbone is frozen and is not part of this folder.",
+    ]
+    if backbone.get("note"):
+        lines += ["", f"**{backbone['note']}**"]
+    lines += ["", "## Accuracy", "", *_accuracy(config.get("results") or {})]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import selfprompt",
+        "",
+        'classifier = selfprompt.load("this/folder")',
+    ]
+    lines += ['print(classifier.predict(["photo.jpg"]))', "```", "", "## How it was made", ""]
+    lines += [f"- {name}: {value}" for name, value in (config.get("recipe") or {}).items() if value not in ({}, None)]
+    lines += [f"- {note}" for note in (config.get("results") or {}).get("notes", [])]
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(results: Mapping[str, Any]) -> list[str]:
+    rows = [(name, results[name]) for name in ("zero_shot", "tuned") if results.get(name)]
+    if not rows:
+        return ["Not measured."]
+    table = ["| model | accuracy | 95 % interval | test images |", "|---|---|---|---|"]
+    for name, metrics in rows:
+        low, high = metrics["interval"]
+        shown = "untuned" if name == "tuned" and results.get("weights") == "untouched" else name.replace("_", "-")
+        table.append(f"| {shown} | {metrics['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {metrics['total']} |")
+    return table

@@ -1,0 +1,364 @@
+"""A tuned classifier as its user holds it: predict, evaluate, save, load, take new class names."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfprompt.data.dataset import Item, listing
+from selfprompt.data.loading.features import FeatureStore, with_features
+from selfprompt.data.loading.images import reason
+from selfprompt.data.loading.loader import Batches, ImageStore
+from selfprompt.data.loading.memory import DecodingLimit
+from selfprompt.data.loading.pixels import remarks
+from selfprompt.data.loading.prefetch import ahead, batched
+from selfprompt.data.loading.transforms import Transform, eval_transform
+from selfprompt.data.loading.values import image_from
+from selfprompt.inference.artifact import CONFIG, TENSORS, Artifact, locate, read_artifact, save_artifact, versions
+from selfprompt.inference.inputs import each_image, image_name
+from selfprompt.inference.predictions import Prediction
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
+from selfprompt.metrics import Metrics, compute_metrics
+from selfprompt.models.loading.by_name import Backbone, Preprocess, load_backbone
+from selfprompt.utils.trust import check_backbone, check_method
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(repr=False)
+class Classifier:
+    """A method with its tuned tensors, and all that is needed to feed it images.
+
+    Attributes:
+        method: The tuned method, a ``torch.nn.Module``.
+        preprocess: Size and statistics of the images.
+        batch_size: Images a batch in evaluation; part of the result unless ``method.traits.batch_independent``.
+        recipe: How it was tuned.
+        results: What was measured: metrics by name, notes, seconds.
+    """
+
+    method: Method
+    preprocess: Preprocess
+    batch_size: int = 100
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        tuned = self.results.get("tuned")
+        accuracy = f", {tuned['accuracy']:.1f} % of {tuned['total']} test images" if tuned else ""
+        named = listing([ascii(name)[1:-1] if not name.isprintable() else name for name in self.classes], 5)
+        return f"Classifier({self.method.name} on {self.method.backbone.name}{accuracy}; classes: {named})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.method.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.method.vision.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Classifier":
+        """Move the model."""
+        self.method.to(device)
+        return self
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores of preprocessed images, (B, 3, H, W) to (B, C), on the CPU."""
+        self.method.eval()
+        return self.method.logits(images.to(self.device)).detach().float().cpu()
+
+    def predict(self, images: Any, *, top: int = 1, progress: Progress | None = None) -> list[Prediction]:
+        """Classify images.
+
+        Args:
+            images: One image: a path, a PIL image, an array (H, W, 3), a tensor (3, H, W), the bytes of a file, an open
+                binary file (it stays open). A folder, for the images below it. A batch, as array (N, H, W, 3) or
+                tensor (N, 3, H, W). Or any iterable of images.
+            top: How many classes to give for each image.
+            progress: Called with (images done, images in all; those done where their number is not known before).
+
+        Returns:
+            One prediction an image, in order; unreadable images have an ``error``.
+
+        Raises:
+            ValueError: If ``top`` is below 1, or a folder has no images.
+        """
+        images = each_image(images)
+        total = len(images) if isinstance(images, Sized) else 0
+        predictions: list[Prediction] = []
+        for batch in self.stream(images, top=top):
+            predictions += batch
+            if progress:
+                progress(len(predictions), total or len(predictions))
+        return predictions
+
+    def stream(self, images: Any, *, top: int = 1, workers: int = 0) -> Iterator[list[Prediction]]:
+        """Classify any number of images in constant memory, batch by batch.
+
+        Args:
+            images: What ``predict`` takes; taken as they are needed, at most three batches ahead.
+            top: How many classes to give for each image.
+            workers: Threads that read images ahead of the model; they change nothing but the speed. 0 reads them in the
+                calling thread.
+
+        Returns:
+            An iterator over lists of ``batch_size`` predictions, in order; unreadable images have an ``error``.
+
+        Raises:
+            ValueError: If ``top`` is below 1 or ``workers`` below 0.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}.")
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}.")
+        transform = eval_transform(self.preprocess)
+        read = partial(_read, transform, DecodingLimit())
+        batches = ahead(read, batched(enumerate(each_image(images)), self.batch_size), workers)
+        return (self._classified(batch, transform, top) for batch in batches)
+
+    def _classified(
+        self, batch: Sequence[tuple[Prediction, Tensor | None]], transform: Transform, top: int
+    ) -> list[Prediction]:
+        """The predictions of a batch that was read."""
+        pixels = [pixels for _, pixels in batch if pixels is not None]
+        if not pixels:
+            return [found for found, _ in batch]
+        scores = iter(self.logits(transform.batch(pixels, self.device)).softmax(dim=-1))
+        return [found if found.error else self._named(found, next(scores), top) for found, _ in batch]
+
+    def _named(self, found: Prediction, scores: Tensor, top: int) -> Prediction:
+        if not scores.isfinite().all():
+            return replace(found, error="the model's scores for it are not finite numbers")
+        best = scores.topk(min(top, len(scores)))
+        pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
+        return replace(found, label=pairs[0][0], score=pairs[0][1], top=pairs)
+
+    def evaluate(
+        self,
+        items: Sequence[Item],
+        store: ImageStore | None = None,
+        features: FeatureStore | None = None,
+        *,
+        among: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """Accuracy and more on labelled images.
+
+        Args:
+            items: The images; their labels count this classifier's classes, or those of ``among``.
+            store: Where their pixels are kept.
+            features: Where their frozen features are kept.
+            among: The classes to choose from, by number; the others' scores are left out.
+            progress: Called with (images done, images in all).
+
+        Raises:
+            ValueError: If there are no images.
+            TypeError: If ``items`` are not those of a data set.
+        """
+        _check_items(items)
+        return evaluate(self.method, self.batches(items, store, features), among=among, progress=progress)
+
+    def batches(
+        self, items: Sequence[Item], store: ImageStore | None = None, features: FeatureStore | None = None
+    ) -> Batches:
+        """The images in order, under the evaluation transform."""
+        transform = eval_transform(self.preprocess)
+        return Batches(
+            items,
+            store or ImageStore(0),
+            transform,
+            self.batch_size,
+            shuffle=False,
+            features=features,
+            device=self.device,
+        )
+
+    def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Classifier":
+        """The same tuned prompts for other class names, without training.
+
+        Args:
+            names: At least two, all different.
+            check: Whether to refuse others. A published protocol's may repeat (ImageNet's list) or be a single one.
+
+        Raises:
+            ValueError: If the method's head belongs to its training classes.
+        """
+        method = self.method.with_classes(names, check=check)
+        return Classifier(method, self.preprocess, self.batch_size, self.recipe)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artifact: learned tensors, configuration, model card."""
+        backbone = self.method.backbone
+        config = {
+            "method": self.method.name,
+            "options": asdict(self.method.options),
+            "backbone": {
+                "name": backbone.name,
+                "fingerprint": backbone.fingerprint,
+                "architecture": backbone.architecture,
+                "note": backbone.note,
+            },
+            "classes": list(self.classes),
+            "preprocess": asdict(self.preprocess),
+            "batch_size": self.batch_size,
+            "sample_wise": self.method.traits.batch_independent,
+            "recipe": dict(self.recipe),
+            "results": brief(self.results),
+            "versions": versions(),
+        }
+        save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
+
+
+def _check_items(items: Any) -> None:
+    """Raise TypeError unless these are items of a data set."""
+    is_list = isinstance(items, Sequence) and not isinstance(items, str)
+    wrong = items if not is_list else next((item for item in items if not isinstance(item, Item)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"evaluate takes the items of a split, such as read_dataset('photos').test; got {type(wrong).__name__}"
+            f"{' among them' if is_list else ''}."
+        )
+
+
+def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
+    """A prediction to be filled in, and the image's pixels, (3, S, S), uint8; None if it cannot be read."""
+    number, image = numbered
+    found = Prediction(image_name(image, number))
+    try:
+        with decoding.image() as reserve:
+            opened = image_from(image, reserve)
+            return replace(found, remarks=remarks(opened)), transform.pixels(opened)
+    except Exception as error:  # decoders, arrays, open files and transforms raise nearly every kind
+        return replace(found, error=reason(error)), None
+
+
+def brief(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without what grows with the classes squared or the epochs, is private, or stands in the artifact."""
+    kept = {
+        name: value
+        for name, value in results.items()
+        if name not in ("history", "recipe", "versions", "data", "preprocess")
+    }
+    for name in ("tuned", "zero_shot"):
+        if kept.get(name):
+            kept[name] = {key: value for key, value in kept[name].items() if key != "confusion"}
+    return kept
+
+
+@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
+def load(
+    source: str | Path,
+    *,
+    backbone: str | Backbone | None = None,
+    device: str = "auto",
+    trust: bool = False,
+    say: Callable[[str], None] = logger.info,
+) -> Classifier:
+    """Load a classifier that ``save`` wrote. No code from the folder runs, whoever made it.
+
+    Args:
+        source: A folder, or a repository of the Hugging Face hub: "hf-hub:owner/name" or "hf-hub:owner/name@revision".
+        backbone: Where to find the backbone now: a moved file, say. Needed where the artifact names a file or a
+            repository instead of a published model.
+        device: "auto" takes a GPU where there is one.
+        trust: Whether a method "package.module:Class" that the artifact names may be imported, which runs that module.
+        say: Is told what is fetched over the network, before it is.
+
+    Raises:
+        ValueError: If the folder is no artifact or damaged, wants more trust than it has, or the backbone is not the
+            one it was tuned on.
+    """
+    place = pick_device(device)
+    folder = locate(source, say=say)
+    artifact = read_artifact(folder)
+    try:
+        check_method(artifact.config["method"], trust=trust, folder=folder)
+        found = backbone if isinstance(backbone, Backbone) else _backbone(artifact.config, backbone, say)
+        return _rebuilt(artifact.config, artifact.tensors, found).to(place)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} cannot be loaded: {str(error).rstrip('.')}.") from error
+
+
+def _backbone(config: Mapping[str, Any], given: str | None, say: Callable[[str], None]) -> Backbone:
+    """The backbone that the caller names, or else the one that the artifact names, if it is a published model."""
+    if given is None:
+        check_backbone(config["backbone"]["name"])
+    return load_backbone(given or config["backbone"]["name"], say=say)
+
+
+def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], found: Backbone) -> Classifier:
+    """The classifier of an artifact, on the backbone that is there now.
+
+    Raises:
+        ValueError: If the backbone is another one, or options, tensors or image size do not fit it.
+    """
+    then = config["backbone"]
+    found.check_finite()
+    if found.fingerprint != then["fingerprint"]:
+        raise ValueError(
+            f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
+            f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on"
+        )
+    try:
+        method = build_method(config["method"], found, config["classes"], check=False, **config["options"])
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"method, options and classes in its {CONFIG} do not fit: {reason}") from error
+    size = config["preprocess"]["size"]
+    if method.image_size != (size, size):
+        raise ValueError(f"preprocess.size in its {CONFIG} must be {method.image_size[0]}, the backbone's, got {size}")
+    for name, tensor in method.adapter_state_dict().items():
+        if name in tensors and tensors[name].dtype != tensor.dtype:
+            raise ValueError(f"{name} in its {TENSORS} must be {tensor.dtype}, got {tensors[name].dtype}")
+    method.load_adapter_state_dict(tensors)
+    stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
+    return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device of that name; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    kind = device.partition(":")[0]
+    if kind not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:NUMBER or mps, got {device!r}.")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(kind, True):
+        raise ValueError(f"device {device!r} is not available here. Use auto or cpu.")
+    if device == "auto":
+        return torch.device("cuda" if present["cuda"] else "cpu")
+    return torch.device(device)
+
+
+@torch.no_grad()
+def evaluate(
+    method: Method, batches: Batches, *, among: Sequence[int] | None = None, progress: Progress | None = None
+) -> Metrics:
+    """Metrics of a method over batches, whose labels count the classes chosen from: all, or those of ``among``."""
+    method.eval()
+    device = next(method.vision.parameters()).device
+    chosen = range(len(method.classes)) if among is None else among
+    logits: list[Tensor] = []
+    done = 0
+    pixels = method.traits.inputs != "features"
+    for images, labels, _, frozen in with_features(batches, 0, method.frozen_encoder, pixels=pixels):
+        given = () if frozen is None else (frozen.to(device),)
+        logits.append(method.logits(images.to(device), *given).float().cpu())
+        done += len(labels)
+        if progress:
+            progress(done, batches.size)
+    names = [method.classes[label] for label in chosen]
+    return compute_metrics(torch.cat(logits)[:, list(chosen)], batches.labels, names)

@@ -1,0 +1,123 @@
+"""The record of a loaded backbone: towers, tokenizer, preprocessing, fingerprint; knows no library."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from selfprompt.models.tower import Pooling, TextTower, Tower, VisionTower
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+"""Texts -> ids, (N, context), int64."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes a tensor for a backbone.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Subtracted per channel, of values in [0, 1].
+        std: Divided by per channel.
+        interpolation: "bicubic", "bilinear" or "nearest".
+        mode: "shortest": resize the short side, crop the centre. "squash": resize both sides.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    mode: str = "shortest"
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen backbone, ready for a method.
+
+    Attributes:
+        name: As given to ``load_backbone``.
+        vision: Image tower.
+        text: Text tower, None for a plain ViT.
+        tokenizer: Texts -> ids, (N, context); None without a text tower.
+        scale: exp(logit_scale) of the CLIP; 1.0 without text.
+        preprocess: How images become tensors.
+        pooling: How this backbone's checkpoint wants to be pooled when a method trains a head on it.
+        bias: Logit bias of a SigLIP, else 0.0.
+        note: What every output must say about it; empty for a pretrained backbone.
+    """
+
+    name: str
+    vision: VisionTower
+    text: TextTower | None
+    tokenizer: Tokenizer | None
+    scale: float
+    preprocess: Preprocess
+    pooling: Pooling = "native"
+    bias: float = 0.0
+    note: str = ""
+
+    def text_side(self) -> tuple[TextTower, Tokenizer]:
+        """The text tower and its tokenizer.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.text is None or self.tokenizer is None:
+            raise ValueError(f"A CLIP backbone is needed to read class names; {self.name} has no text tower.")
+        return self.text, self.tokenizer
+
+    @cached_property
+    def architecture(self) -> str:
+        """JSON of what was built, QuickGELU and the like included, however the weights were found."""
+        text = None if self.text is None else self.text.facts()
+        facts = {"vision": self.vision.facts(), "text": text, "scale": self.scale, "bias": self.bias}
+        return json.dumps(facts, sort_keys=True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the architecture and of name, shape, dtype and bytes of all weights."""
+        digest = hashlib.sha256(self.architecture.encode())
+        for side, tower in (("vision", self.vision), ("text", self.text)):
+            if tower is not None:
+                _add_weights(digest, side, tower)
+        return digest.hexdigest()
+
+    def check_finite(self) -> None:
+        """Raise ValueError that names a weight where one holds NaN or infinity."""
+        towers = {side: tower for side, tower in (("vision", self.vision), ("text", self.text)) if tower is not None}
+        weights = {f"{side}.{name}": t for side, tower in towers.items() for name, t in tower.state_dict().items()}
+        broken = first_not_finite(weights) or ("" if math.isfinite(self.scale + self.bias) else "its logit scale")
+        if broken:
+            raise ValueError(
+                f"The weights of {self.name} must be finite numbers, and {broken} holds NaN or infinity: the file is "
+                "damaged, or its training went wrong. Get it again, or take another backbone."
+            )
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move both towers, in place."""
+        self.vision.to(device)
+        if self.text is not None:
+            self.text.to(device)
+        return self
+
+
+def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The name of the first tensor that holds NaN or infinity; empty where all are finite."""
+    for name, tensor in tensors.items():  # a sum is fast and shows it; it may overflow, so a second look decides
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            return name
+    return ""
+
+
+def _add_weights(digest: "hashlib._Hash", side: str, tower: Tower) -> None:
+    """Add a tower's weights to a running hash."""
+    for name, tensor in sorted(tower.state_dict().items()):
+        digest.update(f"{side}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)

@@ -1,0 +1,235 @@
+"""Library models and checkpoint files -> Backbone records; knows how each published layout sees images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import open_clip
+from open_clip.model import (
+    CLIP,
+    CLIPTextCfg,
+    CLIPVisionCfg,
+    CustomTextCLIP,
+    convert_to_custom_text_state_dict,
+)
+from open_clip.transformer import QuickGELU
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    resolve_model_data_config,
+)
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
+from selfprompt.models.loading.checkpoint_files import Checkpoint, load_strict
+from selfprompt.models.loading.infer_architecture import (
+    SAY_CLIP,
+    SAY_NAME,
+    clip_architecture,
+    npz_architecture,
+    vit_architecture,
+)
+from selfprompt.models.open_clip_vit import clip_towers
+from selfprompt.models.timm_vit import TimmViT
+from selfprompt.models.tower import Pooling, VisionTower
+
+IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+HALF = (IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
+OPENAI = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+_STATISTICS = {"mae": IMAGENET, "moco": IMAGENET, "npz": HALF, "openai": OPENAI}
+_GUESSED_STATISTICS = (
+    "{name}: the file does not say how images are normalised; ImageNet's mean and deviation are used. "
+    "Name the architecture to use its own: timm/<name>@<file>"
+)
+_GUESSED_GELU = (
+    "{name}: the file does not say which activation it needs; plain GELU is used. "
+    "If these are OpenAI's weights, name the architecture: open_clip/<model>-quickgelu@<file>"
+)
+
+
+def vit_backbone(
+    name: str,
+    model: VisionTransformer,
+    *,
+    layout: str = "timm",
+    mae: bool = False,
+    statistics: tuple[Any, Any] | None = None,
+    note: str = "",
+) -> Backbone:
+    """A Backbone around a timm ViT; ``statistics`` or the layout's or else the model's own normalise images.
+
+    Raises:
+        TypeError: If the model is not a plain ViT.
+        ValueError: If its images are not square.
+    """
+    vision = TimmViT(model)
+    config = resolve_model_data_config(model)
+    mean, std = statistics or _STATISTICS.get(layout) or (config["mean"], config["std"])
+    preprocess = Preprocess(
+        _square(vision),
+        tuple(mean),
+        tuple(std),
+        interpolation=_interpolation(config["interpolation"]),
+        mode="squash" if config["crop_mode"] == "squash" else "shortest",
+    )
+    distilled = type(model) is VisionTransformerDistilled
+    pooling: Pooling = "avg" if mae or layout == "mae" else "cls" if distilled else "native"
+    return Backbone(name, vision, None, None, 1.0, preprocess, pooling, note=note)
+
+
+def clip_backbone(
+    name: str, model: CLIP | CustomTextCLIP, tokenizer: Tokenizer, *, images: dict[str, Any], note: str = ""
+) -> Backbone:
+    """A Backbone around an open_clip model; ``images`` is open_clip's preprocessing record.
+
+    Raises:
+        TypeError: If one of its sides is of a kind that prompts cannot enter.
+        ValueError: If its images are not square.
+    """
+    vision, text = clip_towers(model)
+    preprocess = Preprocess(
+        _square(vision),
+        tuple(images.get("mean", OPENAI_CLIP_MEAN)),
+        tuple(images.get("std", OPENAI_CLIP_STD)),
+        interpolation=_interpolation(images.get("interpolation", "bicubic")),
+        mode="squash" if images.get("resize_mode") == "squash" else "shortest",
+    )
+    scale = float(model.logit_scale.detach().exp())
+    bias = 0.0 if model.logit_bias is None else float(model.logit_bias.detach())
+    return Backbone(name, vision, text, tokenizer, scale, preprocess, bias=bias, note=note)
+
+
+def backbone_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
+    """Build what a file's arrays describe and load it.
+
+    Raises:
+        ValueError: If the arrays do not tell the architecture, or do not fit it.
+    """
+    with _about(checkpoint):
+        return _clip_of_file(name, checkpoint) if checkpoint.is_clip else _vit_of_file(name, checkpoint)
+
+
+@contextmanager
+def _about(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say of which file the arrays are that tell no model; layers raise many kinds at shapes that cannot be."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (ValueError, TypeError)) and str(checkpoint.path) in str(error):
+            raise
+        reason = str(error) if isinstance(error, ValueError) else f"its arrays make no model ({error}); {SAY_NAME}"
+        raise ValueError(f"{checkpoint.path}: {reason}") from error
+
+
+def _vit_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
+    if checkpoint.layout == "npz":
+        options = npz_architecture(checkpoint.shapes)
+    else:
+        options = vit_architecture(checkpoint.shapes, checkpoint.layout)
+    kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
+    model = kind(num_classes=0, **options)
+    fill_vit(model, checkpoint)
+    known = checkpoint.layout in _STATISTICS
+    note = "" if known else _GUESSED_STATISTICS.format(name=name)
+    return vit_backbone(
+        name, model, layout=checkpoint.layout, statistics=None if known else IMAGENET, note=_joined(checkpoint, note)
+    )
+
+
+def _clip_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
+    options = clip_architecture(checkpoint.shapes)
+    openai = checkpoint.layout == "openai"
+    text = CLIPTextCfg(**options["text_cfg"])
+    bias = 0.0 if "logit_bias" in checkpoint.shapes else None
+    vision = CLIPVisionCfg(**options["vision_cfg"])
+    model = CLIP(options["embed_dim"], vision, text, quick_gelu=openai, init_logit_bias=bias)
+    fill_clip(model, checkpoint)
+    tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
+    if text.vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"{checkpoint.path}: its vocabulary must be CLIP's {tokenizer.vocab_size} words, "
+            f"got {text.vocab_size}; {SAY_CLIP}"
+        )
+    note = _joined(checkpoint, "" if openai else _GUESSED_GELU.format(name=name))
+    return clip_backbone(name, model, tokenizer, images={}, note=note)
+
+
+def _joined(checkpoint: Checkpoint, note: str) -> str:
+    return ". ".join(filter(None, (note, checkpoint.note)))
+
+
+def fill_vit(model: VisionTransformer, checkpoint: Checkpoint) -> None:
+    """Load a file into a timm ViT without a classifier; timm's own converters run first.
+
+    Raises:
+        ValueError: If the file does not fit.
+    """
+    if checkpoint.layout == "npz":
+        _fill_from_npz(model, checkpoint)
+        return
+    try:
+        state = checkpoint_filter_fn(dict(checkpoint.state), model, adapt_layer_scale=True)
+    except Exception as error:  # it reads shapes, and raises many kinds where they are not as expected
+        raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
+    kept = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
+    load_strict(model, kept, checkpoint.path)
+
+
+def _fill_from_npz(model: VisionTransformer, checkpoint: Checkpoint) -> None:
+    """timm's loader copies what it asks for and ignores the rest, so sizes are compared first."""
+    try:
+        options = npz_architecture(checkpoint.shapes)
+        first: Any = model.blocks[0]
+        wanted = {
+            "embed_dim": model.embed_dim,
+            "depth": len(model.blocks),
+            "num_heads": first.attn.num_heads,
+            "patch_size": tuple(model.patch_embed.patch_size),
+        }
+        found = {key: options[key] for key in wanted}
+        if found != wanted:
+            raise ValueError(f"the file holds {found}, the model has {wanted}")
+        model.load_pretrained(str(checkpoint.path))
+    except Exception as error:  # NumPy, zlib and zipfile raise many kinds on damaged arrays
+        raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
+
+
+def fill_clip(model: CLIP | CustomTextCLIP, checkpoint: Checkpoint) -> None:
+    """Load a file into an open_clip model.
+
+    Raises:
+        ValueError: If the file holds no CLIP, needs another activation, or does not fit.
+    """
+    if not checkpoint.is_clip:
+        raise ValueError(
+            f"{checkpoint.path} must hold a CLIP, and its layout is {checkpoint.layout!r}; use timm/<name>@<file>."
+        )
+    activations = {type(module) for module in model.modules()}
+    if checkpoint.layout == "openai" and QuickGELU not in activations:
+        raise ValueError(
+            f"{checkpoint.path} holds OpenAI's weights, which need QuickGELU, and this model has GELU; "
+            f"use open_clip/<model>-quickgelu@<file> or file/<path>."
+        )
+    state = dict(checkpoint.state)
+    if isinstance(model, CustomTextCLIP):
+        state = convert_to_custom_text_state_dict(state)
+    for key, wanted in model.state_dict().items():
+        if key in ("logit_scale", "logit_bias") and key in state:
+            state[key] = state[key].reshape(wanted.shape)  # files store a number or a list of one
+    load_strict(model, state, checkpoint.path)
+
+
+def _square(vision: VisionTower) -> int:
+    height, width = vision.image_size
+    if height != width:
+        raise ValueError(f"Images must be square for preprocessing, and this backbone takes {height} x {width}.")
+    return height
+
+
+def _interpolation(name: str) -> str:
+    return name if name in ("bicubic", "bilinear", "nearest") else "bicubic"

@@ -1,0 +1,292 @@
+"""open_clip's CLIP and CustomTextCLIP as two towers; the one place that touches open_clip's private names.
+
+The library itself is imported only where its classes are told apart: the embedded CLIP has its names and works without.
+"""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from selfprompt.models.block import Plain, pick, quick_gelu
+from selfprompt.models.tokens import Tokens
+from selfprompt.models.tower import TextTower, VisionTower
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.transformer import VisionTransformer
+
+    from selfprompt.models.loading.embedded import EmbeddedClip, EmbeddedVision
+
+
+def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]:
+    """Both towers of an open_clip model, frozen in place; they share its weights.
+
+    Raises:
+        TypeError: If a tower is of a kind that prompts cannot enter (ResNet, Hugging Face text, CoCa, ...).
+    """
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    if isinstance(model, CoCa):
+        raise TypeError("CoCa is not supported: its text tower appends a class token behind the padding.")
+    if type(model) not in (CLIP, CustomTextCLIP):
+        raise TypeError(f"{type(model).__name__} is not supported. Supported: CLIP and CustomTextCLIP.")
+    return vision_tower(model.visual), OpenClipText(model)
+
+
+def vision_tower(visual: nn.Module) -> VisionTower:
+    """The tower of an open_clip image side: open_clip's own ViT, or a plain timm ViT behind ``TimmModel``.
+
+    Raises:
+        TypeError: If the image side is another class (``ModifiedResNet``, a timm ConvNeXt, ...).
+    """
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    from selfprompt.models.timm_vit import TimmViT
+
+    if type(visual) is VisionTransformer:
+        return OpenClipVision(visual)
+    if type(visual) is TimmModel:
+        trunk: Any = visual.trunk
+        return TimmViT(trunk, head=nn.Sequential(getattr(trunk, "head", nn.Identity()), cast(nn.Module, visual.head)))
+    raise TypeError(
+        f"{type(visual).__name__} is not supported: it is not a sequence of blocks over tokens, so prompts "
+        f"cannot enter. Supported: the ViT models of open_clip."
+    )
+
+
+class OpenClipVision(VisionTower):
+    """open_clip's ``VisionTransformer`` as a tower; prompts go in behind the positions, before ``ln_pre``.
+
+    Args:
+        visual: The image side of a CLIP; frozen in place.
+
+    Raises:
+        TypeError: If it returns one vector a token instead of one an image.
+    """
+
+    def __init__(self, visual: "VisionTransformer | EmbeddedVision") -> None:
+        super().__init__()
+        if visual.pool_type == "none":
+            raise TypeError("pool_type 'none' is not supported: the tower needs one vector an image.")
+        self.visual = visual
+        self.depth = len(visual.transformer.resblocks)
+        self.width = visual.conv1.out_channels
+        self.features = visual.output_dim if visual.proj is not None else visual.ln_post.normalized_shape[0]
+        self.image_size = tuple(visual.image_size)
+        self.patch_size = tuple(visual.patch_size)
+        self.prefix = 1
+        self.class_token = True
+        self.freeze()
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Patch embedding alone, (B, N, D)."""
+        return cast(Tensor, self.visual.conv1(images).flatten(2).transpose(1, 2))  # (B, D, h, w) -> (B, N, D)
+
+    def embed(self, inputs: Tensor) -> Tokens:
+        """Patches, class token and positions: (B, 3, H, W) -> (B, 1 + N, D)."""
+        x = self.patches(inputs)
+        first = self.visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([first, x], dim=1) + self.visual.positional_embedding.to(x.dtype)
+        return Tokens(x, self.prefix)
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        """``ln_pre``; upstream's patch dropout does nothing in eval mode."""
+        return tokens._replace(x=self.visual.ln_pre(tokens.x))
+
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if its attention is the softmax of scaled products."""
+        return plain(self.visual.transformer.resblocks[index])
+
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block."""
+        return cast(Tensor, self.visual.transformer.resblocks[index](x, attn_mask=mask))
+
+    def needs_plain(self, index: int) -> str:
+        """Which kind of block there is."""
+        return _needs(self.visual.transformer.resblocks[index])
+
+    @property
+    def native_prefix(self) -> bool:
+        """Whether the class token alone is read."""
+        return self.visual.pool_type == "tok" and self.visual.attn_pool is None
+
+    def _native(self, x: Tensor) -> Tensor:
+        pooled, _ = self.visual._pool(x)
+        return self._project(pooled)
+
+    def _finish(self, rows: Tensor) -> Tensor:
+        if self.visual.attn_pool is not None:
+            raise ValueError("A CLIP with an attentional pooler has only the pooling 'native'.")
+        if self.visual.final_ln_after_pool:
+            return self._project(self.visual.ln_post(rows.mean(dim=1)))
+        return self._project(self.visual.ln_post(rows).mean(dim=1))
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj
+
+    def facts(self) -> dict[str, object]:
+        """What was built, beside the weights."""
+        return {
+            "family": "open_clip",
+            **_block_facts(self.visual.transformer),
+            "image_size": list(self.image_size),
+            "patch_size": list(self.patch_size),
+            "pool": self.visual.pool_type,
+            "final_ln_after_pool": self.visual.final_ln_after_pool,
+        }
+
+
+class OpenClipText(TextTower):
+    """The text side of an open_clip ``CLIP`` or ``CustomTextCLIP`` as a tower; shares the model's modules.
+
+    Args:
+        model: Frozen in place, text side only.
+
+    Raises:
+        TypeError: If the text side is not open_clip's plain ``TextTransformer``.
+    """
+
+    def __init__(self, model: "CLIP | CustomTextCLIP | EmbeddedClip") -> None:
+        super().__init__()
+        text: Any = getattr(model, "text", model)  # CLIP holds the parts of its text side itself
+        if text is not model:
+            _check_text(text)
+        self.token_embedding = text.token_embedding
+        self.positional_embedding = text.positional_embedding
+        self.transformer: Any = text.transformer
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
+        self.pool_type: str = model.text_pool_type if text is model else text.pool_type
+        self.eos: int = model.text_eos_id if text is model else text.eos_id
+        self.mask: Tensor | None
+        self.register_buffer("mask", text.attn_mask, persistent=False)
+        if self.pool_type == "none":
+            raise TypeError("pool_type 'none' is not supported: it needs one vector a text.")
+        self.depth = len(self.transformer.resblocks)
+        self.width = self.token_embedding.embedding_dim
+        self.context = len(self.positional_embedding)
+        self.causal = self.mask is not None
+        self.freeze()
+        self.features = self._project(self.ln_final.weight.new_zeros(1, self.width)).shape[-1]
+
+    def embed(self, inputs: Tensor) -> Tokens:
+        """Token embeddings without positions: (C, L) -> (C, L, D).
+
+        Raises:
+            ValueError: If the ids are longer than the context.
+        """
+        if inputs.shape[1] > self.context:
+            raise ValueError(f"Texts must have at most {self.context} tokens, got {inputs.shape[1]}.")
+        dtype = self.transformer.resblocks[0].mlp.c_fc.weight.dtype
+        return Tokens(self.token_embedding(inputs).to(dtype), prefix=1)
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        """Add the positions."""
+        positions = self.positional_embedding[: tokens.x.shape[1]]
+        return tokens._replace(x=tokens.x + positions.to(tokens.x.dtype))
+
+    def attention_mask(self, before: int, length: int) -> Tensor | None:
+        """The causal mask, if the model has one."""
+        return None if self.mask is None else self.mask[before : before + length, : before + length]
+
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if its attention is the softmax of scaled products."""
+        return plain(self.transformer.resblocks[index])
+
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block."""
+        return cast(Tensor, self.transformer.resblocks[index](x, attn_mask=mask))
+
+    def needs_plain(self, index: int) -> str:
+        """Which kind of block there is."""
+        return _needs(self.transformer.resblocks[index])
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """Upstream's choice of the token that stands for a text, (C,)."""
+        if self.pool_type in ("first", "last"):
+            return torch.full_like(ids[:, 0], 0 if self.pool_type == "first" else ids.shape[1] - 1)
+        return (ids if self.pool_type == "argmax" else (ids == self.eos).int()).argmax(dim=-1)
+
+    def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
+        """Final norm, upstream's choice of token (end of text), projection: (C, E).
+
+        Raises:
+            ValueError: For any pooling but "native".
+        """
+        if pooling != "native":
+            raise ValueError(f"Texts have only the pooling 'native', got {pooling!r}.")
+        last = tokens.x if tokens.x.shape[1] == 1 else pick(tokens.x, self.ends(inputs)[:, None])
+        return self._project(self.ln_final(last[:, 0]))
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        if self.text_projection is None:
+            return pooled
+        if isinstance(self.text_projection, nn.Linear):
+            return cast(Tensor, self.text_projection(pooled))
+        return pooled @ self.text_projection
+
+    def facts(self) -> dict[str, object]:
+        """What was built, beside the weights."""
+        return {
+            "family": "open_clip",
+            **_block_facts(self.transformer),
+            "context": self.context,
+            "vocabulary": self.token_embedding.num_embeddings,
+            "pool": self.pool_type,
+            "eos": self.eos if self.pool_type == "eos" else None,
+            "causal": self.causal,
+        }
+
+
+def _check_text(text: nn.Module) -> None:
+    """Refuse what is not a plain ``TextTransformer``."""
+    from open_clip.transformer import TextTransformer
+
+    if type(text) is not TextTransformer:
+        raise TypeError(
+            f"{type(text).__name__} is not supported as a text tower. Supported: open_clip's own TextTransformer."
+        )
+    if text.cls_emb is not None or text.use_pad_mask:
+        raise TypeError("A text tower that masks its padding or appends a class token is not supported.")
+
+
+def plain(block: Any) -> Plain | None:
+    """The parts of an open_clip block; None where its attention takes cosines or scales its heads."""
+    attn = block.attn
+    if getattr(attn, "logit_scale", None) is not None or getattr(attn, "head_scale", None) is not None:
+        return None
+    inner, outer = getattr(attn, "ln_inner", None), getattr(block, "ln_attn", None)
+
+    def answer(y: Tensor, _: Tensor) -> Tensor:
+        y = attn.out_proj(y if inner is None else inner(y))
+        return cast(Tensor, block.ls_1(y if outer is None else outer(y)))
+
+    def mlp(x: Tensor) -> Tensor:
+        x, mlp = block.ln_2(x), block.mlp
+        if type(mlp.gelu).__name__ != "QuickGELU" or hasattr(mlp, "ln"):
+            return cast(Tensor, block.ls_2(mlp(x)))
+        return cast(Tensor, block.ls_2(mlp.c_proj(quick_gelu(mlp.c_fc(x)))))
+
+    norm_q, norm_k = (getattr(attn, name, nn.Identity()) for name in ("ln_q", "ln_k"))
+    return Plain(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, norm_q, norm_k, answer, mlp)
+
+
+def _needs(block: Any) -> str:
+    """What is wanted in place of a block that is not plain."""
+    return f"needs scaled products; the attention of this CLIP ({type(block).__name__}) takes cosines or scales heads"
+
+
+def _block_facts(transformer: Any) -> dict[str, object]:
+    """What all blocks of a transformer have in common."""
+    first = transformer.resblocks[0]
+    return {
+        "block": type(first).__name__,
+        "depth": len(transformer.resblocks),
+        "width": first.ln_1.normalized_shape[0],
+        "heads": first.attn.num_heads,
+        "activation": type(first.mlp.gelu).__name__,
+        "norm_eps": first.ln_1.eps,
+    }

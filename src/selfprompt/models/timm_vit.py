@@ -1,0 +1,139 @@
+"""timm's plain VisionTransformer as a tower; the one place that touches timm's private names."""
+
+from typing import cast
+
+from timm.layers import Attention
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from selfprompt.models.block import Plain
+from selfprompt.models.tokens import Tokens
+from selfprompt.models.tower import VisionTower
+
+_REASONS = {
+    "eva": "its blocks need rotary embeddings, which must skip the prompts (EVA, EVA-02, DINOv3)",
+    "beit": "its attention adds a relative position bias for a fixed number of tokens",
+    "swin": "its attention works in windows of the image, where a prompt has no place",
+    "naflexvit": "its blocks need masks for images of different sizes",
+    "vision_transformer_relpos": "its attention adds a relative position bias for a fixed number of tokens",
+    "vision_transformer_sam": "its attention works in windows of the image, where a prompt has no place",
+}
+
+
+def why_unsupported(module: str) -> str:
+    """Say why models of a timm module cannot be towers, ``"timm.models.eva"`` -> half a sentence."""
+    family = module.rpartition(".")[2]
+    for start, reason in _REASONS.items():
+        if family.startswith(start):
+            return reason
+    return "its forward is not a plain sequence of blocks over tokens"
+
+
+class TimmViT(VisionTower):
+    """A plain timm ``VisionTransformer`` or ``VisionTransformerDistilled`` as a tower.
+
+    Everything before block 0, ``norm_pre`` included, happens in ``embed``: prompts go in behind it.
+
+    Args:
+        vit: The model; frozen in place. Its classifier is not used.
+        head: Applied to the pooled features, for a ViT that is the image side of a CLIP.
+
+    Raises:
+        TypeError: If the model is another class (EVA, BEiT, Swin, ...).
+        ValueError: If it has no pooling or no fixed image size.
+    """
+
+    def __init__(self, vit: VisionTransformer, head: nn.Module | None = None) -> None:
+        super().__init__()
+        if type(vit) not in (VisionTransformer, VisionTransformerDistilled):
+            reason = why_unsupported(type(vit).__module__)
+            raise TypeError(
+                f"{type(vit).__name__} is not supported: {reason}. Supported: plain timm VisionTransformer."
+            )
+        if not vit.global_pool:
+            raise ValueError("global_pool must not be empty: the tower needs one vector an image.")
+        if vit.patch_embed.img_size is None:
+            raise ValueError("img_size must be given: the tower needs the size of its images.")
+        self.vit = vit
+        self.head = nn.Identity() if head is None else head
+        self.depth = len(vit.blocks)
+        self.width = vit.embed_dim
+        self.image_size = tuple(vit.patch_embed.img_size)
+        self.patch_size = tuple(vit.patch_embed.feat_ratio(as_scalar=False))
+        self.prefix = vit.num_prefix_tokens
+        self.class_token = vit.cls_token is not None
+        self.freeze()
+        self.features = self.head(next(vit.parameters()).new_zeros(1, self.width)).shape[-1]
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Patch embedding alone, (B, N, D)."""
+        x = self.vit.patch_embed(images)
+        return x.flatten(1, 2) if x.ndim == 4 else x  # (B, h, w, D) with dynamic_img_size
+
+    def embed(self, inputs: Tensor) -> Tokens:
+        """Patches, prefix, positions and ``norm_pre``: (B, 3, H, W) -> (B, prefix + N, D)."""
+        x = self.vit._pos_embed(self.vit.patch_embed(inputs))
+        return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
+
+    def plain(self, index: int) -> Plain | None:
+        """The parts of a block, if it is timm's plain ``Block`` with ``Attention``."""
+        return plain(self.vit.blocks[index])
+
+    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Upstream's own block; images have no mask."""
+        return cast(Tensor, self.vit.blocks[index](x))
+
+    def needs_plain(self, index: int) -> str:
+        """Which kind of block there is."""
+        block = self.vit.blocks[index]
+        kinds = f"{type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
+        return f"needs timm's plain Block with Attention, got {kinds}"
+
+    @property
+    def native_prefix(self) -> bool:
+        """Whether class tokens alone are read."""
+        return self.vit.global_pool == "token" and self.vit.attn_pool is None
+
+    def _native(self, x: Tensor) -> Tensor:
+        return self.head(self.vit.forward_head(self.vit.norm(x), pre_logits=True))
+
+    def _finish(self, rows: Tensor) -> Tensor:
+        # of norm and fc_norm one is real, the other the identity
+        return self.head(self.vit.fc_norm(self.vit.norm(rows.mean(dim=1))))
+
+    def facts(self) -> dict[str, object]:
+        """What was built, beside the weights."""
+        first = self.vit.blocks[0]
+        attention, mlp = getattr(first, "attn", None), getattr(first, "mlp", None)
+        return {
+            "family": "timm",
+            "class": type(self.vit).__name__,
+            "block": type(first).__name__,
+            "image_size": list(self.image_size),
+            "patch_size": list(self.patch_size),
+            "depth": self.depth,
+            "width": self.width,
+            "heads": getattr(attention, "num_heads", None),
+            "activation": type(getattr(mlp, "act", None)).__name__,
+            "norm_eps": getattr(getattr(first, "norm1", None), "eps", None),
+            "prefix": self.prefix,
+            "pool": self.vit.global_pool,
+        }
+
+
+def plain(layer: nn.Module) -> Plain | None:
+    """The parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
+    if type(layer) is not Block or type(layer.attn) is not Attention:
+        return None
+    block, attn = layer, layer.attn
+
+    def answer(y: Tensor, asking: Tensor) -> Tensor:
+        y = attn.norm(y)
+        return cast(Tensor, block.ls1(attn.proj(y if attn.gate is None else y * attn.gate(asking).sigmoid())))
+
+    def mlp(x: Tensor) -> Tensor:
+        return cast(Tensor, block.ls2(block.mlp(block.norm2(x))))
+
+    qkv = attn.qkv
+    return Plain(block.norm1, qkv.weight, qkv.bias, attn.num_heads, attn.q_norm, attn.k_norm, answer, mlp)

@@ -1,0 +1,43 @@
+"""GateVPT's prompts: shallow, with a learned gate behind each block and a temperature inside it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfprompt.models.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Prompts that may skip blocks: ``prompt <- s * block(prompt) + (1 - s) * prompt``, s = sigmoid(gate).
+
+    Attributes:
+        prompts: (P, D).
+        gates: Gate logits, (G,); blocks with an index of G or more have none.
+        temperatures: Divisor of each block's attention logits, (depth,).
+
+    Source: Yoo et al. 2023 (arXiv 2306.05067), section 4.
+    """
+
+    prompts: Tensor
+    gates: Tensor
+    temperatures: Tensor
+    dropout: float = 0.0
+    reach: int = 0
+    needs_all_outputs: ClassVar[bool] = True
+
+    def start(self, tokens: Tokens) -> Tokens:
+        prompts = self.prompts
+        if self.dropout:
+            prompts = F.dropout(prompts.expand(tokens.x.shape[0], -1, -1), self.dropout)
+        return tokens.insert(prompts)
+
+    def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
+        after = block(tokens, temperature=self.temperatures[index])
+        if index >= len(self.gates):
+            return after
+        gate = self.gates[index].sigmoid()
+        return after.replace(gate * after.prompts + (1 - gate) * tokens.prompts)

@@ -1,0 +1,1 @@
+"""Everything that fixes a run, as typed records and as the YAML files that ship."""

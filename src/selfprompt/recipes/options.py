@@ -1,0 +1,168 @@
+"""The options of data and training as plain records; imports nothing heavy, for the command line's sake."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from selfprompt.utils.validation import check_kinds
+
+ADDED = {"views": 0, "compile": False, "on_empty_class": "skip"}
+"""Options that came later, with the value that means what was done before: ids and checkpoints leave it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images and classes a run sees."""
+
+    shots: int = 16
+    """Training images per class, drawn by the published rule; 0 takes all of them."""
+    classes: Literal["all", "base", "new"] = "all"
+    """All classes, or the first (base) or second half (new) of the sorted classes."""
+    holdout: float = 0.25
+    """Part of each class that is set aside for testing when the data come without a test split; 0: all images are for
+    training, and the accuracy is not known."""
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    """What to do with an image that cannot be read: leave it out and say so, or stop."""
+    on_empty_class: Literal["skip", "fail"] = "skip"
+    """What to do with a class that has no image, or none that can be read: leave it out and say so, or stop."""
+    memory: str = "2GB"
+    """Memory for decoded images, as much again at most for frozen features, and for what gradients need of class texts;
+    what does not fit is made anew."""
+    class_names: str | None = None
+    """A classes.txt with the names that are shown and read, when folder names are not good names."""
+    feature_cache: str | None = None
+    """A folder that keeps the frozen features of images for later runs; any process may use it, any file be deleted."""
+
+    def __post_init__(self) -> None:
+        check_kinds(type(self), vars(self))
+        _check_range("shots", self.shots, at_least=0)
+        _check_range("holdout", self.holdout, at_least=0, below=1)
+        if not re.fullmatch(r"\d+(\.\d+)?\s*([KMG]i?)?B?", self.memory, flags=re.IGNORECASE):
+            raise ValueError(f"memory must be a size such as '500MB' or '2GB', got {self.memory!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a method is trained. The defaults are CoOp's, which suit prompts on a frozen CLIP."""
+
+    epochs: int = 50
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images per optimiser step, over all devices together."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """sgd with momentum; adam with weight decay in the gradient (L2); adamw with decoupled weight decay."""
+    lr: float = 2e-3
+    """Highest learning rate; never scaled by the batch size."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """Weight decay; sgd and adam add it to the gradient."""
+    head_weight_decay: float | None = None
+    """Another weight decay for the weights of a module called head; needs decay 'weights'."""
+    eps: float = 1e-8
+    """Term that keeps the denominator of adam and adamw away from zero."""
+    decay: Literal["all", "weights"] = "all"
+    """Decay all tuned tensors, or all but biases and other vectors (SPT's three groups)."""
+    schedule: Literal["dassl_cosine", "warmup_cosine", "constant"] = "dassl_cosine"
+    """dassl_cosine moves per epoch; warmup_cosine per step, from 0; constant has no warm-up."""
+    warmup_epochs: int = 1
+    """Epochs of warm-up."""
+    warmup_lr: float = 1e-5
+    """Learning rate during dassl_cosine's warm-up."""
+    min_lr: float = 0.0
+    """Learning rate that the cosine falls towards."""
+    accumulate: int = 1
+    """Cut each batch into so many parts to save memory; the step still sees the whole batch."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of the computation; tuned tensors are float32 in every case. 16-mixed needs a GPU."""
+    devices: int | str = 1
+    """Number of devices on this machine, or 'auto' for all."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; 'auto' takes a GPU where there is one."""
+    drop_last: bool = False
+    """Leave out an epoch's last batch when it is not full, unless it is the only one."""
+    augment: Literal["crop-flip", "half-crop-flip", "none"] = "crop-flip"
+    """Random resized crops (of at least 8 %, or half of the area) and horizontal flips, or one view in every epoch."""
+    views: int = 0
+    """0: a new random view of each image in every epoch. K: K fixed ones, of which epoch n, from 0, takes n mod K."""
+    select: Literal["last", "best-val"] = "last"
+    """Keep the last epoch, or the one that does best on the validation images. Test images never decide."""
+    ema_decay: float = 0.0
+    """Decay of an average of the tuned tensors over the steps, which is then what is kept; 0 has none."""
+    clip_grad: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    compile: bool = False
+    """Compile the blocks with torch.compile: for GPUs; on a CPU the first step takes minutes and little is gained."""
+    workers: int = 2
+    """Threads that decode and augment images while the model computes; 0 does it in between."""
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints for resuming; the last epoch always writes one."""
+    keep_every: int = 0
+    """Epochs between two copies of the tuned tensors in epochs/, for selfprompt analyze; 0 keeps none."""
+    log_tensorboard: bool = False
+    """Write TensorBoard logs too; needs the package tensorboard."""
+
+    def __post_init__(self) -> None:
+        check_kinds(type(self), vars(self))
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
+            _check_range(name, getattr(self, name), at_least=1)
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"):
+            _check_range(name, getattr(self, name), at_least=0)
+        for name in ("views", "workers", "keep_every"):
+            _check_range(name, getattr(self, name), at_least=0)
+        _check_range("lr", self.lr, above=0)
+        _check_range("eps", self.eps, above=0)
+        _check_range("momentum", self.momentum, at_least=0, below=1)
+        _check_range("ema_decay", self.ema_decay, at_least=0, below=1)
+        if str(self.devices) != "auto" and not re.fullmatch(r"[1-9]\d*", str(self.devices)):
+            raise ValueError(f"devices must be 'auto' or a number from 1, got {self.devices!r}.")
+        self._check_decay()
+        self._check_schedule()
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate cuts a batch into parts and must not exceed batch_size, "
+                f"got {self.accumulate} parts of {self.batch_size} images."
+            )
+
+    def _check_decay(self) -> None:
+        if self.head_weight_decay is None:
+            return
+        _check_range("head_weight_decay", self.head_weight_decay, at_least=0)
+        if self.decay != "weights":
+            raise ValueError(
+                f"head_weight_decay needs decay 'weights', got decay {self.decay!r}. "
+                "Set decay='weights', or leave head_weight_decay out."
+            )
+
+    def _check_schedule(self) -> None:
+        if self.schedule == "constant":
+            return
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be smaller than epochs, got {self.warmup_epochs} of {self.epochs}. "
+                "Train longer, or set warmup_epochs to 0 or schedule to 'constant'."
+            )
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr must not exceed lr, got min_lr {self.min_lr} and lr {self.lr}.")
+        if self.schedule == "dassl_cosine" and self.warmup_epochs and self.warmup_lr > self.lr:
+            raise ValueError(f"warmup_lr must not exceed lr, got warmup_lr {self.warmup_lr} and lr {self.lr}.")
+
+
+def _check_range(
+    name: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise ValueError for a value outside its range; infinity and not a number are outside every range."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}.")
+    if at_least is not None and not value >= at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value}.")
+    if above is not None and not value > above:
+        raise ValueError(f"{name} must be above {above}, got {value}.")
+    if below is not None and not value < below:
+        raise ValueError(f"{name} must be below {below}, got {value}.")

@@ -1,0 +1,26 @@
+"""Rows of the accuracy table that commands and pages show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+ACCURACY_COLUMNS = ("model", "accuracy", "95 % interval", "mean of classes", "test images")
+
+
+def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the accuracy table: zero-shot where there is a text tower, and the method."""
+    untouched = results["weights"] == "untouched"
+    zero_shot, tuned = results.get("zero_shot"), results.get("tuned")
+    own = results["method"] if untouched else f"tuned ({results['method']})"
+    named = {"zero-shot": None if untouched and zero_shot == tuned else zero_shot, own: tuned}
+    return [[name, *accuracy_cells(metrics)] for name, metrics in named.items() if metrics]
+
+
+def accuracy_cells(metrics: Mapping[str, Any]) -> list[str]:
+    """Accuracy, interval, macro accuracy and number of images."""
+    low, high = metrics["interval"]
+    return [
+        f"{metrics['accuracy']:.1f} %",
+        f"{low:.1f} - {high:.1f} %",
+        f"{metrics['macro']:.1f} %",
+        f"{metrics['total']}",
+    ]

@@ -1,0 +1,174 @@
+"""The page of a bench: its tables and plots in one HTML file, with nothing loaded from elsewhere."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfprompt.benchmarks.results import Found, Measured, accuracies, average
+from selfprompt.metrics import Metrics
+from selfprompt.reports import plots
+from selfprompt.reports.bench_tables import (
+    all_tables,
+    at_shots,
+    datasets,
+    gains_over,
+    heading,
+    headline,
+    headline_value,
+    labels,
+    pick,
+)
+from selfprompt.reports.html import Block, figure, side_by_side, table, text, write_page
+from selfprompt.reports.tables import Table, laid_out
+
+MATRICES = 12
+"""Confusion matrices on a page at most."""
+
+
+def write_bench_page(path: Path, found: Found, *, baseline: str, theirs: bool) -> None:
+    """Write the page of a folder of runs.
+
+    Args:
+        path: The HTML file.
+        found: From ``read_results``.
+        baseline: The row that gains are counted from.
+        theirs: Whether to show published averages.
+    """
+    sections: list[tuple[str, list[Block]]] = []
+    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in found.results):
+        own = [result for result in found.results if (result.protocol, result.suite) == (protocol, suite)]
+        title = heading(protocol, suite)
+        tables = all_tables(own, baseline=baseline, theirs=theirs)
+        sections.append((title, [*as_blocks(tables[:1]), *overview(own)]))
+        if len(tables) > 1:
+            sections.append((f"{title}: all tables", as_blocks(tables[1:])))
+        if gained := gains(own, baseline):
+            sections.append((f"{title}: gains over {baseline}", [side_by_side(gained)]))
+        seen = [side_by_side(blocks) for blocks in (calibration(own), confusion(own)) if blocks]
+        if seen:
+            sections.append((f"{title}: confidence and confusion", seen))
+    if found.broken:
+        rows = [[folder, reason] for folder, reason in found.broken.items()]
+        sections.append(("Broken cells", [table(["cell", "what went wrong"], rows)]))
+    sections.append(("How to read this", [text(sentence) for sentence in HOW]))
+    write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in found.notes))
+
+
+HOW = (
+    "Every number is an accuracy on test images in percent, counted from the results in the folder; test images "
+    "never decide anything. Means are over seeds, with their sample standard deviation and, from three seeds on, a "
+    "95 % interval of the mean by Student's t.",
+    "H is the harmonic mean of base and new accuracy. H of averages takes the averages over data sets first, as "
+    "papers print it; the average of H takes H of each data set first.",
+    "The calibration error compares how sure a prediction is with how often it is right.",
+)
+
+
+def as_blocks(tables: Sequence[Table]) -> list[Block]:
+    """Tables with all intervals."""
+    shown = [(laid_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
+    return [table(layout.columns, layout.rows, caption) for layout, caption in shown]
+
+
+def overview(results: Sequence[Measured]) -> list[Block]:
+    """The protocol's own plot: base against new, or accuracy by shots."""
+    names, rows = datasets(results), labels(results)
+    if results[0].protocol == "base-to-new":
+        points = {}
+        for row in rows:
+            parts = [
+                average([accuracies(pick(results, name, row), part) for name in names]) for part in ("base", "new")
+            ]
+            if all(parts):
+                points[row] = tuple(math.fsum(part.values()) / len(part) for part in parts)
+        if not points:
+            return []
+        alt = "; ".join(f"{row}: base {base:.1f}, new {new:.1f}" for row, (base, new) in points.items())
+        caption = "Averages over data sets, with lines of equal H."
+        return [figure(plots.base_new_scatter({row: (b, n) for row, (b, n) in points.items()}), caption, alt)]
+    if results[0].protocol == "few-shot":
+        return [shots_figure(results, names, "average over data sets"), *_each_shots(results, names)]
+    return []
+
+
+def _each_shots(results: Sequence[Measured], names: Sequence[str]) -> list[Block]:
+    return [side_by_side([shots_figure(results, [name], name) for name in names])] if len(names) > 1 else []
+
+
+def shots_figure(results: Sequence[Measured], names: Sequence[str], caption: str) -> Block:
+    """Accuracy by shots over some data sets; what needs no shots is a line across."""
+    curves: dict[str, dict[int, list[float]]] = {}
+    reference = {}
+    for row in labels(results):
+        for count in sorted({result.shots for result in results}):
+            scores = average([accuracies(at_shots(pick(results, name, row), count), "test") for name in names])
+            if scores and count:
+                curves.setdefault(row, {})[count] = list(scores.values())
+            elif scores:
+                reference[row] = math.fsum(scores.values()) / len(scores)
+    alt = f"accuracy by shots of {', '.join([*curves, *reference])}"
+    return figure(plots.shots_curves(curves, reference=reference), f"Accuracy by shots: {caption}.", alt)
+
+
+def gains(results: Sequence[Measured], baseline: str) -> list[Block]:
+    """For each method what it gains over the baseline, data set by data set."""
+    blocks = []
+    for row, by_name in gains_over(results, baseline).items():
+        drawn = plots.gain_bars(by_name, method=row, baseline=baseline, quantity=headline(results[0]))
+        alt = "; ".join(f"{name} {gain:+.1f}" for name, gain in by_name.items())
+        blocks.append(figure(drawn, f"{row}: gain in {headline(results[0])} over {baseline}.", alt))
+    return blocks
+
+
+def calibration(results: Sequence[Measured]) -> list[Block]:
+    """For each method how confidence and accuracy go together, over all its first evaluations."""
+    blocks = []
+    for row in labels(results):
+        measured = [first(result) for result in results if result.label == row]
+        metrics = [entry for entry in measured if entry is not None and entry.reliability]
+        bins: dict[int, list[list[float]]] = {}
+        for entry in metrics:
+            for confidence, accuracy, count in entry.reliability:
+                bins.setdefault(math.ceil(confidence * 15), []).append([confidence, accuracy, count])
+        pooled = [_pooled(bins[number]) for number in sorted(bins)]
+        if pooled:
+            total = sum(count for _, _, count in pooled)
+            error = sum(count * abs(accuracy - confidence) for confidence, accuracy, count in pooled) / total
+            drawn = plots.reliability_diagram(pooled, error)
+            alt = f"calibration error {100 * error:.1f} %"
+            blocks.append(figure(drawn, f"{row}: confidence and accuracy, {total} predictions of all cells.", alt))
+    return blocks
+
+
+def _pooled(entries: Sequence[Sequence[float]]) -> tuple[float, float, int]:
+    """Mean confidence and accuracy of bins, weighted by their images."""
+    count = math.fsum(entry[2] for entry in entries)
+    confidence, accuracy = (math.fsum(entry[place] * entry[2] for entry in entries) / count for place in (0, 1))
+    return confidence, accuracy, int(count)
+
+
+def confusion(results: Sequence[Measured]) -> list[Block]:
+    """For each data set the confusion matrix of the method that does best there, all its seeds together."""
+    blocks = []
+    for name in datasets(results)[:MATRICES]:
+        values = {row: headline_value(pick(results, name, row)) for row in labels(results)}
+        best = max(values, key=lambda row: -1.0 if values[row] is None else float(values[row] or 0))
+        found = pick(results, name, best)
+        found = at_shots(found, max((result.shots for result in found), default=0))
+        matrices = [(metrics.confusion, result) for result in found if (metrics := first(result)) and metrics.confusion]
+        matrices = [entry for entry in matrices if len(entry[0]) == len(matrices[0][0])]  # of the same classes
+        if not matrices:
+            continue
+        classes = matrices[0][1].record["classes"]
+        counts = [
+            [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*(m for m, _ in matrices), strict=True)
+        ]
+        runs = "1 run" if len(matrices) == 1 else f"{len(matrices)} runs"
+        caption = f"{name}: {best}, {next(iter(found[0].evaluations))} images of {runs}."
+        blocks.append(figure(plots.confusion_matrix(counts, classes), caption, f"confusion matrix of {name}"))
+    return blocks
+
+
+def first(result: Measured) -> Metrics | None:
+    """The metrics of the classes that were tuned."""
+    return next(iter(result.evaluations.values()))

@@ -1,0 +1,351 @@
+"""The tables of each protocol, as the papers have them, from measured results."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from selfprompt.benchmarks.published import published
+from selfprompt.benchmarks.results import (
+    Measured,
+    Scores,
+    Spread,
+    accuracies,
+    average,
+    average_of,
+    harmonic,
+    spread,
+)
+from selfprompt.reports.tables import Gain, Table, Value
+
+SPREADS = "Means over seeds ± sample standard deviation; the 95 % interval (t), from three seeds on, in parentheses."
+Row = Mapping[str, Spread | None]
+"""What a table shows of one method, by column."""
+
+
+def all_tables(results: Sequence[Measured], *, baseline: str = "zero-shot", theirs: bool = False) -> list[Table]:
+    """Every table of every protocol and suite.
+
+    Args:
+        results: From ``read_results``.
+        baseline: The row that gains are counted from.
+        theirs: Whether to add published averages.
+    """
+    made: list[Table] = []
+    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
+        own = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
+        title = heading(protocol, suite)
+        whole, *others = MAKERS[protocol](own, title, theirs)
+        made.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
+        made += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
+        made += gain_table(own, title, baseline)
+    return made
+
+
+def heading(protocol: str, suite: str) -> str:
+    """What a group of tables is about."""
+    return protocol if protocol == suite else f"{protocol}, {suite}"
+
+
+def class_notes(results: Sequence[Measured]) -> list[str]:
+    """Why numbers are missing, and which methods chose among a part of their classes."""
+    without = sorted({result.label for result in results if None in result.evaluations.values()})
+    notes = [f"No number where a method cannot tell the classes apart: {', '.join(without)}."] if without else []
+    parts = {(result.label, name) for result in results for name in result.record.get("restricted", ())}
+    if parts:
+        rows, names = (", ".join(sorted(set(words))) for words in zip(*parts, strict=True))
+        notes.append(f"Of the tuned classes only those of the test set were to choose from on {names}: {rows}.")
+    return notes
+
+
+def base_to_new(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+    """Base, new and H: the averages with H both ways, then each data set."""
+    names, rows = datasets(results), labels(results)
+    single = {name: {row: halves(pick(results, name, row)) for row in rows} for name in names}
+    tables = [
+        make(f"{title}: {name}", ("base", "new", "H"), {row: single[name][row] for row in rows if single[name][row]})
+        for name in names
+    ]
+    averages = {}
+    for row in rows:
+        have = [name for name in names if single[name][row]]
+        note = _of(len(have), len(names))
+        base = average([accuracies(pick(results, name, row), "base") for name in have])
+        new = average([accuracies(pick(results, name, row), "new") for name in have])
+        averages[row] = {
+            "base": spread(base, note),
+            "new": spread(new, note),
+            "H of averages": harmonic(base, new, note),
+            "average of H": average_of([single[name][row]["H"] for name in have], note),
+        }
+    columns = ("base", "new", "H of averages", "average of H")
+    whole = make(f"{title}: average over {_count(names)}", columns, averages, results, theirs=theirs, sizes=True)
+    h = {row: {name: single[name][row].get("H") for name in names} for row in rows if averages[row]["new"]}
+    return [whole, *([make(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
+
+
+def halves(results: Sequence[Measured]) -> Row:
+    """Base, new and H of one method on one data set; nothing without results."""
+    if not results:
+        return {}
+    base, new = accuracies(results, "base"), accuracies(results, "new")
+    return {"base": spread(base), "new": spread(new), "H": harmonic(base, new)}
+
+
+def few_shot(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+    """Accuracy by shots: the average, then each data set. What needs no shots stands under 0.
+
+    With a single number of shots, the data sets stand side by side in one table.
+    """
+    names, rows = datasets(results), labels(results)
+    shots = sorted({result.shots for result in results})
+
+    def by_shots(row: str, count: int, chosen: Sequence[str]) -> Spread | None:
+        found = {name: accuracies(at_shots(pick(results, name, row), count), "test") for name in chosen}
+        have = [scores for scores in found.values() if scores]
+        return spread(average(have), _of(len(have), len(chosen)))
+
+    def table(title: str, chosen: Sequence[str], *, whole: bool) -> Table:
+        shown = {row: {str(count): by_shots(row, count, chosen) for count in shots} for row in rows}
+        made = make(title, tuple(map(str, shots)), shown, results if whole else (), theirs=theirs and whole)
+        return made
+
+    whole = table(f"{title}: accuracy by shots, average over {_count(names)}", names, whole=True)
+    if len(names) == 1:
+        return [whole]
+    if len(set(shots) - {0}) == 1:
+        return [whole, each(results, f"{title}: accuracy with {max(shots)} shots", mean=True)]
+    return [whole, *(table(f"{title}: accuracy by shots, {name}", [name], whole=False) for name in names)]
+
+
+def shifted(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+    """Accuracy on the source, on each target, and the average over the targets, for each source; then their average."""
+    word = "shifted" if results[0].protocol == "domain-generalization" else "targets"
+    names, rows = datasets(results), labels(results)
+    tables, sources, targets = [], {}, {}
+    for name in names:
+        own = [result for result in results if result.dataset == name]
+        columns = list(dict.fromkeys(key for result in own for key in result.evaluations))
+        shown = {}
+        for row in rows:
+            found = pick(own, name, row)
+            scores = {column: accuracies(found, column) for column in columns}
+            sources[name, row] = scores["source"]
+            have = [scores[column] for column in columns if column != "source" and scores[column]]
+            targets[name, row] = average(have) if len(have) == len(columns) - 1 else {}
+            if found:
+                shown[row] = {column: spread(values) for column, values in scores.items()}
+                shown[row][f"average of {word}"] = spread(targets[name, row])
+        tables.append(make(f"{title}: from {name}", (*columns, f"average of {word}"), shown, own, theirs=theirs))
+    if len(names) == 1:
+        return tables
+    rows_of = {row: _pair(row, names, sources, targets, word) for row in rows}
+    whole = make(
+        f"{title}: average over {_count(names)}", ("source", f"average of {word}"), rows_of, results, sizes=True
+    )
+    return [whole, *tables]
+
+
+def _pair(
+    row: str,
+    names: Sequence[str],
+    sources: Mapping[tuple[str, str], Scores],
+    targets: Mapping[tuple[str, str], Scores],
+    word: str,
+) -> Row:
+    """Averages over data sets of source and target accuracy."""
+    columns = {"source": sources, f"average of {word}": targets}
+    found = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
+    return {column: spread(average(have), _of(len(have), len(names))) for column, have in found.items()}
+
+
+def vtab(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+    """The means of the three groups, the mean of the tasks and that of the groups; then each task."""
+    from selfprompt.data.suites.vtab import GROUPS
+
+    names, rows = datasets(results), labels(results)
+    scores = {(name, row): accuracies(pick(results, name, row), "test") for name in names for row in rows}
+    shown = {}
+    for row in rows:
+        groups = {
+            group: spread(average(have), _of(len(have), len(tasks)))
+            for group, tasks in GROUPS.items()
+            for have in [[scores[name, row] for name in tasks if scores.get((name, row))]]
+        }
+        every = [scores[name, row] for name in names if scores[name, row]]
+        total = sum(len(tasks) for tasks in GROUPS.values())
+        whole = {group: entry for group, entry in groups.items() if entry}
+        shown[row] = {
+            **groups,
+            f"mean of {total} tasks": spread(average(every), _of(len(every), total)),
+            "mean of groups": average_of(list(whole.values()), _of(len(whole), len(GROUPS), "groups")),
+        }
+    columns = tuple(dict.fromkeys(column for row in shown.values() for column in row))
+    return [
+        make(f"{title}: groups", columns, shown, results, theirs=theirs, sizes=True),
+        each(results, f"{title}: every task"),
+    ]
+
+
+def fgvc(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+    """Each data set and their mean."""
+    return [each(results, f"{title}: every task", mean=True)]
+
+
+def each(results: Sequence[Measured], title: str, *, mean: bool = False) -> Table:
+    """A column for each data set, and perhaps their mean."""
+    names, rows = datasets(results), labels(results)
+    shown: dict[str, dict[str, Spread | None]] = {}
+    for row in rows:
+        scores = {name: accuracies(pick(results, name, row), "test") for name in names}
+        have = [entry for entry in scores.values() if entry]
+        shown[row] = {name: spread(entry) for name, entry in scores.items()}
+        if mean:
+            shown[row]["mean"] = spread(average(have), _of(len(have), len(names)))
+    return make(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
+
+
+def gain_table(results: Sequence[Measured], title: str, baseline: str) -> list[Table]:
+    """What each method gains over the baseline on each data set; nothing where the baseline was not run."""
+    gains = gains_over(results, baseline)
+    if not gains:
+        return []
+    names = datasets(results)
+    rows: list[tuple[Value, ...]] = []
+    for row, by_name in gains.items():
+        values = [Gain(by_name[name]) if name in by_name else None for name in names]
+        mean = Gain(statistics.fmean(by_name.values())) if len(by_name) == len(names) else None
+        rows.append((row, *values, mean))
+    return [Table(f"{title}: gain of {headline(results[0])} over {baseline}", ("method", *names, "mean"), tuple(rows))]
+
+
+def gains_over(results: Sequence[Measured], baseline: str) -> dict[str, dict[str, float]]:
+    """Percentage points over the baseline by row and data set, of the protocol's headline number."""
+    rows, names = labels(results), datasets(results)
+    if baseline not in rows:
+        return {}
+    level = {name: headline_value(pick(results, name, baseline)) for name in names}
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        for name in names:
+            value, ground = headline_value(pick(results, name, row)), level[name]
+            if row != baseline and value is not None and ground is not None:
+                found.setdefault(row, {})[name] = value - ground
+    return found
+
+
+def headline(result: Measured) -> str:
+    """The number that a protocol is about."""
+    shots = {"few-shot": "accuracy with the most shots"}
+    other = {"base-to-new": "H", "cross-dataset": "the average of targets"}
+    return {**shots, **other, "domain-generalization": "the average of shifted"}.get(result.protocol, "accuracy")
+
+
+def headline_value(results: Sequence[Measured]) -> float | None:
+    """That number for one method on one data set; None if it is not there."""
+    if not results:
+        return None
+    protocol = results[0].protocol
+    if protocol == "base-to-new":
+        found = halves(results)["H"]
+    elif protocol in ("cross-dataset", "domain-generalization"):
+        scores = [accuracies(results, name) for name in results[0].evaluations if name != "source"]
+        found = spread(average(scores)) if all(scores) else None
+    else:
+        found = spread(accuracies(at_shots(results, max(result.shots for result in results)), "test"))
+    return found.mean if found else None
+
+
+MAKERS: dict[str, Callable[[Sequence[Measured], str, bool], list[Table]]] = {
+    "base-to-new": base_to_new,
+    "few-shot": few_shot,
+    "cross-dataset": shifted,
+    "domain-generalization": shifted,
+    "vtab": vtab,
+    "fgvc": fgvc,
+}
+
+
+def make(
+    title: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Row],
+    results: Sequence[Measured] = (),
+    *,
+    theirs: bool = False,
+    sizes: bool = False,
+) -> Table:
+    """A table of spreads; with what the methods cost, and published rows, where they are wanted."""
+    lines: list[tuple[Value, ...]] = []
+    for row, values in rows.items():
+        cost: tuple[Value, ...] = costs([r for r in results if r.label == row]) if sizes else ()
+        lines.append((row, *(values.get(column) for column in columns), *cost))
+    notes = [SPREADS] if any(isinstance(v, Spread) and v.deviation is not None for line in lines for v in line) else []
+    added = 0
+    for table in published() if theirs and results else ():
+        if (table.protocol, table.suite) == (results[0].protocol, results[0].suite):
+            for name, numbers in table.rows.items():
+                shown = dict(zip(table.columns, numbers, strict=True))
+                lines.append((f"{name} (published)", *(shown.get(column) for column in columns), *([None] * 2 * sizes)))
+            added += len(table.rows)
+            notes.append(f"Published rows are not ours: {table.about}.")
+    header = ("method", *columns, *(("trainable parameters", "training, s") if sizes else ()))
+    return Table(title, header, tuple(lines), tuple(notes), added)
+
+
+def costs(results: Sequence[Measured]) -> tuple[Value, Value]:
+    """Tuned numbers (the most of any data set) and the mean time of training."""
+    if not results:
+        return None, None
+    seconds = statistics.fmean(result.record["train_seconds"] for result in results)
+    return max(result.record["trainable_parameters"] for result in results), f"{seconds:.1f}"
+
+
+def datasets(results: Sequence[Measured]) -> list[str]:
+    """The data sets that occur, in the suite's order."""
+    from selfprompt.data.suites import list_tasks
+
+    found = {result.dataset for result in results}
+    order = list_tasks(results[0].suite)
+    return [name for name in order if name in found] + sorted(found - set(order))
+
+
+def labels(results: Sequence[Measured]) -> list[str]:
+    """The rows that occur: untrained ones first, then by name."""
+    first = {result.label: result.trained for result in results}
+    return sorted(first, key=lambda label: (first[label], label))
+
+
+def pick(results: Sequence[Measured], dataset: str, label: str) -> list[Measured]:
+    """One row's results on one data set."""
+    return [result for result in results if (result.dataset, result.label) == (dataset, label)]
+
+
+def at_shots(results: Sequence[Measured], shots: int) -> list[Measured]:
+    """Those with so many shots."""
+    return [result for result in results if result.shots == shots]
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} data set{'' if len(names) == 1 else 's'}"
+
+
+def _of(have: int, all_: int, what: str = "data sets") -> str:
+    return "" if have == all_ else f"{have} of {all_} {what}"
+
+
+def singles(results: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Every evaluation of every cell, as JSON values: counts, accuracies, calibration, cost."""
+    return [
+        {
+            **{
+                name: getattr(result, name) for name in ("protocol", "suite", "dataset", "label", "seed", "shots", "id")
+            },
+            "evaluation": name,
+            **{key: getattr(metrics, key) for key in ("correct", "total", "accuracy", "macro", "calibration_error")},
+            **{key: result.record[key] for key in ("trainable_parameters", "train_seconds", "seconds", "peak_memory")},
+        }
+        for result in results
+        for name, metrics in result.evaluations.items()
+        if metrics is not None
+    ]

@@ -1,0 +1,407 @@
+"""Plots of results as matplotlib figures: pure functions of numbers, without pyplot and its global state.
+
+Percentages lie in [0, 100]. Colours are told apart by colour-blind eyes too; where there are more series than colours,
+markers and line styles tell them apart.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from selfprompt.metrics import harmonic_mean
+from selfprompt.utils.files import write_atomically
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")  # Okabe and Ito's
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+LINES = ("-", "--", ":", "-.")
+QUIET, FAINT = "#5c6370", "#dfe2e6"
+RIGHT, WRONG = "#1a7f37", "#b42318"
+FONT = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured percentage.
+
+    Attributes:
+        value: In [0, 100].
+        low, high: Its interval; None where there is none.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Any]) -> "Estimate":
+        """Accuracy and interval of ``Metrics.to_json()``, as results hold it."""
+        return cls(metrics["accuracy"], *metrics["interval"])
+
+
+def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Training loss and training accuracy by epoch, side by side.
+
+    Args:
+        histories: ``results["history"]`` by the run's name: records with epoch, loss and perhaps train_accuracy, in
+            [0, 1]. Runs without any record, such as zero-shot, are left out.
+    """
+    shown = {name: history for name, history in histories.items() if history}
+    figure, (losses, accuracies) = _panels(9, 3.4, 2)
+    for (name, history), colour, line in zip(shown.items(), _colours(len(shown)), _lines(len(shown)), strict=True):
+        epochs = [record["epoch"] for record in history]
+        look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": as_it_is(name)}
+        losses.plot(epochs, [record["loss"] for record in history], **look)
+        seen = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
+        accuracies.plot([epoch for epoch, _ in seen], [share for _, share in seen], **look)
+    _label(losses, x="epoch", y="training loss")
+    _label(accuracies, x="epoch", y="training accuracy, %")
+    _epochs(losses, shown)
+    _epochs(accuracies, shown)
+    accuracies.set_ylim(0, 102)
+    _legend_below(figure, losses)
+    return figure
+
+
+def accuracy_bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[Estimate]], *, chance: Sequence[float] | None = None
+) -> Figure:
+    """Vertical bars side by side, with their intervals: before and after, or several methods.
+
+    Args:
+        groups: What stands below the axis: "base", "new", "H".
+        series: One bar in every group by the name of the series: "zero-shot", "SEP".
+        chance: Accuracy of guessing in every group, drawn as a dashed line across it.
+
+    Raises:
+        ValueError: If a series does not have one estimate for each group.
+    """
+    _check_lengths(groups, series)
+    figure, (axes,) = _panels(max(5.0, 1.2 + 0.55 * len(groups) * (len(series) + 1)), 3.6, 1)
+    width = 0.8 / max(1, len(series))
+    for number, ((name, estimates), colour) in enumerate(zip(series.items(), _colours(len(series)), strict=True)):
+        places = [group - 0.4 + (number + 0.5) * width for group in range(len(groups))]
+        axes.bar(places, [e.value for e in estimates], width=0.92 * width, color=colour, label=as_it_is(name))
+        for place, estimate in zip(places, estimates, strict=True):
+            _whisker(axes, place, estimate)
+            top = estimate.value if estimate.high is None else max(estimate.high, estimate.value)
+            axes.annotate(
+                f"{estimate.value:.1f}",
+                (place, top),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=FONT - 1,
+            )
+    for group, level in enumerate(chance or ()):
+        label = "chance" if group == 0 else None
+        axes.plot([group - 0.45, group + 0.45], [level, level], color="black", linestyle="--", linewidth=1, label=label)
+    axes.set_xticks(range(len(groups)), list(map(as_it_is, groups)))
+    axes.set_ylim(0, 108)  # room for the number above a full bar
+    axes.set_yticks(range(0, 101, 20))
+    _label(axes, y="accuracy, %", grid="y")
+    _legend_below(figure, axes)
+    return figure
+
+
+def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
+    """Accuracy on base classes against accuracy on new ones, with contours of their harmonic mean H.
+
+    Args:
+        points: (base, new) in percent by name; the legend lists them by H, best first.
+
+    Raises:
+        ValueError: If there is no point.
+    """
+    if not points:
+        raise ValueError("base_new_scatter needs at least 1 point, got none.")
+    ranked = sorted(points.items(), key=lambda entry: -harmonic_mean(*entry[1]))
+    figure, (axes,) = _panels(7.5, 4.6, 1)
+    for (name, (base, new)), colour, marker in zip(ranked, _colours(len(ranked)), _markers(len(ranked)), strict=True):
+        label = as_it_is(f"{name}  (H {harmonic_mean(base, new):.1f})")
+        axes.scatter([base], [new], s=70, color=colour, marker=marker, edgecolors="white", label=label, zorder=3)
+    x, y = _room([base for base, _ in points.values()]), _room([new for _, new in points.values()])
+    axes.set_xlim(*x)
+    axes.set_ylim(*y)
+    _harmonic_contours(axes, x, y)
+    _label(axes, x="accuracy on base classes, %", y="accuracy on new classes, %", grid="none")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
+    return figure
+
+
+def shots_curves(
+    curves: Mapping[str, Mapping[int, Sequence[float]]], *, reference: Mapping[str, float] | None = None
+) -> Figure:
+    """Accuracy by number of shots: the mean over seeds, and a band of one standard deviation to either side.
+
+    Args:
+        curves: Accuracies of the seeds in percent by name and number of shots, which is at least 1.
+        reference: Accuracies that no shots change, such as zero-shot, as horizontal lines by name.
+    """
+    figure, (axes,) = _panels(7.5, 4.2, 1)
+    looks = zip(_colours(len(curves)), _markers(len(curves)), strict=True)
+    for (name, by_shots), (colour, marker) in zip(curves.items(), looks, strict=True):
+        shots = sorted(by_shots)
+        means = [statistics.fmean(by_shots[count]) for count in shots]
+        spreads = [statistics.stdev(by_shots[count]) if len(by_shots[count]) > 1 else 0.0 for count in shots]
+        axes.plot(shots, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=as_it_is(name))
+        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+        axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
+    for (name, level), line in zip((reference or {}).items(), cycle(LINES[1:]), strict=False):
+        axes.axhline(level, color=QUIET, linestyle=line, linewidth=1.5, label=as_it_is(name))
+    ticks = sorted({count for by_shots in curves.values() for count in by_shots})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(count) for count in ticks])
+    axes.minorticks_off()
+    _label(axes, x="shots: training images a class", y="accuracy, %")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
+    return figure
+
+
+def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantity: str = "accuracy") -> Figure:
+    """What a method gains over another one, data set by data set, the largest gain on top.
+
+    Args:
+        gains: Difference of two accuracies in percentage points by data set.
+        method, baseline: Their names, for the axis.
+        quantity: What is compared, for the axis.
+    """
+    ranked = sorted(gains.items(), key=lambda entry: entry[1])
+    figure, (axes,) = _panels(7.5, 1.0 + 0.32 * max(3, len(ranked)), 1)
+    values = [gain for _, gain in ranked]
+    axes.barh(range(len(ranked)), values, height=0.65, color=[COLOURS[0] if v >= 0 else COLOURS[1] for v in values])
+    for row, value in enumerate(values):
+        axes.annotate(
+            f"{value:+.1f}",
+            (value, row),
+            (4 if value >= 0 else -4, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=FONT - 1,
+        )
+    axes.set_yticks(range(len(ranked)), [as_it_is(name) for name, _ in ranked])
+    axes.axvline(0, color="black", linewidth=1)
+    axes.margins(x=0.15)  # room for the numbers
+    middle, half = (len(ranked) - 1) / 2, max(3, len(ranked)) / 2  # a single bar is as thick as one of many
+    axes.set_ylim(middle - half, middle + half)
+    _label(axes, x=as_it_is(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
+    return figure
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Which classes are taken for which; rows are true classes, in percent of their images.
+
+    Args:
+        counts: Numbers of images; rows are true classes, columns predicted ones, as ``Metrics.confusion``.
+        classes: Names in that order; they stand beside the axes for up to 60 classes.
+    """
+    size, names = len(classes), [as_it_is(shortened(name, 32)) for name in classes]
+    side = min(8.5, 1.1 + 0.28 * max(size, 6)) + 0.5 + 0.07 * max(map(len, names))  # the cells, and room for the names
+    figure, (axes,) = _panels(side + 1.2, side, 1)
+    shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, shrink=0.7)
+    bar.set_label("% of the true class's images", fontsize=FONT)
+    bar.outline.set_visible(False)
+    if size <= 60:
+        axes.set_xticks(range(size), names, rotation=90, fontsize=FONT - 1 if size <= 30 else 6)
+        axes.set_yticks(range(size), names, fontsize=FONT - 1 if size <= 30 else 6)
+    if size <= 12:
+        for row, line in enumerate(shares):
+            for column, share in enumerate(line):
+                if counts[row][column]:
+                    colour = "white" if share > 55 else "black"
+                    axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=FONT - 2, color=colour)
+    _label(axes, x="predicted class", y="true class", grid="none")
+    return figure
+
+
+def as_it_is(name: str) -> str:
+    """A name as matplotlib shows it letter by letter.
+
+    It takes what stands between two dollar signs for a formula, and leaves a name that begins with _ out of a legend.
+    """
+    return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
+
+
+def shortened(name: str, length: int) -> str:
+    """A name that takes at most so many letters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float | None = None) -> Figure:
+    """How often predictions of some confidence are right; on the diagonal confidence is what it says.
+
+    Args:
+        bins: Mean confidence, accuracy (both in [0, 1]) and number of images of each bin; empty bins are left out.
+        error: Expected calibration error in [0, 1], for the title.
+    """
+    filled = [entry for entry in bins if entry[2]]
+    figure, (axes, counts) = _panels(5, 5, 2, stacked=(3, 1))
+    axes.plot([0, 100], [0, 100], color=QUIET, linestyle="--", linewidth=1)
+    confidences = [100 * confidence for confidence, _, _ in filled]
+    accuracies = [100 * accuracy for _, accuracy, _ in filled]
+    axes.vlines(confidences, confidences, accuracies, color=COLOURS[1], linewidth=4, alpha=0.35)
+    axes.plot(confidences, accuracies, color=COLOURS[0], marker="o", linewidth=1.8)
+    counts.bar(confidences, [count for _, _, count in filled], width=100 / max(15, len(bins)), color=COLOURS[0])
+    for each in (axes, counts):
+        each.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    if error is not None:
+        axes.set_title(f"expected calibration error {100 * error:.1f} %", fontsize=FONT, loc="left")
+    _label(axes, y="accuracy, %")
+    _label(counts, x="confidence, %", y="images")
+    return figure
+
+
+def summary_picture(
+    path: Path,
+    bars: Mapping[str, Estimate],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    shown: Sequence[tuple[Image.Image, str, str]],
+    caption: str,
+) -> None:
+    """Accuracies, training curves and classified images in one PNG.
+
+    Args:
+        path: The file to write.
+        bars: Accuracies by name.
+        histories: ``results["history"]`` by the run's name.
+        shown: Images with the true and the predicted class.
+        caption: A line or two below.
+    """
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=[1.1, 1])
+    _named_bars(figure.add_subplot(grid[0, 0]), bars)
+    _losses(figure.add_subplot(grid[0, 1]), {name: history for name, history in histories.items() if history})
+    tiles = grid[1, :].subgridspec(2, max(1, (len(shown) + 1) // 2))
+    for number, (image, truth, said) in enumerate(shown):
+        axes = figure.add_subplot(tiles[number % 2, number // 2])
+        axes.imshow(image)
+        axes.set_axis_off()
+        text, colour = (said, RIGHT) if said == truth else (f"{said}\n(is {truth})", WRONG)
+        axes.set_title(as_it_is(text), fontsize=FONT - 1, color=colour)
+    figure.supxlabel(as_it_is(caption), fontsize=FONT - 1)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_atomically(path, drawn.getvalue())
+
+
+def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
+    """Horizontal bars with their intervals; the names stand beside them."""
+    for row, estimate in enumerate(bars.values()):
+        axes.barh(row, estimate.value, color=COLOURS[0], height=0.6)
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [row, row], color="black", linewidth=1.5)
+        end = estimate.value if estimate.high is None else estimate.high
+        axes.text(end + 1.5, row, f"{estimate.value:.1f} %", va="center", fontsize=FONT - 1)
+    axes.set_yticks(range(len(bars)), list(map(as_it_is, bars)), fontsize=FONT - 1)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)  # room for the number behind a full bar
+    axes.set_xticks(range(0, 101, 20))
+    _label(axes, x="test accuracy, %, with its 95 % interval", grid="x")
+
+
+def _losses(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Training loss by epoch."""
+    for (name, history), colour in zip(histories.items(), _colours(len(histories)), strict=True):
+        look: dict[str, Any] = {"color": colour, "linewidth": 2, "label": as_it_is(name)}
+        axes.plot([record["epoch"] for record in history], [record["loss"] for record in history], **look)
+    _label(axes, x="epoch", y="training loss")
+    _epochs(axes, histories)
+    axes.legend(fontsize=FONT - 1, frameon=False)
+
+
+def _epochs(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Whole epochs below, and a scale from 0 with room for every loss."""
+    highest = max((record["loss"] for history in histories.values() for record in history), default=1.0)
+    axes.set_ylim(0, 1.08 * highest)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def _panels(width: float, height: float, count: int, *, stacked: Sequence[float] = ()) -> tuple[Figure, list[Axes]]:
+    """A figure of that size in inches with ``count`` axes side by side, or below one another in these proportions."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    rows, columns = (count, 1) if stacked else (1, count)
+    grid = figure.add_gridspec(rows, columns, height_ratios=list(stacked) or None)
+    return figure, [figure.add_subplot(grid[row, column]) for row in range(rows) for column in range(columns)]
+
+
+def _label(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> None:
+    """Names of the axes, and the same quiet look everywhere."""
+    axes.set_xlabel(x, fontsize=FONT)
+    axes.set_ylabel(y, fontsize=FONT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(color=QUIET)
+    axes.set_axisbelow(True)
+    if grid != "none":
+        axes.grid(axis=grid, color=FAINT, linewidth=0.8)  # type: ignore[arg-type]  # a plain str for a Literal
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """One legend for the whole figure, in up to four columns, where there is something to tell apart."""
+    handles, names = axes.get_legend_handles_labels()
+    if "chance" in names:  # matplotlib lists lines first
+        handles, names = handles[1:] + handles[:1], names[1:] + names[:1]
+    if len(names) > 1:
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=FONT
+        )
+
+
+def _whisker(axes: Axes, place: float, estimate: Estimate) -> None:
+    """The interval of a vertical bar."""
+    if estimate.low is not None and estimate.high is not None:
+        below, above = max(0.0, estimate.value - estimate.low), max(0.0, estimate.high - estimate.value)
+        axes.errorbar(
+            [place], [estimate.value], yerr=[[below], [above]], fmt="none", ecolor="black", elinewidth=1.2, capsize=3
+        )
+
+
+def _harmonic_contours(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
+    """Lines of equal H over the visible part, with their values."""
+    steps = 80
+    bases = [x[0] + (x[1] - x[0]) * i / steps for i in range(steps + 1)]
+    news = [y[0] + (y[1] - y[0]) * i / steps for i in range(steps + 1)]
+    means = [[harmonic_mean(base, new) for base in bases] for new in news]
+    lines = axes.contour(bases, news, means, levels=7, colors=[QUIET], linewidths=0.7, alpha=0.6)
+    axes.clabel(lines, fmt="H %g", fontsize=FONT - 2)
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis of percentages with some room around the values, at least ten points apart."""
+    low, high = min(values), max(values)
+    margin = max(5.0, 0.15 * (high - low))
+    return max(0.0, math.floor(low - margin)), min(100.0, math.ceil(high + margin))
+
+
+def _check_lengths(groups: Sequence[str], series: Mapping[str, Sequence[Estimate]]) -> None:
+    """Raise ValueError for a series that does not fit the groups."""
+    for name, estimates in series.items():
+        if len(estimates) != len(groups):
+            raise ValueError(f"{name!r} needs one estimate for each of {len(groups)} groups, got {len(estimates)}.")
+
+
+def _colours(count: int) -> list[str]:
+    return list(islice(cycle(COLOURS), count))
+
+
+def _markers(count: int) -> list[str]:
+    return list(islice(cycle(MARKERS), count))
+
+
+def _lines(count: int) -> list[str]:
+    """A line style for each series: the next one when the colours have all been used."""
+    return [LINES[number // len(COLOURS) % len(LINES)] for number in range(count)]

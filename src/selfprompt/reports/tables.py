@@ -1,0 +1,219 @@
+"""Tables of percentages: a frozen record, and its forms as text, CSV, JSON, Markdown and LaTeX."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfprompt.benchmarks.results import Spread
+from selfprompt.utils.csv_text import csv_text
+
+NARROW = 5
+"""Columns up to which a table's cells show their intervals."""
+WIDE = 8
+"""Columns up to which a table fits a page."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A difference of two accuracies in percentage points."""
+
+    value: float
+
+
+Value = str | int | float | Spread | Gain | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under columns.
+
+    Attributes:
+        title: What it shows.
+        columns: The first names the rows.
+        rows: A value for each column; None where there is nothing to show.
+        notes: Sentences below it.
+        published: How many of the last rows are other people's numbers.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    notes: tuple[str, ...] = ()
+    published: int = 0
+
+    def best(self) -> set[tuple[int, int]]:
+        """Row and column of the greatest mean of each column, nothing where all are equal.
+
+        Published rows and averages over a part of the data sets do not compete.
+        """
+        found = set()
+        for column in range(1, len(self.columns)):
+            means = {
+                number: round(row[column].mean, 2)  # type: ignore[union-attr]
+                for number, row in enumerate(self.rows[: len(self.rows) - self.published])
+                if isinstance(row[column], Spread) and not row[column].note  # type: ignore[union-attr]
+            }
+            if len(set(means.values())) > 1:
+                found |= {(number, column) for number, mean in means.items() if mean == max(means.values())}
+        return found
+
+
+def in_words(value: Value, *, intervals: bool = True) -> str:
+    """A value as a cell of text: ``82.41 ± 0.30 (81.66 to 83.16)``."""
+    if value is None:
+        return "-"
+    if isinstance(value, Gain):
+        return f"{value.value:+.2f}"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, Spread):
+        return value
+    words = [f"{value.mean:.2f}"]
+    words += [f"± {value.deviation:.2f}"] if value.deviation is not None else []
+    words += [f"({value.interval[0]:.2f} to {value.interval[1]:.2f})"] if intervals and value.interval else []
+    words += [f"[{value.note}]"] if value.note else []
+    return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table as text, laid out for reading.
+
+    Attributes:
+        columns: The first one's cells name the rows.
+        rows: The cells.
+        best: Row and column of what is to stand out.
+        published: How many of the last rows are other people's numbers.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+    best: set[tuple[int, int]]
+    published: int = 0
+
+
+def laid_out(table: Table, *, intervals: bool | None = None) -> Layout:
+    """A table as text; one that is wider than a page, and wider than long, has its columns as rows."""
+    rows, best = in_text(table, intervals=intervals), table.best()
+    if len(table.columns) <= max(WIDE, len(rows)):
+        return Layout(table.columns, rows, best, table.published)
+    corner, *names = table.columns
+    turned = [list(line) for line in zip(names, *(row[1:] for row in rows), strict=True)]
+    header = ("" if corner == "method" else corner, *(row[0] for row in rows))
+    return Layout(header, turned, {(column - 1, row + 1) for row, column in best})
+
+
+def in_text(table: Table, *, intervals: bool | None = None) -> list[list[str]]:
+    """The rows as text; wide tables leave the intervals out unless they are asked for."""
+    shown = len(table.columns) <= NARROW if intervals is None else intervals
+    return [[in_words(value, intervals=shown) for value in row] for row in table.rows]
+
+
+def to_csv(tables: Sequence[Table], *, guard: bool = False) -> str:
+    """One line a value: table, row, column, mean, deviation, ends of the interval, number of seeds, note.
+
+    Args:
+        tables: In their order.
+        guard: Whether to put an apostrophe before names that a spreadsheet might run as formulas.
+    """
+    header = ("table", "row", "column", "mean", "std", "low95", "high95", "seeds", "published", "note")
+    values = (entry.values() for table in tables for entry in entries(table))
+    return csv_text([header, *(["" if value is None else value for value in row] for row in values)], guard=guard)
+
+
+def entries(table: Table) -> Iterator[dict[str, Any]]:
+    """The values of a table one by one, as JSON values."""
+    for number, row in enumerate(table.rows):
+        for column, value in zip(table.columns[1:], row[1:], strict=True):
+            if value is None:
+                continue
+            low, high = value.interval or (None, None) if isinstance(value, Spread) else (None, None)
+            yield {
+                "table": table.title,
+                "row": row[0],
+                "column": column,
+                "mean": _number(value),
+                "std": value.deviation if isinstance(value, Spread) else None,
+                "low95": low,
+                "high95": high,
+                "seeds": len(value.values) if isinstance(value, Spread) else None,
+                "published": number >= len(table.rows) - table.published,
+                "note": value.note if isinstance(value, Spread) else "",
+            }
+
+
+def _number(value: Value) -> Any:
+    if isinstance(value, Spread):
+        return value.mean
+    return value.value if isinstance(value, Gain) else value
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Tables as Markdown; the best mean of a column is bold."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def _markdown(table: Table) -> str:
+    layout = laid_out(table, intervals=False)
+    lines = [tuple(map(plain, layout.columns)), ("---", *["---:"] * (len(layout.columns) - 1))]
+    for number, row in enumerate(layout.rows):
+        cells = list(map(plain, row))
+        lines.append(tuple(f"**{cell}**" if (number, c) in layout.best else cell for c, cell in enumerate(cells)))
+    drawn = [f"| {' | '.join(line)} |" for line in lines]
+    notes = (f"{plain(note)}\n" for note in table.notes)
+    return "\n".join([f"**{plain(table.title)}**", "", *drawn, "", *notes])
+
+
+MARKUP = re.compile(r"[\\`*~<>|$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
+"""What Markdown could take for more than a letter: not a _ inside a word, nor a bracket that no link follows."""
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown sees letters only, in one line."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """Tables for the package booktabs; the best mean of a column is bold."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(table) for table in tables)
+
+
+def _latex(table: Table) -> str:
+    best = table.best()
+    lines = [
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape(' '.join((table.title + '.', *table.notes)))}}}",
+        f"\\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        "\\toprule",
+        " & ".join(map(escape, table.columns)) + " \\\\",
+        "\\midrule",
+    ]
+    for number, row in enumerate(table.rows):
+        if table.published and number == len(table.rows) - table.published:
+            lines.append("\\midrule")
+        cells = [_latex_cell(value, bold=(number, column) in best) for column, value in enumerate(row)]
+        lines.append(" & ".join(cells) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+
+
+def _latex_cell(value: Value, *, bold: bool) -> str:
+    if value is None:
+        return "--"
+    if not isinstance(value, Spread):
+        return (
+            escape(in_words(value)).replace("+", "$+$").replace("-", "$-$")
+            if isinstance(value, Gain)
+            else escape(in_words(value))
+        )
+    mean = f"\\textbf{{{value.mean:.2f}}}" if bold else f"{value.mean:.2f}"
+    return mean if value.deviation is None else f"{mean} {{\\scriptsize $\\pm$ {value.deviation:.2f}}}"
+
+
+def escape(text: str) -> str:
+    """Text in which LaTeX sees letters only."""
+    named = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$"}
+    return "".join(named.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)

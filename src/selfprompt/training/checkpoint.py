@@ -1,0 +1,210 @@
+"""Resume checkpoints: one safetensors file; a crash at any moment leaves the old one or the new one."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from selfprompt.utils.files import write_atomically
+from selfprompt.utils.json_files import parse_json
+from selfprompt.utils.validation import check_kinds
+
+FORMAT = 1
+EPOCHS = "epochs"  # folder of the copies that keep_every asks for
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two epochs.
+
+    There is no generator state in it: randomness is a function of seed, epoch and step.
+
+    Attributes:
+        epoch: Epochs that are finished.
+        identity: What the run is: options, seed, method, data, as plain JSON values.
+        tensors: Tensors by section ("trainable", "optimizer", "ema", "best", ...) and name.
+        history: One record per finished epoch.
+        facts: Other plain JSON values (seconds, best epoch, loss scale).
+    """
+
+    epoch: int
+    identity: Mapping[str, Any]
+    tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in place of the one that may be there.
+
+    Raises:
+        RuntimeError: If it cannot be written, the disk being full say; the one that was there is untouched.
+    """
+    flat = {
+        f"{section}/{name}": tensor.detach().cpu().contiguous().clone()
+        for section, tensors in checkpoint.tensors.items()
+        for name, tensor in tensors.items()
+    }
+    state = {
+        "format": FORMAT,
+        "epoch": checkpoint.epoch,
+        "identity": checkpoint.identity,
+        "history": checkpoint.history,
+        "facts": checkpoint.facts,
+    }
+    text = json.dumps(state, allow_nan=False)
+    write_atomically(path, save(flat, metadata={"state": text, "checksum": str(_checksum(text, flat))}))
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
+    """Read a checkpoint of the same run; tensors are on the CPU.
+
+    Args:
+        path: The file.
+        identity: What the run is now.
+
+    Raises:
+        ValueError: If the file is damaged, or was written by a run with another identity.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:  # torch raises of odd dtypes
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({str(error)[:200]}). Delete it to start again."
+        ) from error
+    text = metadata.get("state", "")
+    if metadata.get("checksum") != str(_checksum(text, flat)):
+        raise ValueError(f"{path} is damaged: its checksum does not fit. Delete it to start again.")
+    state = _state(path, text)
+    check_identity(path, state["identity"], identity)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        section, _, name = key.partition("/")
+        tensors.setdefault(section, {})[name] = tensor
+    return Checkpoint(state["epoch"], state["identity"], tensors, state["history"], state["facts"])
+
+
+def _state(path: Path, text: str) -> dict[str, Any]:
+    """The plain values of a checkpoint, of the kinds that ``save_checkpoint`` wrote."""
+    try:
+        state = parse_json(text.encode())
+        form = state["format"]
+        if form == FORMAT:
+            check_kinds(Checkpoint, state)
+            missing = [name for name in ("epoch", "identity", "history", "facts") if name not in state]
+            if missing or not all(isinstance(entry, dict) for entry in state["history"]):
+                raise ValueError(f"it has no {', '.join(missing) or 'records in its history'}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it to start again.") from error
+    if form != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {str(form)[:40]}, this version reads {FORMAT}.")
+    return state
+
+
+def keep_epoch(folder: Path, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors as they are after ``epoch`` epochs into the folder of a run.
+
+    Raises:
+        RuntimeError: If the file cannot be written.
+    """
+    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(folder / EPOCHS / f"{epoch:04}.safetensors", save(flat))
+
+
+def read_epochs(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """What ``keep_epoch`` wrote into the folder of a run, in order; empty where nothing was kept.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    kept = {}
+    for path in sorted((folder / EPOCHS).glob("*.safetensors"), key=lambda path: (len(path.name), path.name)):
+        try:
+            kept[int(path.stem)] = load(path.read_bytes())
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or not of a run: {error}. Delete it.") from error
+    return kept
+
+
+def check_identity(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError that names every difference between two runs."""
+    before, after = _flatten(then), _flatten(json.loads(json.dumps(now)))
+    missing = object()
+    differences = [
+        f"{name} was {_shown(before, name)} and is {_shown(after, name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, missing) != after.get(name, missing)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} belongs to another run: {'; '.join(differences)}. "
+            "Resume with what the run was started with, or use another folder."
+        )
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as ``name/key`` to tensor; names as in its groups (see ``parameter_groups``)."""
+    tensors = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):  # sgd keeps None where a parameter has had no gradient yet
+                    tensors[f"{name}/{key}"] = value
+    return tensors
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser of the same groups the state that ``optimizer_tensors`` took.
+
+    Raises:
+        KeyError: If the state is of a tensor that the optimiser does not have.
+        ValueError: If a tensor's state lacks something, has more than it should, or is of another shape.
+    """
+    named = [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
+    places = {name: index for index, (name, _) in enumerate(named)}
+    kept = {"momentum_buffer"} if isinstance(optimizer, SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition("/")
+        state.setdefault(places[name], {})[entry] = tensor
+    for place, entries in state.items():
+        name, parameter = named[place]
+        fit = all(tensor.shape == (() if key == "step" else parameter.shape) for key, tensor in entries.items())
+        if entries.keys() != kept or not fit:
+            raise ValueError(f"the state of {name} must be {', '.join(sorted(kept))}, of its shape")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of the state and of every tensor's name and bytes; safetensors has none of its own."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
+    return value
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dictionaries as dotted names."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat |= _flatten(entry, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    """A value in a message, shortened."""
+    text = repr(values[name]) if name in values else "absent"
+    return text if len(text) <= 60 else f"{text[:57]}..."

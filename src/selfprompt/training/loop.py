@@ -1,0 +1,244 @@
+"""The training loop: one run, on one device or several."""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_fabric import Fabric
+
+from selfprompt.recipes.options import TrainOptions
+from selfprompt.training.batches import Part, parts
+from selfprompt.training.distributed import average_gradients, make_fabric, mean_over_processes
+from selfprompt.training.logs import RunLog
+from selfprompt.training.meter import Meter, accuracy
+from selfprompt.training.reporter import ProgressBar, summary
+from selfprompt.training.schedule import learning_rate, set_learning_rate
+from selfprompt.training.state import Run, Weights, identity_of
+
+if TYPE_CHECKING:
+    from selfprompt.data.loading.loader import Batches
+    from selfprompt.methods.base import Method
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run went. The method holds the weights that ``weights`` names, and is in eval mode.
+
+    Attributes:
+        history: One record per epoch: epoch (from 1), lr (of its last step), loss and its terms,
+            train_accuracy (while training, under augmentation), val_accuracy, images_per_second, seconds.
+        seconds: Time of all epochs, those of earlier processes included.
+        weights: Those of the last step, of the best epoch on validation images, or of the average over the
+            steps (ema).
+        best_epoch: Epoch (from 1) with the best validation accuracy, the first on a tie; None without
+            validation.
+        resumed_from: Epochs that earlier processes had finished.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    seconds: float
+    weights: Weights
+    best_epoch: int | None
+    resumed_from: int
+
+
+def fit(
+    method: "Method",
+    train: "Batches",
+    val: "Batches | None",
+    options: TrainOptions,
+    *,
+    seed: int = 1,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    fabric: Fabric | None = None,
+    log: Callable[[str], None] = logger.info,
+) -> FitResult:
+    """Train a method; on return it holds the final weights.
+
+    Args:
+        method: Prepared. It is moved to the device and changed in place, never wrapped.
+        train: Training batches; with several processes, each has its part of every batch.
+        val: Validation batches, None for none. Test images have no place here.
+        options: How to train.
+        seed: Of dropout and what else is random in a forward; the order of the images is ``train``'s.
+        run_dir: Folder for the checkpoint and the logs; None writes nothing.
+        resume: Go on from the folder's checkpoint, or start if there is none yet.
+        identity: What the run is besides options and seed (method, data, backbone), as JSON values.
+        progress: Show a bar, in a terminal.
+        fabric: From ``make_fabric``, launched; None makes one, which suits a single device.
+        log: Takes one line per epoch where no bar is shown.
+
+    Raises:
+        ValueError: If the arguments do not fit each other, or the checkpoint is damaged or another run's.
+        RuntimeError: If the loss is not finite any more, or a checkpoint cannot be written.
+    """
+    fabric = fabric or make_fabric(options)
+    _check(method, train, val, options, run_dir, fabric)
+    path = None if run_dir is None else Path(run_dir) / CHECKPOINT
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # the caller's random state stays as it is
+        who = identity_of(method, len(train), options, seed, identity)
+        run = Run(method, options, fabric, seed=seed, identity=who)
+        if path is not None and path.exists():
+            if not resume:
+                raise ValueError(f"{run_dir} holds a run already. Resume it, or use another folder.")
+            run.restore(path)
+        resumed_from = run.epoch
+        _train(run, train, val, path, progress=progress, log=log)
+    return FitResult(tuple(run.history), run.seconds, run.finish(), run.best_epoch, resumed_from)
+
+
+def _train(
+    run: Run,
+    train: "Batches",
+    val: "Batches | None",
+    path: Path | None,
+    *,
+    progress: bool,
+    log: Callable[[str], None],
+) -> None:
+    """The epochs that are left, each followed by its checkpoint and logs."""
+    options, first = run.options, run.fabric.is_global_zero
+    folder = path.parent if path is not None and first else None
+    logs = RunLog(folder, tensorboard=options.log_tensorboard, finished=run.epoch)
+    bar = ProgressBar(progress and first, epochs=options.epochs, steps=len(train), finished=run.epoch)
+    with logs, bar:
+        logs.table(run.history)
+        if path is not None and run.epoch == 0:
+            run.keep(path.parent)
+        while run.epoch < options.epochs:
+            start = time.monotonic()
+            record = {"epoch": run.epoch + 1, **_epoch(run, train, bar)}
+            run.epoch += 1
+            if val is not None:
+                record["val_accuracy"] = _validate(run, val)
+            record["seconds"] = time.monotonic() - start
+            run.seconds += record["seconds"]
+            run.history.append(record)
+            if path is not None:
+                run.keep(path.parent)
+                run.save(path)
+            logs.table(run.history)
+            logs.point(record)
+            if first and not bar.shown:
+                log(f"epoch {run.epoch}/{options.epochs}  {summary(record)}")
+
+
+def _epoch(run: Run, train: "Batches", bar: ProgressBar) -> dict[str, float]:
+    """Train for one epoch; returns its numbers."""
+    method, options, steps = run.method, run.options, len(train)
+    start, meter, rate = time.monotonic(), Meter(run.fabric.device), 0.0
+    method.train()
+    for step, part in enumerate(parts(method, train, run.epoch, run.fabric)):
+        rate = learning_rate(options, run.epoch, step, steps)
+        set_learning_rate(run.optimizer, rate)
+        _reseed(run.fabric.device, run.seed, run.epoch, step, run.fabric.global_rank)
+        _step(run, part, meter)
+        bar.step(run.epoch + 1, meter, time.monotonic() - start)
+    _reseed(run.fabric.device, run.seed, run.epoch, "end")
+    method.after_epoch(run.epoch, options.epochs)
+    means = meter.means(run.fabric)
+    advice = f"Try a lower lr, clip_grad 1, or another precision (it is {options.precision})."
+    if not math.isfinite(means["loss"]):
+        raise RuntimeError(
+            f"The loss became {means['loss']} in epoch {run.epoch + 1} at learning rate {rate:.3g}. {advice}"
+        )
+    broken = [name for name, tensor in run.state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise RuntimeError(
+            f"{broken[0]} holds NaN or infinity after epoch {run.epoch + 1} at learning rate {rate:.3g}. {advice}"
+        )
+    speed = means.pop("images") / (time.monotonic() - start)
+    return {"lr": rate, **means, "images_per_second": speed}
+
+
+def _step(run: Run, batch: Part, meter: Meter) -> None:
+    """One optimiser step on this process's part of a batch."""
+    fabric, options = run.fabric, run.options
+    weight = len(batch.labels)
+    if weight == 0:  # a short last batch has nothing for this process, but the others wait for its message
+        if run.spare is None:
+            raise ValueError(f"There are fewer training images than processes ({fabric.world_size}).")
+        batch = run.spare
+    run.spare = batch.first()
+    run.optimizer.zero_grad(set_to_none=True)
+    for part in batch.chunks(options.accumulate):
+        with fabric.autocast():
+            terms = part.loss(run.method)
+        total, count = terms.total, len(part.labels)
+        if run.method.own_gradients:
+            run.method.gradients(terms, partial(mean_over_processes, fabric, weight=weight))
+        else:
+            fabric.backward(total * (count / len(batch.labels)))
+        meter.add(terms, total, part.labels, count if weight else 0)
+    if not run.method.own_gradients:
+        average_gradients(fabric, run.parameters, weight)
+    if options.clip_grad:
+        fabric.clip_gradients(run.method, run.optimizer, max_norm=options.clip_grad, error_if_nonfinite=False)
+    run.optimizer_step()
+    if run.ema:
+        run.ema.update(run.parameters)
+
+
+def _validate(run: Run, val: "Batches") -> float:
+    """Validation accuracy of the tensors that would be kept now; remembers the best."""
+    if run.ema:
+        with run.ema.applied(run.method):
+            value = accuracy(run.method, val, run.fabric)
+    else:
+        value = accuracy(run.method, val, run.fabric)
+    best = run.history[run.best_epoch - 1]["val_accuracy"] if run.best_epoch else -1.0
+    if value > best:
+        run.best_epoch = run.epoch
+        if run.options.select == "best-val":
+            run.best = {name: tensor.detach().clone() for name, tensor in run.evaluated().items()}
+    return value
+
+
+def _reseed(device: torch.device, *key: int | str) -> None:
+    """Seed torch's global generator, the one dropout uses, from a position: a resumed run repeats it."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    seed = int.from_bytes(digest, "big") >> 1
+    if device.type == "cpu":  # seeding every kind of device takes as long as a step on kept features
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def _check(
+    method: "Method",
+    train: "Batches",
+    val: "Batches | None",
+    options: TrainOptions,
+    run_dir: Path | None,
+    fabric: Fabric,
+) -> None:
+    """Raise ValueError where the arguments do not fit each other."""
+    if options.select == "best-val" and val is None:
+        raise ValueError("select 'best-val' needs validation images. Add a val split, or use select 'last'.")
+    if options.log_tensorboard and run_dir is None:
+        raise ValueError("log_tensorboard needs run_dir, the folder to write to.")
+    if train.world != fabric.world_size:
+        raise ValueError(f"The batches are cut for {train.world} processes, there are {fabric.world_size}.")
+    for name, parameter in method.trainable().items():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"Tuned tensors must be float32, got {parameter.dtype} for {name}.")
+    if method.own_gradients and (options.accumulate > 1 or options.precision == "16-mixed"):
+        raise ValueError(
+            "A method that combines gradients itself needs accumulate 1 and no 16-mixed precision, "
+            f"got accumulate {options.accumulate} and precision {options.precision}."
+        )

@@ -1,0 +1,70 @@
+"""What is counted while training: means over an epoch, and the accuracy on validation images."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from selfprompt.training.batches import parts
+from selfprompt.training.distributed import total
+
+if TYPE_CHECKING:
+    from selfprompt.data.loading.loader import Batches
+    from selfprompt.methods.base import LossTerms, Method
+
+
+class Meter:
+    """Sums of losses and correct predictions over an epoch, on the device, so that no step waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.sums: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, terms: "LossTerms", loss: Tensor, labels: Tensor, count: int) -> None:
+        """Take in one loss.
+
+        Args:
+            terms: Named terms; their ``logits``, where there are any, give the training accuracy.
+            loss: The total that is minimised, a scalar.
+            labels: (B,).
+            count: Images that it stands for: B, or 0 to leave it out.
+        """
+        self._add("images", torch.ones((), device=self.device), count)
+        self._add("loss", loss, count)
+        if len(terms.terms) > 1:
+            for name, term in terms.terms.items():
+                self._add(f"loss_{name}", term, count)
+        if terms.logits is not None:
+            self._add("train_accuracy", (terms.logits.argmax(dim=-1) == labels).to(self.dtype).mean(), count)
+
+    def means(self, fabric: Fabric | None = None) -> dict[str, float]:
+        """Mean of everything per image, and the number of images; over all processes when given a fabric."""
+        names = sorted(self.sums)
+        sums = torch.stack([self.sums[name] for name in names])
+        if fabric is not None:
+            sums = total(fabric, sums)
+        values = dict(zip(names, sums.tolist(), strict=True))
+        images = values.pop("images")
+        return {"images": images} | {name: value / max(images, 1) for name, value in values.items()}
+
+    def _add(self, name: str, mean: Tensor, count: int) -> None:
+        value = mean.detach().to(self.dtype) * count
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+@torch.no_grad()
+def accuracy(method: "Method", batches: "Batches", fabric: Fabric) -> float:
+    """Share of images whose highest score is their label's, in [0, 1], over all processes; in eval mode."""
+    method.eval()
+    counts = torch.zeros(2, dtype=torch.long, device=fabric.device)
+    for part in parts(method, batches, 0, fabric):
+        if len(part.labels):
+            with fabric.autocast():
+                logits = part.logits(method)
+            right = (logits.argmax(dim=-1) == part.labels).sum()
+            counts += torch.stack([right, part.labels.new_tensor(len(part.labels))])
+    correct, seen = total(fabric, counts).tolist()
+    return correct / seen

@@ -1,0 +1,164 @@
+"""What a run carries from step to step, and how that becomes a checkpoint and comes back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from selfprompt.recipes.options import ADDED, TrainOptions
+from selfprompt.training.batches import Part
+from selfprompt.training.checkpoint import (
+    Checkpoint,
+    keep_epoch,
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from selfprompt.training.distributed import broadcast
+from selfprompt.training.ema import Ema, overwrite
+from selfprompt.training.optim import build_optimizer
+
+if TYPE_CHECKING:
+    from selfprompt.methods.base import Method
+
+Weights = Literal["last", "best-val", "ema", "best-val-ema"]
+
+FREE_TO_CHANGE = ("devices", "accelerator", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
+"""Options that a resumed run may change: they move the result by rounding at most."""
+
+
+class Run:
+    """The moving parts of a run.
+
+    Args:
+        method: It is moved to the device.
+        options: How to train.
+        fabric: Launched.
+        seed: Of randomness in a forward.
+        identity: What the run is, as plain JSON values; a checkpoint with another one is refused.
+
+    Attributes:
+        parameters: The tuned tensors by name.
+        state: The tuned tensors, and the method's ``running()``: what else training moves.
+        epoch: Epochs that are finished.
+        best_epoch: The epoch, from 1, of the best validation accuracy.
+        best: The tensors of that epoch, kept only when they will be wanted.
+        spare: A batch of one image, for a process without a part of a short batch.
+    """
+
+    def __init__(
+        self,
+        method: "Method",
+        options: TrainOptions,
+        fabric: Fabric,
+        *,
+        seed: int,
+        identity: Mapping[str, Any],
+    ) -> None:
+        method.to(fabric.device)
+        self.method = method
+        self.options = options
+        self.fabric = fabric
+        self.seed = seed
+        self.identity = identity
+        self.parameters = method.trainable()
+        self.state: dict[str, Tensor] = {**self.parameters, **method.running()}
+        broadcast(fabric, self.state)
+        self.optimizer = build_optimizer(self.parameters.items(), options)
+        self.optimizer_step = cast(Any, fabric.setup_optimizers(self.optimizer)).step  # minds the loss scale
+        self.ema = Ema(self.parameters, options.ema_decay) if options.ema_decay else None
+        self.epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.best_epoch: int | None = None
+        self.best: dict[str, Tensor] = {}
+        self.spare: Part | None = None
+
+    def evaluated(self) -> dict[str, Tensor]:
+        """The tensors that are judged and kept: the average over the steps where there is one."""
+        return {**self.state, **(self.ema.average if self.ema else {})}
+
+    def finish(self) -> Weights:
+        """Put the final tensors into the method and say which they are."""
+        self.method.eval()
+        if self.options.select == "best-val":
+            overwrite(self.state, self.best)
+            return "best-val-ema" if self.ema else "best-val"
+        overwrite(self.state, self.evaluated())
+        return "ema" if self.ema else "last"
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint if this process is the first and the epoch that just ended has one."""
+        due = self.epoch % self.options.checkpoint_every == 0 or self.epoch == self.options.epochs
+        if not (due and self.fabric.is_global_zero):
+            return
+        sections: dict[str, Mapping[str, Tensor]] = {
+            "state": self.state,
+            "optimizer": optimizer_tensors(self.optimizer),
+            "ema": self.ema.average if self.ema else {},
+            "best": self.best,
+        }
+        scaler = self.fabric.strategy.precision.state_dict()
+        facts = {"seconds": self.seconds, "best_epoch": self.best_epoch, "scaler": scaler}
+        save_checkpoint(path, Checkpoint(self.epoch, self.identity, sections, self.history, facts))
+
+    def keep(self, folder: Path) -> None:
+        """Write a copy of what would be saved now if this process is the first and the epoch just ended has one."""
+        every = self.options.keep_every
+        due = every and (self.epoch % every == 0 or self.epoch == self.options.epochs)
+        if due and self.fabric.is_global_zero:
+            now = self.evaluated()
+            stored = self.method.adapter_state_dict()
+            keep_epoch(folder, self.epoch, {name: now.get(name, tensor) for name, tensor in stored.items()})
+
+    def restore(self, path: Path) -> None:
+        """Go on where a checkpoint was written.
+
+        Raises:
+            ValueError: If the file is damaged, is another run's, or lacks what the run goes on from.
+        """
+        checkpoint = load_checkpoint(path, self.identity)
+        try:
+            self._take(checkpoint)
+        except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{path} does not hold what its run needs ({error}). Delete it to start again.") from error
+
+    def _take(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's tensors and facts."""
+        tensors, facts = checkpoint.tensors, checkpoint.facts
+        overwrite(self.state, tensors["state"])
+        load_optimizer(self.optimizer, tensors.get("optimizer", {}))
+        if self.ema:
+            overwrite(self.ema.average, tensors["ema"])
+        self.best = {name: tensor.to(self.fabric.device) for name, tensor in tensors.get("best", {}).items()}
+        self.epoch, self.history = checkpoint.epoch, list(checkpoint.history)
+        self.seconds, self.best_epoch = facts["seconds"], facts["best_epoch"]
+        self.fabric.strategy.precision.load_state_dict(facts["scaler"])
+
+
+def identity_of(
+    method: "Method", steps: int, options: TrainOptions, seed: int, given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a run must share with its checkpoint, as plain JSON values.
+
+    Args:
+        method: Gives names and shapes of the tuned tensors.
+        steps: Per epoch.
+        options: Those that are free to change are left out, and those added later that change nothing.
+        seed: Of the run.
+        given: What the caller knows: method, data, backbone.
+    """
+    fixed = {name: value for name, value in asdict(options).items() if name not in FREE_TO_CHANGE}
+    identity = {
+        **(given or {}),
+        "train": {name: value for name, value in fixed.items() if (name, value) not in ADDED.items()},
+        "seed": seed,
+        "steps_per_epoch": steps,
+        "tensors": {name: list(tensor.shape) for name, tensor in method.trainable().items()},
+    }
+    return json.loads(json.dumps(identity, default=str))

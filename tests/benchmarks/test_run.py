@@ -1,0 +1,200 @@
+"""Running cells: the right images and classes, once each, whatever dies or breaks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfprompt.benchmarks.protocols import grid
+from selfprompt.benchmarks.rows import parse_entries
+from selfprompt.benchmarks.run import RunCache, run_grid
+from selfprompt.models.loading.by_name import load_backbone
+from tests.benchmarks.drawn import CLASSES, TEMPLATE, draw_suite
+
+ROOT = Path(__file__).parents[2]
+QUICK, FRAGILE = "tests.benchmarks.own:Quick", "tests.benchmarks.own:Fragile"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return draw_suite(tmp_path_factory.mktemp("suite"), ("animals", "food"))
+
+
+@pytest.fixture
+def journal(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_TEST", str(tmp_path))
+    return tmp_path / "journal"
+
+
+def bench(root, out, rows, protocol="base-to-new", retry=False, **changed):
+    """Run a grid; returns states by row, and the results."""
+    settings = {"seeds": (1,), "shots": (2,), "overrides": {"epochs": 1}, "datasets": ("animals",)} | changed
+    names = settings.pop("datasets")
+    found = grid(protocol, "embedded", parse_entries(rows), names, **settings)
+    outcomes = list(run_grid(found, out, RunCache(root), retry_failed=retry))
+    assert len(outcomes) == len(found)
+    files = {cell.method: out / cell.folder / "result.json" for cell in found}
+    results = {row: json.loads(file.read_text()) for row, file in files.items() if file.exists()}
+    return {outcome.cell.method: outcome.state for outcome in outcomes}, results
+
+
+def counted(root, classes, template=TEMPLATE, part="test", name="animals"):
+    """Right answers of zero-shot among some classes, counted one image at a time."""
+    from selfprompt.inference.classifier import Classifier
+    from selfprompt.methods.registry import build_method
+
+    backbone = load_backbone("embedded/clip")
+    method = build_method("zero-shot", backbone, classes, template=template)
+    classifier = Classifier(method, backbone.preprocess)
+    files = [(word, file) for word in classes for file in sorted((root / name / part / word).glob("*.png"))]
+    return sum(classifier.predict(file)[0].label == word for word, file in files), len(files)
+
+
+def test_halves_by_hand(root, tmp_path):
+    states, results = bench(root, tmp_path, "zero-shot,coop,linear")
+    assert set(states.values()) == {"done"}
+    found = results["zero-shot"]["evaluations"]
+    assert (found["base"]["correct"], found["base"]["total"]) == counted(root, CLASSES[:3])
+    assert (found["new"]["correct"], found["new"]["total"]) == counted(root, CLASSES[3:])
+    assert list(found["new"]["per_class"]) == ["grey", "pink"]
+    assert results["linear"]["evaluations"]["new"] is None, "its head belongs to the base classes"
+    assert results["coop"]["evaluations"]["new"]["total"] == 4
+    assert results["coop"]["images"] == {"train": 6, "val": 3}
+    split = json.loads(next(tmp_path.glob("*/*/coop/*/split.json")).read_text())
+    assert split["classes"] == list(CLASSES[:3])
+    assert sorted(label for _, label in split["train"]) == [0, 0, 1, 1, 2, 2]
+    assert all(place.startswith("animals/train/") for place, _ in split["train"])
+    for row in ("trainable_parameters", "train_seconds", "peak_memory", "recipe", "versions", "backbone", "seconds"):
+        assert results["coop"][row], row
+    assert results["zero-shot"]["recipe"]["options"]["template"] == TEMPLATE
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_domains_and_data_sets(root, tmp_path):
+    targets = {"animals": ("dark",)}
+    _, results = bench(root, tmp_path, "zero-shot,linear", "domain-generalization", targets=targets)
+    found = results["zero-shot"]["evaluations"]
+    assert (found["dark"]["correct"], found["dark"]["total"]) == counted(root, CLASSES[1:], part="dark")
+    assert (found["source"]["correct"], found["source"]["total"]) == counted(root, CLASSES)
+    assert (results["linear"]["restricted"], results["zero-shot"]["restricted"]) == (["dark"], [])
+    assert list(results["linear"]["evaluations"]["dark"]["per_class"]) == list(CLASSES[1:])
+    _, results = bench(root, tmp_path, "zero-shot,linear", "cross-dataset", targets={"animals": ("food",)})
+    found = results["zero-shot"]["evaluations"]
+    assert (found["food"]["correct"], found["food"]["total"]) == counted(root, CLASSES, name="food")
+
+
+def test_each_task_brings_its_template_unless_the_user_does(root, tmp_path):
+    own = "zero-shot[options.template='{}']"
+    _, results = bench(root, tmp_path, own)
+    found = results[own]["evaluations"]["new"]
+    assert results[own]["recipe"]["options"]["template"] == "{}"
+    assert (found["correct"], found["total"]) == counted(root, CLASSES[3:], template="{}")
+
+
+def test_a_broken_cell_is_kept_apart_and_retried_on_request(root, tmp_path, journal):
+    (tmp_path / "broken").touch()
+    rows = f"{FRAGILE},{QUICK}"
+    assert bench(root, tmp_path, rows)[0] == {FRAGILE: "broken", QUICK: "done"}
+    (error,) = tmp_path.rglob("error.txt")
+    assert error.read_text().rstrip().endswith("ValueError: it is broken today")
+    (tmp_path / "broken").unlink()
+    assert bench(root, tmp_path, rows)[0] == {FRAGILE: "broken", QUICK: "was done"}
+    assert bench(root, tmp_path, rows, retry=True)[0] == {FRAGILE: "done", QUICK: "was done"}
+    assert not list(tmp_path.rglob("error.txt"))
+
+
+def test_a_damaged_result_is_made_anew(root, tmp_path, journal):
+    bench(root, tmp_path, QUICK)
+    (file,) = tmp_path.rglob("result.json")
+    whole = json.loads(file.read_text())
+    file.write_text(file.read_text()[:100])
+    states, results = bench(root, tmp_path, QUICK)
+    assert states == {QUICK: "done"}
+    assert results[QUICK]["evaluations"] == whole["evaluations"]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
+    """Finished cells are neither lost nor repeated; two processes never do the same one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.killed", str(root), str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "BENCH_TEST": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kills"] >= 3
+    assert told["rewritten"] == []
+    assert told["finished"] == told["cells"]
+    assert told["trained together"] == told["cells"], "once each"
+
+
+@pytest.mark.slow
+def test_jobs_of_a_cluster_one_of_them_killed(root, tmp_path, journal):
+    """The other job goes on, and the next call finishes what is left."""
+    pytest.importorskip("submitit")
+    from selfprompt.benchmarks.cluster import failures, submit
+
+    (tmp_path / "deadly").touch()
+    row = "tests.benchmarks.own:Deadly[backbone=embedded/mae]"
+    found = grid("base-to-new", "embedded", parse_entries(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
+    jobs = submit(found, tmp_path, root, cluster="local", jobs=2)
+    (line,) = failures(jobs)
+    (survivor,) = [job for job in jobs if not line.startswith(f"job {job.job_id}:")]
+    done = survivor.result()["done"]
+    assert done == len(list(tmp_path.rglob("result.json"))) >= 2, "all but the cell of the one that was killed, or all"
+    states = [outcome.state for outcome in run_grid(found, tmp_path, RunCache(root))]
+    assert sorted(states) == ["done"] * (3 - done) + ["was done"] * done
+
+
+def test_the_command_line(root, tmp_path, run):
+    """Grid, run, skip and tables, as a user types them."""
+    rows = "zero-shot,coop[options.prompts=2]"
+    words = ["bench", "base-to-new", "--suite", "embedded", "--root", root, "--datasets", "animals", "--seeds", "1,2"]
+    words += ["--methods", rows, "--shots", 2, "--epochs", 1, "--out", tmp_path]
+    done = run(*words, "--list")
+    assert (done.status, list(tmp_path.iterdir())) == (0, [])
+    assert "embedded-animals/zero-shot/seed1-" in done.out
+    assert "backbone embedded/clip" in done.out, "settings are told"
+    done = run(*words)
+    assert done.status == 0, done.err
+    assert "3/3" in done.out
+    done = run(*words)
+    assert "3 cells, 3 of them done before" in done.out
+    assert "2/3" not in done.out
+    (file,) = tmp_path.glob("*/*/zero-shot/*/result.json")
+    found = json.loads(file.read_text())["evaluations"]
+    base, new = counted(root, CLASSES[:3]), counted(root, CLASSES[3:])
+    assert (found["base"]["correct"], found["new"]["correct"]) == (base[0], new[0])
+    b, n = 100 * base[0] / base[1], 100 * new[0] / new[1]
+    h = 2 * b * n / (b + n) if b + n else 0.0
+    done = run("report", tmp_path)
+    (line,) = [line for line in done.out.splitlines() if "zero-shot" in line and "0.0" in line and "│" in line][:1]
+    assert [f"{number:.2f}" for number in (b, n, h)] == [cell.strip() for cell in line.split("│")[2:5]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vtab", "--suite", "coop"], "vtab is defined for the suites vtab, got 'coop'"),
+        (["base-to-new", "--datasets", "cats"], "has no task 'cats'"),
+        (["base-to-new", "--seeds", "one"], "--seeds must be whole numbers"),
+        (["base-to-new", "--methods", "sepp"], "Did you mean 'sep'"),
+        (["base-to-new", "--epochs", "0"], "epochs must be at least 1"),
+        (["base-to-new"], "--out is needed"),
+        (["base-to-new", "--methods", "coop[options.position=back]", "--out", "nowhere"], "position must be one of"),
+    ],
+)
+def test_wrong_command_lines(root, words, said, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = [] if "vtab" in words else ["--root", root]
+    names = [] if "--datasets" in words or "vtab" in words else ["--datasets", "animals"]
+    done = run("bench", *words, *place, *names)
+    assert done.status
+    assert said in done.err
+    assert not list(tmp_path.iterdir())
