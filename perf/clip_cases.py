@@ -14,7 +14,7 @@ from perf.plain_clip import plain_clip
 from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
 from perf.setup import Pair, PerfSetup, adam, compare_losses, learned_by_name, training_step
-from selfprompt.data.loading.images import from_value
+from selfprompt.data.loading.image_files import from_value
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method

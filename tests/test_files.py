@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt.data.loading.images import open_image
+from selfprompt.data.loading.image_files import open_image
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.inference.image_paths import image_paths
 from selfprompt.models.loading.by_name import load_backbone

@@ -179,7 +179,7 @@ LIBRARIES = {
     "submitit": ("benchmarks.cluster",),
     "pyarrow": ("data.readers.manifest",),
     "datasets": ("data",),
-    "pillow_heif": ("data.loading.images",),
+    "pillow_heif": ("data.loading.image_files",),
 }
 
 

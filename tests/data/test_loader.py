@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.loading.loader import Batch, Batches, ImageStore, seeded
 from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.data.loading.images import BadImage
+from selfprompt.data.loading.image_files import BadImage
 from selfprompt.data.loading.store import ImageStore, check_dataset, check_images, parse_bytes
 from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes

@@ -17,7 +17,7 @@ from pretraining.views import Look, view
 from selfprompt.cli.main import main
 from selfprompt.data.dataset import ArchivedFile
 from selfprompt.data.fewshot import base_new_split, few_shot_split
-from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
 from selfprompt.data.suites.contact_sheet import contact_sheet

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.data.suites import list_tasks, load_task, tfds, vtab
 from selfprompt.data.suites.tfrecord import find_records, parse_example

@@ -20,7 +20,7 @@ from selfprompt.utils.cores import cores
 from selfprompt.utils.files import to_json
 
 if TYPE_CHECKING:
-    from selfprompt.data.loading.remarks import Remarks
+    from selfprompt.data.loading.image_remarks import Remarks
     from selfprompt.inference.classifier import Classifier
 
 SPOOL = 1 << 20
@@ -145,7 +145,7 @@ class Counts:
     """
 
     def __init__(self, show: Show, fail: bool, progress: Callable[[int], None]) -> None:
-        from selfprompt.data.loading.remarks import Remarks
+        from selfprompt.data.loading.image_remarks import Remarks
 
         self.done = self.bad = 0
         self.odd = Remarks()

@@ -33,7 +33,7 @@ LOOK, TELL = 1.0, 30.0
 
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
-    from selfprompt.data.loading.remarks import Remarks
+    from selfprompt.data.loading.image_remarks import Remarks
     from selfprompt.inference.image_paths import left_out
     from selfprompt.inference.jobs import finish, merged_file, open_job, work
 

@@ -12,9 +12,9 @@ from zipfile import ZipFile
 
 from PIL import Image
 
-from selfprompt.data.loading.images import BadImage, BadImageError, decode, open_image, reason
-from selfprompt.data.loading.memory import Reserve, unbounded
-from selfprompt.data.loading.values import image_from
+from selfprompt.data.loading.image_files import BadImage, BadImageError, decode, open_image, reason
+from selfprompt.data.loading.image_inputs import image_from
+from selfprompt.data.loading.memory_limit import Reserve, unbounded
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -26,7 +26,7 @@ class ImageTable:
 
     Attributes:
         name: What to call it in messages.
-        fetch: Index -> an image of any kind that `values.image_from` takes.
+        fetch: Index -> an image of any kind that `image_inputs.image_from` takes.
         in_memory: Whether fetching costs next to nothing, so that images can be compared before they are needed.
     """
 

@@ -11,7 +11,7 @@ from stat import S_ISREG
 from PIL import Image
 
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item, Source, Split, listing, plural
-from selfprompt.data.loading.images import BadImageError
+from selfprompt.data.loading.image_files import BadImageError
 
 Copies = Mapping[Source, Source]
 """Sources of one content -> the first of them; a source whose content is its own may be missing."""

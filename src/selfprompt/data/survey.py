@@ -7,7 +7,7 @@ from statistics import median_low
 
 from selfprompt.data.dataset import SPLITS, Dataset, Item, Split, listing, plural
 from selfprompt.data.duplicates import namer
-from selfprompt.data.loading.images import BadImage
+from selfprompt.data.loading.image_files import BadImage
 from selfprompt.data.loading.store import Look, Progress, look_at, usable
 
 SMALL = 64

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from selfprompt.data.dataset import Item, listing
 from selfprompt.data.loading.features import FeatureStore, with_features
-from selfprompt.data.loading.images import reason
+from selfprompt.data.loading.image_files import reason
+from selfprompt.data.loading.image_inputs import image_from
 from selfprompt.data.loading.loader import Batches, ImageStore
-from selfprompt.data.loading.memory import DecodingLimit
-from selfprompt.data.loading.pixels import remarks
+from selfprompt.data.loading.memory_limit import DecodingLimit
 from selfprompt.data.loading.prefetch import ahead, batched
+from selfprompt.data.loading.rgb import remarks
 from selfprompt.data.loading.transforms import Transform, eval_transform
-from selfprompt.data.loading.values import image_from
 from selfprompt.inference.artifact import CONFIG, TENSORS, Artifact, locate, read_artifact, save_artifact, versions
 from selfprompt.inference.inputs import each_image, image_name
 from selfprompt.inference.predictions import Prediction

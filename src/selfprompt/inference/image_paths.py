@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from selfprompt.data.dataset import plural
-from selfprompt.data.loading.formats import is_image
-from selfprompt.data.loading.images import hint
+from selfprompt.data.loading.image_files import hint
+from selfprompt.data.loading.image_formats import is_image
 from selfprompt.utils.files import encoding_of
 
 

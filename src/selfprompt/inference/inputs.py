@@ -6,12 +6,12 @@ from typing import Any
 
 from PIL import Image
 
-from selfprompt.data.loading.values import is_file, is_path
+from selfprompt.data.loading.image_inputs import is_file, is_path
 from selfprompt.inference.image_paths import image_paths
 
 
 def each_image(given: Any) -> Iterable[Any]:
-    """The images one by one, each of a kind that `values.image_from` takes if it is an image at all.
+    """The images one by one, each of a kind that `image_inputs.image_from` takes if it is an image at all.
 
     Args:
         given: One image; the path of a folder, for the images below it; a batch, as array (N, H, W, C) or tensor

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from selfprompt.data.dataset import Item, Source
 from selfprompt.data.loading.features import FeatureStore
-from selfprompt.data.loading.images import BadImage, BadImageError
+from selfprompt.data.loading.image_files import BadImage, BadImageError
 from selfprompt.data.loading.prefetch import ahead
 from selfprompt.data.loading.store import ImageStore, check_dataset, check_images
 from selfprompt.data.loading.transforms import Transform

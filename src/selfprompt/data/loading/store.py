@@ -24,10 +24,10 @@ from selfprompt.data.duplicates import (
     told_before,
 )
 from selfprompt.data.fewshot import keep_classes
-from selfprompt.data.loading.images import BadImage, BadImageError, reason
-from selfprompt.data.loading.memory import DECODING, DecodingLimit
-from selfprompt.data.loading.pixels import DEPTH, remarks
-from selfprompt.data.loading.remarks import Remarks
+from selfprompt.data.loading.image_files import BadImage, BadImageError, reason
+from selfprompt.data.loading.image_remarks import Remarks
+from selfprompt.data.loading.memory_limit import DECODING, DecodingLimit
+from selfprompt.data.loading.rgb import DEPTH, remarks
 
 OnBad = Literal["skip", "fail"]
 Progress = Callable[[int, int], None]
@@ -45,7 +45,7 @@ class Look:
     Attributes:
         digest: Hash of its pixels.
         size: Width and height.
-        remarks: What is odd about it, as `pixels.remarks` says.
+        remarks: What is odd about it, as `rgb.remarks` says.
     """
 
     digest: bytes

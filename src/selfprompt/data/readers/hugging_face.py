@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Source, listing
-from selfprompt.data.loading.values import file_path
+from selfprompt.data.loading.image_inputs import file_path
 from selfprompt.data.readers.known_sets import is_exactly
 from selfprompt.data.readers.labels import IMAGE_KEYS, LABEL_KEYS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfprompt.data.dataset import SPLITS, Split, listing, plural
 from selfprompt.data.label_spelling import tidy
-from selfprompt.data.loading.images import hint
+from selfprompt.data.loading.image_files import hint
 from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, split_and_rest, split_word
 from selfprompt.utils.files import read_text
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Source, listing, plural
-from selfprompt.data.loading.images import reason
+from selfprompt.data.loading.image_files import reason
+from selfprompt.data.loading.image_inputs import file_path, is_path
 from selfprompt.data.loading.store import OnBad
-from selfprompt.data.loading.values import file_path, is_path
 from selfprompt.data.readers import hugging_face
 from selfprompt.data.readers.known_sets import class_names, innermost, known, recorded_labels
 from selfprompt.data.readers.labels import check_alike, image_and_label, plain_label

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from selfprompt.data.loading.formats import is_image
+from selfprompt.data.loading.image_formats import is_image
 
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})  # besides hidden ones
 SYSTEM_FOLDERS = frozenset(

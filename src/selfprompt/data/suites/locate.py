@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selfprompt.data.dataset import listing
-from selfprompt.data.loading.formats import EXTENSIONS
+from selfprompt.data.loading.image_formats import EXTENSIONS
 from selfprompt.data.suites.specs import Expected
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item, Split
-from selfprompt.data.loading.values import open_bytes
+from selfprompt.data.loading.image_inputs import open_bytes
 from selfprompt.data.suites.tfrecord import Record, Values, find_records, read_all
 
 Part = tuple[str, int, int | None]

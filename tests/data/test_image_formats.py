@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from selfprompt.data.loading.formats import file_format, is_image
-from selfprompt.data.loading.images import BadImageError, open_image
+from selfprompt.data.loading.image_files import BadImageError, open_image
+from selfprompt.data.loading.image_formats import file_format, is_image
 from selfprompt.data.readers.folders import read_folder
 from selfprompt.inference.image_paths import image_paths, left_out
 from tests.data.images import picture

@@ -14,9 +14,9 @@ from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading import pixels, transforms
-from selfprompt.data.loading.images import BadImageError, open_image
+from selfprompt.data.loading.image_files import BadImageError, open_image
 from selfprompt.data.loading.loader import Batches, ImageStore, check_images
-from selfprompt.data.loading.memory import DecodingLimit
+from selfprompt.data.loading.memory_limit import DecodingLimit
 from selfprompt.data.loading.prefetch import ahead
 from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture, tiff_of

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfprompt.data.loading.images import decode, from_value, open_image
-from selfprompt.data.loading.memory import Reserve, unbounded
+from selfprompt.data.loading.image_files import decode, from_value, open_image
+from selfprompt.data.loading.memory_limit import Reserve, unbounded
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
@@ -22,7 +22,7 @@ def image_from(value: Any, reserve: Reserve = unbounded) -> Image.Image:
     Args:
         value: A path, the bytes of an image file, a binary file that is open (it stays open, and is left where it
             was if it can be), a mapping with "bytes" or "path" as Hugging Face's, nested lists of gray or colour
-            values, or what `images.from_value` takes.
+            values, or what `image_files.from_value` takes.
         reserve: Called with the bytes that the image will take, before it is decoded.
 
     Raises:

@@ -1,7 +1,7 @@
 """Opens one image file, whatever its kind, as upright 8-bit RGB; knows only PIL.
 
 Nothing is decoded before the header says how large it is. An animation gives its first frame. What the pixels become
-is told in `selfprompt.data.loading.pixels`.
+is told in `selfprompt.data.loading.rgb`.
 """
 
 import os
@@ -13,10 +13,10 @@ from typing import BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.ImageFile import ImageFile
 
-from selfprompt.data.loading.formats import EXTENSIONS, HEAD, format_of
-from selfprompt.data.loading.memory import Reserve, unbounded
-from selfprompt.data.loading.pixels import check_size, decoded_bytes, from_value, orientation, to_8_bits, to_rgb, turned
-from selfprompt.data.loading.sixteen_bits import raw_mode, with_lower_bytes
+from selfprompt.data.loading.image_formats import EXTENSIONS, HEAD, format_of
+from selfprompt.data.loading.memory_limit import Reserve, unbounded
+from selfprompt.data.loading.rgb import check_size, decoded_bytes, from_value, orientation, to_8_bits, to_rgb, turned
+from selfprompt.data.loading.sixteen_bit_colour import raw_mode, with_lower_bytes
 
 __all__ = ["BadImage", "BadImageError", "decode", "from_value", "open_image", "reason", "to_8_bits", "to_rgb"]
 

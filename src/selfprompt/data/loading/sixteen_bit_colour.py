@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from selfprompt.data.loading.pixels import DEPTH, DEPTHS, by_tiles, to_rgb
+from selfprompt.data.loading.rgb import DEPTH, DEPTHS, by_tiles, to_rgb
 
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 """Byte order of a raw mode -> the order in which PIL takes the lower byte for the upper one."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfprompt.data.loading.images import BadImageError, from_value, open_image, to_8_bits, to_rgb
+from selfprompt.data.loading.image_files import BadImageError, from_value, open_image, to_8_bits, to_rgb
 from tests.data.images import picture
 
 GRAY = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257  # 0..65535

@@ -9,7 +9,7 @@ NAMED = 20  # images that a sentence names
 
 
 class Remarks:
-    """Counts what is odd about images, as `pixels.remarks` says of each."""
+    """Counts what is odd about images, as `rgb.remarks` says of each."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

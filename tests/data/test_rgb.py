@@ -10,9 +10,9 @@ from PIL import Image, ImageCms
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading import pixels
-from selfprompt.data.loading.images import open_image
+from selfprompt.data.loading.image_files import open_image
 from selfprompt.data.loading.loader import ImageStore, check_images
-from selfprompt.data.loading.pixels import from_value, remarks, to_rgb
+from selfprompt.data.loading.rgb import from_value, remarks, to_rgb
 from tests.data.images import picture, png_of_16_bits, tiff_of
 
 INTEGERS = ("int16", "int32", "int64", "uint16", "uint32", "uint64")

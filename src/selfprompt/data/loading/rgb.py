@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Transpose
 
-from selfprompt.data.loading.memory import Reserve, unbounded
+from selfprompt.data.loading.memory_limit import Reserve, unbounded
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
