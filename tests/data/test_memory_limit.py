@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.data.loading import pixels, transforms
+from selfprompt.data.loading import rgb, transforms
 from selfprompt.data.loading.image_files import BadImageError, open_image
 from selfprompt.data.loading.loader import Batches, ImageStore, check_images
 from selfprompt.data.loading.memory_limit import DecodingLimit
@@ -151,7 +151,7 @@ def test_images_wait_for_one_another_until_their_pixels_are_cut() -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {"a.png": "PNG", "a.gif": "GIF", "a.bmp": "BMP", "a.webp": "WEBP", "a.tif": "TIFF", "a.jpg": "JPEG"}
-    monkeypatch.setattr(pixels, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(rgb, "MOST_PIXELS", 1000)
     for name, kind in kinds.items():
         picture(1, 50, 40).save(tmp_path / name, kind)
         asked: list[int] = []

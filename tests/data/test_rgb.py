@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageCms
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.data.loading import pixels
+from selfprompt.data.loading import rgb
 from selfprompt.data.loading.image_files import open_image
 from selfprompt.data.loading.loader import ImageStore, check_images
 from selfprompt.data.loading.rgb import from_value, remarks, to_rgb
@@ -84,7 +84,7 @@ def test_a_format_that_tells_its_depth_is_believed(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 2 1 4095\n" + np.array([0, 100], ">u2").tobytes())
     found = open_image(tmp_path / "a.pgm")
     assert array(found)[0, :, 0].tolist() == [0, 6]  # dark, as it was: 100 of 4095
-    assert not found.info.get(pixels.DEPTH)
+    assert not found.info.get(rgb.DEPTH)
 
 
 def test_floats_beside_their_range_are_rounding() -> None:
@@ -180,7 +180,7 @@ def test_large_images_are_converted_in_parts_to_the_same(mode: str, monkeypatch:
     assert image.mode == mode
     whole = to_rgb(image)
     for size in (10, 100):
-        monkeypatch.setattr(pixels, "TILE", size)
+        monkeypatch.setattr(rgb, "TILE", size)
         assert np.array_equal(array(to_rgb(image)), array(whole))
 
 
