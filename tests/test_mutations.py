@@ -27,7 +27,7 @@ from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.reports.bench_tables import all_tables, singles
 from selfprompt.reports.tables import laid_out
-from selfprompt.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from selfprompt.training.checkpoint import TrainingCheckpoint, load_checkpoint, save_checkpoint
 from tests.benchmarks.test_results import write
 from tests.models.tiny import clip, vit
 
@@ -140,7 +140,7 @@ class Files:
             torch.jit.script(torch.nn.Linear(3, 2)).save(str(self.weights["script.pt"]))
         self.checkpoint = folder / "checkpoint.safetensors"
         tensors = {"state": {"a": torch.zeros(3)}}
-        save_checkpoint(self.checkpoint, Checkpoint(1, {"a": 1}, tensors, [{"epoch": 1}], {"seconds": 1.0}))
+        save_checkpoint(self.checkpoint, TrainingCheckpoint(1, {"a": 1}, tensors, [{"epoch": 1}], {"seconds": 1.0}))
         self.states = [state, clip().state_dict()]
         self.record = json.loads(
             (write(folder / "bench", "few-shot", "animals", "coop", 1, {"all": 50}) / "result.json").read_text()

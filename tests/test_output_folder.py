@@ -14,31 +14,31 @@ QUICK = {"method": "linear", "backbone": "embedded/mae", "epochs": 2, "workers":
 
 
 class Waits(LogReporter):
-    """A watcher that lets others go on when training begins, and waits until they are done."""
+    """A reporter that lets others go on when training begins, and waits until they are done."""
 
     def __init__(self):
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def say(self, line):
+    def message(self, line):
         if line.startswith("epoch 1/"):
             self.begun.set()
             assert self.go_on.wait(60)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(photos, tmp_path, run):
-    watcher, out = Waits(), tmp_path / "run"
-    settings = {**QUICK, "out": out, "watcher": watcher}
+    reporter, out = Waits(), tmp_path / "run"
+    settings = {**QUICK, "out": out, "reporter": reporter}
     first = threading.Thread(target=selfprompt.tune, args=(photos,), kwargs=settings)
     first.start()
     try:
-        assert watcher.begun.wait(60)
+        assert reporter.begun.wait(60)
         with pytest.raises(ValueError, match="run is being written by another run"):
             selfprompt.tune(photos, **QUICK, out=out, resume=True)
         refused = run("train", photos, *FAST, "--out", out, "--resume")
         assert refused.status == 1
         assert "is being written by another run" in " ".join(refused.err.split())
     finally:
-        watcher.go_on.set()
+        reporter.go_on.set()
         first.join()
     assert selfprompt.load(out).predict(photos / "blue" / "0.png")[0].label
     assert (out / RESULT).exists()

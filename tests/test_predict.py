@@ -16,7 +16,7 @@ import pytest
 import selfprompt
 from selfprompt.data.loading.prefetch import AHEAD, ahead, batched
 from selfprompt.inference.image_paths import image_paths
-from selfprompt.inference.jobs import JobSpec, finish, merged_file, open_job, work
+from selfprompt.inference.jobs import JobSpec, finish_job, merged_file, open_job, run_job
 from selfprompt.inference.predictions import Prediction
 from selfprompt.utils.locks import claimed
 from tests.conftest import COLOURS, photo, ran, write_photos
@@ -157,7 +157,7 @@ class TestPaths:
             list(image_paths([], str(tmp_path / "none.txt")))
 
 
-def terms(**changes):
+def job_spec(**changes):
     return JobSpec(**{"classifier": "c0ffee", "classes": ("a", "b"), "top": 1, "form": "csv", "part_size": 2} | changes)
 
 
@@ -168,29 +168,29 @@ def guesses(paths):
 
 class TestJob:
     def test_another_job_is_refused_in_a_sentence(self, tmp_path):
-        open_job(tmp_path, terms(), ["x", "y", "z"])
-        assert open_job(tmp_path, terms(), iter(["x", "y", "z"])).parts == 2
+        open_job(tmp_path, job_spec(), ["x", "y", "z"])
+        assert open_job(tmp_path, job_spec(), iter(["x", "y", "z"])).parts == 2
         cases = {
-            "its top is 1, not 2": (terms(top=2), ["x", "y", "z"]),
-            "its form is 'csv', not 'jsonl'": (terms(form="jsonl"), ["x", "y", "z"]),
-            "its classes are not the same": (terms(classes=("a", "c")), ["x", "y", "z"]),
-            "its classifier is not the same": (terms(classifier="bad"), ["x", "y", "z"]),
-            "its count is 3, not 4; its list_sha256 is not the same": (terms(), ["x", "y", "z", "z"]),
-            "its list_sha256 is not the same": (terms(), ["x", "z", "y"]),
-            "its guard is False, not True": (terms(guard=True), ["x", "y", "z"]),
+            "its top is 1, not 2": (job_spec(top=2), ["x", "y", "z"]),
+            "its form is 'csv', not 'jsonl'": (job_spec(form="jsonl"), ["x", "y", "z"]),
+            "its classes are not the same": (job_spec(classes=("a", "c")), ["x", "y", "z"]),
+            "its classifier is not the same": (job_spec(classifier="bad"), ["x", "y", "z"]),
+            "its count is 3, not 4; its list_sha256 is not the same": (job_spec(), ["x", "y", "z", "z"]),
+            "its list_sha256 is not the same": (job_spec(), ["x", "z", "y"]),
+            "its guard is False, not True": (job_spec(guard=True), ["x", "y", "z"]),
         }
         for message, (wanted, paths) in cases.items():
             with pytest.raises(ValueError, match=f"{tmp_path} holds another job: {message}"):
                 open_job(tmp_path, wanted, paths)
 
     def test_a_job_from_before_names_were_guarded_goes_on(self, tmp_path):
-        open_job(tmp_path, terms(), ["x", "y", "z"])
+        open_job(tmp_path, job_spec(), ["x", "y", "z"])
         record = json.loads((tmp_path / "job.json").read_text())
         del record["guard"]
         (tmp_path / "job.json").write_text(json.dumps(record))
-        assert open_job(tmp_path, terms(), ["x", "y", "z"]).parts == 2
+        assert open_job(tmp_path, job_spec(), ["x", "y", "z"]).parts == 2
         with pytest.raises(ValueError, match="its guard is False, not True"):
-            open_job(tmp_path, terms(guard=True), ["x", "y", "z"])
+            open_job(tmp_path, job_spec(guard=True), ["x", "y", "z"])
 
     @pytest.mark.parametrize("form", ["csv", "jsonl"])
     def test_any_name_of_a_file_is_a_name(self, tmp_path, form):
@@ -209,10 +209,10 @@ class TestJob:
             "\udcff",
             "=1",
         ]
-        job = open_job(tmp_path, terms(form=form, part_size=3), names)
+        job = open_job(tmp_path, job_spec(form=form, part_size=3), names)
         assert [job.images(number) for number in range(job.parts)] == [names[at : at + 3] for at in range(0, 13, 3)]
-        work(job, guesses)
-        assert finish(job, merge=True)["labels"] == {"a": 13, "b": 0}
+        run_job(job, guesses)
+        assert finish_job(job, merge=True)["labels"] == {"a": 13, "b": 0}
         with merged_file(job).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
         assert [row["image"] for row in rows] == [
@@ -220,59 +220,59 @@ class TestJob:
         ]
 
     def test_guarded_names_are_counted_as_the_classes_they_are(self, tmp_path):
-        job = open_job(tmp_path, terms(classes=("=a", "b"), guard=True), ["x", "-y"])
-        work(job, lambda paths: ([Prediction(path, "=a", 0.5, (("=a", 0.5),))] for path in paths))
+        job = open_job(tmp_path, job_spec(classes=("=a", "b"), guard=True), ["x", "-y"])
+        run_job(job, lambda paths: ([Prediction(path, "=a", 0.5, (("=a", 0.5),))] for path in paths))
         assert job.path(0).read_text().splitlines()[1:] == ["x,1,'=a,0.500000,", "'-y,1,'=a,0.500000,"]
-        assert finish(job)["labels"] == {"=a": 2, "b": 0}
+        assert finish_job(job)["labels"] == {"=a": 2, "b": 0}
 
     def test_no_images_begin_no_job(self, tmp_path):
         with pytest.raises(ValueError, match="There are no images to predict"):
-            open_job(tmp_path, terms(), [])
+            open_job(tmp_path, job_spec(), [])
         with pytest.raises(ValueError, match="holds a zero byte"):
-            open_job(tmp_path, terms(), ["fine", "not\0fine"])
-        assert open_job(tmp_path, terms(), ["fine"]).count == 1
+            open_job(tmp_path, job_spec(), ["fine", "not\0fine"])
+        assert open_job(tmp_path, job_spec(), ["fine"]).count == 1
 
     def test_a_damaged_job_is_named(self, tmp_path):
-        open_job(tmp_path, terms(), ["x"])
+        open_job(tmp_path, job_spec(), ["x"])
         (tmp_path / "job.json").write_text("{}")
         with pytest.raises(ValueError, match=r"job\.json is damaged"):
-            open_job(tmp_path, terms(), ["x"])
+            open_job(tmp_path, job_spec(), ["x"])
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": "many", "parts": 1, "unreadable": 0}', "[" * 100_000])
     def test_a_damaged_summary_is_named(self, text, tmp_path):
-        job = open_job(tmp_path, terms(), ["x"])
-        work(job, guesses)
+        job = open_job(tmp_path, job_spec(), ["x"])
+        run_job(job, guesses)
         (tmp_path / "summary.json").write_text(text)
         with pytest.raises(ValueError, match=r"summary\.json is damaged: .*Delete it"):
-            finish(job)
+            finish_job(job)
         (tmp_path / "summary.json").unlink()
-        assert finish(job)["images"] == 1
+        assert finish_job(job)["images"] == 1
 
     @pytest.mark.parametrize("form", ["csv", "jsonl"])
     @pytest.mark.parametrize("content", [b"[1]\n", b"nonsense\nand more\n", b"\xff\n\xff\n", b"[" * 100_000])
     def test_a_damaged_part_is_named_and_made_anew(self, content, form, tmp_path):
-        job = open_job(tmp_path, terms(form=form), ["x"])
-        work(job, guesses)
+        job = open_job(tmp_path, job_spec(form=form), ["x"])
+        run_job(job, guesses)
         whole = job.path(0).read_bytes()
         job.path(0).write_bytes(content)
         if form == "jsonl" or content.count(b"\n") > 1:  # a table of a header alone has no rows
             with pytest.raises(ValueError, match=r"part-00000\.\w+ is damaged\. Delete it"):
-                finish(job)
+                finish_job(job)
         job.path(0).unlink()
-        work(job, guesses)
+        run_job(job, guesses)
         assert job.path(0).read_bytes() == whole
 
     def test_parts_that_are_there_are_left_alone(self, tmp_path):
-        job = open_job(tmp_path, terms(), list("uvwxy"))
+        job = open_job(tmp_path, job_spec(), list("uvwxy"))
         job.path(1).write_text("by another process")
-        work(job, guesses)
+        run_job(job, guesses)
         assert job.path(1).read_text() == "by another process"
         assert [len(job.path(number).read_text().splitlines()) for number in (0, 2)] == [3, 2]
         assert job.finished() == 5
         assert not list(tmp_path.glob(".part*")), "neither locks nor pieces stay"
 
     def test_a_part_that_fails_is_not_there_and_is_made_later(self, tmp_path):
-        job = open_job(tmp_path, terms(), list("uvwxy"))
+        job = open_job(tmp_path, job_spec(), list("uvwxy"))
 
         def breaks(paths):
             for batch in guesses(paths):
@@ -281,13 +281,13 @@ class TestJob:
                 yield batch
 
         with pytest.raises(RuntimeError, match="broke"):
-            work(job, breaks)
+            run_job(job, breaks)
         assert sorted(path.name for path in tmp_path.glob("*part*.csv")) == ["part-00000.csv"]
-        work(job, guesses)
+        run_job(job, guesses)
         assert job.is_done
 
     def test_a_claimed_part_is_waited_for(self, tmp_path, monkeypatch):
-        job = open_job(tmp_path, terms(), list("uvwxy"))
+        job = open_job(tmp_path, job_spec(), list("uvwxy"))
         claim = claimed(tmp_path / ".part-00001.csv.lock")
         assert claim.__enter__()
         seen = []
@@ -297,7 +297,7 @@ class TestJob:
             claim.__exit__(None, None, None)
 
         monkeypatch.setattr("time.sleep", other_dies)
-        work(job, guesses)
+        run_job(job, guesses)
         assert seen == [["part-00000.csv", "part-00002.csv"]]
         assert job.is_done
 
@@ -309,9 +309,9 @@ class TestJob:
                 for path in paths
             ]
 
-        job = open_job(tmp_path, terms(form=form, classes=('a "b"', "c")), list("uvwxy"))
-        work(job, some)
-        assert finish(job, merge=True) == {"images": 5, "parts": 3, "unreadable": 1, "labels": {'a "b"': 4, "c": 0}}
+        job = open_job(tmp_path, job_spec(form=form, classes=('a "b"', "c")), list("uvwxy"))
+        run_job(job, some)
+        assert finish_job(job, merge=True) == {"images": 5, "parts": 3, "unreadable": 1, "labels": {'a "b"': 4, "c": 0}}
         with merged_file(job).open(newline="") as file:
             rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
         assert [row["image"] for row in rows] == list("uvwxy")

@@ -71,7 +71,7 @@ def test_what_can_be_seen_stays(text: str) -> None:
 
 
 def test_a_line_is_a_line(name: tuple[str, str], terminal: Console) -> None:
-    Show(terminal).say(f"skipped {name[0]}: broken")
+    Show(terminal).message(f"skipped {name[0]}: broken")
     assert got(terminal) == f"skipped {name[1]}: broken\n"
 
 

@@ -30,12 +30,12 @@ def equal(one, other):
 
 
 class Story:
-    """A watcher that writes everything down."""
+    """A reporter that writes everything down."""
 
     def __init__(self):
         self.said, self.stages = [], []
 
-    def say(self, line):
+    def message(self, line):
         self.said.append(line)
 
     @contextmanager
@@ -81,7 +81,7 @@ def test_the_seed_decides_everything(photos, settings):
 
 def test_the_story_is_told(photos):
     story = Story()
-    tune(photos, **SPT, watcher=story)
+    tune(photos, **SPT, reporter=story)
     names = [name for name, _ in story.stages]
     assert names == [
         "loading embedded/mae",
@@ -182,19 +182,19 @@ class TestChoices:
 class TestInterrupted:
     def test_goes_on_to_the_same_tensors(self, photos, tmp_path):
         class Impatient(Story):
-            def say(self, line):
+            def message(self, line):
                 if line.startswith("epoch 2/"):
                     raise KeyboardInterrupt
-                super().say(line)
+                super().message(line)
 
         settings = SPT | {"epochs": 4, "ema_decay": 0.9}
         with pytest.raises(KeyboardInterrupt):
-            tune(photos, **settings, out=tmp_path / "out", watcher=Impatient())
+            tune(photos, **settings, out=tmp_path / "out", reporter=Impatient())
         assert not (tmp_path / "out" / "result.json").exists()
         with pytest.raises(ValueError, match=r"holds an unfinished run\. Go on with it"):
             tune(photos, **settings, out=tmp_path / "out")
         story = Story()
-        resumed = tune(photos, **settings, out=tmp_path / "out", resume=True, watcher=story)
+        resumed = tune(photos, **settings, out=tmp_path / "out", resume=True, reporter=story)
         assert "going on from the last checkpoint" in story.said
         assert not [line for line in story.said if line.startswith("epoch 2/")]
         assert "starting from the training images" not in [name for name, _ in story.stages]
@@ -240,7 +240,7 @@ class TestData:
         with pytest.raises(ValueError, match="'Cat' and 'cat' are the same tokens to embedded/clip"):
             tune(pairs, **COOP)
         story = Story()
-        tuned = tune(pairs, **LINEAR | {"backbone": "embedded/clip"}, watcher=story)
+        tuned = tune(pairs, **LINEAR | {"backbone": "embedded/clip"}, reporter=story)
         assert (tuned.classes, tuned.results["zero_shot"]) == (("Cat", "cat"), None)
         assert any(line.startswith("Class names that differ in case only: 'Cat' and 'cat'.") for line in story.said)
         assert any(line.startswith("No zero-shot accuracy: The class names 'Cat' and 'cat'") for line in story.said)

@@ -327,13 +327,13 @@ def test_an_interrupted_run_keeps_its_average(photos, tmp_path) -> None:
     settings |= {"method": "promptsrc", "options": few}
 
     class Impatient(LogReporter):
-        def say(self, line: str) -> None:
+        def message(self, line: str) -> None:
             if line.startswith("epoch 2/"):
                 raise KeyboardInterrupt
 
     straight = tune(photos, **settings)
     with pytest.raises(KeyboardInterrupt):
-        tune(photos, **settings, out=tmp_path / "out", watcher=Impatient())
+        tune(photos, **settings, out=tmp_path / "out", reporter=Impatient())
     resumed = tune(photos, **settings, out=tmp_path / "out", resume=True)
     for name, tensor in straight.method.adapter_state_dict().items():
         assert resumed.method.adapter_state_dict()[name].equal(tensor)

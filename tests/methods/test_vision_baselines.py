@@ -519,14 +519,14 @@ def test_methods_without_epochs_are_ready_after_they_have_seen_the_images(name: 
 
 def test_an_interrupted_tip_adapter_f_ends_as_if_it_had_not_been(split_photos, tmp_path) -> None:
     class Impatient(LogReporter):
-        def say(self, line: str) -> None:
+        def message(self, line: str) -> None:
             if line.startswith("epoch 2/"):
                 raise KeyboardInterrupt
 
     settings = {**QUICK, "method": "tip-adapter-f", "epochs": 3, "lr": 0.01}
     straight = tune(split_photos, **settings)
     with pytest.raises(KeyboardInterrupt):
-        tune(split_photos, **settings, out=tmp_path / "out", watcher=Impatient())
+        tune(split_photos, **settings, out=tmp_path / "out", reporter=Impatient())
     resumed = tune(split_photos, **settings, out=tmp_path / "out", resume=True)
     assert resumed.results["chosen"] == straight.results["chosen"]
     assert len(resumed.results["history"]) == 3

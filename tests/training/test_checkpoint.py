@@ -8,7 +8,7 @@ from torch import nn
 
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.checkpoint import (
-    Checkpoint,
+    TrainingCheckpoint,
     _checksum,
     load_checkpoint,
     load_optimizer,
@@ -21,7 +21,7 @@ from selfprompt.utils.files import write_atomically
 IDENTITY = {"method": {"name": "spt", "prompts": 20}, "seed": 1}
 
 
-def example(epoch: int = 3, scale: float = 1.0) -> Checkpoint:
+def example(epoch: int = 3, scale: float = 1.0) -> TrainingCheckpoint:
     generator = torch.Generator().manual_seed(0)
     tensors = {
         "state": {"prompts": scale * torch.randn(2, 3, generator=generator), "scalar": torch.tensor(2.5)},
@@ -29,7 +29,7 @@ def example(epoch: int = 3, scale: float = 1.0) -> Checkpoint:
         "optimizer": {"prompts/step": torch.tensor(7), "prompts/half": torch.zeros(0, dtype=torch.bfloat16)},
     }
     history = [{"epoch": 1, "loss": 0.1 + 0.2}]
-    return Checkpoint(epoch, IDENTITY, tensors, history, {"best_epoch": None})
+    return TrainingCheckpoint(epoch, IDENTITY, tensors, history, {"best_epoch": None})
 
 
 def test_everything_comes_back_exactly(tmp_path):
@@ -111,7 +111,7 @@ def test_another_run_is_refused_with_every_difference(tmp_path):
 
 def test_tuples_and_lists_are_the_same_identity(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, Checkpoint(1, {"classes": ("a", "b")}))
+    save_checkpoint(path, TrainingCheckpoint(1, {"classes": ("a", "b")}))
     assert load_checkpoint(path, {"classes": ["a", "b"]}).epoch == 1
 
 
@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_survives(tmp_path
 def test_a_write_that_the_system_stops_in_its_middle_leaves_the_old_one(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(path, example(epoch=3))
-    big = Checkpoint(4, IDENTITY, {"state": {"prompts": torch.zeros(200_000)}})
+    big = TrainingCheckpoint(4, IDENTITY, {"state": {"prompts": torch.zeros(200_000)}})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:

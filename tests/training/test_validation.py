@@ -60,12 +60,12 @@ def test_the_history_of_an_average_holds_what_the_average_scores(tmp_path: Path)
 
 
 class Interrupts(LogReporter):
-    """A watcher that ends the run when it hears a line."""
+    """A reporter that ends the run when it hears a line."""
 
     def __init__(self, start: str) -> None:
         self.start = start
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         if line.startswith(self.start):
             raise KeyboardInterrupt
 
@@ -82,7 +82,7 @@ def test_a_best_val_run_that_is_interrupted_ends_with_the_same_bytes(tmp_path: P
 
     straight = run("straight")
     with pytest.raises(KeyboardInterrupt):
-        run("resumed", watcher=Interrupts("epoch 3/"))
+        run("resumed", reporter=Interrupts("epoch 3/"))
     assert run("resumed", resume=True) == straight
     kept = [(tmp_path / out / TENSORS).read_bytes() for out in ("straight", "resumed")]
     assert kept[0] == kept[1]

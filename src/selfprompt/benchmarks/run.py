@@ -92,7 +92,7 @@ def run_grid(
     shelf: RunCache,
     *,
     retry_failed: bool = False,
-    watcher: Reporter | None = None,
+    reporter: Reporter | None = None,
     begin: Callable[[Cell], None] = lambda cell: None,
 ) -> Iterator[Outcome]:
     """Run what is left of a grid; several processes may do so on one folder.
@@ -104,7 +104,7 @@ def run_grid(
         out: The folder of all runs.
         shelf: What cells share.
         retry_failed: Run cells again that an earlier call left broken.
-        watcher: Is told how each run goes.
+        reporter: Is told how each run goes.
         begin: Called with a cell that starts.
 
     Yields:
@@ -114,7 +114,7 @@ def run_grid(
     while waiting:
         left = []
         for cell in waiting:
-            outcome = attempt(cell, out, shelf, since if retry_failed else None, watcher or LogReporter(), begin)
+            outcome = attempt(cell, out, shelf, since if retry_failed else None, reporter or LogReporter(), begin)
             if outcome.state == "elsewhere":
                 left.append(cell)
             else:
@@ -126,7 +126,7 @@ def run_grid(
 
 
 def attempt(
-    cell: Cell, out: Path, shelf: RunCache, retry: float | None, watcher: Reporter, begin: Callable[[Cell], None]
+    cell: Cell, out: Path, shelf: RunCache, retry: float | None, reporter: Reporter, begin: Callable[[Cell], None]
 ) -> Outcome:
     """Run one cell if it is nobody's and not done; errors before the time ``retry`` do not count."""
     folder = out / cell.folder
@@ -146,7 +146,7 @@ def attempt(
         begin(cell)
         start = time.monotonic()
         try:
-            run_cell(cell, folder, shelf, watcher)
+            run_cell(cell, folder, shelf, reporter)
         except Exception as error:  # whatever a method or a data set raises: the other cells go on
             report = "".join(traceback.format_exception(error))
             write_atomically(folder / ERROR, report.encode(errors="backslashreplace"))
@@ -155,7 +155,7 @@ def attempt(
 
 
 @torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
-def run_cell(cell: Cell, folder: Path, shelf: RunCache, watcher: Reporter) -> dict[str, Any]:
+def run_cell(cell: Cell, folder: Path, shelf: RunCache, reporter: Reporter) -> dict[str, Any]:
     """Tune and evaluate one cell; its folder holds ``result.json`` when all is done, and a checkpoint until then.
 
     Raises:
@@ -169,17 +169,17 @@ def run_cell(cell: Cell, folder: Path, shelf: RunCache, watcher: Reporter) -> di
     fabric.launch()
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
-    drawn = drawn_images(cell, cell.recipe, task, store, watcher)
+    drawn = drawn_images(cell, cell.recipe, task, store, reporter)
     training = base_new_split(drawn, cell.recipe.data.classes)
     recipe = cell_recipe(cell, task, len(training.train))
-    backbone = fitting_backbone(shelf.backbone(recipe.backbone, watcher.say), recipe, cell.preprocessing)
+    backbone = fitting_backbone(shelf.backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
     method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, check=False, **recipe.options)
     method.to(fabric.device)
     classifier = Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
     data = RunData(training, store, features, "")
-    result = train(classifier, data, recipe, fabric, folder, watcher, resume=True, progress=False)
+    result = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     wanted = tuple(evaluations(cell, drawn, task, lambda name: shelf.task(cell.suite, name)))
-    measured = {entry.name: measure(classifier, entry, recipe, data, watcher) for entry in wanted}
+    measured = {entry.name: measure(classifier, entry, recipe, data, reporter) for entry in wanted}
     facts = {
         **cell.facts(),
         "evaluations": measured,
@@ -196,11 +196,11 @@ def run_cell(cell: Cell, folder: Path, shelf: RunCache, watcher: Reporter) -> di
     return facts
 
 
-def drawn_images(cell: Cell, recipe: Recipe, task: Task, store: ImageStore, watcher: Reporter) -> Dataset:
+def drawn_images(cell: Cell, recipe: Recipe, task: Task, store: ImageStore, reporter: Reporter) -> Dataset:
     """All classes of the task with its shots drawn, every image that will be used decoded once."""
     pool = training_pool(cell.protocol, task.dataset)
     drawn = choose_images(pool, recipe.changed({"classes": "all"}))
-    with watcher.stage("reading images") as progress:
+    with reporter.stage("reading images") as progress:
         if recipe.method in UNTRAINED:  # its training images only say which classes there are
             test, _ = check_images(drawn.test, store, on_bad=recipe.data.on_bad_image, progress=progress)
             return replace(drawn, test=test)
@@ -216,13 +216,13 @@ def fitting_backbone(backbone: Backbone, recipe: Recipe, preprocessing: str) -> 
 
 
 def measure(
-    classifier: Classifier, evaluation: Evaluation, recipe: Recipe, data: RunData, watcher: Reporter
+    classifier: Classifier, evaluation: Evaluation, recipe: Recipe, data: RunData, reporter: Reporter
 ) -> dict[str, Any] | None:
     """Metrics of one evaluation; None where the method cannot tell its classes apart, or there are no images."""
     method, among = rebound(classifier.method, evaluation, recipe.method), None
     if method is None and evaluation.among:
         method, among = classifier.method, evaluation.among
-    with watcher.stage(f"evaluating: {evaluation.name}") as progress:
+    with reporter.stage(f"evaluating: {evaluation.name}") as progress:
         items: Sequence[Item] = evaluation.items
         if method is None or not items:
             return None

@@ -51,17 +51,17 @@ def analyze(options: Namespace) -> int:
         pick_device(options.device)
     with show.stage("loading"):
         classifier = load(
-            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
+            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.message
         )
     show.note(classifier.method, classifier.batch_size)
     study = observe(options, classifier, folder, show)
     with show.stage("looking") as progress:
         parts, left_out = all_parts(study, progress)
     for sentence in left_out:
-        show.say(sentence)
+        show.message(sentence)
     out = folder / "analysis" if options.out is None else Path(options.out)
     written = write(out, study, parts, left_out)
-    show.say(f"Wrote {', '.join(path.name for path in written[:-1])}{' and ' if written[:-1] else ''}{written[-1]}")
+    show.message(f"Wrote {', '.join(path.name for path in written[:-1])}{' and ' if written[:-1] else ''}{written[-1]}")
     return 0
 
 
@@ -120,7 +120,7 @@ def chosen_images(
     items = [items[number * len(items) // count] for number in range(count)]
     good, bad = check_images(items, ImageStore(0), on_bad="skip")
     for image in bad:
-        show.say(f"skipped {image}")
+        show.message(f"skipped {image}")
     if not good:
         raise ValueError("None of the images can be read: give others with --images.")
     return list(good), [classes[item.label] if classes else Path(str(item.source)).stem for item in good]

@@ -242,7 +242,7 @@ class GridShow:
         line = f"{self.done}/{self.total}  {outcome.cell}  {outcome.state} in {outcome.seconds:.1f} s"
         self.console.tell(f"{line}, about {left:.0f} s left" if left else line)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """How the run goes."""
         self.bar.update(self.task, state=printable(line))
 
@@ -260,7 +260,7 @@ def run_here(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
     show = GridShow(console, len(cells))
     with show.bar:
         for outcome in run_grid(
-            cells, out, RunCache(root), retry_failed=options.retry_failed, watcher=show, begin=show.begin
+            cells, out, RunCache(root), retry_failed=options.retry_failed, reporter=show, begin=show.begin
         ):
             show.end(outcome)
 

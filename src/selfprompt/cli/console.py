@@ -55,7 +55,7 @@ class Show:
         self.console = console or make_console()
         self.quiet = quiet
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """One line about what was done or chosen."""
         if not self.quiet:
             self.console.tell(line)
@@ -63,9 +63,9 @@ class Show:
     def note(self, method: Any, batch_size: int) -> None:
         """What must be said about a loaded classifier."""
         if method.backbone.note:
-            self.say(f"Note: {method.backbone.note}")
+            self.message(f"Note: {method.backbone.note}")
         if not method.traits.batch_independent:
-            self.say(f"Note: a prediction depends on the other images of its batch of {batch_size}, as released.")
+            self.message(f"Note: a prediction depends on the other images of its batch of {batch_size}, as released.")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:

@@ -31,21 +31,21 @@ def get(options: Namespace) -> int:
     with usage():
         key, origin = resolve(options.name)
     folder, work = folder_of(key, root), root / WORK / key.replace("/", "-")
-    show.say(f"{key} is from {origin.sentence}")
+    show.message(f"{key} is from {origin.sentence}")
     wanted = lacking(origin, folder)
     if origin.downloads and not wanted:
-        show.say(f"All that can be fetched is in {folder} already; nothing was changed.")
+        show.message(f"All that can be fetched is in {folder} already; nothing was changed.")
     for item in wanted:
-        show.say(f"Fetching {item.url}")
+        show.message(f"Fetching {item.url}")
         if not item.checksum:
-            show.say(f"No checksum of it is published: what comes is noted in {folder / SUMS}, to compare it with.")
+            show.message(f"No checksum of it is published: what comes is noted in {folder / SUMS}, to compare it with.")
         for path in obtain(item, folder, work, stage):
-            show.say(f"New: {path}")
+            show.message(f"New: {path}")
     shutil.rmtree(work, ignore_errors=True)
     if (root / WORK).is_dir() and not any((root / WORK).iterdir()):
         (root / WORK).rmdir()
     if origin.by_hand:
-        show.say(f"By hand, in {folder}: {origin.by_hand}")
+        show.message(f"By hand, in {folder}: {origin.by_hand}")
     if key != "vtab" and not folder.is_dir():
         return 1
     return _report(key, root, show)
@@ -58,5 +58,5 @@ def _report(key: str, root: Path, show: Show) -> int:
 
     findings = [audit(expected, root) for expected in (TABLES["vtab"] if key == "vtab" else [EXPECTED[key]])]
     for finding in findings:
-        show.say(f"{finding.expected.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
+        show.message(f"{finding.expected.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
     return int(any(finding.state in ("wrong", "missing") for finding in findings))

@@ -92,9 +92,9 @@ def demo(options: Namespace) -> int:
     show = Show()
     story = tell(task, out, options, show)
     write(replace(story, seconds=time.monotonic() - start), out)
-    show.say("")
-    show.say(f"Picture: {(out / PICTURE).resolve()}")
-    show.say(f"Page:    {(out / PAGE).resolve()}")
+    show.message("")
+    show.message(f"Picture: {(out / PICTURE).resolve()}")
+    show.message(f"Page:    {(out / PAGE).resolve()}")
     return 0
 
 
@@ -131,7 +131,7 @@ def tell(task: "Task", out: Path, options: Namespace, show: Show) -> "Story":
     with show.stage(f"loading {CLIP}"):
         clip = load_backbone(CLIP)
     if clip.note:
-        show.say(f"Note: {clip.note}")
+        show.message(f"Note: {clip.note}")
     zero_shot = zero_shot_table(clip, options, show)
 
     show.console.rule(f"2. SEP: prompts in both encoders, tuned on the base classes of {name}")
@@ -218,9 +218,9 @@ def tuned(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, s
     from selfprompt.reports.demo_page import train_command
     from selfprompt.training.tune import tune
 
-    show.say("")
-    show.say(f"$ {train_command(values, name)}")
-    classifier = tune(dataset, **values, progress=True, watcher=show)
+    show.message("")
+    show.message(f"$ {train_command(values, name)}")
+    classifier = tune(dataset, **values, progress=True, reporter=show)
     classifier.save(out / values["method"])
     return classifier
 
@@ -255,13 +255,13 @@ def guess(task: "Task", new: "Dataset", out: Path, seed: int, show: Show) -> "li
     (out / UNSEEN).mkdir(exist_ok=True)
     for path, (_, _, item) in zip(paths, drawn, strict=True):
         item.load().save(path)
-    show.say(f"$ {predict_command(out, paths, new.classes)}")
+    show.message(f"$ {predict_command(out, paths, new.classes)}")
     with show.stage("loading the saved classifier"):
         classifier = load(out / SEP["method"]).with_classes(new.classes)
     said = classifier.predict(paths, top=3)
     show.console.print(prediction_table(said))
     found = [Guess(path, truth, where, p.top) for path, (where, truth, _), p in zip(paths, drawn, said, strict=True)]
-    show.say("They are: " + ", ".join(f"{one.truth} ({one.path.name})" for one in found))
+    show.message("They are: " + ", ".join(f"{one.truth} ({one.path.name})" for one in found))
     return found
 
 

@@ -55,7 +55,7 @@ def eval(options: Namespace) -> int:
         pick_device(options.device)
     with show.stage("loading"):
         classifier = load(
-            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
+            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.message
         )
     if options.classes is not None:
         classifier = classifier.with_classes(class_names(options.classes))
@@ -66,11 +66,11 @@ def eval(options: Namespace) -> int:
     store = ImageStore()
     with show.stage("reading images") as progress:
         items, bad = check_images(
-            dataset.select(split), store, on_bad=options.on_bad_image, progress=progress, say=show.say
+            dataset.select(split), store, on_bad=options.on_bad_image, progress=progress, say=show.message
         )
         items = new_images(items, seen, store) if seen else items
     for image in bad:
-        show.say(f"skipped {image}")
+        show.message(f"skipped {image}")
     if not items:
         lack = "images that are no copies of training images" if seen else "readable images"
         raise ValueError(f"{options.data} has no {lack} in its split {split!r}.")
@@ -120,15 +120,15 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
         known = [label for label, name in enumerate(dataset.classes) if name in classifier.classes]
         if len(known) < len(dataset.classes):
             gone = [name for name in dataset.classes if name not in classifier.classes]
-            show.say(f"Left out classes that the classifier was not tuned on: {', '.join(gone)}.")
+            show.message(f"Left out classes that the classifier was not tuned on: {', '.join(gone)}.")
             dataset = keep_classes(dataset, known)
     split = options.split
     if split == "auto":
         split = "test" if dataset.test else "all"
         if split == "all":
-            show.say("The data have no test split: all images are used.")
+            show.message("The data have no test split: all images are used.")
             if same:
-                show.say("The classifier was tuned on these images: how good it is on others is not known.")
+                show.message("The classifier was tuned on these images: how good it is on others is not known.")
         elif same:
-            show.say("The classifier was tuned on these data: only their test images are used.")
+            show.message("The classifier was tuned on these data: only their test images are used.")
     return align_classes(dataset, classifier.classes), seen if split == "test" else (), split

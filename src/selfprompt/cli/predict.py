@@ -86,23 +86,23 @@ def predict(options: Namespace) -> int:
 
 def predict_here(options: Namespace) -> int:
     """Predict to the standard output."""
-    from selfprompt.inference.image_paths import Listed, image_paths, left_out, read_lines
+    from selfprompt.inference.image_paths import PathIndex, image_paths, left_out, read_lines
 
     out, form = sys.stdout, options.format or "table"
     show = Show(make_console(stderr=True), quiet=options.quiet)
     with SpooledTemporaryFile(SPOOL) as spool:
-        listed, ignored = Listed(sys.maxsize), Counter[str]()
-        spool.writelines(listed.follow(image_paths(options.images, options.list, ignored)))
+        index, ignored = PathIndex(sys.maxsize), Counter[str]()
+        spool.writelines(index.lines(image_paths(options.images, options.list, ignored)))
         if ignored:
-            show.say(left_out(ignored))
+            show.message(left_out(ignored))
         spool.seek(0)
-        if not listed.count:
+        if not index.count:
             raise ValueError(f"{options.list} lists no images.")
         classifier = loaded(options, show)
         batches = classifier.stream(read_lines(spool), top=options.top, workers=readers(options))
         rows_pass_by = form in ("csv", "jsonl") and out.isatty()  # where a bar would stand in their way
         with (Show(quiet=True) if rows_pass_by else show).stage("predicting") as progress:
-            found = Counts(show, options.on_bad_image == "fail", lambda done: progress(done, listed.count))
+            found = Counts(show, options.on_bad_image == "fail", lambda done: progress(done, index.count))
             if form in ("csv", "jsonl"):
                 out.write(csv_header(errors=False) if form == "csv" else "")
                 for batch in found.follow(batches):
@@ -114,7 +114,7 @@ def predict_here(options: Namespace) -> int:
             else:
                 predictions = [prediction for batch in found.follow(batches) for prediction in batch]
     for sentence in found.odd.sentences():
-        show.say(sentence)
+        show.message(sentence)
     if form == "json":
         print(shown(to_json([as_record(p) for p in predictions], indent=2)))
     elif form == "table":
@@ -163,7 +163,7 @@ class Counts:
             self.bad += len(bad)
             for prediction in bad:
                 word = "cannot read" if self._fail else "skipped"
-                self._show.say(f"{word} {prediction.image}: {prediction.error}")
+                self._show.message(f"{word} {prediction.image}: {prediction.error}")
             if bad and self._fail:
                 raise ValueError(f"{len(bad)} of {self.done} images cannot be read.")
             yield batch
@@ -186,7 +186,7 @@ def loaded(options: Namespace, show: Show) -> "Classifier":
         pick_device(options.device)
     with show.stage("loading"):
         classifier = load(
-            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.say
+            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.message
         )
     names = given_names(options, classifier.classes)
     if names is not None:

@@ -35,7 +35,7 @@ def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
     from selfprompt.data.loading.image_remarks import Remarks
     from selfprompt.inference.image_paths import left_out
-    from selfprompt.inference.jobs import finish, merged_file, open_job, work
+    from selfprompt.inference.jobs import finish_job, merged_file, open_job, run_job
 
     if options.format not in (None, "csv", "jsonl"):
         raise UsageError(f"--out writes csv or jsonl, got --format {options.format}.")
@@ -44,23 +44,23 @@ def predict_parts(options: Namespace) -> int:
     check_devices(options, classifier)
     with show.stage("listing images"):
         paths = paths_of(options, ignored := Counter[str]())
-        job = open_job(Path(options.out), terms(options, classifier), paths)
+        job = open_job(Path(options.out), job_spec(options, classifier), paths)
     if ignored:
-        show.say(left_out(ignored))
+        show.message(left_out(ignored))
     if not job.is_done:
         with show.stage("predicting") as bar, helpers(options, job, classifier, show):
             stream = partial(classifier.stream, top=options.top, workers=readers(options))
             wanted = stream if options.on_bad_image == "skip" else strictly(stream)
-            work(job, lambda paths: counted(wanted(paths), odd), JobProgress(job, show, bar))
+            run_job(job, lambda paths: counted(wanted(paths), odd), JobProgress(job, show, bar))
         for sentence in odd.sentences():  # of the images that this process has read
-            show.say(sentence)
-    summary = finish(job, merge=options.merge)
+            show.message(sentence)
+    summary = finish_job(job, merge=options.merge)
     read = summary["images"] - summary["unreadable"]
-    show.say(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
+    show.message(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
     if summary["unreadable"]:
-        show.say(f"{summary['unreadable']:,} cannot be read; the parts say why (error)")
+        show.message(f"{summary['unreadable']:,} cannot be read; the parts say why (error)")
     if options.merge:
-        show.say(f"all in one file: {merged_file(job)}")
+        show.message(f"all in one file: {merged_file(job)}")
     return 0 if read else 1
 
 
@@ -77,7 +77,7 @@ def paths_of(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
         yield from read_lines(file)
 
 
-def terms(options: Namespace, classifier: "Classifier") -> "JobSpec":
+def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     """What the command line asks for.
 
     Raises:
@@ -121,7 +121,7 @@ class JobProgress:
             self._told = now
             rate = (done - self._before) / (now - self._start)
             left = f"{timedelta(seconds=int((self._job.count - done) / rate))} left" if rate else "time left unknown"
-            self._show.say(f"{done:,}/{self._job.count:,} images, {rate:,.0f} images/s, {left}")
+            self._show.message(f"{done:,}/{self._job.count:,} images, {rate:,.0f} images/s, {left}")
 
 
 def check_devices(options: Namespace, classifier: "Classifier") -> None:
@@ -163,7 +163,7 @@ def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show
         yield
         for number, process in enumerate(started, start=1):
             if process.poll():
-                show.say(f"process {number} ended with status {process.returncode}; others made its parts")
+                show.message(f"process {number} ended with status {process.returncode}; others made its parts")
     finally:
         torch.set_num_threads(threads)
         for process in started:
@@ -178,9 +178,9 @@ def start_helper(options: Namespace, job: "Job", number: int, device: str, threa
     given = {
         "out": job.folder,
         "list": job.folder / LIST,
-        "top": job.terms.top,
-        "format": job.terms.form,
-        "part_size": job.terms.part_size,
+        "top": job.spec.top,
+        "format": job.spec.form,
+        "part_size": job.spec.part_size,
         "classes": options.classes,
         "class_names": options.class_names,
         "backbone": options.backbone,

@@ -125,7 +125,7 @@ def train(options: Namespace) -> int:
         out=options.out,
         resume=options.resume,
         progress=not options.quiet,
-        watcher=show,
+        reporter=show,
     )
     from torch import distributed
 
@@ -136,8 +136,10 @@ def train(options: Namespace) -> int:
     if rows:
         show.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
     else:
-        show.say("There are no test images, so the accuracy is not known.")
+        show.message("There are no test images, so the accuracy is not known.")
     if results["backbone_note"]:
         show.console.tell(f"Note: {results['backbone_note']}")
-    show.say(f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES...")
+    show.message(
+        f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES..."
+    )
     return 0

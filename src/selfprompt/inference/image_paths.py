@@ -127,7 +127,7 @@ def _meant(line: str, place: str) -> str:
 
 
 def read_lines(file: Iterable[bytes]) -> Iterator[str]:
-    """The paths in a list that `Listed.follow` wrote, one a line."""
+    """The paths in a list that `PathIndex.lines` wrote, one a line."""
     for line in file:
         if path := line.rstrip(b"\r\n"):
             for written, meant in LINE_BREAKS:
@@ -140,16 +140,16 @@ LINE_BREAKS = ((b"\0n", b"\n"), (b"\0r", b"\r"))
 
 
 @dataclass
-class Listed:
+class PathIndex:
     """What is kept of a list that stands in a file.
 
     Attributes:
-        every: After how many paths a place is noted.
+        group_size: After how many paths a place is noted.
         count: How many paths there are.
-        starts: Where the first path of each group of ``every`` begins, in bytes.
+        starts: Where the first path of each group of ``group_size`` begins, in bytes.
     """
 
-    every: int
+    group_size: int
     count: int = 0
     starts: "array[int]" = field(default_factory=lambda: array("Q"))
 
@@ -161,7 +161,7 @@ class Listed:
         """Hash of the list, in hex."""
         return self._digest.hexdigest()
 
-    def follow(self, paths: Iterable[str]) -> Iterator[bytes]:
+    def lines(self, paths: Iterable[str]) -> Iterator[bytes]:
         """The lines of the list, noted as they go by.
 
         Raises:
@@ -174,7 +174,7 @@ class Listed:
             for written, meant in LINE_BREAKS:
                 line = line.replace(meant, written)
             line += b"\n"
-            if self.count % self.every == 0:
+            if self.count % self.group_size == 0:
                 self.starts.append(self._size)
             self.count += 1
             self._size += len(line)
@@ -184,4 +184,4 @@ class Listed:
     def group(self, number: int, file: BinaryIO) -> list[str]:
         """The paths of one group, out of the file that the lines were written to."""
         file.seek(self.starts[number])
-        return list(islice(read_lines(file), self.every))
+        return list(islice(read_lines(file), self.group_size))

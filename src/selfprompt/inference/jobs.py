@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from selfprompt.inference.image_paths import Listed
+from selfprompt.inference.image_paths import PathIndex
 from selfprompt.inference.predictions import ERROR_COLUMN, Prediction, as_csv, as_lines, csv_header
 from selfprompt.utils.csv_text import guarded
 from selfprompt.utils.files import write_atomically, write_json
@@ -63,25 +63,25 @@ class JobSpec:
 class Job:
     """A job whose terms and images are fixed; ``open_job`` makes one."""
 
-    def __init__(self, folder: Path, terms: JobSpec, listed: Listed) -> None:
+    def __init__(self, folder: Path, spec: JobSpec, index: PathIndex) -> None:
         self.folder = folder
-        self.terms = terms
-        self.count = listed.count
-        self.parts = len(listed.starts)
-        self._listed = listed
+        self.spec = spec
+        self.count = index.count
+        self.parts = len(index.starts)
+        self._index = index
 
     def path(self, number: int) -> Path:
         """Where a part is, or will be."""
-        return self.folder / f"part-{number:05d}.{self.terms.form}"
+        return self.folder / f"part-{number:05d}.{self.spec.form}"
 
     def size(self, number: int) -> int:
         """Images in a part."""
-        return min(self.terms.part_size, self.count - number * self.terms.part_size)
+        return min(self.spec.part_size, self.count - number * self.spec.part_size)
 
     def images(self, number: int) -> list[str]:
         """The paths of a part's images."""
         with (self.folder / LIST).open("rb") as file:
-            return self._listed.group(number, file)
+            return self._index.group(number, file)
 
     def finished(self) -> int:
         """Images in the parts that are there."""
@@ -94,7 +94,7 @@ class Job:
         return all(self.path(number).exists() for number in range(self.parts))
 
 
-def open_job(folder: Path, terms: JobSpec, paths: Iterable[str]) -> Job:
+def open_job(folder: Path, spec: JobSpec, paths: Iterable[str]) -> Job:
     """Begin a job, or find the one that was begun with the same terms and images.
 
     Args:
@@ -106,30 +106,30 @@ def open_job(folder: Path, terms: JobSpec, paths: Iterable[str]) -> Job:
         ValueError: If there are no images, or the folder holds another job.
         RuntimeError: If a file cannot be written.
     """
-    listed = Listed(terms.part_size)
-    lines = listed.follow(paths)
+    index = PathIndex(spec.part_size)
+    lines = index.lines(paths)
     if not (folder / JOB).exists():
         with claimed(folder / START_LOCK, wait=True):
             if not (folder / JOB).exists():
-                _begin(folder, terms, listed, lines)
-                return Job(folder, terms, listed)
+                _begin(folder, spec, index, lines)
+                return Job(folder, spec, index)
     for _ in lines:
         pass
-    _check_same(folder, _record(terms, listed))
-    return Job(folder, terms, listed)
+    _check_same(folder, _record(spec, index))
+    return Job(folder, spec, index)
 
 
-def _begin(folder: Path, terms: JobSpec, listed: Listed, lines: Iterator[bytes]) -> None:
+def _begin(folder: Path, spec: JobSpec, index: PathIndex, lines: Iterator[bytes]) -> None:
     first = next(lines, None)
     if first is None:
         raise ValueError("There are no images to predict: the list is empty.")
     write_atomically(folder / LIST, chain([first], lines))
-    write_json(folder / JOB, _record(terms, listed))
+    write_json(folder / JOB, _record(spec, index))
 
 
-def _record(terms: JobSpec, listed: Listed) -> dict[str, Any]:
-    classes = list(terms.classes)
-    return {"format": FORMAT, **asdict(terms), "classes": classes, "count": listed.count, "list_sha256": listed.sha256}
+def _record(spec: JobSpec, index: PathIndex) -> dict[str, Any]:
+    classes = list(spec.classes)
+    return {"format": FORMAT, **asdict(spec), "classes": classes, "count": index.count, "list_sha256": index.sha256}
 
 
 def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def work(job: Job, predict: Predict, progress: Callable[[int], None] = lambda own: None) -> None:
+def run_job(job: Job, predict: Predict, progress: Callable[[int], None] = lambda own: None) -> None:
     """Make parts until all are there, whoever makes them; several processes may do so on one folder.
 
     Args:
@@ -189,18 +189,18 @@ def _attempt(job: Job, number: int, predict: Predict, progress: Callable[[int], 
 
 def _content(job: Job, batches: Iterator[list[Prediction]], progress: Callable[[int], None]) -> Iterator[bytes]:
     """A part's bytes, batch by batch."""
-    as_table = job.terms.form == "csv"
+    as_table = job.spec.form == "csv"
     if as_table:
         yield csv_header(errors=True).encode()
     done = 0
     for batch in batches:
-        text = as_csv(batch, errors=True, guard=job.terms.guard) if as_table else as_lines(batch)
+        text = as_csv(batch, errors=True, guard=job.spec.guard) if as_table else as_lines(batch)
         yield text.encode(errors="backslashreplace")  # names may be no Unicode
         done += len(batch)
         progress(done)
 
 
-def finish(job: Job, *, merge: bool = False) -> dict[str, Any]:
+def finish_job(job: Job, *, merge: bool = False) -> dict[str, Any]:
     """Count what the parts hold and write ``summary.json``; the process that comes first does it for all.
 
     Args:
@@ -224,14 +224,14 @@ def finish(job: Job, *, merge: bool = False) -> dict[str, Any]:
 
 def merged_file(job: Job) -> Path:
     """Where all predictions stand together, if that was asked for."""
-    return job.folder / f"predictions.{job.terms.form}"
+    return job.folder / f"predictions.{job.spec.form}"
 
 
 def _merged(job: Job) -> Iterator[bytes]:
     """The lines of all parts, under one header."""
     for number in range(job.parts):
         with job.path(number).open("rb") as file:
-            if job.terms.form == "csv" and number:
+            if job.spec.form == "csv" and number:
                 file.readline()
             yield from file
 
@@ -244,8 +244,8 @@ def _summary(job: Job) -> dict[str, Any]:
             unreadable += 1
         else:
             labels[label] += 1
-    is_guarded = job.terms.guard and job.terms.form == "csv"
-    found = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.terms.classes)}
+    is_guarded = job.spec.guard and job.spec.form == "csv"
+    found = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.spec.classes)}
     return {"images": job.count, "parts": job.parts, "unreadable": unreadable, "labels": found}
 
 

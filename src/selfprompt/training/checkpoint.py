@@ -22,7 +22,7 @@ EPOCHS = "epochs"  # folder of the copies that keep_every asks for
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """The state of a run between two epochs.
 
     There is no generator state in it: randomness is a function of seed, epoch and step.
@@ -42,7 +42,7 @@ class Checkpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: TrainingCheckpoint) -> None:
     """Write a checkpoint in place of the one that may be there.
 
     Raises:
@@ -64,7 +64,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_atomically(path, save(flat, metadata={"state": text, "checksum": str(_checksum(text, flat))}))
 
 
-def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
+def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> TrainingCheckpoint:
     """Read a checkpoint of the same run; tensors are on the CPU.
 
     Args:
@@ -91,7 +91,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
     for key, tensor in flat.items():
         section, _, name = key.partition("/")
         tensors.setdefault(section, {})[name] = tensor
-    return Checkpoint(state["epoch"], state["identity"], tensors, state["history"], state["facts"])
+    return TrainingCheckpoint(state["epoch"], state["identity"], tensors, state["history"], state["facts"])
 
 
 def _state(path: Path, text: str) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _state(path: Path, text: str) -> dict[str, Any]:
         state = parse_json(text.encode())
         form = state["format"]
         if form == FORMAT:
-            check_kinds(Checkpoint, state)
+            check_kinds(TrainingCheckpoint, state)
             missing = [name for name in ("epoch", "identity", "history", "facts") if name not in state]
             if missing or not all(isinstance(entry, dict) for entry in state["history"]):
                 raise ValueError(f"it has no {', '.join(missing) or 'records in its history'}")

@@ -1,4 +1,4 @@
-"""The training loop: one run, on one device or several."""
+"""The training loop: one state, on one device or several."""
 
 import hashlib
 import logging
@@ -20,7 +20,7 @@ from selfprompt.training.logs import RunLog
 from selfprompt.training.meter import Meter, accuracy
 from selfprompt.training.reporter import ProgressBar, summary
 from selfprompt.training.schedule import learning_rate, set_learning_rate
-from selfprompt.training.state import Run, Weights, identity_of
+from selfprompt.training.state import TrainingState, Weights, identity_of
 
 if TYPE_CHECKING:
     from selfprompt.data.loading.loader import Batches
@@ -92,18 +92,18 @@ def fit(
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the caller's random state stays as it is
         who = identity_of(method, len(train), options, seed, identity)
-        run = Run(method, options, fabric, seed=seed, identity=who)
+        state = TrainingState(method, options, fabric, seed=seed, identity=who)
         if path is not None and path.exists():
             if not resume:
                 raise ValueError(f"{run_dir} holds a run already. Resume it, or use another folder.")
-            run.restore(path)
-        resumed_from = run.epoch
-        _train(run, train, val, path, progress=progress, log=log)
-    return FitResult(tuple(run.history), run.seconds, run.finish(), run.best_epoch, resumed_from)
+            state.restore(path)
+        resumed_from = state.epoch
+        _train(state, train, val, path, progress=progress, log=log)
+    return FitResult(tuple(state.history), state.seconds, state.finish(), state.best_epoch, resumed_from)
 
 
 def _train(
-    run: Run,
+    state: TrainingState,
     train: "Batches",
     val: "Batches | None",
     path: Path | None,
@@ -112,100 +112,100 @@ def _train(
     log: Callable[[str], None],
 ) -> None:
     """The epochs that are left, each followed by its checkpoint and logs."""
-    options, first = run.options, run.fabric.is_global_zero
+    options, first = state.options, state.fabric.is_global_zero
     folder = path.parent if path is not None and first else None
-    logs = RunLog(folder, tensorboard=options.log_tensorboard, finished=run.epoch)
-    bar = ProgressBar(progress and first, epochs=options.epochs, steps=len(train), finished=run.epoch)
+    logs = RunLog(folder, tensorboard=options.log_tensorboard, finished=state.epoch)
+    bar = ProgressBar(progress and first, epochs=options.epochs, steps=len(train), finished=state.epoch)
     with logs, bar:
-        logs.table(run.history)
-        if path is not None and run.epoch == 0:
-            run.keep(path.parent)
-        while run.epoch < options.epochs:
+        logs.table(state.history)
+        if path is not None and state.epoch == 0:
+            state.keep(path.parent)
+        while state.epoch < options.epochs:
             start = time.monotonic()
-            record = {"epoch": run.epoch + 1, **_epoch(run, train, bar)}
-            run.epoch += 1
+            record = {"epoch": state.epoch + 1, **_epoch(state, train, bar)}
+            state.epoch += 1
             if val is not None:
-                record["val_accuracy"] = _validate(run, val)
+                record["val_accuracy"] = _validate(state, val)
             record["seconds"] = time.monotonic() - start
-            run.seconds += record["seconds"]
-            run.history.append(record)
+            state.seconds += record["seconds"]
+            state.history.append(record)
             if path is not None:
-                run.keep(path.parent)
-                run.save(path)
-            logs.table(run.history)
+                state.keep(path.parent)
+                state.save(path)
+            logs.table(state.history)
             logs.point(record)
             if first and not bar.shown:
-                log(f"epoch {run.epoch}/{options.epochs}  {summary(record)}")
+                log(f"epoch {state.epoch}/{options.epochs}  {summary(record)}")
 
 
-def _epoch(run: Run, train: "Batches", bar: ProgressBar) -> dict[str, float]:
+def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str, float]:
     """Train for one epoch; returns its numbers."""
-    method, options, steps = run.method, run.options, len(train)
-    start, meter, rate = time.monotonic(), Meter(run.fabric.device), 0.0
+    method, options, steps = state.method, state.options, len(train)
+    start, meter, rate = time.monotonic(), Meter(state.fabric.device), 0.0
     method.train()
-    for step, part in enumerate(parts(method, train, run.epoch, run.fabric)):
-        rate = learning_rate(options, run.epoch, step, steps)
-        set_learning_rate(run.optimizer, rate)
-        _reseed(run.fabric.device, run.seed, run.epoch, step, run.fabric.global_rank)
-        _step(run, part, meter)
-        bar.step(run.epoch + 1, meter, time.monotonic() - start)
-    _reseed(run.fabric.device, run.seed, run.epoch, "end")
-    method.after_epoch(run.epoch, options.epochs)
-    means = meter.means(run.fabric)
+    for step, part in enumerate(parts(method, train, state.epoch, state.fabric)):
+        rate = learning_rate(options, state.epoch, step, steps)
+        set_learning_rate(state.optimizer, rate)
+        _reseed(state.fabric.device, state.seed, state.epoch, step, state.fabric.global_rank)
+        _step(state, part, meter)
+        bar.step(state.epoch + 1, meter, time.monotonic() - start)
+    _reseed(state.fabric.device, state.seed, state.epoch, "end")
+    method.after_epoch(state.epoch, options.epochs)
+    means = meter.means(state.fabric)
     advice = f"Try a lower lr, clip_grad 1, or another precision (it is {options.precision})."
     if not math.isfinite(means["loss"]):
         raise RuntimeError(
-            f"The loss became {means['loss']} in epoch {run.epoch + 1} at learning rate {rate:.3g}. {advice}"
+            f"The loss became {means['loss']} in epoch {state.epoch + 1} at learning rate {rate:.3g}. {advice}"
         )
-    broken = [name for name, tensor in run.state.items() if not tensor.isfinite().all()]
+    broken = [name for name, tensor in state.tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise RuntimeError(
-            f"{broken[0]} holds NaN or infinity after epoch {run.epoch + 1} at learning rate {rate:.3g}. {advice}"
+            f"{broken[0]} holds NaN or infinity after epoch {state.epoch + 1} at learning rate {rate:.3g}. {advice}"
         )
     speed = means.pop("images") / (time.monotonic() - start)
     return {"lr": rate, **means, "images_per_second": speed}
 
 
-def _step(run: Run, batch: Part, meter: Meter) -> None:
+def _step(state: TrainingState, batch: Part, meter: Meter) -> None:
     """One optimiser step on this process's part of a batch."""
-    fabric, options = run.fabric, run.options
+    fabric, options = state.fabric, state.options
     weight = len(batch.labels)
     if weight == 0:  # a short last batch has nothing for this process, but the others wait for its message
-        if run.spare is None:
+        if state.spare is None:
             raise ValueError(f"There are fewer training images than processes ({fabric.world_size}).")
-        batch = run.spare
-    run.spare = batch.first()
-    run.optimizer.zero_grad(set_to_none=True)
+        batch = state.spare
+    state.spare = batch.first()
+    state.optimizer.zero_grad(set_to_none=True)
     for part in batch.chunks(options.accumulate):
         with fabric.autocast():
-            terms = part.loss(run.method)
+            terms = part.loss(state.method)
         total, count = terms.total, len(part.labels)
-        if run.method.own_gradients:
-            run.method.gradients(terms, partial(mean_over_processes, fabric, weight=weight))
+        if state.method.own_gradients:
+            state.method.gradients(terms, partial(mean_over_processes, fabric, weight=weight))
         else:
             fabric.backward(total * (count / len(batch.labels)))
         meter.add(terms, total, part.labels, count if weight else 0)
-    if not run.method.own_gradients:
-        average_gradients(fabric, run.parameters, weight)
+    if not state.method.own_gradients:
+        average_gradients(fabric, state.parameters, weight)
     if options.clip_grad:
-        fabric.clip_gradients(run.method, run.optimizer, max_norm=options.clip_grad, error_if_nonfinite=False)
-    run.optimizer_step()
-    if run.ema:
-        run.ema.update(run.parameters)
+        fabric.clip_gradients(state.method, state.optimizer, max_norm=options.clip_grad, error_if_nonfinite=False)
+    state.optimizer_step()
+    if state.ema:
+        state.ema.update(state.parameters)
 
 
-def _validate(run: Run, val: "Batches") -> float:
+def _validate(state: TrainingState, val: "Batches") -> float:
     """Validation accuracy of the tensors that would be kept now; remembers the best."""
-    if run.ema:
-        with run.ema.applied(run.method):
-            value = accuracy(run.method, val, run.fabric)
+    if state.ema:
+        with state.ema.applied(state.method):
+            value = accuracy(state.method, val, state.fabric)
     else:
-        value = accuracy(run.method, val, run.fabric)
-    best = run.history[run.best_epoch - 1]["val_accuracy"] if run.best_epoch else -1.0
+        value = accuracy(state.method, val, state.fabric)
+    best = state.history[state.best_epoch - 1]["val_accuracy"] if state.best_epoch else -1.0
     if value > best:
-        run.best_epoch = run.epoch
-        if run.options.select == "best-val":
-            run.best = {name: tensor.detach().clone() for name, tensor in run.evaluated().items()}
+        state.best_epoch = state.epoch
+        if state.options.select == "best-val":
+            state.best = {name: tensor.detach().clone() for name, tensor in state.evaluated().items()}
     return value
 
 

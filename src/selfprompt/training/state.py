@@ -12,7 +12,7 @@ from torch import Tensor
 from selfprompt.recipes.options import ADDED, TrainOptions
 from selfprompt.training.batches import Part
 from selfprompt.training.checkpoint import (
-    Checkpoint,
+    TrainingCheckpoint,
     keep_epoch,
     load_checkpoint,
     load_optimizer,
@@ -32,7 +32,7 @@ FREE_TO_CHANGE = ("devices", "accelerator", "workers", "checkpoint_every", "keep
 """Options that a resumed run may change: they move the result by rounding at most."""
 
 
-class Run:
+class TrainingState:
     """The moving parts of a run.
 
     Args:
@@ -44,7 +44,7 @@ class Run:
 
     Attributes:
         parameters: The tuned tensors by name.
-        state: The tuned tensors, and the method's ``running()``: what else training moves.
+        tensors: The trainable parameters and the method's ``running()`` tensors.
         epoch: Epochs that are finished.
         best_epoch: The epoch, from 1, of the best validation accuracy.
         best: The tensors of that epoch, kept only when they will be wanted.
@@ -67,8 +67,8 @@ class Run:
         self.seed = seed
         self.identity = identity
         self.parameters = method.trainable()
-        self.state: dict[str, Tensor] = {**self.parameters, **method.running()}
-        broadcast(fabric, self.state)
+        self.tensors: dict[str, Tensor] = {**self.parameters, **method.running()}
+        broadcast(fabric, self.tensors)
         self.optimizer = build_optimizer(self.parameters.items(), options)
         self.optimizer_step = cast(Any, fabric.setup_optimizers(self.optimizer)).step  # minds the loss scale
         self.ema = Ema(self.parameters, options.ema_decay) if options.ema_decay else None
@@ -81,15 +81,15 @@ class Run:
 
     def evaluated(self) -> dict[str, Tensor]:
         """The tensors that are judged and kept: the average over the steps where there is one."""
-        return {**self.state, **(self.ema.average if self.ema else {})}
+        return {**self.tensors, **(self.ema.average if self.ema else {})}
 
     def finish(self) -> Weights:
         """Put the final tensors into the method and say which they are."""
         self.method.eval()
         if self.options.select == "best-val":
-            overwrite(self.state, self.best)
+            overwrite(self.tensors, self.best)
             return "best-val-ema" if self.ema else "best-val"
-        overwrite(self.state, self.evaluated())
+        overwrite(self.tensors, self.evaluated())
         return "ema" if self.ema else "last"
 
     def save(self, path: Path) -> None:
@@ -98,14 +98,14 @@ class Run:
         if not (due and self.fabric.is_global_zero):
             return
         sections: dict[str, Mapping[str, Tensor]] = {
-            "state": self.state,
+            "state": self.tensors,
             "optimizer": optimizer_tensors(self.optimizer),
             "ema": self.ema.average if self.ema else {},
             "best": self.best,
         }
         scaler = self.fabric.strategy.precision.state_dict()
         facts = {"seconds": self.seconds, "best_epoch": self.best_epoch, "scaler": scaler}
-        save_checkpoint(path, Checkpoint(self.epoch, self.identity, sections, self.history, facts))
+        save_checkpoint(path, TrainingCheckpoint(self.epoch, self.identity, sections, self.history, facts))
 
     def keep(self, folder: Path) -> None:
         """Write a copy of what would be saved now if this process is the first and the epoch just ended has one."""
@@ -128,10 +128,10 @@ class Run:
         except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
             raise ValueError(f"{path} does not hold what its run needs ({error}). Delete it to start again.") from error
 
-    def _take(self, checkpoint: Checkpoint) -> None:
+    def _take(self, checkpoint: TrainingCheckpoint) -> None:
         """Take over a checkpoint's tensors and facts."""
         tensors, facts = checkpoint.tensors, checkpoint.facts
-        overwrite(self.state, tensors["state"])
+        overwrite(self.tensors, tensors["state"])
         load_optimizer(self.optimizer, tensors.get("optimizer", {}))
         if self.ema:
             overwrite(self.ema.average, tensors["ema"])

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 class Reporter(Protocol):
     """Who is told how a run goes: the command line shows it, Python code may ignore it."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """One line about what was done or chosen."""
 
     def stage(self, name: str) -> AbstractContextManager[Progress]:
@@ -46,7 +46,7 @@ class Reporter(Protocol):
 class LogReporter:
     """Tells the log, nobody else."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         logger.info(line)
 
     def stage(self, name: str) -> AbstractContextManager[Progress]:
@@ -106,18 +106,18 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
     return base_new_split(dataset, options.classes)
 
 
-def read_images(dataset: Dataset, recipe: Recipe, key: str, watcher: Reporter) -> RunData:
+def read_images(dataset: Dataset, recipe: Recipe, key: str, reporter: Reporter) -> RunData:
     """Decode every image once; tell what was chosen and left out."""
     store = ImageStore(recipe.data.memory)
     features = FeatureStore(recipe.data.memory, recipe.data.feature_cache)
-    with watcher.stage("reading images") as progress:
+    with reporter.stage("reading images") as progress:
         dataset, bad = check_dataset(
             dataset, store, on_bad=recipe.data.on_bad_image, may_go=exhausted(dataset, recipe), progress=progress
         )
     for note in dataset.notes:
-        watcher.say(note)
+        reporter.message(note)
     for image in bad:
-        watcher.say(f"  {image}")
+        reporter.message(f"  {image}")
     return RunData(dataset, store, features, key)
 
 
@@ -137,7 +137,7 @@ def with_statistics(backbone: Backbone, statistics: str) -> Backbone:
     return replace(backbone, preprocess=replace(backbone.preprocess, mean=mean, std=std))
 
 
-def zero_shot(classifier: Classifier, data: RunData, watcher: Reporter) -> Metrics | None:
+def zero_shot(classifier: Classifier, data: RunData, reporter: Reporter) -> Metrics | None:
     """Accuracy of the untuned CLIP on the test images; None without these, a text tower, or names that it can read."""
     backbone = classifier.method.backbone
     if backbone.text is None or not data.dataset.test:
@@ -147,9 +147,9 @@ def zero_shot(classifier: Classifier, data: RunData, watcher: Reporter) -> Metri
         check = not data.dataset.ids
         untuned = build_method("zero-shot", backbone, classifier.classes, check=check, **options).to(classifier.device)
     except ValueError as error:  # the method itself may read no names
-        watcher.say(f"No zero-shot accuracy: {error}")
+        reporter.message(f"No zero-shot accuracy: {error}")
         return None
-    with watcher.stage("zero-shot on the test images") as progress:
+    with reporter.stage("zero-shot on the test images") as progress:
         return evaluate(untuned, classifier.batches(data.dataset.test, data.store, data.features), progress=progress)
 
 
@@ -159,7 +159,7 @@ def train(
     recipe: Recipe,
     fabric: Any,
     folder: Path | None,
-    watcher: Reporter,
+    reporter: Reporter,
     *,
     resume: bool,
     progress: bool,
@@ -167,7 +167,7 @@ def train(
     """Prepare the method and train it; None where there is nothing to train."""
     method, options, dataset = classifier.method, recipe.train, data.dataset
     if not method.trainable() and type(method).prepare is Method.prepare:
-        watcher.say(f"{method.name} has nothing to train.")
+        reporter.message(f"{method.name} has nothing to train.")
         return None
     fit_to_machine(method, recipe)
     transform = train_transform(classifier.preprocess, options.augment)
@@ -189,14 +189,14 @@ def train(
     val = classifier.batches(dataset.val, data.store, data.features) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
     if resume:
-        watcher.say("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
+        reporter.message("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
     if not resuming or method.traits.repeat_prepare:  # else a checkpoint holds everything that prepare would make
-        prepare(method, batches, val, recipe.seed, watcher)
+        prepare(method, batches, val, recipe.seed, reporter)
     if method.traits.closed_form or not method.trainable():
-        watcher.say(f"{method.name} is ready: it needs no epochs.")
+        reporter.message(f"{method.name} is ready: it needs no epochs.")
         return None
     trainable = sum(p.numel() for p in method.trainable().values())
-    watcher.say(
+    reporter.message(
         f"training {method.name}: {trainable:,} trainable parameters, {plural(len(dataset.train), 'image')}, "
         f"{plural(options.epochs, 'epoch')}"
     )
@@ -211,7 +211,7 @@ def train(
         identity=identity_of_run(classifier, dataset, recipe),
         progress=progress,
         fabric=fabric,
-        log=watcher.say,
+        log=reporter.message,
     )
 
 
@@ -253,7 +253,7 @@ def fit_to_machine(method: Method, recipe: Recipe) -> None:
             tower.compile_blocks()
 
 
-def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, watcher: Reporter) -> None:
+def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, reporter: Reporter) -> None:
     """The method's start from the data; every process sees all images, so all start alike."""
     whole = Batches(
         batches.items,
@@ -269,7 +269,7 @@ def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, wa
         device=batches.device,
     )
     generator = torch.Generator().manual_seed(seed)
-    with watcher.stage("starting from the training images") as progress:
+    with reporter.stage("starting from the training images") as progress:
         method.prepare(whole, generator, progress)
 
 

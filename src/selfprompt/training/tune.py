@@ -48,7 +48,7 @@ def tune(
     recipe: Recipe | None = None,
     resume: bool = False,
     progress: bool = False,
-    watcher: Reporter | None = None,
+    reporter: Reporter | None = None,
     **overrides: Any,
 ) -> Classifier:
     """Adapt a frozen backbone to labelled images.
@@ -64,7 +64,7 @@ def tune(
         recipe: A recipe of one's own instead of ``method``.
         resume: Go on with the interrupted run in ``out``.
         progress: Show a bar while training, in a terminal.
-        watcher: Is told what happens.
+        reporter: Is told what happens.
         overrides: Any other value of the recipe: shots, epochs, lr, seed, classes, ...
 
     Returns:
@@ -74,7 +74,7 @@ def tune(
         ValueError: If an argument, the data or the backbone's name is wrong, or another run writes into ``out``.
         RuntimeError: If training diverges or a file cannot be written.
     """
-    watcher = watcher or LogReporter()
+    reporter = reporter or LogReporter()
     recipe = (recipe or load_recipe(method)).changed({**overrides, **({"options": options} if options else {})})
     if backbone is not None:
         recipe = recipe.changed({"backbone": backbone if isinstance(backbone, str) else backbone.name})
@@ -85,24 +85,24 @@ def tune(
     fabric = make_fabric(recipe.train)
     fabric.launch()
     if not fabric.is_global_zero:
-        watcher, progress = LogReporter(), False
+        reporter, progress = LogReporter(), False
     start = time.monotonic()
     with _kept_to_this_run(folder, fabric):
         if fabric.is_global_zero:
             _check_folder(folder, resume)  # again: another run may have ended there meanwhile
-        found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, watcher)
+        found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, reporter)
         found.check_finite()
         found = with_statistics(found, recipe.statistics)
         if folder is not None and fabric.is_global_zero:
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
-        run_data = read_images(dataset, recipe, data_key(data), watcher)
+        run_data = read_images(dataset, recipe, data_key(data), reporter)
         names, check = run_data.dataset.classes, not run_data.dataset.ids
         built = build_method(recipe.method, found, names, seed=recipe.seed, check=check, **recipe.options)
         built.to(fabric.device)
         classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
-        baseline = zero_shot(classifier, run_data, watcher)
-        result = train(classifier, run_data, recipe, fabric, folder, watcher, resume=resume, progress=progress)
-        classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, watcher)
+        baseline = zero_shot(classifier, run_data, reporter)
+        result = train(classifier, run_data, recipe, fabric, folder, reporter, resume=resume, progress=progress)
+        classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, reporter)
         classifier.results = {**classifier.results, "data": data_place(data)}
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
@@ -160,11 +160,11 @@ def data_place(data: Any) -> str:
     return str(Path(data).resolve()) if isinstance(data, (str, Path)) else ""
 
 
-def _load_backbone(name: str, watcher: Reporter) -> Backbone:
-    with watcher.stage(f"loading {name}"):
-        backbone = load_backbone(name, say=watcher.say)
+def _load_backbone(name: str, reporter: Reporter) -> Backbone:
+    with reporter.stage(f"loading {name}"):
+        backbone = load_backbone(name, say=reporter.message)
     if backbone.note:
-        watcher.say(backbone.note)
+        reporter.message(backbone.note)
     return backbone
 
 
@@ -174,13 +174,13 @@ def measure(
     baseline: Metrics | None,
     result: FitResult | None,
     seconds: float,
-    watcher: Reporter,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Evaluate on the test images; returns the record of the run."""
     dataset, note = data.dataset, classifier.method.backbone.note
     tuned = None
     if dataset.test:
-        with watcher.stage("evaluating on the test images") as progress:
+        with reporter.stage("evaluating on the test images") as progress:
             tuned = classifier.evaluate(dataset.test, data.store, data.features, progress=progress)
     return {
         **record(classifier, dataset, result),
