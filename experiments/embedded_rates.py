@@ -19,7 +19,7 @@ from rich.progress import track
 
 from selfprompt.benchmarks.protocols import cell_recipe, make_cell
 from selfprompt.benchmarks.rows import parse_entries
-from selfprompt.data.fewshot import base_new_split
+from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.suites import load_task
 from selfprompt.training.tune import tune
 from selfprompt.utils.files import write_json
@@ -62,7 +62,7 @@ def measured(method: str, rate: float, dataset: str, shots: int, seed: int) -> d
     task = load_task(f"embedded/{dataset}")
     (entry,) = parse_entries(f"{method}[lr={rate}]")
     cell = make_cell("base-to-new", "embedded", dataset, entry, seed, shots, {})
-    recipe = cell_recipe(cell, task, shots * len(base_new_split(task.dataset, "base").classes))
+    recipe = cell_recipe(cell, task, shots * len(select_base_new(task.dataset, "base").classes))
     unseen = replace(task.dataset, val=(), test=task.dataset.val)
     accuracy = tune(unseen, recipe=recipe).results["tuned"]["accuracy"]
     return {"method": method, "rate": rate, "dataset": dataset, "accuracy": accuracy}

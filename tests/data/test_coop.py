@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfprompt.data.fewshot import base_new_split, few_shot_split
+from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.suites import coop, list_tasks, load_task
 from selfprompt.methods.class_texts import TEMPLATES
 from tests.data.roots import (
@@ -56,11 +56,11 @@ def test_a_split_file_is_read_in_its_order_and_nothing_is_written(tmp_path: Path
 def test_base_classes_and_shots_equal_a_computation_by_hand(tmp_path: Path) -> None:
     write_coop(tmp_path, "oxford_pets", draw_split(PETS, (4, 2, 3)))
     dataset = load_task("coop/oxford_pets", tmp_path).dataset
-    train, _ = few_shot_split(dataset.train, dataset.val, 2, seed=1)
+    train, _ = draw_few_shot(dataset.train, dataset.val, 2, seed=1)
     rng = random.Random(1)
     by_hand = [start + number for start in (0, 4, 8) for number in rng.sample(range(4), 2)]
     assert [dataset.train.index(item) for item in train] == by_hand
-    assert base_new_split(dataset, "base").classes == ("abyssinian", "american bulldog")
+    assert select_base_new(dataset, "base").classes == ("abyssinian", "american bulldog")
 
 
 @pytest.mark.parametrize("folder", ["oxford_pets", "OxfordPets"])

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selfprompt.data.dataset import Dataset, Item
-from selfprompt.data.duplicates import find_copies
+from selfprompt.data.duplicates import find_duplicates
+from selfprompt.data.holdout import hold_out
 from selfprompt.data.loading.store import check_dataset
-from selfprompt.data.readers.read import hold_out, read_dataset
+from selfprompt.data.readers.read import read_dataset
 from tests.data.images import fake_dataset, picture, write_classes
 
 
@@ -148,7 +149,7 @@ def test_only_files_of_the_same_size_are_opened(tmp_path: Path, monkeypatch: pyt
         return io.open(file, mode)  # noqa: UP020 (the other one is replaced, and its caller closes it)
 
     monkeypatch.setattr("builtins.open", noted)
-    assert find_copies([*files, tmp_path / "pipe", tmp_path / "loop", tmp_path / "gone"]) == {
+    assert find_duplicates([*files, tmp_path / "pipe", tmp_path / "loop", tmp_path / "gone"]) == {
         tmp_path / "a": tmp_path / "a",
         tmp_path / "b": tmp_path / "a",
     }

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfprompt.data.dataset import Item
-from selfprompt.data.fewshot import base_new_split, few_shot, few_shot_split
+from selfprompt.data.fewshot import draw_few_shot, draw_shots, select_base_new
 from tests.data.images import fake_dataset, golden_arrays
 
 
@@ -34,8 +34,8 @@ def test_python_still_draws_what_it_drew() -> None:
 def test_published_vectors(seed: int, train: list[int], val: list[int]) -> None:
     given_items = items([2, 2, 2, 0, 0, 0, 0, 1, 2, 0])
     rng = random.Random(seed)
-    assert numbers(few_shot(given_items, 2, rng)) == train
-    assert numbers(few_shot(given_items, 1, rng)) == val
+    assert numbers(draw_shots(given_items, 2, rng)) == train
+    assert numbers(draw_shots(given_items, 1, rng)) == val
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -43,7 +43,7 @@ def test_published_vectors(seed: int, train: list[int], val: list[int]) -> None:
 def test_draw_equals_golden(seed: int, shots: int) -> None:
     arrays = golden_arrays()
     train, val = (items(arrays[f"fewshot/{split}_labels"].tolist()) for split in ("train", "val"))
-    drawn_train, drawn_val = few_shot_split(train, val, shots, seed)
+    drawn_train, drawn_val = draw_few_shot(train, val, shots, seed)
     assert numbers(drawn_train) == arrays[f"fewshot/seed{seed}_shots{shots}/train_index"].tolist()
     assert numbers(drawn_val) == arrays[f"fewshot/seed{seed}_shots{shots}/val_index"].tolist()
 
@@ -51,7 +51,7 @@ def test_draw_equals_golden(seed: int, shots: int) -> None:
 @pytest.mark.parametrize("part", ["base", "new"])
 def test_halves_equal_golden(part: str) -> None:
     arrays = golden_arrays()
-    half = base_new_split(fake_dataset(arrays["fewshot/train_labels"].tolist()), part)  # type: ignore[arg-type]
+    half = select_base_new(fake_dataset(arrays["fewshot/train_labels"].tolist()), part)  # type: ignore[arg-type]
     index = [int(str(item.source).split("-")[1]) for item in half.train]
     assert index == arrays[f"subsample/{part}/index"].tolist()
     assert np.array_equal([item.label for item in half.train], arrays[f"subsample/{part}/label"])
@@ -59,13 +59,13 @@ def test_halves_equal_golden(part: str) -> None:
 
 def test_zero_shots_keep_everything_in_order() -> None:
     given_items = items([1, 0, 1])
-    assert few_shot_split(given_items, given_items, 0, 1) == (tuple(given_items), tuple(given_items))
-    assert few_shot(given_items, -1, random.Random(1)) == tuple(given_items)
+    assert draw_few_shot(given_items, given_items, 0, 1) == (tuple(given_items), tuple(given_items))
+    assert draw_shots(given_items, -1, random.Random(1)) == tuple(given_items)
 
 
 @given(st.lists(st.integers(0, 6), max_size=60), st.integers(1, 9), st.integers(0, 99))
 def test_draw_takes_min_of_shots_and_images(labels: list[int], shots: int, seed: int) -> None:
-    drawn = few_shot(items(labels), shots, random.Random(seed))
+    drawn = draw_shots(items(labels), shots, random.Random(seed))
     assert len(set(drawn)) == len(drawn)
     assert set(drawn) <= set(items(labels))
     for label in set(labels):
@@ -77,7 +77,7 @@ def test_halves_cover_all_classes(labels: list[int], test: list[int]) -> None:
     present = sorted(set(labels))
     test = [label for label in test if label in present]
     dataset = fake_dataset(labels, test=test)
-    halves = [base_new_split(dataset, part) for part in (["base", "new"] if len(present) > 1 else ["base"])]
+    halves = [select_base_new(dataset, part) for part in (["base", "new"] if len(present) > 1 else ["base"])]
     assert [name for half in halves for name in half.classes] == [f"name {label}" for label in present]
     assert len(halves[0].classes) == (len(present) + 1) // 2
     for split in ("train", "test"):
@@ -91,8 +91,8 @@ def test_halves_cover_all_classes(labels: list[int], test: list[int]) -> None:
 
 def test_halves_refuse_what_they_cannot_make() -> None:
     with pytest.raises(ValueError, match="Unknown part 'old'"):
-        base_new_split(fake_dataset([0, 1]), "old")  # type: ignore[arg-type]
+        select_base_new(fake_dataset([0, 1]), "old")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'new' half needs classes"):
-        base_new_split(fake_dataset([0]), "new")
+        select_base_new(fake_dataset([0]), "new")
     whole = fake_dataset([0, 1])
-    assert base_new_split(whole, "all") is whole
+    assert select_base_new(whole, "all") is whole

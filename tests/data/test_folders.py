@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfprompt.data.dataset import Item
-from selfprompt.data.readers.read import Dataset, align_classes, hold_out, read_dataset
+from selfprompt.data.dataset import Dataset, Item
+from selfprompt.data.holdout import hold_out
+from selfprompt.data.readers.read import read_dataset
+from selfprompt.data.relabel import align_classes
 from tests.data.images import fake_dataset, picture, write_classes
 
 

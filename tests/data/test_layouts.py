@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from selfprompt.data.dataset import Dataset
-from selfprompt.data.readers.layout import find_layout
+from selfprompt.data.readers.label_inference import label_in_name
+from selfprompt.data.readers.layout import detect_layout
 from selfprompt.data.readers.read import read_dataset
-from selfprompt.data.readers.splits import split_word
-from selfprompt.data.readers.unsorted import label_in_name
+from selfprompt.data.readers.splits import parse_split
 from tests.data.images import picture, write_classes
 
 
@@ -57,7 +57,7 @@ def test_validation_folders_of_many_names(tmp_path: Path, val: str) -> None:
 
 @pytest.mark.parametrize("word", ["train station", "test_tube", "bullet_train", "trainer", "contest", "4", ""])
 def test_other_words_are_no_splits(word: str) -> None:
-    assert split_word(word) is None
+    assert parse_split(word) is None
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_system_folders_are_left_out_at_every_level_and_counted(tmp_path: Path) 
 
 def test_folders_of_systems_are_no_wrappings_and_no_splits(tmp_path: Path) -> None:
     write(tmp_path, "__MACOSX/train/cat", "data/train/cat", "data/train/dog", "data/train/@eaDir", "data/.x/test/cat")
-    assert find_layout(tmp_path).splits == {
+    assert detect_layout(tmp_path).splits == {
         "train": {"cat": tmp_path / "data/train/cat", "dog": tmp_path / "data/train/dog"}
     }
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from selfprompt.data.fewshot import base_new_split
-from selfprompt.data.label_spelling import sorted_labels, tidy
+from selfprompt.data.fewshot import select_base_new
+from selfprompt.data.label_spelling import sort_labels, tidy
 from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 
@@ -38,7 +38,7 @@ def test_what_cannot_be_seen_is_left_out(written: str, meant: str) -> None:
     ],
 )
 def test_numbers_sort_as_numbers_where_all_are(labels: list[str], order: list[str]) -> None:
-    assert sorted_labels(labels) == order
+    assert sort_labels(labels) == order
 
 
 @pytest.mark.parametrize("labels", [["Cat", "Cat ", "dog"], ["Cat", "Cat\u200b", "dog"], [DECOMPOSED, COMPOSED, "dog"]])
@@ -81,7 +81,7 @@ def test_numbered_folders_are_named_in_order(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {str(number): 1 for number in range(1, 13)})
     plain = read_dataset(root, holdout=0)
     assert plain.classes == tuple(map(str, range(1, 13)))
-    assert base_new_split(plain, "base").classes == tuple(map(str, range(1, 7)))
+    assert select_base_new(plain, "base").classes == tuple(map(str, range(1, 7)))
     (root / "classes.txt").write_text("\n".join(words))
     dataset = read_dataset(root, holdout=0)
     assert {item.source.parent.name: dataset.classes[item.label] for item in dataset.train} == {

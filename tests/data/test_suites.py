@@ -16,7 +16,7 @@ from pretraining.tasks import PLANS
 from pretraining.views import Look, view
 from selfprompt.cli.main import main
 from selfprompt.data.dataset import ArchivedFile
-from selfprompt.data.fewshot import base_new_split, few_shot_split
+from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
@@ -79,10 +79,10 @@ def test_pictures_are_small_and_not_empty(task: Task) -> None:
 
 
 def test_the_halves_and_the_shots_are_as_published(task: Task) -> None:
-    train, val = few_shot_split(task.dataset.train, task.dataset.val, 8, seed=1)
+    train, val = draw_few_shot(task.dataset.train, task.dataset.val, 8, seed=1)
     classes = len(task.dataset.classes)
     assert (len(train), len(val)) == (8 * classes, 4 * classes)
-    base, new = base_new_split(task.dataset, "base"), base_new_split(task.dataset, "new")
+    base, new = select_base_new(task.dataset, "base"), select_base_new(task.dataset, "new")
     assert base.classes + new.classes == task.dataset.classes
 
 

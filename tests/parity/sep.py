@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfprompt.data.dataset import Dataset, ImageTable, IndexedSource, Item
-from selfprompt.data.fewshot import base_new_split, few_shot
+from selfprompt.data.fewshot import draw_shots, select_base_new
 from selfprompt.data.loading.transforms import eval_transform, train_transform
 from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP, load_authors, own_name
@@ -269,13 +269,13 @@ def check_protocol(arrays: Arrays, report: Report) -> None:
         seed, shots = (int(number) for number in re.findall(r"\d+", draw))
         rng = random.Random(seed)
         for part, count in (("train", shots), ("val", min(shots, 4))):
-            drawn = few_shot(items[part], count, rng)
+            drawn = draw_shots(items[part], count, rng)
             report.check(f"fewshot/{draw}/{part}_index", numbers(drawn), arrays[f"fewshot/{draw}/{part}_index"])
     halves: tuple[Literal["base", "new"], ...] = ("base", "new")
     for half in halves:
         if f"subsample/{half}/index" in arrays:
             classes = tuple(f"class {i}" for i in range(1 + max(item.label for item in items["train"])))
-            kept = base_new_split(Dataset("recorded", classes, items["train"]), half).train
+            kept = select_base_new(Dataset("recorded", classes, items["train"]), half).train
             labels = np.array([item.label for item in kept])
             report.check(f"subsample/{half}/index", numbers(kept), arrays[f"subsample/{half}/index"])
             report.check(f"subsample/{half}/label", labels, arrays[f"subsample/{half}/label"])

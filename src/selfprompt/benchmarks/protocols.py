@@ -13,7 +13,7 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.rows import Entry, parse_entry
 from selfprompt.benchmarks.settings import settings_for
 from selfprompt.data.dataset import Dataset, Item
-from selfprompt.data.fewshot import base_new_split
+from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.suites import vtab
 from selfprompt.data.suites.task import Task
 from selfprompt.recipes.recipe import Recipe
@@ -231,7 +231,7 @@ def evaluations(cell: Cell, drawn: Dataset, task: Task, read: Callable[[str], Ta
     protocol, texts = cell.protocol, class_texts(cell, cell.dataset, task.template)
     if protocol == "base-to-new":
         for part in ("base", "new"):
-            half = base_new_split(drawn, part)
+            half = select_base_new(drawn, part)
             yield Evaluation(part, half.classes, half.test, texts)
         return
     shifted = protocol in ("cross-dataset", "domain-generalization")

@@ -17,7 +17,7 @@ from selfprompt.benchmarks.cell_state import ERROR, LOCK, RESULT, SPLIT, error_t
 from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
-from selfprompt.data.fewshot import base_new_split
+from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.data.loading.loader import ImageStore, check_dataset, check_images
 from selfprompt.data.suites import embedded, load_task
@@ -170,7 +170,7 @@ def run_cell(cell: Cell, folder: Path, shelf: RunCache, reporter: Reporter) -> d
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
     drawn = drawn_images(cell, cell.recipe, task, store, reporter)
-    training = base_new_split(drawn, cell.recipe.data.classes)
+    training = select_base_new(drawn, cell.recipe.data.classes)
     recipe = cell_recipe(cell, task, len(training.train))
     backbone = fitting_backbone(shelf.backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
     method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, check=False, **recipe.options)

@@ -129,11 +129,11 @@ def chosen_images(
 def given_images(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
     """The images of ``--images``, and class names where they are labelled."""
     from selfprompt.data.dataset import Item
-    from selfprompt.data.readers.manifest import SUFFIXES
+    from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES
     from selfprompt.data.readers.read import is_task, read_dataset
     from selfprompt.inference.image_paths import image_paths
 
-    if is_task(place) or Path(place).suffix.lower() in SUFFIXES:
+    if is_task(place) or Path(place).suffix.lower() in MANIFEST_SUFFIXES:
         dataset = read_dataset(place, holdout=0.0)
         return dataset.test or dataset.select("all"), dataset.classes
     return [Item(Path(path), 0) for path in image_paths([place])], ()

@@ -35,12 +35,12 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def check(options: Namespace) -> int:
     """Show what is there, what is wrong and what is missing; 1 if something that is there is wrong."""
-    from selfprompt.data.readers.manifest import SUFFIXES
-    from selfprompt.data.readers.walk import holds_images
+    from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES
+    from selfprompt.data.readers.walk import contains_images
     from selfprompt.data.suites.check import TABLES, audit
 
     root = Path(options.root)
-    if root.is_file() and root.suffix.lower() in SUFFIXES:
+    if root.is_file() and root.suffix.lower() in MANIFEST_SUFFIXES:
         return check_photos(root, options.strict)
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
@@ -53,7 +53,7 @@ def check(options: Namespace) -> int:
             findings.append(audit(expected, root))
             progress(done, len(tables))
     there = [finding for finding in findings if finding.state != "missing"]
-    if not (there or options.suite) and holds_images(root):
+    if not (there or options.suite) and contains_images(root):
         return check_photos(root, options.strict)
     if there:
         console.print(_present(there, root))
@@ -67,9 +67,10 @@ def check(options: Namespace) -> int:
 
 def check_photos(source: Path, strict: bool) -> int:
     """Show what a data set of one's own holds and what is odd about it; 1 with ``strict`` if anything is."""
-    from selfprompt.data.dataset import SPLITS, listing, plural
+    from selfprompt.data.dataset import SPLITS
     from selfprompt.data.readers.read import read_dataset
     from selfprompt.data.survey import survey
+    from selfprompt.utils.wording import listing, plural
 
     show, console = Show(make_console(stderr=True)), make_console()
     dataset = read_dataset(source, holdout=0)
@@ -98,7 +99,7 @@ def check_photos(source: Path, strict: bool) -> int:
 
 def _verdict(states: "Sequence[State]", strict: bool) -> int:
     """Tell in a line what can be used and compared; the command's status."""
-    from selfprompt.data.dataset import plural
+    from selfprompt.utils.wording import plural
 
     wrong, differing = states.count("wrong"), states.count("differs")
     told = [f"{plural(wrong, 'data set')} cannot be used as it is"] if wrong else []

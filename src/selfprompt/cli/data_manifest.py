@@ -16,7 +16,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def manifest(options: Namespace) -> int:
     """Write the manifest; paths in it are relative to its folder."""
-    from selfprompt.data.readers.unsorted import find_labels, manifest_of
+    from selfprompt.data.readers.label_inference import format_manifest, infer_labels
     from selfprompt.utils.files import write_atomically
 
     root = Path(options.root)
@@ -27,13 +27,13 @@ def manifest(options: Namespace) -> int:
         raise ValueError(f"--out must end in .csv, got {out}.")
     if out.exists():
         raise ValueError(f"{out} is there already: delete it, or name another file with --out.")
-    found = find_labels(root)
+    found = infer_labels(root)
     if found is None:
         raise ValueError(
             f"{root}: neither the names of the files nor a table tell classes. Names are understood like cat.0.jpg and "
             "dog_12.png; a table (.csv, .tsv) needs a column of file names and one of classes."
         )
-    write_atomically(out, manifest_of(found, root, out.parent).encode())
+    write_atomically(out, format_manifest(found, root, out.parent).encode())
     console = make_console()
     console.print(f"{found.place} tell the classes: {found.counts}.", markup=False, soft_wrap=True)
     console.print(f"Manifest: {out} ({len(found.rows)} images)", markup=False, soft_wrap=True)

@@ -119,12 +119,12 @@ def make_room(out: Path) -> Path:
 
 def tell(task: "Task", out: Path, options: Namespace, show: Show) -> "Story":
     """Everything that the page shows, computed step by step."""
-    from selfprompt.data.fewshot import base_new_split
+    from selfprompt.data.fewshot import select_base_new
     from selfprompt.models.loading.by_name import load_backbone
     from selfprompt.reports.demo_page import HALF_COLUMNS, Story, half_rows
 
     whole = fewer(task.dataset, options)
-    halves = {part: base_new_split(whole, part) for part in ("base", "new")}
+    halves = {part: select_base_new(whole, part) for part in ("base", "new")}
     name = f"{task.suite}/{task.name}"
 
     show.console.rule("1. Zero-shot: a CLIP reads class names, nothing is trained")

@@ -98,8 +98,9 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
     "auto" is the test split where the data have one. For the very data that the classifier was tuned on it is the part
     that was held out then, and for other data without splits it is all of them.
     """
-    from selfprompt.data.fewshot import base_new_split, few_shot_split, keep_classes
-    from selfprompt.data.readers.read import align_classes, read_dataset
+    from selfprompt.data.fewshot import draw_few_shot, select_base_new
+    from selfprompt.data.readers.read import read_dataset
+    from selfprompt.data.relabel import align_classes, keep_classes
     from selfprompt.training.tune import data_key
 
     recipe = classifier.recipe
@@ -114,9 +115,9 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
     )
     seen: Sequence[Item] = ()
     if same and options.classes is None:
-        drawn, _ = few_shot_split(dataset.train, dataset.val, recipe["shots"], recipe["seed"])
-        seen = base_new_split(replace(dataset, train=drawn), recipe["classes"]).train if dataset.held_out else ()
-        dataset = base_new_split(dataset, recipe["classes"])
+        drawn, _ = draw_few_shot(dataset.train, dataset.val, recipe["shots"], recipe["seed"])
+        seen = select_base_new(replace(dataset, train=drawn), recipe["classes"]).train if dataset.held_out else ()
+        dataset = select_base_new(dataset, recipe["classes"])
         known = [label for label, name in enumerate(dataset.classes) if name in classifier.classes]
         if len(known) < len(dataset.classes):
             gone = [name for name in dataset.classes if name not in classifier.classes]

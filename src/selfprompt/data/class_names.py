@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfprompt.data.dataset import listing, plural
 from selfprompt.data.label_spelling import notes_on_names, tidy
 from selfprompt.utils.files import read_text
+from selfprompt.utils.wording import listing, plural
 
 ClassNames = str | Path | Mapping[str, str] | Sequence[str]
 SEPARATORS = ("\t", "=>", "=", ",")  # between folder and name in a line of classes.txt; white space is tried last

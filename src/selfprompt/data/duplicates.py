@@ -10,10 +10,11 @@ from stat import S_ISREG
 
 from PIL import Image
 
-from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item, Source, Split, listing, plural
+from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item, Source, Split
 from selfprompt.data.loading.image_files import BadImageError
+from selfprompt.utils.wording import listing, plural
 
-Copies = Mapping[Source, Source]
+DuplicateMap = Mapping[Source, Source]
 """Sources of one content -> the first of them; a source whose content is its own may be missing."""
 
 SAMPLE = 4096
@@ -23,7 +24,7 @@ SHOWN = 5
 """Images that a note names."""
 
 
-def find_copies(sources: Iterable[Source]) -> Copies:
+def find_duplicates(sources: Iterable[Source]) -> DuplicateMap:
     """Which sources have the same content: files of the same bytes, images in memory of the same pixels.
 
     Costs little where files differ: the size of each is looked up, some bytes are read of those whose size is not
@@ -39,7 +40,7 @@ def find_copies(sources: Iterable[Source]) -> Copies:
     return {source: group[0] for group in groups for source in group}
 
 
-def same_pixels(digests: Mapping[Source, bytes]) -> Copies:
+def find_equal_pixels(digests: Mapping[Source, bytes]) -> DuplicateMap:
     """Which sources have the same pixels, by their `pixel_digest`."""
     return {source: group[0] for group in _alike(list(digests), digests.get) for source in group}
 
@@ -49,7 +50,7 @@ def pixel_digest(image: Image.Image) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16, key=repr((image.mode, image.size)).encode()).digest()
 
 
-def told_before(pixels: Copies, files: Copies) -> Copies:
+def exclude_equal_files(pixels: DuplicateMap, files: DuplicateMap) -> DuplicateMap:
     """Of the groups with the same pixels those whose files differ: the others are known by their bytes."""
     groups = defaultdict(list)
     for source, first in pixels.items():
@@ -58,7 +59,7 @@ def told_before(pixels: Copies, files: Copies) -> Copies:
     return {source: group[0] for group in new for source in group}
 
 
-def notes_on_copies(dataset: Dataset, copies: Copies) -> Iterator[str]:
+def describe_duplicates(dataset: Dataset, copies: DuplicateMap) -> Iterator[str]:
     """What the user should know about pictures that stand in a data set more than once, one sentence each."""
     places: dict[Source, list[tuple[Split, Item]]] = defaultdict(list)
     for split in SPLITS:
@@ -67,7 +68,7 @@ def notes_on_copies(dataset: Dataset, copies: Copies) -> Iterator[str]:
     groups = [group for group in places.values() if len(group) > 1]
     if not groups:
         return
-    name = namer(dataset)
+    name = make_shortener(dataset)
     yield from _contradictions(dataset, groups, name)
     yield from _across(dataset, groups, name)
     for split in SPLITS:
@@ -79,7 +80,7 @@ def notes_on_copies(dataset: Dataset, copies: Copies) -> Iterator[str]:
             yield f"{plural(len(extra), f'{ADJECTIVES[split]} image')} {are}: {named}."
 
 
-def crossing(items: Sequence[Item], others: Sequence[Item], copies: Copies) -> list[tuple[Item, Item]]:
+def pair_duplicates(items: Sequence[Item], others: Sequence[Item], copies: DuplicateMap) -> list[tuple[Item, Item]]:
     """The items whose content is also among the others, each with the first of those."""
     first: dict[Source, Item] = {}
     for other in others:
@@ -88,7 +89,7 @@ def crossing(items: Sequence[Item], others: Sequence[Item], copies: Copies) -> l
     return [(item, other) for item, other in pairs if other is not None]
 
 
-def namer(dataset: Dataset) -> Callable[[Source], str]:
+def make_shortener(dataset: Dataset) -> Callable[[Source], str]:
     """What to call the images of a data set: their path below the folder that holds all of them."""
     files = [str(item.source) for item in dataset.select("all") if isinstance(item.source, Path)]
     try:
@@ -98,7 +99,7 @@ def namer(dataset: Dataset) -> Callable[[Source], str]:
     return lambda source: str(source).removeprefix(f"{folder}{os.sep}") if folder else str(source)
 
 
-def pairs_of(pairs: Sequence[tuple[Item, Item]], name: Callable[[Source], str]) -> str:
+def format_pairs(pairs: Sequence[tuple[Item, Item]], name: Callable[[Source], str]) -> str:
     """``b.png = a.png``, and so on."""
     words = [" = ".join(dict.fromkeys(name(item.source) for item in pair)) for pair in pairs]
     return listing(words, SHOWN, separator="; ")
@@ -124,7 +125,7 @@ def _across(dataset: Dataset, groups: Groups, name: Callable[[Source], str]) -> 
     """Pictures in two splits: those whose copies the other split has are no new ones to it."""
     copies = {item.source: group[0][1].source for group in groups for _, item in group}
     for seen, asked in combinations(SPLITS, 2):
-        pairs = crossing(dataset.select(asked), dataset.select(seen), copies)
+        pairs = pair_duplicates(dataset.select(asked), dataset.select(seen), copies)
         if not pairs:
             continue
         count, whole = len(pairs), len(dataset.select(asked))
@@ -135,7 +136,7 @@ def _across(dataset: Dataset, groups: Groups, name: Callable[[Source], str]) -> 
             are = "is also a" if count == 1 else "are also"
             start = f"{count} of {plural(whole, what)} {are} {ADJECTIVES[seen]} image{'' if count == 1 else 's'}"
         harm = ", so accuracy on them says nothing about other images" if seen == "train" else ""
-        yield f"{start}{harm}: {pairs_of(pairs, name)}."
+        yield f"{start}{harm}: {format_pairs(pairs, name)}."
 
 
 def _alike(group: Sequence[Source], key: Callable[[Source], Hashable | None]) -> list[list[Source]]:

@@ -6,12 +6,12 @@ training images and then, with the same generator, min(K, 4) validation images p
 CoOp's ``subsample_classes``.
 """
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
-from selfprompt.data.dataset import SPLITS, Dataset, Item
+from selfprompt.data.dataset import Dataset
+from selfprompt.data.relabel import keep_classes
 
 VAL_SHOTS = 4
 
@@ -26,7 +26,7 @@ class Labelled(Protocol):
 T = TypeVar("T", bound=Labelled)
 
 
-def few_shot(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, ...]:
+def draw_shots(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, ...]:
     """Draw ``shots`` items of each class without replacement; all of a class that has fewer.
 
     Args:
@@ -48,7 +48,7 @@ def few_shot(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, ...
     return tuple(drawn)
 
 
-def few_shot_split(train: Sequence[T], val: Sequence[T], shots: int, seed: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
+def draw_few_shot(train: Sequence[T], val: Sequence[T], shots: int, seed: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """CoOp's draw: K training items per class, then min(K, 4) validation items, with one generator.
 
     Args:
@@ -58,10 +58,10 @@ def few_shot_split(train: Sequence[T], val: Sequence[T], shots: int, seed: int) 
         seed: Seed of the draw; 0 is a seed.
     """
     rng = random.Random(seed)
-    return few_shot(train, shots, rng), few_shot(val, min(shots, VAL_SHOTS), rng)
+    return draw_shots(train, shots, rng), draw_shots(val, min(shots, VAL_SHOTS), rng)
 
 
-def base_new_split(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dataset:
+def select_base_new(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dataset:
     """One half of the classes, renumbered from 0, in all three splits.
 
     Of the n labels that occur in ``train``, in ascending order, the first ceil(n / 2) are "base" and the rest
@@ -81,16 +81,3 @@ def base_new_split(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dat
         raise ValueError(f"The {part!r} half needs classes; the training split of {dataset.name} has {len(labels)}.")
     note = f"Only the {part} classes: {len(chosen)} of {len(labels)}, renumbered from 0."
     return keep_classes(dataset, chosen, note)
-
-
-def keep_classes(dataset: Dataset, labels: Sequence[int], *notes: str) -> Dataset:
-    """Some of the classes, renumbered from 0 in the order given, in all three splits; with further notes."""
-    renumbered = {label: number for number, label in enumerate(labels)}
-    train, val, test = (
-        tuple(Item(item.source, renumbered[item.label]) for item in dataset.select(split) if item.label in renumbered)
-        for split in SPLITS
-    )
-    classes = tuple(dataset.classes[label] for label in labels)
-    ids = tuple(dataset.ids[label] for label in labels) if dataset.ids else ()
-    told = (*dataset.notes, *notes)
-    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=told, ids=ids)

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from selfprompt.data.dataset import Split, listing
+from selfprompt.data.dataset import Split
 from selfprompt.data.readers.splits import Part
+from selfprompt.utils.wording import listing
 
 NEVER_SEEN = dict.fromkeys(map(ord, "\u00ad\u180e\u200b\u2060\ufeff"))  # soft hyphen, spaces and joins of no width
 MARKS = "\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # mean nothing at an end
@@ -56,7 +57,7 @@ def tidy_labels(name: str, parts: Mapping[Split, Part]) -> tuple[dict[Split, Par
     return {split: _relabelled(part, plain) for split, part in parts.items()}, notes
 
 
-def sorted_labels(labels: Iterable[str]) -> list[str]:
+def sort_labels(labels: Iterable[str]) -> list[str]:
     """Labels in their order: as numbers where all are whole numbers, else as text, case-sensitively."""
     labels = set(labels)
     numbers = all(label.isdecimal() for label in labels)

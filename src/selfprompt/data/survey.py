@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from selfprompt.data.dataset import SPLITS, Dataset, Item, Split, listing, plural
-from selfprompt.data.duplicates import namer
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
+from selfprompt.data.duplicates import make_shortener
 from selfprompt.data.loading.image_files import BadImage
 from selfprompt.data.loading.store import Look, Progress, look_at, usable
+from selfprompt.utils.wording import listing, plural
 
 SMALL = 64
 """Pixels of a shorter side below which an image shows little."""
@@ -53,7 +54,7 @@ def survey(dataset: Dataset, progress: Progress | None = None) -> Survey:
 
 
 def _remarks(dataset: Dataset, looks: Sequence[tuple[Item, Look]]) -> list[str]:
-    name = namer(dataset)
+    name = make_shortener(dataset)
     small = [name(item.source) for item, look in looks if min(look.size) < SMALL]
     if not small:
         return []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfprompt.data.dataset import Item, listing
+from selfprompt.data.dataset import Item
 from selfprompt.data.loading.features import FeatureStore, with_features
 from selfprompt.data.loading.image_files import reason
 from selfprompt.data.loading.image_inputs import image_from
@@ -27,6 +27,7 @@ from selfprompt.methods.registry import build_method
 from selfprompt.metrics import Metrics, compute_metrics
 from selfprompt.models.loading.by_name import Backbone, Preprocess, load_backbone
 from selfprompt.utils.trust import check_backbone, check_method
+from selfprompt.utils.wording import listing
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from selfprompt.data.dataset import plural
 from selfprompt.data.loading.image_files import hint
 from selfprompt.data.loading.image_formats import is_image
 from selfprompt.utils.files import encoding_of
+from selfprompt.utils.wording import plural
 
 
 def image_paths(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from selfprompt.data.class_names import clean_name
-from selfprompt.data.dataset import listing
 from selfprompt.data.loading.features import Encoder, matmul_precision, with_features
 from selfprompt.methods.class_texts import check_distinct
 from selfprompt.methods.heads import pooling_for
@@ -20,6 +19,7 @@ from selfprompt.models.loading.by_name import Backbone
 from selfprompt.models.text_encoding import Encode, encode_in_buckets, encode_with_shared_prefix
 from selfprompt.models.tower import Pooling, Prompter
 from selfprompt.prompts.prototypes import SampleSource
+from selfprompt.utils.wording import listing
 
 OptionsT = TypeVar("OptionsT", default=Any)
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from selfprompt.data.dataset import ArchivedFile, Dataset, Item, Source, plural
-from selfprompt.data.fewshot import base_new_split, few_shot_split
+from selfprompt.data.dataset import ArchivedFile, Dataset, Item, Source
+from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.data.loading.loader import Batches, ImageStore, check_dataset
 from selfprompt.data.loading.store import parse_bytes
@@ -26,6 +26,7 @@ from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.training.loop import CHECKPOINT, FitResult, fit
+from selfprompt.utils.wording import plural
 
 logger = logging.getLogger(__name__)
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -92,7 +93,7 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
             f"select 'best-val' needs validation images, and {dataset.name} has none: "
             "add a val folder (or split val in a manifest), or use select 'last'."
         )
-    drawn, drawn_val = few_shot_split(dataset.train, dataset.val, options.shots, recipe.seed)
+    drawn, drawn_val = draw_few_shot(dataset.train, dataset.val, options.shots, recipe.seed)
     notes = list(dataset.notes)
     if not (options.holdout or dataset.test or isinstance(data, Dataset)):
         notes.append("All images are for training (holdout 0): how good the classifier is on others is not known.")
@@ -103,7 +104,7 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
         if few:
             notes.append(f"Fewer than {options.shots} training images in {len(few)} of {len(dataset.classes)} classes.")
     dataset = replace(dataset, train=drawn, val=drawn_val, notes=tuple(notes))
-    return base_new_split(dataset, options.classes)
+    return select_base_new(dataset, options.classes)
 
 
 def read_images(dataset: Dataset, recipe: Recipe, key: str, reporter: Reporter) -> RunData:

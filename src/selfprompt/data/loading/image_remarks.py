@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from selfprompt.data.dataset import plural
+from selfprompt.utils.wording import plural
 
 NAMED = 20  # images that a sentence names
 

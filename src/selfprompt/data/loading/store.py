@@ -11,23 +11,24 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image
 
-from selfprompt.data.dataset import SPLITS, Dataset, Item, Source, listing, plural
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Source
 from selfprompt.data.duplicates import (
-    Copies,
-    crossing,
-    find_copies,
-    namer,
-    notes_on_copies,
-    pairs_of,
+    DuplicateMap,
+    describe_duplicates,
+    exclude_equal_files,
+    find_duplicates,
+    find_equal_pixels,
+    format_pairs,
+    make_shortener,
+    pair_duplicates,
     pixel_digest,
-    same_pixels,
-    told_before,
 )
-from selfprompt.data.fewshot import keep_classes
 from selfprompt.data.loading.image_files import BadImage, BadImageError, reason
 from selfprompt.data.loading.image_remarks import Remarks
 from selfprompt.data.loading.memory_limit import DECODING, DecodingLimit
 from selfprompt.data.loading.rgb import DEPTH, remarks
+from selfprompt.data.relabel import keep_classes
+from selfprompt.utils.wording import listing, plural
 
 OnBad = Literal["skip", "fail"]
 Progress = Callable[[int, int], None]
@@ -237,14 +238,14 @@ def usable(dataset: Dataset, found: Sequence[tuple[Item, Look | BadImage]], may_
     checked = _without_bad(dataset, digests, bad, may_go) if bad else dataset
     new = (sentence for sentence in odd.sentences() if sentence not in dataset.notes)
     checked = dataclasses.replace(checked, notes=(*checked.notes, *new))
-    return _without_copies(checked, same_pixels(digests))
+    return _without_copies(checked, find_equal_pixels(digests))
 
 
 def new_images(items: Sequence[Item], seen: Sequence[Item], store: ImageStore | None = None) -> tuple[Item, ...]:
     """The items whose pixels are those of no image that was seen; images that cannot be read stay."""
     found = look_at([*items, *seen], store)
-    copies = same_pixels({item.source: look.digest for item, look in found if isinstance(look, Look)})
-    old = {id(item) for item, _ in crossing(items, seen, copies)}
+    copies = find_equal_pixels({item.source: look.digest for item, look in found if isinstance(look, Look)})
+    old = {id(item) for item, _ in pair_duplicates(items, seen, copies)}
     return tuple(item for item in items if id(item) not in old)
 
 
@@ -268,21 +269,21 @@ def _without_bad(
     return keep_classes(checked, left, f"Left out {plural(len(lost), 'class')} without a readable image: {names}.")
 
 
-def _without_copies(dataset: Dataset, pixels: Copies) -> Dataset:
+def _without_copies(dataset: Dataset, pixels: DuplicateMap) -> Dataset:
     """The data set without held-out images that training has, too, and with notes on what only pixels tell."""
     if not pixels:
         return dataset
     notes = []
-    pairs = crossing(dataset.test, dataset.train, pixels) if dataset.held_out else []
+    pairs = pair_duplicates(dataset.test, dataset.train, pixels) if dataset.held_out else []
     if pairs:
         old = {id(item) for item, _ in pairs}
         dataset = dataclasses.replace(dataset, test=tuple(item for item in dataset.test if id(item) not in old))
         count = plural(len(pairs), "test image")
         left = "" if dataset.test else " None is left, so the accuracy is not known."
-        named = pairs_of(pairs, namer(dataset))
+        named = format_pairs(pairs, make_shortener(dataset))
         notes.append(f"Left out {count} with the same pixels as a training image: {named}.{left}")
-    files = find_copies(pixels)
-    notes += [f"By their pixels: {note}" for note in notes_on_copies(dataset, told_before(pixels, files))]
+    files = find_duplicates(pixels)
+    notes += [f"By their pixels: {note}" for note in describe_duplicates(dataset, exclude_equal_files(pixels, files))]
     return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from selfprompt.data.dataset import Source, Split, listing, plural
-from selfprompt.data.readers.layout import class_folders, find_layout, unwrapped
+from selfprompt.data.dataset import Source, Split
+from selfprompt.data.readers.layout import class_folders, detect_layout, unwrapped
 from selfprompt.data.readers.splits import Part
 from selfprompt.data.readers.walk import entries, holds, images_below, images_in
+from selfprompt.utils.wording import listing, plural
 
 MASK = re.compile(r"(.+?)[ _.-]*(?:mask|segmentation|annotation|trimap)s?(?:_\d+)?")
 """Names of images that are masks of another, whose name comes first."""
@@ -29,7 +30,7 @@ def read_folder(root: Path, *, on_empty: OnEmptyClass = "skip", known: Collectio
     Raises:
         ValueError: If there are no class folders, all are empty, two share a folder, or one cannot be read.
     """
-    layout = find_layout(root, known)
+    layout = detect_layout(root, known)
     parts = {split: _read_classes(layout.root, split, own, on_empty) for split, own in layout.splits.items()}
     first = next(iter(parts.values()))
     first.notes = (*layout.notes, *first.notes)

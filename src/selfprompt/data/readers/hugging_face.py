@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selfprompt.data.dataset import ImageTable, IndexedSource, Source, listing
+from selfprompt.data.dataset import ImageTable, IndexedSource, Source
 from selfprompt.data.loading.image_inputs import file_path
-from selfprompt.data.readers.known_sets import is_exactly
 from selfprompt.data.readers.labels import IMAGE_KEYS, LABEL_KEYS
+from selfprompt.data.readers.torchvision_sets import is_exactly
+from selfprompt.utils.wording import listing
 
 
 def is_hugging_face(source: Any) -> bool:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfprompt.data.class_names import clean_name
-from selfprompt.data.dataset import SPLITS, Split, listing, plural
-from selfprompt.data.readers.splits import split_and_rest, split_word, words_of
-from selfprompt.data.readers.unsorted import advice
-from selfprompt.data.readers.walk import folders_in, holds_images, images_in
+from selfprompt.data.dataset import SPLITS, Split
+from selfprompt.data.readers.label_inference import advice
+from selfprompt.data.readers.splits import parse_split, split_and_rest, words_of
+from selfprompt.data.readers.walk import contains_images, folders_in, images_in
+from selfprompt.utils.wording import listing, plural
 
 CONTAINERS = frozenset(
     {
@@ -36,7 +37,7 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def find_layout(root: Path, known: Collection[str] = ()) -> Layout:
+def detect_layout(root: Path, known: Collection[str] = ()) -> Layout:
     """What the folders in a folder are.
 
     Args:
@@ -49,7 +50,7 @@ def find_layout(root: Path, known: Collection[str] = ()) -> Layout:
     """
     place = unwrapped(root, known)
     notes = (f"The images are in {place.relative_to(root)}, the only folder that has any.",) if place != root else ()
-    full = [folder for folder in folders_in(place) if holds_images(folder)]
+    full = [folder for folder in folders_in(place) if contains_images(folder)]
     found = _split_folders(place, full)
     splits, more = _splits(place, found, full, known)
     if splits:
@@ -84,11 +85,11 @@ def unwrapped(root: Path, known: Collection[str] = ()) -> Path:
     """The folder itself, or where nothing else there has images, the one in it, or in that, that holds the classes."""
     place = root
     while True:
-        full = [folder for folder in folders_in(place) if holds_images(folder)]
+        full = [folder for folder in folders_in(place) if contains_images(folder)]
         if len(full) != 1 or images_in(place) or clean_name(full[0].name) in known:
             return place
         name, repeats = full[0].name, _repeats(full[0].name, place.name)
-        if split_word(name) is not None and not repeats:
+        if parse_split(name) is not None and not repeats:
             return place
         if images_in(full[0]) and not (repeats or _is_container(name)):
             return place
@@ -97,8 +98,8 @@ def unwrapped(root: Path, known: Collection[str] = ()) -> Path:
 
 def _repeats(name: str, outer: str) -> bool:
     """Whether a folder is called as the one around it: seg_train/seg_train, train/training_images."""
-    split = split_word(name)
-    return name.lower() == outer.lower() or (split is not None and split == split_word(outer))
+    split = parse_split(name)
+    return name.lower() == outer.lower() or (split is not None and split == parse_split(outer))
 
 
 def _split_folders(root: Path, full: Sequence[Path]) -> dict[Split, Path]:
@@ -168,7 +169,7 @@ def _remarks(
 ) -> list[str]:
     """What is left out of a folder with splits."""
     beside = [folder.name for folder in folders_in(root) if folder not in found.values()] if others else []
-    beside = beside or [folder.name for folder in folders_in(root) if not holds_images(folder)]
+    beside = beside or [folder.name for folder in folders_in(root) if not contains_images(folder)]
     notes = []
     if beside:
         used = listing(sorted(folder.name for folder in found.values()))
@@ -183,7 +184,7 @@ def _splits_in_classes(full: Sequence[Path]) -> dict[Split, dict[str, Path]]:
     """The splits of class folders that hold train and test each; nothing if one of them does not."""
     splits: dict[Split, dict[str, Path]] = {}
     for folder in full:
-        inner = {split_and_rest(place.name): place for place in folders_in(folder) if holds_images(place)}
+        inner = {split_and_rest(place.name): place for place in folders_in(folder) if contains_images(place)}
         own = {split: place for (split, rest), place in inner.items() if split is not None and not rest}
         if images_in(folder) or not {"train", "test"} & set(own):
             return {}
@@ -223,7 +224,7 @@ def _check_classes(root: Path, full: Sequence[Path]) -> None:
 
 def _inner_names(folder: Path) -> set[str]:
     """The names of the folders with images in a folder."""
-    return {inner.name for inner in folders_in(folder) if holds_images(inner)}
+    return {inner.name for inner in folders_in(folder) if contains_images(inner)}
 
 
 def _is_container(name: str) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfprompt.data.dataset import SPLITS, Split, listing, plural
+from selfprompt.data.dataset import SPLITS, Split
 from selfprompt.data.label_spelling import tidy
 from selfprompt.data.loading.image_files import hint
-from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, split_and_rest, split_word
+from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, parse_split, split_and_rest
 from selfprompt.utils.files import read_text
+from selfprompt.utils.wording import listing, plural
 
 COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "filepaths"),
@@ -19,7 +20,7 @@ COLUMNS = {
     "split": ("split", "subset", "set"),
 }
 NAMES = ("class_name", "classname", "label_name")  # a column of names beside one of labels
-SUFFIXES = (".csv", ".tsv", ".parquet")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
 MISSING = frozenset({"nan", "NaN", "<NA>", "NaT"})
 """What programs write for a value that is not there."""
 
@@ -45,7 +46,7 @@ def read_manifest(path: Path) -> dict[Split, Part]:
     names, notes = _names(path, rows, columns)
     parts: dict[Split, Part] = {}
     for place, row in rows:
-        split = split_word(row["split"]) if "split" in row else "train"
+        split = parse_split(row["split"]) if "split" in row else "train"
         if split is None:
             raise ValueError(f"{path}, {place}: unknown split {row['split'][:80]!r}. {UNKNOWN_SPLIT}")
         part = parts.setdefault(split, Part([], [], names=names))
@@ -107,7 +108,7 @@ def _split_by_values(records: Sequence[Mapping[str, str]], present: Sequence[str
     """A column of any name in which each row names a split, where none is called so: "data set", "phase"; or ""."""
     for name in present if "split" not in columns else ():
         values = {(record[name] or "").strip() for record in records} if name not in columns.values() else set()
-        if len(values) > 1 and all(map(split_word, values)):
+        if len(values) > 1 and all(map(parse_split, values)):
             return name
     return ""
 
@@ -199,7 +200,7 @@ def _what_to_do(path: Path, present: Sequence[str]) -> str:
 def _half_a_split(cells: Sequence[str | None]) -> bool:
     """Whether some of a few words name splits, and others do not: Training, PublicTest."""
     values = {(cell or "").strip() for cell in cells}
-    return 1 < len(values) < 10 and any(map(split_word, values))
+    return 1 < len(values) < 10 and any(map(parse_split, values))
 
 
 def _unread(columns: Mapping[str, str], present: Sequence[str], halves: Sequence[str] = ()) -> tuple[str, ...]:

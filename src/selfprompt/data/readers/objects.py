@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from selfprompt.data.dataset import ImageTable, IndexedSource, Source, listing, plural
+from selfprompt.data.dataset import ImageTable, IndexedSource, Source
 from selfprompt.data.loading.image_files import reason
 from selfprompt.data.loading.image_inputs import file_path, is_path
 from selfprompt.data.loading.store import OnBad
 from selfprompt.data.readers import hugging_face
-from selfprompt.data.readers.known_sets import class_names, innermost, known, recorded_labels
 from selfprompt.data.readers.labels import check_alike, image_and_label, plain_label
 from selfprompt.data.readers.splits import Part
+from selfprompt.data.readers.torchvision_sets import class_names, innermost, known, recorded_labels
+from selfprompt.utils.wording import listing, plural
 
 
 def read_object(source: Any, on_bad: OnBad = "skip") -> Part:

@@ -2,26 +2,24 @@
 
 import dataclasses
 import os
-import random
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfprompt.data.class_names import ClassNames, Naming, clean_name, name_classes
-from selfprompt.data.dataset import SPLITS, Dataset, ImageTable, IndexedSource, Item, Source, Split, listing, plural
-from selfprompt.data.duplicates import Copies, find_copies, notes_on_copies
-from selfprompt.data.label_spelling import sorted_labels, tidy_labels
+from selfprompt.data.class_names import ClassNames, Naming, name_classes
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
+from selfprompt.data.duplicates import describe_duplicates, find_duplicates
+from selfprompt.data.holdout import hold_out
+from selfprompt.data.label_spelling import sort_labels, tidy_labels
 from selfprompt.data.loading.store import OnBad
 from selfprompt.data.readers.folders import OnEmptyClass, read_class_folders, read_folder
-from selfprompt.data.readers.manifest import SUFFIXES, read_manifest
+from selfprompt.data.readers.label_inference import advice, infer_labels
+from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES, read_manifest
 from selfprompt.data.readers.objects import read_object
-from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, split_word
-from selfprompt.data.readers.unsorted import advice, find_labels
+from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, parse_split
+from selfprompt.data.relabel import rename_classes
 from selfprompt.data.suites import SUITES, list_tasks, load_task, nearest
-
-__all__ = ["Dataset", "ImageTable", "IndexedSource", "Item", "align_classes", "hold_out", "read_dataset"]
+from selfprompt.utils.wording import listing
 
 
 def read_dataset(
@@ -66,7 +64,7 @@ def read_dataset(
         raise ValueError(f"on_empty must be 'skip' or 'fail', got {on_empty!r}.")
     notes: list[str] = []
     if is_task(source):
-        return rename(_shipped(str(source)), classes)
+        return rename_classes(_shipped(str(source)), classes)
     if isinstance(source, (str, Path)):
         path = Path(source)
         parts = _read_path(path, on_empty, known)
@@ -88,13 +86,13 @@ def read_dataset(
         told = ""
         if isinstance(source, (str, Path)) and Path(source).is_dir():
             told = " If its class folders lie deeper, give the folder that holds them."
-            if find_labels(Path(source)) is not None:
+            if infer_labels(Path(source)) is not None:
                 told = f" {advice(Path(source))}"
         got = listing(list(naming.names)) or "none"
         raise ValueError(f"A classifier needs at least 2 classes, got {got} in {place}.{told}")
     dataset = _build(name, parts, naming, notes)
-    copies = find_copies(item.source for item in dataset.select("all"))
-    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes_on_copies(dataset, copies)))
+    copies = find_duplicates(item.source for item in dataset.select("all"))
+    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *describe_duplicates(dataset, copies)))
     return dataset if dataset.test or not holdout else hold_out(dataset, holdout, seed, copies)
 
 
@@ -120,97 +118,22 @@ def nearest_task(name: str) -> str:
     return nearest(name, [f"embedded/{task}" for task in list_tasks("embedded")])
 
 
-def rename(dataset: Dataset, classes: ClassNames | None) -> Dataset:
-    """A ready data set under the user's class names; as it is without any."""
-    if classes is None:
-        return dataset
-    naming = name_classes(dataset.classes, {}, classes)
-    train, val, test = (
-        tuple(Item(item.source, naming.index[dataset.classes[item.label]]) for item in dataset.select(split))
-        for split in SPLITS
-    )
-    notes = (*dataset.notes, *naming.notes)
-    return dataclasses.replace(dataset, classes=naming.names, train=train, val=val, test=test, notes=notes, ids=())
-
-
-def hold_out(dataset: Dataset, part: float, seed: int, copies: Copies | None = None) -> Dataset:
-    """Move a part of each class from train to test.
-
-    Of a class with n >= 2 training images ``round(part * n)`` are moved, at least 1 and never all; a single
-    image stays. Which ones depends on the seed and n only: renaming, adding or reordering classes moves none.
-    Copies of one picture count as one image and stay together; those that stand under several labels stay in train.
-
-    Args:
-        dataset: Whose training images are parted.
-        part: How much of each class.
-        seed: Seed of the choice.
-        copies: What `find_copies` found among the images; found anew by default.
-    """
-    copies = find_copies(item.source for item in dataset.train) if copies is None else copies
-    pictures: dict[Source, list[int]] = defaultdict(list)  # -> indices of the training images that show it
-    for index, item in enumerate(dataset.train):
-        pictures[copies.get(item.source, item.source)].append(index)
-    members: dict[int, list[list[int]]] = defaultdict(list)  # label -> pictures that have this label only
-    for indices in pictures.values():
-        labels = {dataset.train[index].label for index in indices}
-        if len(labels) == 1:
-            members[labels.pop()].append(indices)
-    chosen: set[int] = set()
-    for own in members.values():
-        count = min(max(1, round(part * len(own))), len(own) - 1)
-        chosen.update(chain.from_iterable(random.Random(f"{seed}:{len(own)}").sample(own, count)))
-    single = [
-        dataset.classes[label] for label in sorted({item.label for item in dataset.train}) if len(members[label]) < 2
-    ]
-    train = tuple(item for index, item in enumerate(dataset.train) if index not in chosen)
-    test = tuple(item for index, item in enumerate(dataset.train) if index in chosen)
-    notes = [
-        f"There is no test split: held out {plural(len(test), 'image')} of {len(dataset.train)} for testing "
-        f"({part:.0%} of each class, seed {seed})."
-    ]
-    if single:
-        notes.append(f"A single image, kept for training, so none to test on: {listing(single)}.")
-    return dataclasses.replace(dataset, train=train, test=test, notes=(*dataset.notes, *notes), held_out=True)
-
-
-def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The data set with the labels of another class list, to evaluate a model that was trained on that list.
-
-    Raises:
-        ValueError: If the data set has images of a class that is not in the list.
-    """
-    if tuple(names) == dataset.classes:
-        return dataset
-    index = {clean_name(name): label for label, name in enumerate(names)}
-    present = {item.label for item in dataset.select("all")}
-    unknown = [dataset.classes[label] for label in sorted(present) if dataset.classes[label] not in index]
-    if unknown:
-        raise ValueError(f"Every class must be among the {len(names)} known ones; not among them: {listing(unknown)}.")
-    if len(index) < len(names):
-        raise ValueError("Class names must differ from one another to be matched by name.")
-    train, val, test = (
-        tuple(Item(item.source, index[dataset.classes[item.label]]) for item in dataset.select(split))
-        for split in SPLITS
-    )
-    return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test, ids=())
-
-
 def _read_path(path: Path, on_empty: OnEmptyClass, known: Collection[str]) -> dict[Split, Part]:
     if os.path.isdir(path):
         return read_folder(path, on_empty=on_empty, known=known)
     if not os.path.exists(path):
-        kinds = f"a folder of images or a manifest ({', '.join(SUFFIXES)})"
+        kinds = f"a folder of images or a manifest ({', '.join(MANIFEST_SUFFIXES)})"
         raise ValueError(f"{path} does not exist: give {kinds}.{nearest_task(path.as_posix())}")
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
         return read_manifest(path)
-    raise ValueError(f"{path} must be a folder or a manifest ({', '.join(SUFFIXES)}).")
+    raise ValueError(f"{path} must be a folder or a manifest ({', '.join(MANIFEST_SUFFIXES)}).")
 
 
 def _read_splits(source: Mapping[str, Any], on_empty: OnEmptyClass, on_bad: OnBad) -> dict[Split, Part]:
     """A dict of split -> data set object or folder of class folders."""
     parts: dict[Split, Part] = {}
     for word, value in source.items():
-        split = split_word(str(word))
+        split = parse_split(str(word))
         if split is None or split in parts:
             fault = "Unknown" if split is None else "Repeated"
             raise ValueError(f"{fault} split {word!r} among {listing(list(map(str, source)))}. {UNKNOWN_SPLIT}")
@@ -224,8 +147,7 @@ def _labels(place: str, parts: Mapping[Split, Part]) -> list[str]:
     orders = {part.order for part in parts.values()}
     if len(orders) > 1:
         held = {
-            split: sorted_labels(set(part.labels)) if part.order is None else part.order
-            for split, part in parts.items()
+            split: sort_labels(set(part.labels)) if part.order is None else part.order for split, part in parts.items()
         }
         told = "; ".join(f"{split} has {listing(list(labels), 5)}" for split, labels in held.items())
         raise ValueError(f"All splits of {place} must have the same classes, numbered alike, but {told}.")
@@ -241,7 +163,7 @@ def _labels(place: str, parts: Mapping[Split, Part]) -> list[str]:
                 alike = [label for label in found["train"] if _letters(label) in set(map(_letters, strange))]
                 told = f" train has {listing(sorted(alike))}: call a class alike in all splits." if alike else ""
                 raise ValueError(f"Every class of {place} needs training images; only in {split}: {names}.{told}")
-    return sorted_labels(set().union(*found.values()))
+    return sort_labels(set().union(*found.values()))
 
 
 def _letters(label: str) -> str:

@@ -52,7 +52,7 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def split_word(word: str) -> Split | None:
+def parse_split(word: str) -> Split | None:
     """Which split a word means, in any case: "train", "Test_Set", "trainImages", "test1"; None if it is none."""
     split, rest = split_and_rest(word)
     return None if rest else split

@@ -46,7 +46,7 @@ def images_in(folder: Path) -> list[Path]:
     return [file for file in entries(folder)[1] if not is_of_a_system(file.name, SYSTEM_FILES) and is_image(file)]
 
 
-def holds_images(folder: Path) -> bool:
+def contains_images(folder: Path) -> bool:
     """Whether there is an image in a folder or below it."""
     return any(_first_image(place) for place in _folders_below(folder))
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from selfprompt.data.dataset import SPLITS, Dataset, plural
+from selfprompt.data.dataset import SPLITS, Dataset
 from selfprompt.data.suites import coop, fgvc, tfds, vtab
 from selfprompt.data.suites.locate import find_folder, how_to_get, is_published, misplaced
 from selfprompt.data.suites.specs import COOP, FGVC, VTAB, Counts, Expected
+from selfprompt.utils.wording import plural
 
 TABLES = {"coop": COOP, "vtab": VTAB, "fgvc": FGVC}
 READERS = {"coop": coop.read, "vtab": vtab.read, "fgvc": fgvc.read}

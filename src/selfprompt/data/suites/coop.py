@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.data.class_names import clean_name
-from selfprompt.data.dataset import SPLITS, Dataset, Item, Split, listing
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
 from selfprompt.data.suites.locate import (
     again,
     class_folders,
@@ -28,6 +28,7 @@ from selfprompt.data.suites.sources import ORIGINS
 from selfprompt.data.suites.specs import EXPECTED, Expected
 from selfprompt.data.suites.task import Task
 from selfprompt.data.templates import PHOTO, TEMPLATES
+from selfprompt.utils.wording import listing
 
 TASKS = (
     "imagenet",

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfprompt.data.class_names import clean_name
-from selfprompt.data.dataset import SPLITS, Dataset, Item, Split, listing
+from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
 from selfprompt.data.suites.lists import parse_list
 from selfprompt.data.suites.locate import again, how_to_get, need_folder, need_json, need_text, safe_path
 from selfprompt.data.suites.sources import ORIGINS
 from selfprompt.data.suites.specs import EXPECTED, FGVC, VPT_LISTS, Expected
 from selfprompt.data.suites.task import Task
+from selfprompt.utils.wording import listing
 
 TASKS = tuple(expected.name for expected in FGVC)
 

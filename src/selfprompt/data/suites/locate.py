@@ -7,9 +7,9 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selfprompt.data.dataset import listing
 from selfprompt.data.loading.image_formats import EXTENSIONS
 from selfprompt.data.suites.specs import Expected
+from selfprompt.utils.wording import listing
 
 
 def find_folder(expected: Expected, root: Path) -> Path | None:

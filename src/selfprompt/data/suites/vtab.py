@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from selfprompt.data.dataset import SPLITS, Dataset, Item, listing
+from selfprompt.data.dataset import SPLITS, Dataset, Item
 from selfprompt.data.suites import tfds
 from selfprompt.data.suites.lists import parse_list
 from selfprompt.data.suites.locate import again, find_folder, need_folder, need_text, safe_path
 from selfprompt.data.suites.sources import VTAB as ORIGIN
 from selfprompt.data.suites.specs import EXPECTED, VTAB, VTAB_LISTS, Expected
 from selfprompt.data.suites.task import Task
+from selfprompt.utils.wording import listing
 
 TASKS = tuple(expected.name for expected in VTAB)
 GROUPS = {"natural": TASKS[:7], "specialized": TASKS[7:11], "structured": TASKS[11:]}

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
-from selfprompt.data.dataset import Split, listing
+from selfprompt.data.dataset import Split
 from selfprompt.data.readers.manifest import COLUMNS, open_table
-from selfprompt.data.readers.splits import split_word, words_of
+from selfprompt.data.readers.splits import parse_split, words_of
 from selfprompt.data.readers.walk import entries, folders_in, images_in
+from selfprompt.utils.wording import listing
 
 CAMERA_WORDS = frozenset(
     {"img", "image", "dsc", "dscn", "pxl", "photo", "picture", "pic", "frame", "screenshot", "file"}
@@ -47,7 +48,7 @@ class Found:
 
 def advice(root: Path) -> str:
     """What to do about images without class folders."""
-    found = find_labels(root)
+    found = infer_labels(root)
     if found is None:
         return "Sort them into folders named after their classes, or list them in a manifest (path,label)."
     return (
@@ -56,7 +57,7 @@ def advice(root: Path) -> str:
     )
 
 
-def find_labels(root: Path) -> Found | None:
+def infer_labels(root: Path) -> Found | None:
     """The labels of the images in a folder, or in the folders in it, by a table there or else by their names."""
     places = [root, *(place for place in folders_in(root) if not MASKS & set(words_of(place.name)))]
     inner = (place for outer in places[1:] for place in folders_in(outer))
@@ -134,7 +135,7 @@ def _by_table(root: Path, table: Path, images: Sequence[Path]) -> _Table | None:
 
 def _likely(root: Path, table: Path, images: Sequence[Path]) -> list[Path]:
     """The images that a table may be of, the likeliest first: train.csv is not of the folder test."""
-    own = split_word(table.stem)
+    own = parse_split(table.stem)
     ranks: dict[str | None, int] = {own: 0, None: 1}
     if own is None:
         ranks |= {"train": 2, "val": 3, "test": 4}
@@ -147,7 +148,7 @@ def _likely(root: Path, table: Path, images: Sequence[Path]) -> list[Path]:
 
 def _split_of(path: Path) -> Split | None:
     """The split that the folders of a path tell."""
-    return next((word for part in path.parts[:-1] if (word := split_word(part))), None)
+    return next((word for part in path.parts[:-1] if (word := parse_split(part))), None)
 
 
 def _plain(cell: str | None) -> str:
@@ -197,7 +198,7 @@ def _rows(root: Path, labelled: Sequence[tuple[Path, str]]) -> tuple[tuple[str, 
     return tuple(rows)
 
 
-def manifest_of(found: Found, root: Path, folder: Path) -> str:
+def format_manifest(found: Found, root: Path, folder: Path) -> str:
     """The text of a manifest that is to lie in ``folder``; with splits where there is more than one."""
     splits = {split for _, _, split in found.rows}
     wide = len(splits) > 1 and "" not in splits
