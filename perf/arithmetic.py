@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from perf.measure import Clock, Lap, lap
+from perf.timing import Clock, Lap, time_work
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows of the matrices: large enough to be busy with arithmetic alone."""
@@ -35,15 +35,15 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock, *, side:
     side = side or SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
-    lap(lambda: torch.mm(left, right, out=out), 1, clock)  # warms up
+    time_work(lambda: torch.mm(left, right, out=out), 1, clock)  # warms up
     laps: list[Lap] = []
     while len(laps) < tries and sum(one.wall for one in laps) < ENOUGH:
-        laps.append(lap(lambda: torch.mm(left, right, out=out), 1, clock))
+        laps.append(time_work(lambda: torch.mm(left, right, out=out), 1, clock))
     work = 2 * side**3
     return Rate(*(work / max(min(times), 1e-9) for times in ([one.wall for one in laps], [one.cpu for one in laps])))
 
 
-def best(*rates: Rate) -> Rate:
+def best_rate(*rates: Rate) -> Rate:
     """The machine at its best."""
     return Rate(max(rate.wall for rate in rates), max(rate.cpu for rate in rates))
 

@@ -1,4 +1,4 @@
-"""What is measured, as records: names, sizes and targets; imports no torch."""
+"""The workloads, their sizes and their targets, as records; imports no torch."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ SHAPES = {
     "ViT-B-16": ("open_clip/ViT-B-16-quickgelu/random", "timm/vit_base_patch16_224/random"),
     "ViT-B-32": ("open_clip/ViT-B-32-quickgelu/random", "timm/vit_base_patch32_224/random"),
 }
-"""By name, the backbone of the cases with texts, and that of those without."""
+"""By name, the CLIP and the ViT that the workloads run on."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a row has to reach on a CPU in float32 with ViT-B's shapes; None is no demand.
+    """What a case must reach on a CPU in float32 with ViT-B's shapes; None where there is no target.
 
     Attributes:
-        faster: Plain time divided by ours, at least.
-        memory: Our memory divided by the plain one's, at most.
-        megabytes: Our memory beyond the model, at most.
-        of_peak: Share of the machine's matmul rate, at least; for ViT-B/16.
+        faster: Lower bound of the baseline's time divided by ours.
+        memory: Upper bound of our memory divided by the baseline's.
+        megabytes: Upper bound of our memory beyond the model, in MB.
+        of_peak: Lower bound of our share of the machine's matmul rate, in [0, 1]; set for ViT-B/16.
     """
 
     faster: float | None = None
@@ -32,12 +32,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a case is; 0 where it has no such size.
+    """The size of a workload; 0 where a dimension does not apply.
 
     Attributes:
         classes: Number of class names.
-        batch: Images in a step.
-        images: Images in all, where that is not one batch.
+        batch: Images per step.
+        images: Total number of images, where it differs from one batch.
     """
 
     classes: int = 0
@@ -52,28 +52,29 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A piece of work that both contenders do.
+class Workload:
+    """A computation that both contenders perform.
 
     Attributes:
-        name: On the command line.
-        title: In the table.
-        what: One sentence about the work of both.
-        unit: What is counted: "images" or "classes".
-        rows: The sizes it is measured at, each with its target.
-        on: Whether it needs a CLIP or a ViT.
-        memory: Peak by the operating system's account, or activations saved for the backward pass by batch.
-        grows: Which size decides whether the plain baseline fits into memory.
-        tolerance: How far the results may lie apart, relative to their size.
-        once: Whether one round is enough, because the case is not about time.
+        name: Its name on the command line.
+        title: Its title in the table.
+        description: One sentence about the computation.
+        unit: What the throughput counts: "images" or "classes".
+        sizes: The sizes it is measured at, each with its target.
+        backbone: Whether it runs on a CLIP or a ViT.
+        memory: What the memory column shows: the peak reported by the operating system, or the activations saved for
+            the backward pass per image.
+        grows: The dimension that decides whether the baseline fits into memory; empty if none does.
+        tolerance: Largest relative difference of the two results.
+        once: Whether a single round suffices, because the workload is not about time.
     """
 
     name: str
     title: str
-    what: str
+    description: str
     unit: Literal["images", "classes"]
-    rows: tuple[tuple[Size, Target], ...]
-    on: Literal["clip", "vit"]
+    sizes: tuple[tuple[Size, Target], ...]
+    backbone: Literal["clip", "vit"]
     memory: Literal["peak", "activations"] = "peak"
     grows: Literal["", "classes", "images"] = ""
     tolerance: float = 1e-4
@@ -81,166 +82,166 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A case at one size: a row of the table."""
+class Case:
+    """A workload at one size: a row of the table."""
 
-    case: Case
+    workload: Workload
     size: Size
     target: Target = field(default_factory=Target)
 
     def __str__(self) -> str:
-        return f"{self.case.title}, {self.size}"
+        return f"{self.workload.title}, {self.size}"
 
 
-CASES = (
-    Case(
+WORKLOADS = (
+    Workload(
         "sep-step",
         "SEP training step",
-        "SEP: forward, backward and Adam's step, images and class texts",
+        "SEP: forward, backward and Adam step, images and class texts",
         "images",
         (
             (Size(100, 4), Target(faster=3.3)),
             (Size(100, 32), Target(faster=1.6, of_peak=0.6)),
             (Size(1000, 32), Target(faster=3.0, memory=0.25)),
         ),
-        on="clip",
+        backbone="clip",
         grows="classes",
     ),
-    Case(
+    Workload(
         "sep-authors-step",
         "SEP as released, step",
         "the same with the released fusion across the batch",
         "images",
         ((Size(100, 4), Target()),),
-        on="clip",
+        backbone="clip",
         grows="classes",
     ),
-    Case(
+    Workload(
         "sep-text",
         "SEP class texts, forward",
-        "SEP: unit features of all class texts, as evaluation needs them",
+        "SEP: unit features of all class texts, as in evaluation",
         "classes",
         ((Size(100), Target(faster=7.0)),),
-        on="clip",
+        backbone="clip",
         grows="classes",
     ),
-    Case(
+    Workload(
         "sep-images",
         "SEP images, frozen cached",
-        "SEP: unit features of images in evaluation; ours is given the frozen ones, the plain one computes them again",
+        "SEP: unit features of images in evaluation; ours reads cached frozen features, the baseline recomputes them",
         "images",
         ((Size(100, 32), Target(faster=1.9)),),
-        on="clip",
+        backbone="clip",
     ),
-    Case(
+    Workload(
         "sep-evaluation",
         "SEP evaluation batch",
-        "SEP: logits of a batch after the first; the plain one encodes all class texts for each batch",
+        "SEP: logits of a batch after the first; the baseline encodes all class texts for each batch",
         "images",
         ((Size(100, 32), Target()),),
-        on="clip",
+        backbone="clip",
         grows="classes",
     ),
-    Case(
+    Workload(
         "coop-text",
         "CoOp class texts, fwd+bwd",
         "CoOp with 16 context tokens: class features and their gradient",
         "classes",
         ((Size(100), Target(faster=10.0)),),
-        on="clip",
+        backbone="clip",
         grows="classes",
     ),
-    Case(
+    Workload(
         "coop-epoch",
         "CoOp epoch, cached views",
-        "CoOp: an epoch over fixed views after the first; the plain one encodes the images again",
+        "CoOp: an epoch over fixed views after the first; the baseline encodes the images again",
         "images",
         ((Size(10, 32, 64), Target(faster=10.0)),),
-        on="clip",
+        backbone="clip",
     ),
-    Case(
+    Workload(
         "linear-epoch",
         "linear probe epoch",
-        "linear probe: an epoch over fixed views after the first; the plain one encodes the images again",
+        "linear probe: an epoch over fixed views after the first; the baseline encodes the images again",
         "images",
         ((Size(10, 32, 64), Target(faster=50.0)),),
-        on="vit",
+        backbone="vit",
     ),
-    Case(
+    Workload(
         "spt-step",
         "SPT-deep step, class token",
-        "SPT: 20 prompts a block, forward, backward and AdamW's step",
+        "SPT: 20 prompts per block; forward, backward and AdamW step",
         "images",
         ((Size(100, 16), Target(faster=1.1, memory=0.7, of_peak=0.6)),),
-        on="vit",
+        backbone="vit",
         memory="activations",
     ),
-    Case(
+    Workload(
         "spt-average",
         "SPT-deep step, average",
         "the same with the mean over prompts and patches, as for masked autoencoders",
         "images",
         ((Size(100, 16), Target()),),
-        on="vit",
+        backbone="vit",
         memory="activations",
     ),
-    Case(
+    Workload(
         "prototypes",
         "SPT prototypes",
-        "SPT: 20 prompts a block drawn from the tokens of all images",
+        "SPT: 20 prompts per block sampled from the tokens of all images",
         "images",
         ((Size(images=10_000), Target(megabytes=300)),),
-        on="vit",
+        backbone="vit",
         grows="images",
     ),
-    Case(
+    Workload(
         "kmeans",
         "k-means start",
-        "SPT: 20 k-means centres a block; the plain one clusters all tokens; the difference is that of the inertia",
+        "SPT: 20 k-means centres per block; the baseline clusters all tokens; the difference is that of the inertia",
         "images",
         ((Size(images=64), Target()),),
-        on="vit",
+        backbone="vit",
         tolerance=0.05,
         once=True,
     ),
-    Case(
+    Workload(
         "predict",
         "prediction",
-        "SEP: classes of images given as arrays; the plain one encodes all class texts for each batch",
+        "SEP: classes of images given as arrays; the baseline encodes all class texts for each batch",
         "images",
         ((Size(100, 32, 64), Target()),),
-        on="clip",
+        backbone="clip",
     ),
 )
 
 
-def entries(names: Sequence[str], classes: Sequence[int] = (), batches: Sequence[int] = ()) -> tuple[Entry, ...]:
-    """The rows of some cases.
+def select_cases(names: Sequence[str], classes: Sequence[int] = (), batches: Sequence[int] = ()) -> tuple[Case, ...]:
+    """Return the cases of the named workloads.
 
     Args:
-        names: Of cases; none for all.
-        classes: Class counts in place of the cases' own; such rows have the targets of that very size only.
-        batches: Batch sizes, alike.
+        names: Names of workloads; all if empty.
+        classes: Class counts that replace the workloads' own; a case keeps its target only if its size is a listed one.
+        batches: Batch sizes, likewise.
 
     Raises:
-        ValueError: For a name that there is not.
+        ValueError: If a name is unknown.
     """
-    known = {case.name: case for case in CASES}
+    known = {workload.name: workload for workload in WORKLOADS}
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"Unknown case {name!r}.{hint} Known: {', '.join(known)}.")
-    chosen = [known[name] for name in names] if names else CASES
-    return tuple(entry for case in chosen for entry in _entries(case, classes, batches))
+    selected = [known[name] for name in names] if names else WORKLOADS
+    return tuple(case for workload in selected for case in _cases(workload, classes, batches))
 
 
-def _entries(case: Case, classes: Sequence[int], batches: Sequence[int]) -> list[Entry]:
-    targets = dict(case.rows)
+def _cases(workload: Workload, classes: Sequence[int], batches: Sequence[int]) -> list[Case]:
+    targets = dict(workload.sizes)
     sizes = dict.fromkeys(
         replace(size, classes=count, batch=batch)
         for size in targets
         for count in (classes if classes and size.classes else (size.classes,))
         for batch in (batches if batches and size.batch else (size.batch,))
     )
-    return [Entry(case, size, targets.get(size, Target())) for size in sizes]
+    return [Case(workload, size, targets.get(size, Target())) for size in sizes]

@@ -9,11 +9,11 @@ from torch import Tensor
 from perf.cases import Size
 from perf.compare import difference, gradient_difference, gradients
 from perf.epochs import epochs
-from perf.measure import Run
 from perf.plain_clip import plain_clip
 from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
-from perf.setup import Pair, PerfSetup, adam, compare_losses, learned_by_name, training_step
+from perf.setup import Contenders, PerfSetup, adam, compare_losses, trainable_tensors, training_step
+from perf.timing import Work
 from selfprompt.data.loading.image_files import from_value
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.inference.classifier import Classifier
@@ -25,30 +25,30 @@ CHUNK = 100
 """Classes whose texts the check of many classes sends through the plain text side at once."""
 
 
-def plain_sep(method: Method, lab: PerfSetup, classes: int) -> PlainSEP:
+def plain_sep(method: Method, setup: PerfSetup, classes: int) -> PlainSEP:
     """The plain SEP of a method's first classes, in its state."""
-    tensors = learned_by_name(method)
+    tensors = trainable_tensors(method)
     tensors["prototypes"] = tensors["prototypes"][:classes]
-    return PlainSEP(plain_clip(lab.clip), method.classes[:classes], method.options, tensors)
+    return PlainSEP(plain_clip(setup.clip), method.classes[:classes], method.options, tensors)
 
 
-def plain_coop(method: Method, lab: PerfSetup, classes: int) -> PlainCoOp:
+def plain_coop(method: Method, setup: PerfSetup, classes: int) -> PlainCoOp:
     """The plain CoOp, alike."""
-    return PlainCoOp(plain_clip(lab.clip), method.classes[:classes], learned_by_name(method)["context"])
+    return PlainCoOp(plain_clip(setup.clip), method.classes[:classes], trainable_tensors(method)["context"])
 
 
-def sep_step(lab: PerfSetup, size: Size, name: str = "sep") -> Pair:
+def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
     """A training step of SEP."""
-    method = _method(lab, size, name).train()
-    images, labels = lab.images(lab.clip, size.batch), lab.labels(size.batch, size.classes)
+    method = _method(setup, size, name).train()
+    images, labels = setup.images(setup.clip, size.batch), setup.labels(size.batch, size.classes)
 
-    def plain_at(classes: int) -> Run:
-        plain = plain_sep(method, lab, classes)
-        fewer = lab.labels(size.batch, classes)
-        return partial(training_step(lab, lambda *batch: plain.loss(*batch)[0], adam(plain)), images, fewer)
+    def plain_at(classes: int) -> Work:
+        plain = plain_sep(method, setup, classes)
+        fewer = setup.labels(size.batch, classes)
+        return partial(training_step(setup, lambda *batch: plain.loss(*batch)[0], adam(plain)), images, fewer)
 
     def compare() -> Mapping[str, float]:
-        plain = plain_sep(method, lab, size.classes)
+        plain = plain_sep(method, setup, size.classes)
 
         def ours() -> tuple[Tensor, Tensor | None]:
             terms = method.loss(images, labels)
@@ -61,13 +61,13 @@ def sep_step(lab: PerfSetup, size: Size, name: str = "sep") -> Pair:
 
         return compare_losses(plain, theirs, method, ours)
 
-    step = training_step(lab, lambda *batch: method.loss(*batch).total, adam(method))
-    return Pair(partial(step, images, labels), plain_at, compare, size.batch, method=method)
+    step = training_step(setup, lambda *batch: method.loss(*batch).total, adam(method))
+    return Contenders(partial(step, images, labels), plain_at, compare, size.batch, method=method)
 
 
-def sep_authors_step(lab: PerfSetup, size: Size) -> Pair:
+def sep_authors_step(setup: PerfSetup, size: Size) -> Contenders:
     """The same as released."""
-    return sep_step(lab, size, "sep-authors")
+    return sep_step(setup, size, "sep-authors")
 
 
 def loss_in_chunks(plain: PlainSEP, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,28 +87,28 @@ def loss_in_chunks(plain: PlainSEP, images: Tensor, labels: Tensor) -> tuple[Ten
     return loss.detach(), logits.detach()
 
 
-def sep_text(lab: PerfSetup, size: Size) -> Pair:
+def sep_text(setup: PerfSetup, size: Size) -> Contenders:
     """SEP's class texts in evaluation."""
-    method = _method(lab, size, "sep").eval()
+    method = _method(setup, size, "sep").eval()
 
-    def plain_at(classes: int) -> Run:
-        return quietly(lab, plain_sep(method, lab, classes).text_features)
+    def plain_at(classes: int) -> Work:
+        return without_gradients(setup, plain_sep(method, setup, classes).text_features)
 
     def compare() -> Mapping[str, float]:
         with torch.no_grad():
             return {
-                "features": difference(plain_sep(method, lab, size.classes).text_features(), method.encode_classes())
+                "features": difference(plain_sep(method, setup, size.classes).text_features(), method.encode_classes())
             }
 
-    return Pair(quietly(lab, method.encode_classes), plain_at, compare, size.classes)
+    return Contenders(without_gradients(setup, method.encode_classes), plain_at, compare, size.classes)
 
 
-def sep_images(lab: PerfSetup, size: Size) -> Pair:
+def sep_images(setup: PerfSetup, size: Size) -> Contenders:
     """SEP's images in evaluation, class texts known on both sides, frozen features known on ours."""
-    method = _method(lab, size, "sep").eval()
-    images = lab.images(lab.clip, size.batch)
-    plain = plain_sep(method, lab, size.classes)
-    with torch.no_grad(), lab.autocast():
+    method = _method(setup, size, "sep").eval()
+    images = setup.images(setup.clip, size.batch)
+    plain = plain_sep(method, setup, size.classes)
+    with torch.no_grad(), setup.autocast():
         frozen, texts = method.frozen_features(images), method.class_features()
 
     def theirs() -> Tensor:
@@ -120,48 +120,48 @@ def sep_images(lab: PerfSetup, size: Size) -> Pair:
             logits = plain.clip.scale * plain.image_features(images)[1] @ texts.t()
             return {"logits": difference(logits, method.logits(images, frozen=known))}
 
-    ours = quietly(lab, lambda: method.logits(images, frozen=frozen))
-    return Pair(ours, lambda _: quietly(lab, theirs), compare, size.batch)
+    ours = without_gradients(setup, lambda: method.logits(images, frozen=frozen))
+    return Contenders(ours, lambda _: without_gradients(setup, theirs), compare, size.batch)
 
 
-def sep_evaluation(lab: PerfSetup, size: Size) -> Pair:
+def sep_evaluation(setup: PerfSetup, size: Size) -> Contenders:
     """SEP's logits of one more batch."""
-    method = _method(lab, size, "sep").eval()
-    images = lab.images(lab.clip, size.batch)
+    method = _method(setup, size, "sep").eval()
+    images = setup.images(setup.clip, size.batch)
 
-    def plain_at(classes: int) -> Run:
-        plain = plain_sep(method, lab, classes)
-        return quietly(lab, lambda: plain.logits(images))
+    def plain_at(classes: int) -> Work:
+        plain = plain_sep(method, setup, classes)
+        return without_gradients(setup, lambda: plain.logits(images))
 
     def compare() -> Mapping[str, float]:
         with torch.no_grad():
-            return {"logits": difference(plain_sep(method, lab, size.classes).logits(images), method.logits(images))}
+            return {"logits": difference(plain_sep(method, setup, size.classes).logits(images), method.logits(images))}
 
-    return Pair(quietly(lab, lambda: method.logits(images)), plain_at, compare, size.batch)
+    return Contenders(without_gradients(setup, lambda: method.logits(images)), plain_at, compare, size.batch)
 
 
-def coop_text(lab: PerfSetup, size: Size) -> Pair:
+def coop_text(setup: PerfSetup, size: Size) -> Contenders:
     """CoOp's class features and the gradient of the context, for some gradient of the features."""
-    method = _method(lab, size, "coop-16").train()
+    method = _method(setup, size, "coop-16").train()
     generator = torch.Generator().manual_seed(1)
-    slope = torch.randn(size.classes, method.text.features, generator=generator).to(lab.device)
+    slope = torch.randn(size.classes, method.text.features, generator=generator).to(setup.device)
 
-    def backward(module: PlainCoOp | Method, features: Callable[[], Tensor], classes: int) -> Run:
+    def backward(module: PlainCoOp | Method, features: Callable[[], Tensor], classes: int) -> Work:
         def run() -> Tensor:
             module.zero_grad(set_to_none=True)
-            with lab.autocast():
+            with setup.autocast():
                 encoded = features()
             encoded.backward(slope[:classes].to(encoded.dtype))
             return encoded
 
         return run
 
-    def plain_at(classes: int) -> Run:
-        plain = plain_coop(method, lab, classes)
+    def plain_at(classes: int) -> Work:
+        plain = plain_coop(method, setup, classes)
         return backward(plain, plain.text_features, classes)
 
     def compare() -> Mapping[str, float]:
-        plain = plain_coop(method, lab, size.classes)
+        plain = plain_coop(method, setup, size.classes)
         plain.zero_grad()
         method.zero_grad()
         encoded = method.encode_classes()
@@ -175,58 +175,58 @@ def coop_text(lab: PerfSetup, size: Size) -> Pair:
         return {"features": far, "gradients": gradient_difference(gradients(plain), gradients(method))}
 
     ours = backward(method, method.encode_classes, size.classes)
-    return Pair(ours, plain_at, compare, size.classes, method=method)
+    return Contenders(ours, plain_at, compare, size.classes, method=method)
 
 
-def coop_epoch(lab: PerfSetup, size: Size) -> Pair:
+def coop_epoch(setup: PerfSetup, size: Size) -> Contenders:
     """An epoch of CoOp over fixed views."""
-    method = _method(lab, size, "coop-16").train()
-    return epochs(lab, size, method, lambda: plain_coop(method, lab, size.classes))
+    method = _method(setup, size, "coop-16").train()
+    return epochs(setup, size, method, lambda: plain_coop(method, setup, size.classes))
 
 
-def predict(lab: PerfSetup, size: Size) -> Pair:
+def predict(setup: PerfSetup, size: Size) -> Contenders:
     """Classes of images in memory, as arrays."""
-    method = _method(lab, size, "sep").eval()
-    classifier = Classifier(method, lab.clip.preprocess, size.batch)
+    method = _method(setup, size, "sep").eval()
+    classifier = Classifier(method, setup.clip.preprocess, size.batch)
     generator = torch.Generator().manual_seed(0)
-    side = lab.clip.preprocess.size
+    side = setup.clip.preprocess.size
     pictures = list(torch.randint(256, (size.images, side, side, 3), generator=generator, dtype=torch.uint8).numpy())
-    transform = eval_transform(lab.clip.preprocess)
+    transform = eval_transform(setup.clip.preprocess)
 
     def theirs(plain: PlainSEP) -> Tensor:
         found = []
         for start in range(0, len(pictures), size.batch):
             images = torch.stack([transform(from_value(picture)) for picture in pictures[start : start + size.batch]])
-            with torch.no_grad(), lab.autocast():
-                found.append(plain.logits(images.to(lab.device)).float().softmax(dim=-1).max(dim=-1).values.cpu())
+            with torch.no_grad(), setup.autocast():
+                found.append(plain.logits(images.to(setup.device)).float().softmax(dim=-1).max(dim=-1).values.cpu())
         return torch.cat(found)
 
     def ours() -> Tensor:
-        with lab.autocast():
+        with setup.autocast():
             return torch.tensor([one.score for one in classifier.predict(pictures)])
 
-    def plain_at(classes: int) -> Run:
-        plain = plain_sep(method, lab, classes)
+    def plain_at(classes: int) -> Work:
+        plain = plain_sep(method, setup, classes)
         return lambda: theirs(plain)
 
     def compare() -> Mapping[str, float]:
         scores = [one.score for one in classifier.predict(pictures)]
-        return {"probabilities": difference(theirs(plain_sep(method, lab, size.classes)), torch.tensor(scores))}
+        return {"probabilities": difference(theirs(plain_sep(method, setup, size.classes)), torch.tensor(scores))}
 
-    return Pair(ours, plain_at, compare, size.images)
+    return Contenders(ours, plain_at, compare, size.images)
 
 
-def quietly(lab: PerfSetup, function: Callable[[], Tensor]) -> Run:
+def without_gradients(setup: PerfSetup, function: Callable[[], Tensor]) -> Work:
     """Without gradients, in the precision that is measured."""
 
     def run() -> Tensor:
-        with torch.no_grad(), lab.autocast():
+        with torch.no_grad(), setup.autocast():
             return function()
 
     return run
 
 
-def _method(lab: PerfSetup, size: Size, name: str) -> Method:
+def _method(setup: PerfSetup, size: Size, name: str) -> Method:
     """The method of a recipe."""
     recipe = load_recipe(name)
-    return build_method(recipe.method, lab.clip, lab.names(size.classes), **recipe.options).to(lab.device)
+    return build_method(recipe.method, setup.clip, setup.names(size.classes), **recipe.options).to(setup.device)

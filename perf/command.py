@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from perf.cases import CASES, SHAPES, Entry, entries
+from perf.cases import SHAPES, WORKLOADS, Case, select_cases
 from selfprompt.cli.console import make_console
 from selfprompt.utils.files import write_json
 
 if TYPE_CHECKING:
-    from perf.run import Row
+    from perf.measurement import Measurement
 
 JSON, PLOT = "perf.json", "perf.png"
 
@@ -47,7 +47,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def perf(options: Namespace) -> int:
     """Run the command; 1 if results differ."""
     names = [] if options.cases == "all" else _words(options.cases)
-    rows = entries(names, _numbers(options.classes, "classes", 2), _numbers(options.batch, "batch", 1))
+    rows = select_cases(names, _numbers(options.classes, "classes", 2), _numbers(options.batch, "batch", 1))
     if options.list:
         show_cases(make_console())
         return 0
@@ -74,20 +74,20 @@ def perf(options: Namespace) -> int:
     return 0 if all(row["equal"] for row in found["rows"]) else 1
 
 
-def run(options: Namespace, rows: Sequence[Entry]) -> dict[str, Any]:
+def run(options: Namespace, rows: Sequence[Case]) -> dict[str, Any]:
     """Measure the rows, with a bar in a terminal and a line for each row elsewhere."""
     import torch
 
-    from perf.run import Effort, measure_all
+    from perf.measurement import TimeBudget, measure_cases
     from perf.setup import PerfSetup
     from selfprompt.inference.classifier import pick_device
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    lab = PerfSetup(options.backbone, pick_device(options.device), options.precision, options.compile)
+    setup = PerfSetup(options.backbone, pick_device(options.device), options.precision, options.compile)
     show = PerfShow(make_console(), len(rows))
     with show.bar:
-        return measure_all(lab, rows, Effort(options.rounds, options.seconds), tell=show.tell, done=show.done)
+        return measure_cases(setup, rows, TimeBudget(options.rounds, options.seconds), tell=show.tell, done=show.done)
 
 
 class PerfShow:
@@ -107,15 +107,15 @@ class PerfShow:
         )
         self.task = self.bar.add_task("", total=total, state="")
 
-    def tell(self, entry: Entry, doing: str) -> None:
+    def tell(self, case: Case, doing: str) -> None:
         """What is being done."""
-        self.bar.update(self.task, description=str(entry), state=doing)
+        self.bar.update(self.task, description=str(case), state=doing)
 
-    def done(self, row: "Row") -> None:
+    def done(self, row: "Measurement") -> None:
         """A row is finished."""
         self.bar.advance(self.task)
         if not self.console.is_terminal:
-            line = f"{row.entry}: {row.faster.median:.2f} times as fast"
+            line = f"{row.case}: {row.faster.median:.2f} times as fast"
             self.console.print(line, markup=False, soft_wrap=True)
 
 
@@ -124,9 +124,9 @@ def show_cases(console: Console) -> None:
     shown = Table(title="cases of python -m perf", title_justify="left")
     for column in ("case", "what it is", "sizes and targets"):
         shown.add_column(column)
-    for case in CASES:
-        sizes = [f"{size}: {_wanted(vars(target))}".removesuffix(": ") for size, target in case.rows]
-        shown.add_row(case.name, case.what, "\n".join(sizes))
+    for workload in WORKLOADS:
+        sizes = [f"{size}: {_wanted(vars(target))}".removesuffix(": ") for size, target in workload.sizes]
+        shown.add_row(workload.name, workload.description, "\n".join(sizes))
     console.print(shown)
 
 
@@ -142,7 +142,7 @@ def _wanted(target: Mapping[str, float | None]) -> str:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of ``measure_all`` as a table that fits 100 columns."""
+    """The rows of ``measure_cases`` as a table that fits 100 columns."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     made.title = Text("images or classes a second, and how many times as fast ours is", justify="left")
     made.add_column("case", overflow="fold", max_width=24)
@@ -156,7 +156,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     faster, by_cpu = row["faster"], row["faster_cpu"]
     return [
-        row["name"].replace(", ", "\n", row["entry"]["case"]["title"].count(", ") + 1),
+        row["name"].replace(", ", "\n", row["case"]["workload"]["title"].count(", ") + 1),
         f"{_short(row['plain'])}{'*' if row['measured_at'] else ''}",
         _short(row["ours"]),
         f"{_short(faster['median'])}\n[{_short(faster['low'])}, {_short(faster['high'])}]",
@@ -173,14 +173,14 @@ def _memory_cell(row: Mapping[str, Any]) -> str:
     ours, plain = row["memory"]["ours"], row["memory"]["plain"]
     if ours is None:
         return ""
-    each = "/image" if row["entry"]["case"]["memory"] == "activations" else ""
+    each = "/image" if row["case"]["workload"]["memory"] == "activations" else ""
     return f"{_short(ours / 1e6)} MB{each}" + (f"\n{_short(ours / plain)} of plain" if plain else "")
 
 
 def _target_cell(row: Mapping[str, Any]) -> str:
     """What was to be reached, and whether it was."""
     forms = {"faster": "≥ {:g}x", "memory": "≤ {:g}", "megabytes": "≤ {:g} MB", "of_peak": "≥ {:.0%}"}
-    target = row["entry"]["target"]
+    target = row["case"]["target"]
     return "\n".join(
         f"{forms[name].format(target[name])} {'met' if met else 'missed'}" for name, met in row["met"].items()
     )
@@ -196,12 +196,14 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
     ]
     for row in found["rows"]:
         if row["measured_at"]:
-            grows = row["entry"]["case"]["grows"]
+            grows = row["case"]["workload"]["grows"]
             sizes = " and ".join(str(size) for size in row["measured_at"])
             lines.append(f"* {row['name']}: the plain baseline is extrapolated from {sizes} {grows}; ours was run.")
         if not row["equal"]:
             told = ", ".join(f"{name} {_apart(value)}" for name, value in row["differences"].items())
-            lines.append(f"{row['name']}: results differ by more than {row['entry']['case']['tolerance']:g}: {told}.")
+            lines.append(
+                f"{row['name']}: results differ by more than {row['case']['workload']['tolerance']:g}: {told}."
+            )
     if not settings["targets_hold"]:
         lines.append("Targets are for ViT-B shapes on a CPU in float32: --backbone ViT-B-16.")
     return lines

@@ -12,7 +12,7 @@ SMALL = 1e-2
 
 
 def difference(plain: Tensor, ours: Tensor, *, size: float = 0.0) -> float:
-    """The largest difference of two results of one shape, relative to our largest entry or to ``size``.
+    """The largest difference of two results of one shape, relative to our largest element or to ``size``.
 
     Not a number where either holds something that is none, or the shapes differ.
     """
@@ -24,7 +24,7 @@ def difference(plain: Tensor, ours: Tensor, *, size: float = 0.0) -> float:
 
 
 def gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:
-    """The largest difference over the gradients of all learned tensors, each relative to its own largest entry.
+    """The largest difference over the gradients of all learned tensors, each relative to its own largest element.
 
     Learned numbers that stand alone count as one vector: each gradient is a long sum, which may cancel and then has no
     digits of its own.
@@ -35,7 +35,7 @@ def gradient_difference(plain: Mapping[str, Tensor], ours: Mapping[str, Tensor])
         return math.nan
     floor = SMALL * max(float(gradient.abs().max()) for gradient in ours.values())
     alone = max((float(gradient.abs()) for gradient in ours.values() if gradient.numel() == 1), default=0.0)
-    return worst(
+    return max_or_nan(
         difference(plain[name], gradient, size=max(floor, alone) if gradient.numel() == 1 else floor)
         for name, gradient in ours.items()
     )
@@ -47,7 +47,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in learned.items()}
 
 
-def worst(differences: Iterable[float]) -> float:
+def max_or_nan(differences: Iterable[float]) -> float:
     """The largest of some differences; not a number if one of them is none (max() would pass over it)."""
     values = list(differences)
     return math.nan if any(math.isnan(value) for value in values) else max(values)

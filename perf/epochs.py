@@ -5,49 +5,51 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor
 
 from perf.cases import Size
-from perf.measure import Run
 from perf.plain_coop import PlainCoOp
 from perf.plain_vit import PlainPrompted
-from perf.setup import Pair, PerfSetup, coloured_items, compare_losses, numbered, sgd, training_step
+from perf.setup import Contenders, PerfSetup, compare_losses, epoch_counter, random_items, sgd, training_step
+from perf.timing import Work
 from selfprompt.data.loading.features import FeatureStore, with_features
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.methods.base import Method
 
 
-def epochs(lab: PerfSetup, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]) -> Pair:
+def epochs(
+    setup: PerfSetup, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]
+) -> Contenders:
     """Epochs over fixed views: ours meets them with their frozen features, the plain one with their pixels."""
     preprocess = method.backbone.preprocess
-    items = coloured_items(size.images, size.classes, preprocess.size)
+    items = random_items(size.images, size.classes, preprocess.size)
     store, transform = ImageStore(), eval_transform(preprocess)
     kept = Batches(items, store, transform, size.batch, shuffle=True, features=FeatureStore())
     pixels = Batches(items, store, transform, size.batch, shuffle=True)
-    next_epoch, next_plain = numbered(), numbered()
+    next_epoch, next_plain = epoch_counter(), epoch_counter()
 
     def batches(number: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         found = with_features(kept, number, method.frozen_encoder, pixels=method.traits.inputs != "features")
         for images, labels, _, frozen in found:
-            yield images.to(lab.device), labels.to(lab.device), None if frozen is None else frozen.to(lab.device)
+            yield images.to(setup.device), labels.to(setup.device), None if frozen is None else frozen.to(setup.device)
 
-    step = training_step(lab, lambda *batch: method.loss(*batch).total, sgd(method))
+    step = training_step(setup, lambda *batch: method.loss(*batch).total, sgd(method))
 
     def ours() -> None:
         for batch in batches(next_epoch()):
             step(*batch)
 
-    def plain_at(_: int) -> Run:
+    def plain_at(_: int) -> Work:
         plain = make_plain()
-        plain_step = training_step(lab, lambda *batch: plain.loss(*batch)[0], sgd(plain))
+        plain_step = training_step(setup, lambda *batch: plain.loss(*batch)[0], sgd(plain))
 
         def epoch() -> None:
             for images, labels, _ in pixels.epoch(next_plain()):
-                plain_step(images.to(lab.device), labels.to(lab.device))
+                plain_step(images.to(setup.device), labels.to(setup.device))
 
         return epoch
 
     def compare() -> Mapping[str, float]:
         plain = make_plain()
-        images, labels, _ = (value.to(lab.device) for value in next(iter(pixels.epoch(0))))
+        images, labels, _ = (value.to(setup.device) for value in next(iter(pixels.epoch(0))))
         no_images, _, frozen = next(batches(0))
 
         def own() -> tuple[Tensor, Tensor | None]:
@@ -56,4 +58,4 @@ def epochs(lab: PerfSetup, size: Size, method: Method, make_plain: Callable[[], 
 
         return compare_losses(plain, lambda: plain.loss(images, labels), method, own)
 
-    return Pair(ours, plain_at, compare, size.images)
+    return Contenders(ours, plain_at, compare, size.images)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def clustered(tokens: Tensor, count: int) -> Tensor:
+def kmeans_centres(tokens: Tensor, count: int) -> Tensor:
     """Centres of the tokens, (M, D) to (count, D): ten starts, each run to the end."""
     from sklearn.cluster import KMeans  # takes two seconds to import
 

@@ -32,21 +32,21 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    if not account_can_be_reset():
+    if not can_reset_peak():
         return None
-    give_back()
+    release_freed_pages()
     CLEAR.write_text(RESET_PEAK)
     before = _status("VmRSS")
     run()
     return max(0, _status("VmHWM") - before)
 
 
-def account_can_be_reset() -> bool:
+def can_reset_peak() -> bool:
     """Whether this system resets the peak of a running process (Linux, unless a sandbox hides it)."""
     return STATUS.exists() and os.access(CLEAR, os.W_OK) and "VmHWM:" in STATUS.read_text()
 
 
-def give_back() -> None:
+def release_freed_pages() -> None:
     """Return freed pages to the system, where the C library can (glibc)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -33,7 +33,7 @@ def ratio_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.annotate(
             f"{faster['median']:.3g}", (end, place), (5, 0), textcoords="offset points", va="center", fontsize=FONT - 1
         )
-        target = row["entry"]["target"]["faster"]
+        target = row["case"]["target"]["faster"]
         if "faster" in row["met"] and target is not None:
             axes.plot([target], [place], marker="D", color=COLOURS[4], markeredgecolor="black", linestyle="none")
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=FONT - 1)

@@ -1,4 +1,4 @@
-"""What all cases share: backbones, images, class names, a training step, and a pair of contenders ready to run."""
+"""What all cases share: backbones, images, class names, a training step, and two contenders ready to run."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from perf.cases import SHAPES
 from perf.compare import difference, gradient_difference, gradients
-from perf.measure import Run
 from perf.names import class_names
+from perf.timing import Work
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.methods.base import Method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
@@ -29,7 +29,7 @@ RATE = 1e-5
 
 
 @dataclass(frozen=True)
-class Pair:
+class Contenders:
     """Two contenders that do the same work at one size.
 
     Attributes:
@@ -41,8 +41,8 @@ class Pair:
         method: Ours, where it may compute something again to save memory: that is no necessary arithmetic.
     """
 
-    ours: Run
-    plain_at: Callable[[int], Run]
+    ours: Work
+    plain_at: Callable[[int], Work]
     compare: Callable[[], Mapping[str, float]]
     count: int
     activations: Callable[[], Mapping[str, int]] | None = None
@@ -106,7 +106,7 @@ class PerfSetup:
         return class_names(count, lambda name: int(tokenizer([name]).argmax()) - 1, text.context)
 
     def images(self, backbone: Backbone, count: int) -> Tensor:
-        """Noise that looks normalised, (count, 3, S, S)."""
+        """NoiseImages that looks normalised, (count, 3, S, S)."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 3, *backbone.vision.image_size, generator=generator).to(self.device)
 
@@ -116,7 +116,7 @@ class PerfSetup:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseImages:
     """Images that are made when they are asked for, each from its own number; as ``prepare`` wants them."""
 
     size: int
@@ -128,7 +128,7 @@ class Noise:
         return torch.stack([torch.randn(3, *self.side, generator=generator) for generator in seeds])
 
 
-def coloured_items(count: int, classes: int, side: int) -> list[Item]:
+def random_items(count: int, classes: int, side: int) -> list[Item]:
     """Pictures of random colours, in memory."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(256, (count, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
@@ -136,12 +136,12 @@ def coloured_items(count: int, classes: int, side: int) -> list[Item]:
     return [Item(IndexedSource(table, number), number * classes // count) for number in range(count)]
 
 
-def training_step(lab: PerfSetup, loss: Callable[..., Tensor], optimizer: Optimizer) -> Callable[..., None]:
+def training_step(setup: PerfSetup, loss: Callable[..., Tensor], optimizer: Optimizer) -> Callable[..., None]:
     """Forward, backward, and the optimiser's step, as a function of a batch."""
 
     def step(*batch: Tensor | None) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with lab.autocast():
+        with setup.autocast():
             total = loss(*batch)
         total.backward()
         optimizer.step()
@@ -168,19 +168,19 @@ def _optimizer(module: nn.Module, options: TrainOptions) -> Optimizer:
     """The library's own for a method of the library, torch's as it comes for the plain baseline."""
     if isinstance(module, Method):
         return build_optimizer(module.trainable().items(), options)
-    own, lr, decay = learned(module), options.lr, options.weight_decay
+    own, lr, decay = trainable_parameters(module), options.lr, options.weight_decay
     if options.optimizer == "sgd":
         return torch.optim.SGD(own, lr, momentum=options.momentum, weight_decay=decay)
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
     return kind(own, lr, eps=options.eps, weight_decay=decay)
 
 
-def learned(module: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that are tuned."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def learned_by_name(module: nn.Module) -> dict[str, Tensor]:
+def trainable_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Copies of the tensors that are tuned."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
@@ -206,7 +206,7 @@ def compare_losses(plain: nn.Module, plain_loss: Loss, ours: nn.Module, ours_los
     }
 
 
-def numbered() -> Callable[[], int]:
+def epoch_counter() -> Callable[[], int]:
     """Counts its calls from 0: the numbers of epochs."""
     counter = itertools.count()
     return lambda: next(counter)

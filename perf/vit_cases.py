@@ -8,11 +8,11 @@ from torch import Tensor
 
 from perf.cases import Size
 from perf.epochs import epochs
-from perf.kmeans import clustered, inertia
-from perf.measure import Run
+from perf.kmeans import inertia, kmeans_centres
 from perf.memory import saved_for_backward
 from perf.plain_vit import PlainPrompted, PlainViT, plain_vit
-from perf.setup import Noise, Pair, PerfSetup, adamw, compare_losses, learned_by_name, training_step
+from perf.setup import Contenders, NoiseImages, PerfSetup, adamw, compare_losses, trainable_tensors, training_step
+from perf.timing import Work
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.data.suites import load_task
@@ -24,17 +24,17 @@ FEW = 16
 """Images whose tokens the check of drawn prototypes looks at."""
 
 
-def spt_step(lab: PerfSetup, size: Size, pooling: str = "cls") -> Pair:
+def spt_step(setup: PerfSetup, size: Size, pooling: str = "cls") -> Contenders:
     """A training step of deep prompts."""
-    method = _method(lab, "spt-deep", size.classes, pooling=pooling).train()
-    images, labels = lab.images(lab.vit, size.batch), lab.labels(size.batch, size.classes)
+    method = _method(setup, "spt-deep", size.classes, pooling=pooling).train()
+    images, labels = setup.images(setup.vit, size.batch), setup.labels(size.batch, size.classes)
 
     def make_plain() -> PlainPrompted:
-        return PlainPrompted(plain_vit(lab.vit), learned_by_name(method), average=pooling == "avg")
+        return PlainPrompted(plain_vit(setup.vit), trainable_tensors(method), average=pooling == "avg")
 
-    def plain_at(_: int) -> Run:
+    def plain_at(_: int) -> Work:
         plain = make_plain()
-        return partial(training_step(lab, lambda *batch: plain.loss(*batch)[0], adamw(plain)), images, labels)
+        return partial(training_step(setup, lambda *batch: plain.loss(*batch)[0], adamw(plain)), images, labels)
 
     def ours() -> tuple[Tensor, Tensor | None]:
         terms = method.loss(images, labels)
@@ -47,51 +47,53 @@ def spt_step(lab: PerfSetup, size: Size, pooling: str = "cls") -> Pair:
     def activations() -> Mapping[str, int]:
         plain = make_plain()
         return {
-            "plain": _saved(lab, plain, lambda: plain.loss(images, labels)[0]) // size.batch,
-            "ours": _saved(lab, method, lambda: ours()[0]) // size.batch,
+            "plain": _saved(setup, plain, lambda: plain.loss(images, labels)[0]) // size.batch,
+            "ours": _saved(setup, method, lambda: ours()[0]) // size.batch,
         }
 
-    step = training_step(lab, lambda *batch: method.loss(*batch).total, adamw(method))
-    return Pair(partial(step, images, labels), plain_at, compare, size.batch, activations)
+    step = training_step(setup, lambda *batch: method.loss(*batch).total, adamw(method))
+    return Contenders(partial(step, images, labels), plain_at, compare, size.batch, activations)
 
 
-def spt_average(lab: PerfSetup, size: Size) -> Pair:
+def spt_average(setup: PerfSetup, size: Size) -> Contenders:
     """The same with the mean over prompts and patches."""
-    return spt_step(lab, size, "avg")
+    return spt_step(setup, size, "avg")
 
 
-def linear_epoch(lab: PerfSetup, size: Size) -> Pair:
+def linear_epoch(setup: PerfSetup, size: Size) -> Contenders:
     """An epoch of a linear probe on the class token over fixed views."""
-    method = _method(lab, "linear", size.classes, pooling="cls").train()
-    return epochs(lab, size, method, lambda: PlainPrompted(plain_vit(lab.vit), learned_by_name(method), average=False))
+    method = _method(setup, "linear", size.classes, pooling="cls").train()
+    return epochs(
+        setup, size, method, lambda: PlainPrompted(plain_vit(setup.vit), trainable_tensors(method), average=False)
+    )
 
 
-def prototypes(lab: PerfSetup, size: Size) -> Pair:
+def prototypes(setup: PerfSetup, size: Size) -> Contenders:
     """Prompts drawn from the tokens of all images."""
-    method = _method(lab, "spt-deep", 2)
-    plain, count = plain_vit(lab.vit), method.options.prompts
-    side = lab.vit.vision.image_size
+    method = _method(setup, "spt-deep", 2)
+    plain, count = plain_vit(setup.vit), method.options.prompts
+    side = setup.vit.vision.image_size
 
-    def plain_at(images: int) -> Run:
-        noise = Noise(images, side)
+    def plain_at(images: int) -> Work:
+        noise = NoiseImages(images, side)
 
         def run() -> Tensor:
-            return drawn(plain.collect(noise.batch(range(images)).to(lab.device)), count)
+            return random_tokens(plain.collect(noise.batch(range(images)).to(setup.device)), count)
 
         return run
 
     def compare() -> Mapping[str, float]:
-        few = Noise(FEW, side)
-        _prepare(lab, method, few)
+        few = NoiseImages(FEW, side)
+        _prepare(setup, method, few)
         with torch.no_grad():
-            tokens = plain.collect(few.batch(range(FEW)).to(lab.device)).flatten(1, 2)
+            tokens = plain.collect(few.batch(range(FEW)).to(setup.device)).flatten(1, 2)
             nearest = torch.cdist(method.get_parameter("prompts"), tokens, compute_mode="donot_use_mm_for_euclid_dist")
             return {"tokens": float((nearest.min(dim=-1).values / tokens.norm(dim=-1).amax(dim=-1)[:, None]).max())}
 
-    return Pair(lambda: _prepare(lab, method, Noise(size.images, side)), plain_at, compare, size.images)
+    return Contenders(lambda: _prepare(setup, method, NoiseImages(size.images, side)), plain_at, compare, size.images)
 
 
-def drawn(tokens: Tensor, count: int) -> Tensor:
+def random_tokens(tokens: Tensor, count: int) -> Tensor:
     """Some of each layer's tokens, (layers, B, N, D) to (layers, count, D), as released: by sorting random keys."""
     rows = tokens.flatten(1, 2)
     keys = torch.rand(rows.shape[:2], device=rows.device)
@@ -99,23 +101,23 @@ def drawn(tokens: Tensor, count: int) -> Tensor:
     return rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def kmeans(lab: PerfSetup, size: Size) -> Pair:
+def kmeans(setup: PerfSetup, size: Size) -> Contenders:
     """k-means centres of real pictures' tokens, and how much worse ours are than those of all tokens."""
-    method = _method(lab, "spt-kmeans", 2)
-    plain, count = plain_vit(lab.vit), method.options.prompts
+    method = _method(setup, "spt-kmeans", 2)
+    plain, count = plain_vit(setup.vit), method.options.prompts
     items = load_task("embedded/animals").dataset.train
     spread = [items[number * len(items) // size.images] for number in range(size.images)]
-    batches = Batches(spread, ImageStore(), eval_transform(lab.vit.preprocess), 32, shuffle=False)
+    batches = Batches(spread, ImageStore(), eval_transform(setup.vit.preprocess), 32, shuffle=False)
 
     def tokens() -> Tensor:
-        return _collected(plain, batches, lab).flatten(1, 2)
+        return _collected(plain, batches, setup).flatten(1, 2)
 
     def ours() -> Tensor:
-        _prepare(lab, method, batches)
+        _prepare(setup, method, batches)
         return method.get_parameter("prompts").detach()
 
     def theirs() -> Tensor:
-        return torch.stack([clustered(layer, count) for layer in tokens()])
+        return torch.stack([kmeans_centres(layer, count) for layer in tokens()])
 
     def compare() -> Mapping[str, float]:
         rows = tokens()
@@ -123,32 +125,32 @@ def kmeans(lab: PerfSetup, size: Size) -> Pair:
         losses = [inertia(layer, own) / inertia(layer, full) - 1 for layer, own, full in pairs]
         return {"inertia": max(0.0, *losses)}
 
-    return Pair(ours, lambda _: theirs, compare, size.images)
+    return Contenders(ours, lambda _: theirs, compare, size.images)
 
 
 @torch.no_grad()
-def _collected(plain: PlainViT, batches: Batches, lab: PerfSetup) -> Tensor:
+def _collected(plain: PlainViT, batches: Batches, setup: PerfSetup) -> Tensor:
     """The tokens of all images, (layers, B, N, D)."""
-    return torch.cat([plain.collect(images.to(lab.device)) for images, *_ in batches.epoch(0)], dim=1)
+    return torch.cat([plain.collect(images.to(setup.device)) for images, *_ in batches.epoch(0)], dim=1)
 
 
-def _prepare(lab: PerfSetup, method: Method, source: Noise | TrainingSource) -> None:
+def _prepare(setup: PerfSetup, method: Method, source: NoiseImages | TrainingSource) -> None:
     """Start the prompts from the images, always with the same random numbers."""
-    with lab.autocast():
+    with setup.autocast():
         method.prepare(source, torch.Generator().manual_seed(0))  # type: ignore[arg-type]  # SPT asks for images alone
 
 
-def _saved(lab: PerfSetup, module: Method | PlainPrompted, loss: Callable[[], Tensor]) -> int:
+def _saved(setup: PerfSetup, module: Method | PlainPrompted, loss: Callable[[], Tensor]) -> int:
     """Bytes that a forward pass keeps for the backward pass."""
-    with saved_for_backward(module, lab.vit.vision) as kept, lab.autocast():
+    with saved_for_backward(module, setup.vit.vision) as kept, setup.autocast():
         total = loss()
     found = sum(kept.values())
     del total
     return found
 
 
-def _method(lab: PerfSetup, name: str, classes: int, **options: object) -> Method:
+def _method(setup: PerfSetup, name: str, classes: int, **options: object) -> Method:
     """The method of a recipe with some options changed."""
     recipe = load_recipe(name)
     names = [f"class {number}" for number in range(classes)]
-    return build_method(recipe.method, lab.vit, names, **{**recipe.options, **options}).to(lab.device)
+    return build_method(recipe.method, setup.vit, names, **{**recipe.options, **options}).to(setup.device)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from perf.arithmetic import Rate, best, count_operations, matmul_rate
-from perf.compare import difference, gradient_difference, gradients, worst
-from perf.measure import Clock, Lap, Spread, alternate, anchors, extrapolated, ratios
+from perf.arithmetic import Rate, best_rate, count_operations, matmul_rate
+from perf.compare import difference, gradient_difference, gradients, max_or_nan
 from perf.memory import (
-    account_can_be_reset,
     available_memory,
+    can_reset_peak,
     peak_in_child,
     peak_memory,
     saved_for_backward,
 )
+from perf.timing import Clock, Lap, MedianRange, extrapolate, probe_sizes, ratio_range, time_alternately
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -47,28 +47,28 @@ class Time:
 def test_contenders_take_turns_and_change_their_order() -> None:
     time = Time()
     runs = {"plain": time.contender("A", 3.0), "ours": time.contender("B", 1.0, threads=2)}
-    laps = alternate(runs, rounds=4, seconds=0, clock=time.clock())
+    laps = time_alternately(runs, rounds=4, seconds=0, clock=time.clock())
     assert "".join(time.calls) == "AB" + "ABBAABBA"  # a first run of each warms up
     assert laps == {"plain": [Lap(3, 3)] * 4, "ours": [Lap(1, 2)] * 4}
-    assert ratios([one.wall for one in laps["plain"]], [one.wall for one in laps["ours"]]) == Spread(3, 3, 3)
+    assert ratio_range([one.wall for one in laps["plain"]], [one.wall for one in laps["ours"]]) == MedianRange(3, 3, 3)
     assert time.waits >= len(time.calls)  # work that a device still does belongs to who started it
 
 
 def test_rounds_go_on_while_there_is_time() -> None:
     time = Time()
-    laps = alternate({"a": time.contender("a", 1.0)}, rounds=2, seconds=7.5, clock=time.clock())
+    laps = time_alternately({"a": time.contender("a", 1.0)}, rounds=2, seconds=7.5, clock=time.clock())
     assert len(laps["a"]) == 8
 
 
 def test_rounds_end_where_no_time_seems_to_pass() -> None:
     time = Time()
-    laps = alternate({"a": time.contender("a", 0.0)}, rounds=2, seconds=1.0, clock=time.clock())
+    laps = time_alternately({"a": time.contender("a", 0.0)}, rounds=2, seconds=1.0, clock=time.clock())
     assert 2 <= len(laps["a"]) <= 1000
 
 
 def test_short_work_is_repeated_within_a_measurement() -> None:
     time = Time()
-    laps = alternate({"a": time.contender("a", 0.01)}, rounds=2, seconds=0, clock=time.clock())
+    laps = time_alternately({"a": time.contender("a", 0.01)}, rounds=2, seconds=0, clock=time.clock())
     assert len(time.calls) == 1 + 2 * 5
     assert [one.wall for one in laps["a"]] == pytest.approx([0.01, 0.01])
 
@@ -76,37 +76,37 @@ def test_short_work_is_repeated_within_a_measurement() -> None:
 def test_one_round_runs_once_and_ticks() -> None:
     time, ticks = Time(), []
     runs = {name: time.contender(name, 0.001) for name in "ab"}
-    alternate(runs, rounds=1, seconds=0, clock=time.clock(), tick=lambda: ticks.append(1))
+    time_alternately(runs, rounds=1, seconds=0, clock=time.clock(), tick=lambda: ticks.append(1))
     assert time.calls == ["a", "b"]
     assert len(ticks) == 2
 
 
 def test_no_rounds() -> None:
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-        alternate({}, rounds=0, seconds=1)
+        time_alternately({}, rounds=0, seconds=1)
 
 
 def test_ratios_are_of_the_rounds() -> None:
-    assert ratios([2.0, 9.0, 4.0], [1.0, 3.0, 1.0]) == Spread(3, 2, 4)
+    assert ratio_range([2.0, 9.0, 4.0], [1.0, 3.0, 1.0]) == MedianRange(3, 2, 4)
 
 
 def test_extrapolation_is_a_straight_line_that_never_falls() -> None:
-    assert extrapolated((50, 100), (2.0, 3.0), 1000) == pytest.approx(21.0)
-    assert extrapolated((50, 100), (2.0, 3.0), 100) == 3.0
-    assert extrapolated((50, 100), (3.0, 2.9), 1000) == 2.9  # noise must not promise less for more
+    assert extrapolate((50, 100), (2.0, 3.0), 1000) == pytest.approx(21.0)
+    assert extrapolate((50, 100), (2.0, 3.0), 100) == 3.0
+    assert extrapolate((50, 100), (3.0, 2.9), 1000) == 2.9  # noise must not promise less for more
     for sizes in ((100, 50), (50, 50), (600, 1200)):
         with pytest.raises(ValueError, match="two growing sizes below 1000"):
-            extrapolated(sizes, (1.0, 2.0), 1000)
+            extrapolate(sizes, (1.0, 2.0), 1000)
 
 
 def test_anchors_fit_into_memory() -> None:
-    assert anchors(1e9, 50) == (50, 200)
-    assert anchors(249, 50) == (50, 150)
-    assert anchors(60, 50) == (50, 100), "two have been run before anybody asks"
-    assert all(high > low > 0 for low, high in (anchors(fits, 16) for fits in (0, 40, 1000)))
+    assert probe_sizes(1e9, 50) == (50, 200)
+    assert probe_sizes(249, 50) == (50, 150)
+    assert probe_sizes(60, 50) == (50, 100), "two have been run before anybody asks"
+    assert all(high > low > 0 for low, high in (probe_sizes(fits, 16) for fits in (0, 40, 1000)))
 
 
-@pytest.mark.skipif(not account_can_be_reset(), reason="the system does not reset a process's peak")
+@pytest.mark.skipif(not can_reset_peak(), reason="the system does not reset a process's peak")
 def test_peak_memory_is_what_a_run_holds_at_once() -> None:
     kept: list[torch.Tensor] = []
 
@@ -162,7 +162,7 @@ def test_matmul_rate_is_the_best_try() -> None:
     clock = Clock(lambda: next(times), lambda: 0.0)
     rate = matmul_rate(CPU, torch.float32, clock, side=8, tries=2)
     assert rate.wall == pytest.approx(2 * 8**3 / 2.0)
-    assert best(Rate(1, 4), Rate(3, 2)) == Rate(3, 4)
+    assert best_rate(Rate(1, 4), Rate(3, 2)) == Rate(3, 4)
 
 
 def test_differences_are_relative_to_the_largest_entry() -> None:
@@ -172,8 +172,8 @@ def test_differences_are_relative_to_the_largest_entry() -> None:
     assert difference(torch.ones(2), torch.zeros(2)) == 1
     for plain in (torch.tensor([1.0, float("nan")]), torch.ones(3)):
         assert difference(plain, ours) != difference(plain, ours)  # not a number
-    assert worst([1.0, 2.0]) == 2
-    assert worst([1.0, float("nan"), 2.0]) != 2
+    assert max_or_nan([1.0, 2.0]) == 2
+    assert max_or_nan([1.0, float("nan"), 2.0]) != 2
 
 
 def test_gradients_of_numbers_that_stand_alone_count_as_one_vector() -> None:

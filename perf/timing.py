@@ -10,7 +10,7 @@ ROUND = 0.05
 """Seconds that one measurement takes at least: shorter work is repeated within it."""
 MOST_ROUNDS = 101
 
-Run = Callable[[], object]
+Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Clock:
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
-    wait: Run = field(default=lambda: None)
+    wait: Work = field(default=lambda: None)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Lap:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MedianRange:
     """The median of some numbers with the smallest and the largest."""
 
     median: float
@@ -45,11 +45,11 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
+    def of(cls, values: Sequence[float]) -> "MedianRange":
         return cls(statistics.median(values), min(values), max(values))
 
 
-def lap(run: Run, repeats: int, clock: Clock) -> Lap:
+def time_work(run: Work, repeats: int, clock: Clock) -> Lap:
     """Time some runs in a row; seconds of one."""
     clock.wait()
     wall, cpu = clock.wall(), clock.cpu()
@@ -59,21 +59,21 @@ def lap(run: Run, repeats: int, clock: Clock) -> Lap:
     return Lap((clock.wall() - wall) / repeats, (clock.cpu() - cpu) / repeats)
 
 
-def alternate(
-    contenders: Mapping[str, Run],
+def time_alternately(
+    runs: Mapping[str, Work],
     *,
     rounds: int,
     seconds: float,
     clock: Clock | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Lap]]:
-    """Time contenders by turns: A B, B A, A B, ..., so that what else the machine does meets all of them alike.
+    """Time runs by turns: A B, B A, A B, ..., so that what else the machine does meets all of them alike.
 
     Where there are several rounds, a first run of each warms up and tells how often short work is repeated within a
     measurement.
 
     Args:
-        contenders: What to run, by name.
+        runs: What to run, by name.
         rounds: How many rounds at least.
         seconds: Go on with further rounds for so long.
         clock: Where the time comes from.
@@ -88,26 +88,26 @@ def alternate(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
     clock = clock or Clock()
-    repeats = dict.fromkeys(contenders, 1)
+    repeats = dict.fromkeys(runs, 1)
     if rounds > 1:
-        for name, run in contenders.items():
-            repeats[name] = max(1, math.ceil(ROUND / max(lap(run, 1, clock).wall, ROUND / 1000)))
-    laps: dict[str, list[Lap]] = {name: [] for name in contenders}
+        for name, run in runs.items():
+            repeats[name] = max(1, math.ceil(ROUND / max(time_work(run, 1, clock).wall, ROUND / 1000)))
+    laps: dict[str, list[Lap]] = {name: [] for name in runs}
     start, done = clock.wall(), 0
     while done < rounds or (clock.wall() - start < seconds and done < MOST_ROUNDS):
-        for name in list(contenders)[:: 1 if done % 2 == 0 else -1]:
-            laps[name].append(lap(contenders[name], repeats[name], clock))
+        for name in list(runs)[:: 1 if done % 2 == 0 else -1]:
+            laps[name].append(time_work(runs[name], repeats[name], clock))
             tick()
         done += 1
     return laps
 
 
-def ratios(plain: Sequence[float], ours: Sequence[float]) -> Spread:
+def ratio_range(plain: Sequence[float], ours: Sequence[float]) -> MedianRange:
     """How many times as long the plain baseline takes, round by round."""
-    return Spread.of([one / other for one, other in zip(plain, ours, strict=True)])
+    return MedianRange.of([one / other for one, other in zip(plain, ours, strict=True)])
 
 
-def extrapolated(sizes: tuple[int, int], values: tuple[float, float], size: int) -> float:
+def extrapolate(sizes: tuple[int, int], values: tuple[float, float], size: int) -> float:
     """The value at a size on the straight line through two measured ones; never below the larger one's.
 
     Raises:
@@ -119,7 +119,7 @@ def extrapolated(sizes: tuple[int, int], values: tuple[float, float], size: int)
     return max(high, high + (high - low) / (large - small) * (size - large))
 
 
-def anchors(fits: float, smallest: int) -> tuple[int, int]:
+def probe_sizes(fits: float, smallest: int) -> tuple[int, int]:
     """Two sizes to measure where the wanted one does not fit into memory: as far apart as that allows.
 
     Args:

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from perf import clip_cases, vit_cases
-from perf.arithmetic import Rate, best, count_operations, device_clock, matmul_rate
-from perf.cases import Entry, Size
-from perf.compare import worst
-from perf.measure import Lap, Run, Spread, alternate, anchors, extrapolated, ratios
-from perf.memory import account_can_be_reset, available_memory, peak_in_child, peak_memory
-from perf.setup import Pair, PerfSetup
+from perf.arithmetic import Rate, best_rate, count_operations, device_clock, matmul_rate
+from perf.cases import Case, Size
+from perf.compare import max_or_nan
+from perf.memory import available_memory, can_reset_peak, peak_in_child, peak_memory
+from perf.setup import Contenders, PerfSetup
+from perf.timing import Lap, MedianRange, Work, extrapolate, probe_sizes, ratio_range, time_alternately
 from selfprompt.inference.artifact import versions
 
-BUILDERS: dict[str, Callable[[PerfSetup, Size], Pair]] = {
+BUILDERS: dict[str, Callable[[PerfSetup, Size], Contenders]] = {
     "sep-step": clip_cases.sep_step,
     "sep-authors-step": clip_cases.sep_authors_step,
     "sep-text": clip_cases.sep_text,
@@ -45,7 +45,7 @@ LONGEST = 10.0
 
 
 @dataclass(frozen=True)
-class Effort:
+class TimeBudget:
     """How long to measure.
 
     Attributes:
@@ -58,8 +58,8 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of an entry.
+class Measurement:
+    """What was measured of an case.
 
     Attributes:
         differences: Of the results, by name, relative to their size.
@@ -76,13 +76,13 @@ class Row:
         laps: Seconds of every run by contender: pairs of wall and processor time.
     """
 
-    entry: Entry
+    case: Case
     differences: Mapping[str, float]
     equal: bool
     plain: float
     ours: float
-    faster: Spread
-    faster_cpu: Spread | None
+    faster: MedianRange
+    faster_cpu: MedianRange | None
     memory: Mapping[str, int | None]
     measured_at: tuple[int, ...]
     operations: int
@@ -93,47 +93,50 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values; what is no number is None."""
-        return _plain({**asdict(self), "name": str(self.entry)})
+        return _plain({**asdict(self), "name": str(self.case)})
 
 
-def measure(lab: PerfSetup, entry: Entry, effort: Effort, tell: Callable[[str], object] = lambda _: None) -> Row:
+def measure_case(
+    setup: PerfSetup, case: Case, budget: TimeBudget, tell: Callable[[str], object] = lambda _: None
+) -> Measurement:
     """Measure one row.
 
     Args:
-        lab: Where it is set up.
-        entry: What to measure.
-        effort: How long.
+        setup: Where it is set up.
+        case: What to measure.
+        budget: How long.
         tell: Called with what is being done.
     """
     tell("setting up")
-    build = BUILDERS[entry.case.name]
-    pair = build(lab, entry.size)
+    build = BUILDERS[case.workload.name]
+    contenders = build(setup, case.size)
     tell("comparing results")
-    differences = dict(pair.compare())
-    equal = worst(differences.values()) <= entry.case.tolerance
+    differences = dict(contenders.compare())
+    equal = max_or_nan(differences.values()) <= case.workload.tolerance
     tell("looking how large the baseline is")
-    sizes = baseline_sizes(lab, entry, pair)
-    contenders: dict[str, Run] = {f"plain at {size}": pair.plain_at(size) for size in sizes}
-    contenders["ours"] = pair.ours
-    clock = device_clock(lab.device)
+    sizes = baseline_sizes(setup, case, contenders)
+    runs: dict[str, Work] = {f"plain at {size}": contenders.plain_at(size) for size in sizes}
+    runs["ours"] = contenders.ours
+    clock = device_clock(setup.device)
     tell("timing")
-    effort = replace(effort, rounds=1, seconds=0.0) if entry.case.once else effort
-    laps = alternate(contenders, rounds=effort.rounds, seconds=effort.seconds, clock=clock)
+    budget = replace(budget, rounds=1, seconds=0.0) if case.workload.once else budget
+    laps = time_alternately(runs, rounds=budget.rounds, seconds=budget.seconds, clock=clock)
     tell("memory and arithmetic")
-    memory = _memory(lab, entry, pair, sizes, contenders)
-    operations = necessary_operations(lab, build(replace(lab, compile=False), entry.size) if lab.compile else pair)
-    own, plain = laps["ours"], _line(entry, sizes, [laps[name] for name in contenders if name != "ours"])
-    faster = ratios([one.wall for one in plain], [one.wall for one in own])
-    on_cpu = lab.device.type == "cpu"
-    wall = Spread.of([one.wall for one in own]).median
-    return Row(
-        entry=entry,
+    memory = _memory(setup, case, contenders, sizes, runs)
+    uncompiled = replace(setup, compile=False)
+    operations = necessary_operations(setup, build(uncompiled, case.size) if setup.compile else contenders)
+    own, plain = laps["ours"], _line(case, sizes, [laps[name] for name in runs if name != "ours"])
+    faster = ratio_range([one.wall for one in plain], [one.wall for one in own])
+    on_cpu = setup.device.type == "cpu"
+    wall = MedianRange.of([one.wall for one in own]).median
+    return Measurement(
+        case=case,
         differences=differences,
         equal=equal,
-        plain=pair.count / Spread.of([one.wall for one in plain]).median,
-        ours=pair.count / wall,
+        plain=contenders.count / MedianRange.of([one.wall for one in plain]).median,
+        ours=contenders.count / wall,
         faster=faster,
-        faster_cpu=ratios([one.cpu for one in plain], [one.cpu for one in own]) if on_cpu else None,
+        faster_cpu=ratio_range([one.cpu for one in plain], [one.cpu for one in own]) if on_cpu else None,
         memory=memory,
         measured_at=sizes if len(sizes) > 1 else (),
         operations=operations,
@@ -144,110 +147,110 @@ def measure(lab: PerfSetup, entry: Entry, effort: Effort, tell: Callable[[str], 
     )
 
 
-def necessary_operations(lab: PerfSetup, pair: Pair) -> int:
+def necessary_operations(setup: PerfSetup, contenders: Contenders) -> int:
     """Floating-point operations of a run of ours, without what it computes again to save memory.
 
     That is counted by giving it half of the free memory for once.
     """
-    if pair.method is None:
-        return count_operations(pair.ours)
-    usual = pair.method.memory
-    pair.method.memory = max(usual, (available_memory(lab.device) or 0) // 2)
+    if contenders.method is None:
+        return count_operations(contenders.ours)
+    usual = contenders.method.memory
+    contenders.method.memory = max(usual, (available_memory(setup.device) or 0) // 2)
     try:
-        return count_operations(pair.ours)
+        return count_operations(contenders.ours)
     finally:
-        pair.method.memory = usual
+        contenders.method.memory = usual
 
 
-def baseline_sizes(lab: PerfSetup, entry: Entry, pair: Pair) -> tuple[int, ...]:
-    """The sizes at which the plain baseline is run: the entry's own, or two smaller ones.
+def baseline_sizes(setup: PerfSetup, case: Case, contenders: Contenders) -> tuple[int, ...]:
+    """The sizes at which the plain baseline is run: the case's own, or two smaller ones.
 
     Smaller ones where it would not fit into memory, or take too long: its time and memory grow on straight lines.
     """
-    grows = entry.case.grows
+    grows = case.workload.grows
     if not grows:
         return (0,)
-    size, smallest = getattr(entry.size, grows), SMALLEST[grows]
+    size, smallest = getattr(case.size, grows), SMALLEST[grows]
     if size <= 2 * smallest:
         return (size,)
     probes = (smallest, 2 * smallest)
     needs, seconds = [], []
     for probe in probes:
-        run, start = pair.plain_at(probe), time.perf_counter()
-        needs.append(_peak(lab, entry, "plain", probe, run))
+        run, start = contenders.plain_at(probe), time.perf_counter()
+        needs.append(_peak(setup, case, "plain", probe, run))
         seconds.append(time.perf_counter() - start)
-    free = available_memory(lab.device)
+    free = available_memory(setup.device)
     if needs[0] is None or needs[1] is None or free is None:
         return probes
     fits = probes[1] + (SHARE * free - needs[1]) / max(1.0, (needs[1] - needs[0]) / smallest)
-    short = extrapolated(probes, (seconds[0], seconds[1]), size) <= LONGEST
-    return (size,) if fits >= size and short else anchors(fits, smallest)
+    short = extrapolate(probes, (seconds[0], seconds[1]), size) <= LONGEST
+    return (size,) if fits >= size and short else probe_sizes(fits, smallest)
 
 
-def _line(entry: Entry, sizes: Sequence[int], laps: Sequence[Sequence[Lap]]) -> list[Lap]:
-    """The plain laps at the entry's own size, round by round."""
+def _line(case: Case, sizes: Sequence[int], laps: Sequence[Sequence[Lap]]) -> list[Lap]:
+    """The plain laps at the case's own size, round by round."""
     if len(sizes) == 1:
         return list(laps[0])
-    wanted = getattr(entry.size, entry.case.grows)
+    wanted = getattr(case.size, case.workload.grows)
     ends = (sizes[0], sizes[1])
     return [
-        Lap(extrapolated(ends, (low.wall, high.wall), wanted), extrapolated(ends, (low.cpu, high.cpu), wanted))
+        Lap(extrapolate(ends, (low.wall, high.wall), wanted), extrapolate(ends, (low.cpu, high.cpu), wanted))
         for low, high in zip(*laps, strict=True)
     ]
 
 
 def _memory(
-    lab: PerfSetup, entry: Entry, pair: Pair, sizes: Sequence[int], contenders: Mapping[str, Run]
+    setup: PerfSetup, case: Case, contenders: Contenders, sizes: Sequence[int], runs: Mapping[str, Work]
 ) -> dict[str, int | None]:
-    """Memory of both contenders at the entry's size."""
-    if entry.case.memory == "activations":
-        assert pair.activations is not None
-        return dict(pair.activations())
-    ours = _peak(lab, entry, "ours", 0, contenders["ours"])
-    plain = [_peak(lab, entry, "plain", size, contenders[f"plain at {size}"]) for size in sizes]
+    """Memory of both contenders at the case's size."""
+    if case.workload.memory == "activations":
+        assert contenders.activations is not None
+        return dict(contenders.activations())
+    ours = _peak(setup, case, "ours", 0, runs["ours"])
+    plain = [_peak(setup, case, "plain", size, runs[f"plain at {size}"]) for size in sizes]
     known = [value for value in plain if value is not None]
     if len(known) < len(sizes):
         return {"plain": None, "ours": ours}
     if len(sizes) == 1:
         return {"plain": known[0], "ours": ours}
-    wanted = getattr(entry.size, entry.case.grows)
-    return {"plain": int(extrapolated((sizes[0], sizes[1]), (known[0], known[1]), wanted)), "ours": ours}
+    wanted = getattr(case.size, case.workload.grows)
+    return {"plain": int(extrapolate((sizes[0], sizes[1]), (known[0], known[1]), wanted)), "ours": ours}
 
 
-def _peak(lab: PerfSetup, entry: Entry, who: str, size: int, run: Run) -> int | None:
+def _peak(setup: PerfSetup, case: Case, who: str, size: int, run: Work) -> int | None:
     """Peak memory of a contender, here or, where the account cannot be reset, in a process of its own."""
-    if lab.device.type == "cuda" or account_can_be_reset():
-        return peak_memory(run, lab.device)
-    return peak_in_child(in_child, lab, entry, who, size)
+    if setup.device.type == "cuda" or can_reset_peak():
+        return peak_memory(run, setup.device)
+    return peak_in_child(work_in_child, setup, case, who, size)
 
 
-def in_child(lab: PerfSetup, entry: Entry, who: str, size: int) -> tuple[Run, Run]:
+def work_in_child(setup: PerfSetup, case: Case, who: str, size: int) -> tuple[Work, Work]:
     """What a process of its own runs: nothing before, then one contender."""
-    pair = BUILDERS[entry.case.name](lab, entry.size)
-    return lambda: None, pair.ours if who == "ours" else pair.plain_at(size)
+    contenders = BUILDERS[case.workload.name](setup, case.size)
+    return lambda: None, contenders.ours if who == "ours" else contenders.plain_at(size)
 
 
-def judged(row: Row, peak: Rate, lab: PerfSetup) -> Row:
+def with_targets(row: Measurement, peak: Rate, setup: PerfSetup) -> Measurement:
     """The row with its share of the machine's matmul rate, and the targets that hold here."""
-    wall = Spread.of([one.wall for one in row.laps["ours"]]).median
-    cpu = Spread.of([one.cpu for one in row.laps["ours"]]).median
-    on_cpu = lab.device.type == "cpu"
+    wall = MedianRange.of([one.wall for one in row.laps["ours"]]).median
+    cpu = MedianRange.of([one.cpu for one in row.laps["ours"]]).median
+    on_cpu = setup.device.type == "cpu"
     row = replace(
         row,
         of_peak=row.operations / wall / peak.wall,
         of_peak_cpu=row.operations / cpu / peak.cpu if on_cpu and cpu else None,
     )
-    return replace(row, met=targets_met(row) if targets_hold(lab) else {})
+    return replace(row, met=targets_met(row) if targets_hold(setup) else {})
 
 
-def targets_hold(lab: PerfSetup) -> bool:
+def targets_hold(setup: PerfSetup) -> bool:
     """Whether the targets were set for what is measured: ViT-B's shapes on a CPU in float32."""
-    return lab.shape.startswith("ViT-B") and lab.device.type == "cpu" and lab.precision == "32-true"
+    return setup.shape.startswith("ViT-B") and setup.device.type == "cpu" and setup.precision == "32-true"
 
 
-def targets_met(row: Row) -> dict[str, bool]:
+def targets_met(row: Measurement) -> dict[str, bool]:
     """Each target of the row by name, and whether it is reached; one that could not be measured is left out."""
-    target, plain, ours = row.entry.target, row.memory["plain"], row.memory["ours"]
+    target, plain, ours = row.case.target, row.memory["plain"], row.memory["ours"]
     met = {}
     if target.faster is not None:
         met["faster"] = row.faster.median >= target.faster
@@ -260,48 +263,48 @@ def targets_met(row: Row) -> dict[str, bool]:
     return met
 
 
-def measure_all(
-    lab: PerfSetup,
-    entries: Sequence[Entry],
-    effort: Effort,
+def measure_cases(
+    setup: PerfSetup,
+    cases: Sequence[Case],
+    budget: TimeBudget,
     *,
-    tell: Callable[[Entry, str], object] = lambda entry, doing: None,
-    done: Callable[[Row], object] = lambda row: None,
+    tell: Callable[[Case, str], object] = lambda case, doing: None,
+    done: Callable[[Measurement], object] = lambda row: None,
 ) -> dict[str, Any]:
     """Measure rows, and the machine's matmul rate before and after them.
 
     Args:
-        lab: Where they are set up.
-        entries: What to measure.
-        effort: How long, each.
+        setup: Where they are set up.
+        cases: What to measure.
+        budget: How long, each.
         tell: Called with what is being done.
         done: Called with each finished row, before its share of the matmul rate is known.
 
     Returns:
-        ``rows``: records of ``Row``; ``peak``: matmul rates; ``settings``, ``machine`` and ``versions``: how and where.
+        ``rows``: records of ``Measurement``; ``peak``: matmul rates; ``settings``, ``machine`` and ``versions``.
     """
-    clock = device_clock(lab.device)
-    rates = [matmul_rate(lab.device, lab.dtype, clock)]
+    clock = device_clock(setup.device)
+    rates = [matmul_rate(setup.device, setup.dtype, clock)]
     rows = []
-    for entry in entries:
-        rows.append(measure(lab, entry, effort, partial(tell, entry)))
+    for case in cases:
+        rows.append(measure_case(setup, case, budget, partial(tell, case)))
         done(rows[-1])
-    rates.append(matmul_rate(lab.device, lab.dtype, clock))
-    peak = best(*rates)
+    rates.append(matmul_rate(setup.device, setup.dtype, clock))
+    peak = best_rate(*rates)
     return {
         "settings": {
-            "backbone": lab.shape,
-            "device": str(lab.device),
-            "precision": lab.precision,
-            "compile": lab.compile,
+            "backbone": setup.shape,
+            "device": str(setup.device),
+            "precision": setup.precision,
+            "compile": setup.compile,
             "threads": torch.get_num_threads(),
-            "targets_hold": targets_hold(lab),
-            **asdict(effort),
+            "targets_hold": targets_hold(setup),
+            **asdict(budget),
         },
-        "machine": machine(lab.device),
+        "machine": machine(setup.device),
         "versions": versions(),
         "peak": {"first": asdict(rates[0]), "last": asdict(rates[-1]), "best": asdict(peak)},
-        "rows": [judged(row, peak, lab).to_json() for row in rows],
+        "rows": [with_targets(row, peak, setup).to_json() for row in rows],
     }
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from perf import run as measuring
+from perf import measurement as measuring
 from perf.__main__ import main
 from perf.arithmetic import SIDE, Rate
-from perf.cases import CASES, Entry, Size, Target, entries
+from perf.cases import WORKLOADS, Case, Size, Target, select_cases
 from perf.command import remarks, results_table
-from perf.measure import Clock, Lap
+from perf.measurement import BUILDERS, TimeBudget, measure_case, targets_met, with_targets
 from perf.names import class_names
 from perf.plain_sep import PlainFusion
 from perf.plots import ratio_bars
-from perf.run import BUILDERS, Effort, judged, measure, targets_met
-from perf.setup import Noise, Pair, PerfSetup
+from perf.setup import Contenders, NoiseImages, PerfSetup
+from perf.timing import Clock, Lap
 from selfprompt.cli.console import make_console
 
 TINY = {
@@ -35,15 +35,15 @@ TINY = {
     "prototypes": Size(images=4),
     "predict": Size(3, 2, 4),
 }
-ONCE = Effort(1, 0.0)
+ONCE = TimeBudget(1, 0.0)
 
 
-def entry_of(name: str, size: Size, target: Target | None = None) -> Entry:
-    return Entry(entries([name])[0].case, size, target or Target())
+def case_of(name: str, size: Size, target: Target | None = None) -> Case:
+    return Case(select_cases([name])[0].workload, size, target or Target())
 
 
 @pytest.fixture(scope="module")
-def lab() -> PerfSetup:
+def perf_setup() -> PerfSetup:
     return PerfSetup()
 
 
@@ -53,34 +53,34 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_both_contenders_say_the_same(lab: PerfSetup, name: str) -> None:
-    pair = BUILDERS[name](lab, TINY[name])
-    assert max(pair.compare().values()) <= 1e-4
-    pair.plain_at(TINY[name].classes or TINY[name].images)()
-    pair.ours()
+def test_both_contenders_say_the_same(perf_setup: PerfSetup, name: str) -> None:
+    contenders = BUILDERS[name](perf_setup, TINY[name])
+    assert max(contenders.compare().values()) <= 1e-4
+    contenders.plain_at(TINY[name].classes or TINY[name].images)()
+    contenders.ours()
 
 
 def test_every_case_can_be_built() -> None:
-    assert set(BUILDERS) == {case.name for case in CASES}
+    assert set(BUILDERS) == {workload.name for workload in WORKLOADS}
     assert set(TINY) | {"kmeans"} == set(BUILDERS)
 
 
-def test_many_classes_are_compared_in_chunks(lab: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_classes_are_compared_in_chunks(perf_setup: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perf.clip_cases.CHUNK", 3)
-    assert max(BUILDERS["sep-step"](lab, Size(7, 2)).compare().values()) <= 1e-4
-    assert max(BUILDERS["coop-text"](lab, Size(7)).compare().values()) <= 1e-4
+    assert max(BUILDERS["sep-step"](perf_setup, Size(7, 2)).compare().values()) <= 1e-4
+    assert max(BUILDERS["coop-text"](perf_setup, Size(7)).compare().values()) <= 1e-4
 
 
 @pytest.mark.slow
-def test_kmeans_start_is_nearly_as_good_as_full_kmeans(lab: PerfSetup) -> None:
-    found = BUILDERS["kmeans"](lab, Size(images=16)).compare()
+def test_kmeans_start_is_nearly_as_good_as_full_kmeans(perf_setup: PerfSetup) -> None:
+    found = BUILDERS["kmeans"](perf_setup, Size(images=16)).compare()
     assert 0 <= found["inertia"] <= 0.05
 
 
-def test_compare_sees_a_changed_result(lab: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = BUILDERS["sep-images"](lab, Size(4, 2))
+def test_compare_sees_a_changed_result(perf_setup: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    contenders = BUILDERS["sep-images"](perf_setup, Size(4, 2))
     monkeypatch.setattr(PlainFusion, "forward", lambda self, tokens, prompts: tokens)
-    assert max(pair.compare().values()) > 1e-4
+    assert max(contenders.compare().values()) > 1e-4
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_results_are_compared_in_float32_whatever_is_measured(tmp_path: Path) ->
 def test_command_fails_where_results_differ(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(BUILDERS, "sep-text", lambda lab, size: fake_pair({"features": 0.5}))
+    monkeypatch.setitem(BUILDERS, "sep-text", lambda setup, size: fake_contenders({"features": 0.5}))
     assert main(["--cases", "sep-text", "--rounds", "1", "--seconds", "0", "--out", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "results differ by more than 0.0001: features 5.0e-01" in text
@@ -130,7 +130,7 @@ def test_list_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["--list"]) == 0
     text = capsys.readouterr().out
-    assert all(case.name in text for case in CASES)
+    assert all(workload.name in text for workload in WORKLOADS)
     assert "3.3 times as fast" in text
 
 
@@ -170,7 +170,7 @@ def test_lab_refuses_what_it_does_not_know() -> None:
 
 
 def test_sizes_replace_the_cases_own_and_keep_targets_of_that_very_size() -> None:
-    rows = entries(["sep-step", "sep-text", "prototypes"], [100, 50], [4])
+    rows = select_cases(["sep-step", "sep-text", "prototypes"], [100, 50], [4])
     assert [(row.size.classes, row.size.batch, row.target.faster) for row in rows] == [
         (100, 4, 3.3),
         (50, 4, None),
@@ -192,14 +192,14 @@ def test_class_names_differ_and_grow() -> None:
 
 
 def test_noise_is_the_same_image_each_time() -> None:
-    noise = Noise(5, (4, 4))
+    noise = NoiseImages(5, (4, 4))
     assert torch.equal(noise.batch([1, 3])[1], noise.batch([3])[0])
     assert not torch.equal(noise.batch([1]), noise.batch([3]))
 
 
-def fake_pair(differences: dict[str, float]) -> Pair:
+def fake_contenders(differences: dict[str, float]) -> Contenders:
     """Contenders that do nothing."""
-    return Pair(lambda: None, lambda size: lambda: None, lambda: differences, 10)
+    return Contenders(lambda: None, lambda size: lambda: None, lambda: differences, 10)
 
 
 class Growing:
@@ -208,73 +208,75 @@ class Growing:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         self.now, self.memory = 0.0, 0
         clock = Clock(lambda: self.now, lambda: self.now)
-        monkeypatch.setitem(BUILDERS, "sep-text", lambda lab, size: self.pair())
+        monkeypatch.setitem(BUILDERS, "sep-text", lambda setup, size: self.contenders())
         monkeypatch.setattr(measuring, "available_memory", lambda device: free)
         monkeypatch.setattr(measuring, "peak_memory", self.peak)
-        monkeypatch.setattr(measuring, "account_can_be_reset", lambda: True)
+        monkeypatch.setattr(measuring, "can_reset_peak", lambda: True)
         monkeypatch.setattr(measuring, "device_clock", lambda device: clock)
 
     def peak(self, run: Any, device: Any) -> int:
         run()
         return self.memory
 
-    def pair(self) -> Pair:
+    def contenders(self) -> Contenders:
         def plain_at(size: int) -> Any:
             return lambda: self.spend(1 + size / 100, 10 * size)
 
-        return Pair(lambda: self.spend(1.0, 500), plain_at, lambda: {"features": 0.0}, 10)
+        return Contenders(lambda: self.spend(1.0, 500), plain_at, lambda: {"features": 0.0}, 10)
 
     def spend(self, seconds: float, memory: int) -> None:
         self.now, self.memory = self.now + seconds, memory
 
 
-def growing_row(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup, free: int) -> measuring.Row:
+def growing_row(monkeypatch: pytest.MonkeyPatch, perf_setup: PerfSetup, free: int) -> measuring.Measurement:
     Growing(monkeypatch, free)
-    return measure(lab, entry_of("sep-text", Size(1000)), ONCE)
+    return measure_case(perf_setup, case_of("sep-text", Size(1000)), ONCE)
 
 
-def test_a_baseline_that_does_not_fit_is_extrapolated(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup) -> None:
-    row = growing_row(monkeypatch, lab, free=5000)
+def test_a_baseline_that_does_not_fit_is_extrapolated(monkeypatch: pytest.MonkeyPatch, perf_setup: PerfSetup) -> None:
+    row = growing_row(monkeypatch, perf_setup, free=5000)
     assert row.measured_at == (50, 200)
     assert row.faster.median == pytest.approx(11.0)  # 1 + 1000 / 100 seconds against one
     assert row.memory == {"plain": 10_000, "ours": 500}
 
 
-def test_with_less_room_smaller_sizes_are_measured(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup) -> None:
-    row = growing_row(monkeypatch, lab, free=2000)
+def test_with_less_room_smaller_sizes_are_measured(monkeypatch: pytest.MonkeyPatch, perf_setup: PerfSetup) -> None:
+    row = growing_row(monkeypatch, perf_setup, free=2000)
     assert row.measured_at == (50, 100)
     assert row.memory == {"plain": 10_000, "ours": 500}
 
 
-def test_a_baseline_that_fits_is_run(monkeypatch: pytest.MonkeyPatch, lab: PerfSetup) -> None:
-    row = growing_row(monkeypatch, lab, free=10**6)
+def test_a_baseline_that_fits_is_run(monkeypatch: pytest.MonkeyPatch, perf_setup: PerfSetup) -> None:
+    row = growing_row(monkeypatch, perf_setup, free=10**6)
     assert row.measured_at == ()
     assert row.faster.median == pytest.approx(11.0)
 
 
-def row_with(target: Target, *, faster: float = 2.0, ours: int = 100_000_000) -> measuring.Row:
-    entry = entry_of("sep-step", Size(100, 4), target)
-    spread = measuring.Spread(faster, faster, faster)
+def row_with(target: Target, *, faster: float = 2.0, ours: int = 100_000_000) -> measuring.Measurement:
+    case = case_of("sep-step", Size(100, 4), target)
+    spread = measuring.MedianRange(faster, faster, faster)
     memory = {"plain": 400_000_000, "ours": ours}
-    return measuring.Row(
-        entry, {"loss": 1e-6}, True, 1.0, 2.0, spread, spread, memory, (), 10, None, None, {}, {"ours": [Lap(2.0, 4.0)]}
+    return measuring.Measurement(
+        case, {"loss": 1e-6}, True, 1.0, 2.0, spread, spread, memory, (), 10, None, None, {}, {"ours": [Lap(2.0, 4.0)]}
     )
 
 
 def test_targets() -> None:
     target = Target(faster=1.9, memory=0.25, megabytes=100, of_peak=0.5)
-    row = judged(row_with(target), Rate(10.0, 5.0), PerfSetup("ViT-B-16"))
+    row = with_targets(row_with(target), Rate(10.0, 5.0), PerfSetup("ViT-B-16"))
     assert row.of_peak == pytest.approx(0.5)  # 10 operations in 2 s, of 10 a second
     assert row.of_peak_cpu == pytest.approx(0.5)
     assert row.met == {"faster": True, "memory": True, "megabytes": True, "of_peak": True}
     assert targets_met(replace(row_with(target, faster=1.8, ours=100_000_001), of_peak=0.4)) == dict.fromkeys(
         row.met, False
     )
-    assert judged(row_with(target), Rate(10.0, 5.0), PerfSetup()).met == {}
+    assert with_targets(row_with(target), Rate(10.0, 5.0), PerfSetup()).met == {}
 
 
 def test_table_fits_and_plot_shows_every_row() -> None:
-    rows = [judged(row_with(Target(faster=1.9, memory=0.2)), Rate(10.0, 5.0), PerfSetup("ViT-B-16")).to_json()] * 3
+    rows = [
+        with_targets(row_with(Target(faster=1.9, memory=0.2)), Rate(10.0, 5.0), PerfSetup("ViT-B-16")).to_json()
+    ] * 3
     rows[1] = {**rows[1], "measured_at": [50, 100]}
     console = make_console()
     console.width = 100
