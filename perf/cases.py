@@ -1,9 +1,10 @@
 """The workloads, their sizes and their targets, as records; imports no torch."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from selfprompt.utils.suggestions import did_you_mean
 
 SHAPES = {
     "embedded": ("embedded/clip", "embedded/mae"),
@@ -229,9 +230,7 @@ def select_cases(names: Sequence[str], classes: Sequence[int] = (), batches: Seq
     known = {workload.name: workload for workload in WORKLOADS}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown case {name!r}.{hint} Known: {', '.join(known)}.")
+            raise ValueError(f"Unknown case {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     selected = [known[name] for name in names] if names else WORKLOADS
     return tuple(case for workload in selected for case in _cases(workload, classes, batches))
 

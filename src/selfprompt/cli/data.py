@@ -12,6 +12,7 @@ from rich.table import Table
 
 from selfprompt.cli.console import make_console
 from selfprompt.cli.usage import UsageError, check_at_least, usage
+from selfprompt.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from selfprompt.data.suites.task import Task
@@ -35,9 +36,8 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     if action.startswith("-"):
         return
     if action not in ACTIONS:
-        from selfprompt.data.suites import nearest
-
-        raise ValueError(f"unknown action {action!r}.{nearest(action, list(ACTIONS))} Actions: {', '.join(ACTIONS)}.")
+        hint = did_you_mean(action, ACTIONS, str)
+        raise ValueError(f"unknown action {action!r}.{hint} Actions: {', '.join(ACTIONS)}.")
     parser.description = ACTIONS[action]
     if action == "list":
         parser.add_argument("name", type=str | None, nargs="?", help="one suite only")

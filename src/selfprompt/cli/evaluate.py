@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Show, make_console, table
-from selfprompt.cli.predict import class_names
+from selfprompt.cli.predict_steps import class_names
 from selfprompt.cli.usage import check_at_least, usage
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 from selfprompt.utils.files import to_json

@@ -3,7 +3,6 @@
 Imports no torch: commands import what they need when they run.
 """
 
-import difflib
 import io
 import logging
 import os
@@ -22,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfprompt.cli.printable import printable
 from selfprompt.cli.usage import UsageError, check_filled
+from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.yaml_text import check_plain
 
 COMMANDS = {
@@ -74,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command = given[0]
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(command, COMMANDS)
         return _fail(f"unknown command {command!r}.{hint} Commands: {', '.join(COMMANDS)}.", 2)
     return run(command, given[1:])
 
@@ -182,7 +181,8 @@ def explain(error: ArgumentError, parser: ArgumentParser) -> str:
             return f"unexpected {found[2].strip()!r}. {help_hint} Put quotes around names with spaces."
         group, dot, name = found[1].rpartition(".")  # an option of the method is options.NAME
         known = [action.dest.removeprefix(group + dot) for action in parser._actions if action.dest.startswith(group)]
-        return f"unknown option --{found[1]}.{_nearest(name, known, f'--{group}{dot}') or ' ' + help_hint}"
+        hint = did_you_mean(name, known, f"--{group}{dot}{{}}".format) or f" {help_hint}"
+        return f"unknown option --{found[1]}.{hint}"
     if found := re.search(r"argument --([\w.]+): expected one argument", text):
         return f"--{found[1]} needs a value. {help_hint}"
     if found := re.search(r"argument --([\w.]+): ignored explicit argument (.*)", text):
@@ -199,13 +199,8 @@ def _wrong_value(name: str, expected: str, value: str) -> str:
     ]
     kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected (?:a )?<class '(\w+)'>", expected)]
     kinds += [f"one of {', '.join(choices)}"] if choices else []
-    return f"--{name} must be {' or '.join(kinds) or 'another value'}, got {value!r}.{_nearest(value, choices)}"
-
-
-def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
-    """A question after the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {prefix}{near[0]}?" if near else ""
+    hint = did_you_mean(value, choices, str)
+    return f"--{name} must be {' or '.join(kinds) or 'another value'}, got {value!r}.{hint}"
 
 
 def _underscored(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from selfprompt.cli.console import Show, make_console
-from selfprompt.cli.predict import Counts, counted, loaded, readers
+from selfprompt.cli.predict_steps import Counts, counted, loaded, readers
 from selfprompt.cli.usage import UsageError
 from selfprompt.utils.cores import most_processes
 

@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import Tensor
 from selfprompt.inference.schema import FORMAT, check_config
 from selfprompt.utils.files import write_atomically, write_json
 from selfprompt.utils.json_files import read_json
+from selfprompt.utils.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +137,7 @@ def _nearest(folder: Path) -> str:
         names = [entry.name for entry in islice(os.scandir(folder.parent), 10_000) if entry.is_dir()]
     except OSError:
         return ""
-    near = get_close_matches(folder.name, names, n=1)
-    return f" Did you mean {folder.parent / near[0]}?" if near else ""
+    return did_you_mean(folder.name, names, folder.parent.joinpath)
 
 
 def _as_repository(source: str) -> str:

@@ -1,6 +1,5 @@
 """How a method is found by its name, and built: the file name is the registry."""
 
-import difflib
 import importlib
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method, check_names
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe, shipped_recipe
+from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_kinds
 
 
@@ -33,8 +33,7 @@ def find(name: str) -> type[Method]:
         return own
     known = list_methods()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ValueError(
             f"Unknown method {name!r}.{hint} Known: {', '.join(known)}. For your own use 'package.module:Class'."
         )
@@ -56,8 +55,7 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     known = [f.name for f in fields(method.Options)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, known)
             shown = method.__module__.rpartition(".")[2].replace("_", "-")
             raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
     check_kinds(method.Options, values)

@@ -4,7 +4,6 @@ A recipe file is flat: the keys are ``method``, ``options``, ``backbone``, ``sta
 ``eval_batch_size``, and the fields of ``DataOptions`` and ``TrainOptions``. It never inherits from another one.
 """
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from selfprompt.recipes.options import DataOptions, TrainOptions
+from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_kinds
 from selfprompt.utils.yaml_text import read_yaml, write_yaml
 
@@ -106,8 +106,7 @@ def check_keys(values: Mapping[str, Any], where: str = "") -> None:
     known = [key for keys in FIELDS.values() for key in keys]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else " The method's own options go under 'options'."
+            hint = did_you_mean(str(key), known) or " The method's own options go under 'options'."
             raise ValueError(f"{where}unknown key {key!r}.{hint}")
 
 
@@ -138,10 +137,9 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
         return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
     if shipped is None:
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        known = recipe_names()
         raise ValueError(
-            f"Unknown method or recipe {name!r}.{hint} Known: {', '.join(recipe_names())}. "
+            f"Unknown method or recipe {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
             "For your own method use 'package.module:Class'."
         )
     return Recipe().changed(read_values(SHIPPED / f"{shipped}.yaml"))

@@ -18,7 +18,8 @@ from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES, read_manifest
 from selfprompt.data.readers.objects import read_object
 from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, parse_split
 from selfprompt.data.relabel import rename_classes
-from selfprompt.data.suites import SUITES, list_tasks, load_task, nearest
+from selfprompt.data.suites import SUITES, list_tasks, load_task
+from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.wording import listing
 
 
@@ -115,7 +116,7 @@ def _shipped(name: str) -> Dataset:
 
 def nearest_task(name: str) -> str:
     """A question after the task that ships whose name is most like ``name``, or nothing."""
-    return nearest(name, [f"embedded/{task}" for task in list_tasks("embedded")])
+    return did_you_mean(name, [f"embedded/{task}" for task in list_tasks("embedded")], str)
 
 
 def _read_path(path: Path, on_empty: OnEmptyClass, known: Collection[str]) -> dict[Split, Part]:

@@ -3,11 +3,11 @@
 A suite is a module of this folder with ``TASKS``, its names in published order, and ``load(name, root)``.
 """
 
-import difflib
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from selfprompt.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from selfprompt.data.suites.task import Task
@@ -48,19 +48,13 @@ def check_task(name: str) -> None:
         raise ValueError(f"A task is named SUITE/TASK, such as embedded/animals, got {name!r}. {_known_suites()}")
     known = _module(suite).TASKS
     if task not in known:
-        near = nearest(task, known, f"{suite}/")
-        raise ValueError(f"Unknown task {name!r}.{near} Tasks of {suite}: {', '.join(known)}.")
-
-
-def nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
-    """A question after the known word that is most like ``word``, or nothing."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {prefix}{near[0]}?" if near else ""
+        hint = did_you_mean(task, known, f"{suite}/{{}}".format)
+        raise ValueError(f"Unknown task {name!r}.{hint} Tasks of {suite}: {', '.join(known)}.")
 
 
 def _module(suite: str) -> Any:
     if suite not in SUITES:
-        raise ValueError(f"Unknown suite {suite!r}.{nearest(suite, SUITES)} {_known_suites()}")
+        raise ValueError(f"Unknown suite {suite!r}.{did_you_mean(suite, SUITES, str)} {_known_suites()}")
     path = f"{__name__}.{suite}"
     try:
         return import_module(path)

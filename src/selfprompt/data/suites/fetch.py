@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from selfprompt.data.suites import nearest
 from selfprompt.data.suites.archives import Progress, find_ending, unpack
 from selfprompt.data.suites.download import download, verify
 from selfprompt.data.suites.locate import find_folder, sha256
 from selfprompt.data.suites.sources import ORIGINS, VTAB, Download, Origin
 from selfprompt.data.suites.specs import EXPECTED
 from selfprompt.utils.files import write_atomically
+from selfprompt.utils.suggestions import did_you_mean
 
 WORK = ".selfprompt-get"
 """Folder in the data root for what is on its way."""
@@ -36,7 +36,7 @@ def resolve(name: str) -> tuple[str, Origin]:
             return key, ORIGINS[key]
     known = [*ORIGINS, "vtab"]
     short = [key.removeprefix("coop/") for key in known]
-    raise ValueError(f"Unknown data set {name!r}.{nearest(name, short)} Known: {', '.join(short)}.")
+    raise ValueError(f"Unknown data set {name!r}.{did_you_mean(name, short, str)} Known: {', '.join(short)}.")
 
 
 def folder_of(key: str, root: Path) -> Path:
