@@ -86,7 +86,7 @@ MAY_IMPORT = {
     "utils": (".utils",),
     "metrics": (),
     "models": (".models",),
-    "prompts": (".models.tokens", ".models.tower", ".models.attention", ".prompts"),
+    "prompts": (".models.tokens", ".models.tower", ".models.block", ".prompts"),
     "recipes": (".recipes", ".utils"),
     "data": (".data", ".utils"),
     "methods": (

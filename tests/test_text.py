@@ -162,11 +162,11 @@ def test_words_to_start_from_must_be_there() -> None:
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 12))
-def test_useful_length_is_the_last_end_or_the_reach(ends: list[int], reach: int) -> None:
+def test_useful_length_is_the_last_end_or_the_min_length(ends: list[int], min_length: int) -> None:
     ids = torch.zeros(len(ends), 14, dtype=torch.long)
     for row, end in enumerate(ends):
         ids[row, : end + 1] = torch.tensor([98] + [5] * (end - 1) + [99])
-    assert useful_length(ids, reach) == max(*ends, *ends, reach - 1) + 1
+    assert useful_length(ids, min_length) == max(*ends, *ends, min_length - 1) + 1
 
 
 def test_template_features_have_length_one_and_do_not_depend_on_the_other_names() -> None:
@@ -182,7 +182,6 @@ class Perturbed:
 
     inner: Prompter
     positions: slice
-    reach: int = 0
     needs_all_outputs: bool = False
 
     def start(self, tokens: Tokens) -> Tokens:
@@ -199,7 +198,7 @@ def encode(method: object, monkeypatch: pytest.MonkeyPatch, ids: Tensor, positio
     """SEP's class texts from given ids, with embeddings moved at some positions."""
     forward = type(method.text).forward
 
-    def moved(tower: torch.nn.Module, _: Tensor, prompter: Prompter, **__: object) -> Tensor:  # no shared opening
+    def moved(tower: torch.nn.Module, _: Tensor, prompter: Prompter, **__: object) -> Tensor:  # no shared prefix
         return forward(tower, ids, prompter if positions is None else Perturbed(prompter, positions))
 
     with monkeypatch.context() as patch, torch.no_grad():
@@ -214,7 +213,7 @@ def test_text_matters_up_to_its_useful_length_and_no_further(
 ) -> None:
     names = ["cat", "lawn mower", "stop sign"]
     method = small("sep", names=names, text_prompts=count, fusion_axis=axis)
-    ids = class_ids(backbone("clip"), prompt_texts(names, count), reach=1 + 2 * count)
+    ids = class_ids(backbone("clip"), prompt_texts(names, count), min_length=1 + 2 * count)
     full = tokenizer()(prompt_texts(names, count))
     end = int(full.argmax(dim=1).max())
     length = max(end + 1, 1 + 2 * count)

@@ -122,7 +122,7 @@ def test_a_depth_beyond_the_tower_s_means_all_blocks(name: str) -> None:
 @pytest.mark.parametrize("memory", [2**33, 1], ids=["roomy", "tight"])
 @pytest.mark.parametrize("depth", [1, 2, 50])
 @pytest.mark.parametrize("name", ["ivlp", "maple", "promptsrc"])
-def test_what_texts_open_with_runs_once(name: str, depth: int, memory: int) -> None:
+def test_the_shared_prefix_runs_once(name: str, depth: int, memory: int) -> None:
     method = shaken(small(name, depth=depth))
     method.memory = memory
     weights = torch.randn(len(NAMES), method.text.features, generator=seeded(1))
@@ -131,7 +131,7 @@ def test_what_texts_open_with_runs_once(name: str, depth: int, memory: int) -> N
     ran = []
     handle = method.text.ln_final.register_forward_hook(lambda *call: ran.append(len(call[2])))
     found = method.encode_classes()
-    assert ran == [len(NAMES)], "the opening has no end of its own"
+    assert ran == [len(NAMES)], "the prefix has no end of its own"
     handle.remove()
     assert close(found, expected)
     assert close(torch.autograd.grad((weights * found).sum(), method.text_prompts)[0], slope)

@@ -49,14 +49,14 @@ def test_weights_times_values_are_what_an_open_clip_block_attends_to(name: str) 
 def test_a_temperature_and_an_update_count_as_in_the_block(kind: str) -> None:
     tower = TimmViT(vit()) if kind == "timm" else vision_tower(clip().visual)
     tokens = tower.embed(images())
-    update = 0.1 * torch.randn(3 * tower.width, tower.width, generator=torch.Generator().manual_seed(3))
+    qkv_delta = 0.1 * torch.randn(3 * tower.width, tower.width, generator=torch.Generator().manual_seed(3))
     plain = tower.attention(0, tokens)
     warm = tower.attention(0, tokens, temperature=torch.tensor(2.0))
     again = warm.square() / warm.square().sum(dim=-1, keepdim=True)  # halved logits, doubled
     torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-5)  # float32, values above 1
-    moved = tower.attention(0, tokens, update=update)
+    moved = tower.attention(0, tokens, qkv_delta=qkv_delta)
     assert not torch.allclose(moved, plain, atol=1e-3)
-    as_function = tower.attention(0, tokens, update=lambda x: F.linear(x, update))
+    as_function = tower.attention(0, tokens, qkv_delta=lambda x: F.linear(x, qkv_delta))
     torch.testing.assert_close(as_function, moved, atol=1e-6, rtol=0)
 
 

@@ -7,15 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfprompt.models.attention import SHORT, attend
-from selfprompt.models.block import quick_gelu
+from selfprompt.models.block import FEW_KEYS, attend, quick_gelu
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-@given(st.integers(1, 2 * SHORT), st.integers(1, SHORT), st.booleans())
+@given(st.integers(1, 2 * FEW_KEYS), st.integers(1, FEW_KEYS), st.booleans())
 def test_few_and_many_tokens_attend_alike(keys: int, asking: int, masked: bool) -> None:
     q, k, v = drawn(1, 2, 3, asking, 8), drawn(2, 2, 3, keys, 8), drawn(3, 2, 3, keys, 8)
     mask = torch.zeros(asking, keys, dtype=torch.float64)

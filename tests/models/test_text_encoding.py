@@ -1,4 +1,4 @@
-"""Chunks of texts give what all texts at once give, features and gradients, and keep to their budget."""
+"""Buckets of texts give what all texts at once give, features and gradients, and keep to their budget."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from selfprompt.models.open_clip_vit import clip_towers
-from selfprompt.models.text_encoding import CHUNK, FEW, KEPT, chunk_sizes, encode_in_buckets
+from selfprompt.models.text_encoding import KEPT, MAX_BUCKET, MIN_BUCKET, bucket_sizes, encode_in_buckets
 from selfprompt.models.tower import TextTower
 from selfprompt.prompts.static import Scatter
 from tests.models.tiny import clip, texts
 
-LENGTHS = tuple(4 + number % 9 for number in range(CHUNK + 50))  # of texts
+LENGTHS = tuple(4 + number % 9 for number in range(MAX_BUCKET + 50))  # of texts
 COST = 4 * KEPT
 
 
@@ -62,20 +62,20 @@ def test_without_gradients_nothing_is_computed_again() -> None:
     calls: list[int] = []
     with torch.no_grad():
         encoded(text, ids, torch.zeros(2, text.width), 10**9, calls)
-    assert len(calls) == len(chunk_sizes(sorted(LENGTHS, reverse=True), CHUNK))
+    assert len(calls) == len(bucket_sizes(sorted(LENGTHS, reverse=True), MAX_BUCKET))
 
 
-@given(st.lists(st.integers(3, 77), min_size=1, max_size=400), st.integers(1, CHUNK))
-def test_chunks_hold_all_texts_and_are_neither_large_nor_needlessly_small(lengths: list[int], most: int) -> None:
+@given(st.lists(st.integers(3, 77), min_size=1, max_size=400), st.integers(1, MAX_BUCKET))
+def test_buckets_hold_all_texts_and_are_neither_large_nor_needlessly_small(lengths: list[int], most: int) -> None:
     lengths = sorted(lengths, reverse=True)
-    sizes = chunk_sizes(lengths, most)
+    sizes = bucket_sizes(lengths, most)
     assert sum(sizes) == len(lengths)
     assert max(sizes) <= most
-    assert all(size >= min(FEW, most) for size in sizes[:-1])
+    assert all(size >= min(MIN_BUCKET, most) for size in sizes[:-1])
 
 
-def test_chunks_end_where_their_own_texts_do() -> None:
-    text, lengths = tower(), (4,) * CHUNK + (9,) * FEW
+def test_buckets_end_where_their_own_texts_do() -> None:
+    text, lengths = tower(), (4,) * MAX_BUCKET + (9,) * MIN_BUCKET
     calls: list[int] = []
     encoded(text, texts(lengths), torch.zeros(2, text.width, requires_grad=True), 10**9, calls)
     assert calls == [9, 4]

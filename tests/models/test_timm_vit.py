@@ -134,7 +134,7 @@ def test_temperature(name: str) -> None:
     warm = tower.block(0, tokens, temperature=torch.tensor(2.0))
     tower.vit.blocks[0].attn.fused_attn = False  # timm's own unfused path: q is scaled by hand
     tower.vit.blocks[0].attn.scale /= 2
-    torch.testing.assert_close(tower.upstream(0, tokens.x, None), warm.x, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(tower.upstream_block(0, tokens.x, None), warm.x, atol=2e-6, rtol=1e-5)
 
 
 def test_temperature_gets_a_gradient() -> None:

@@ -63,20 +63,20 @@ def test_compiled_blocks_compute_the_same(index: int) -> None:
     assert_same(tower(inputs), expected)
 
 
-def test_texts_share_an_opening_only_where_they_are_causal() -> None:
+def test_texts_share_a_prefix_only_where_they_are_causal() -> None:
     text = clip_towers(clip(text={"no_causal_mask": True}))[1]
     with pytest.raises(ValueError, match="causal"):
-        text.opening(texts()[:1, :1])
+        text.shared_prefix(texts()[:1, :1])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["CLIP", "QuickGELU", "custom block", "eos", "qk norm"])
 @pytest.mark.parametrize("shared", [1, 3])
-def test_an_opening_that_texts_share_runs_once(variant: str, shared: int) -> None:
+def test_a_prefix_that_texts_share_runs_once(variant: str, shared: int) -> None:
     text = clip_towers(clip(**test_openclip.VARIANTS[variant]))[1]
     ids = texts()
     ids[:, :shared] = ids[0, :shared]
-    assert_same(text(ids, after=text.opening(ids[:1, :shared])), text(ids))
+    assert_same(text(ids, shared_prefix=text.shared_prefix(ids[:1, :shared])), text(ids))
 
 
 @torch.no_grad()
@@ -110,18 +110,6 @@ def test_stays_frozen(index: int) -> None:
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     assert all(parameter.grad is None for parameter in tower.parameters())
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
-
-
-def test_recompute_gives_the_same_gradients() -> None:
-    for tower, inputs in _towers()[:2]:
-        gradients = []
-        for recompute in (False, True):
-            values = torch.randn(tower.depth, 2, tower.width, generator=torch.Generator().manual_seed(3))
-            prompts = values.requires_grad_()
-            features = tower(inputs, Replace(prompts), recompute=recompute)
-            features.square().sum().backward()
-            gradients.append(prompts.grad)
-        assert torch.equal(*gradients)
 
 
 def test_a_copy_can_be_trained() -> None:

@@ -76,7 +76,6 @@ class Replace:
     """Deep prompts: put in at the start, exchanged in front of every block."""
 
     values: Tensor  # (depth, P, D)
-    reach: int = 0
 
     def start(self, tokens: Tokens) -> Tokens:
         """Put the first prompts in."""
@@ -92,7 +91,6 @@ class Placeholders:
     """Text prompts: the tokens behind SOS are exchanged, the sequence keeps its length."""
 
     values: Tensor  # (P, D)
-    reach: int = 0
 
     def start(self, tokens: Tokens) -> Tokens:
         """Mark the placeholders and exchange them."""

@@ -112,7 +112,6 @@ def test_a_record_changes_nothing() -> None:
     record = Record(prompter)
     assert_same(vision(images, record), vision(images, prompter))
     assert_same(vision(images, Record()), vision(images))
-    assert record.reach == prompter.reach
     assert len(record.inputs) == len(record.outputs) == LAYOUT.depth
     assert [stream.count for stream in record.outputs] == [2] * LAYOUT.depth
 

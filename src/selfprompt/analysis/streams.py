@@ -55,7 +55,7 @@ def watched(tower: VisionTower) -> Iterator[list[Stream]]:
     def look(_: Any, given: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         inputs, *rest = given
         inner = rest[0] if rest else options.pop("prompter", None)
-        record = Record(inner)
+        record = Record() if inner is None else Record(inner)
         streams.append(Stream(tower, record, options.get("pooling", "native")))
         return (inputs, record), options
 

@@ -234,9 +234,11 @@ class Method(nn.Module, Generic[OptionsT]):
         """Unit features of the classes, (C, E); for methods that have a text tower."""
         raise NotImplementedError
 
-    def encode_texts(self, encode: Encode, *, reach: int = 0, shared: int = 0) -> Tensor:
-        """Features of the class texts ``ids``, (C, E), in chunks that keep to ``memory``; see ``encode_in_buckets``."""
-        return encode_in_buckets(self.text, self.ids, encode, reach=reach, shared=shared, memory=self.memory)
+    def encode_texts(self, encode: Encode, *, min_length: int = 0, prefix_length: int = 0) -> Tensor:
+        """Features of the class texts ``ids``, (C, E), within ``memory``; see ``encode_in_buckets``."""
+        return encode_in_buckets(
+            self.text, self.ids, encode, min_length=min_length, prefix_length=prefix_length, memory=self.memory
+        )
 
     def encode_texts_with_shared_prefix(self, prompter: Prompter) -> Tensor:
         """The same for texts that open with the same prompts; see ``encode_with_shared_prefix``."""

@@ -112,17 +112,17 @@ def ends(ids: Tensor) -> Tensor:
     return ids.argmax(dim=-1)
 
 
-def useful_length(ids: Tensor, reach: int = 0) -> int:
+def useful_length(ids: Tensor, min_length: int = 0) -> int:
     """How many positions of causal text can influence the result: T* of the SEP specification.
 
     Args:
         ids: Token ids, (C, T).
-        reach: Positions that a prompter reads, padding included; SEP reads 1 + 2P of them.
+        min_length: Positions that a prompter reads, padding included; SEP reads 1 + 2P of them.
 
     Returns:
-        max(EOT + 1, reach), at most T. Everything behind is dropped without changing any output.
+        max(EOT + 1, min_length), at most T. Everything behind is dropped without changing any output.
     """
-    return min(max(int(ends(ids).max()) + 1, reach), ids.shape[1])
+    return min(max(int(ends(ids).max()) + 1, min_length), ids.shape[1])
 
 
 @torch.no_grad()
@@ -133,22 +133,24 @@ def template_features(backbone: Backbone, template: str, names: Sequence[str]) -
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def class_ids(backbone: Backbone, texts: Sequence[str], reach: int = 0) -> Tensor:
+def class_ids(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> Tensor:
     """Token ids on the text tower's device, cut to the length that matters where the tower is causal, (C, L).
 
     Args:
         texts: One text a class.
-        reach: Positions that a prompter reads (see :func:`useful_length`).
+        min_length: Positions that a prompter reads (see :func:`useful_length`).
 
     Raises:
         ValueError: If a text, or the prompter, does not fit the context.
     """
     text, tokenizer = backbone.text_side()
     ids = tokenize(tokenizer, texts)
-    if reach > ids.shape[1]:
-        raise ValueError(f"The prompts read {reach} text positions, the model has {ids.shape[1]}; use fewer prompts.")
+    if min_length > ids.shape[1]:
+        raise ValueError(
+            f"The prompts read {min_length} text positions, the model has {ids.shape[1]}; use fewer prompts."
+        )
     if text.causal:
-        ids = ids[:, : useful_length(ids, reach)]
+        ids = ids[:, : useful_length(ids, min_length)]
     return ids.to(next(text.parameters()).device)
 
 
@@ -178,7 +180,7 @@ def different_words(backbone: Backbone, texts: Sequence[str]) -> Tensor:
     return text.embed(words[:, None].to(next(text.parameters()).device)).x[:, 0]
 
 
-def prompted_opening(
+def leading_prompts(
     backbone: Backbone, names: Sequence[str], words: str, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Class texts whose first tokens are prompts, at positions 1..count.

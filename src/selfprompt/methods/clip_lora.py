@@ -47,7 +47,6 @@ class LowRank(nn.Module):
         up: B of each, (depth, 3, D, r).
     """
 
-    reach = 0
     needs_all_outputs = False
 
     def __init__(self, tower: Tower, rank: int, *, scale: float, dropout: float, generator: torch.Generator) -> None:
@@ -64,8 +63,8 @@ class LowRank(nn.Module):
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
         if self.training and self.dropout:
-            return block(tokens, update=partial(self.added, index))
-        return block(tokens, update=self.weight(index))
+            return block(tokens, qkv_delta=partial(self.added, index))
+        return block(tokens, qkv_delta=self.weight(index))
 
     def weight(self, index: int) -> Tensor:
         """What is added to the stacked weights of q, k and v of a block, (3D, D)."""

@@ -65,12 +65,12 @@ class CoOp(Method[CoOpOptions]):
         return normal(*shape, self.options.prompts, self.text.width, std=0.02, generator=generator)
 
     @property
-    def shares_opening(self) -> bool:
-        """Whether all texts open with the same tokens, so that these need to run only once."""
+    def has_shared_prefix(self) -> bool:
+        """Whether all texts begin with the same tokens, so that these need to run only once."""
         return self.text.causal and self.options.position == "end" and not self.options.class_specific
 
     def encode_classes(self) -> Tensor:
-        if self.shares_opening:
+        if self.has_shared_prefix:
             return unit(self.encode_texts_with_shared_prefix(Scatter(self.context, self.slots[:1])))
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:

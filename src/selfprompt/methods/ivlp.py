@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.methods.base import Method, check_positive, normal
-from selfprompt.methods.class_texts import prompted_opening
+from selfprompt.methods.class_texts import leading_prompts
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, deep_prompts
@@ -47,7 +47,7 @@ class IVLP(Method[IVLPOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        ids, first = prompted_opening(self.backbone, self.classes, options.words, options.text_prompts, generator)
+        ids, first = leading_prompts(self.backbone, self.classes, options.words, options.text_prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
         layers = min(options.depth, self.vision.depth)

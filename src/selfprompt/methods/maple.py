@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.methods.base import Method, check_positive
-from selfprompt.methods.class_texts import prompted_opening
+from selfprompt.methods.class_texts import leading_prompts
 from selfprompt.methods.heads import plain_linear, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, deep_prompts
@@ -50,7 +50,7 @@ class MaPLe(Method[MaPLeOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         layers = min(options.depth, self.text.depth, self.vision.depth)
-        ids, first = prompted_opening(self.backbone, self.classes, options.words, options.prompts, generator)
+        ids, first = leading_prompts(self.backbone, self.classes, options.words, options.prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, layers, generator)
         start, further = (plain_linear(self.text.width, self.vision.width, generator=generator) for _ in range(2))

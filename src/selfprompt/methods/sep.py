@@ -139,8 +139,8 @@ class SEP(Method[SEPOptions]):
         if options.words:
             self._start_from_words(options.words)
         texts = prompt_texts(self.classes, options.text_prompts)
-        reach = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
-        self.register_buffer("ids", class_ids(self.backbone, texts, reach), persistent=False)
+        min_length = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
+        self.register_buffer("ids", class_ids(self.backbone, texts, min_length), persistent=False)
         check_slots(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
         frozen = template_features(self.backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
@@ -216,15 +216,15 @@ class SEP(Method[SEPOptions]):
     def prompted_texts(self) -> Tensor:
         """Pooled features of the class texts with prompts, not normalised, (C, E)."""
         fusions, count = by_layer(self.text_layers, self.text_fusions), self.options.text_prompts
-        opening = self.text.opening(self.ids[:1, :1]) if self.text.causal else ()  # SOS sees itself alone
+        prefix = self.text.shared_prefix(self.ids[:1, :1]) if self.text.causal else ()  # SOS sees itself alone
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             choose = partial(self._text_tokens, ids=ids)
-            return self.text(ids, Fuse(self.text_prompts, fusions, choose, in_place=True), after=opening)
+            return self.text(ids, Fuse(self.text_prompts, fusions, choose, in_place=True), shared_prefix=prefix)
 
         if self.options.fusion_axis == "batch":  # as released: a class's text depends on all others
             return encode(torch.arange(len(self.ids)), self.ids)
-        return self.encode_texts(encode, reach=1 + 2 * count, shared=len(opening[0]) if opening else 0)
+        return self.encode_texts(encode, min_length=1 + 2 * count, prefix_length=len(prefix[0]) if prefix else 0)
 
     def _text_tokens(self, tokens: Tokens, ids: Tensor) -> Tensor:
         """The n tokens behind the prompt; with "valid", positions behind EOT are exchanged for EOT."""

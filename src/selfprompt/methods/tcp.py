@@ -62,7 +62,6 @@ class Exchange:
     context: Tensor
     later: Tensor
     index: int
-    reach: int = 0
     needs_all_outputs: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:

@@ -1,8 +1,8 @@
-"""The plain pre-norm block, whichever library built it: one computation for timm's and open_clip's.
+"""The pre-norm transformer block of timm and open_clip as one function that computes only the tokens that are read.
 
-Upstream's forward computes every token of a block. Here only those that somebody will read are computed: tokens may
-stand beside the stream as keys and values alone (deep prompts, whose outputs the next block throws away), and the last
-block may answer for the pooled row only. The numbers are upstream's, to float rounding.
+Upstream computes every token of a block. Here tokens may serve as keys and values alone (deep prompts, whose outputs
+the next block discards), and the last block may compute the pooled tokens alone. Results equal upstream's up to float
+rounding.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfprompt.models.attention import attend
-
 QKVDelta = Tensor | Callable[[Tensor], Tensor]
-"""What is added to a block's stacked projection to q, k and v: to its weight, (3D, D), or to its output, as a function
-of its input, (B, L, D) -> (B, L, 3D), where the two differ (dropout of the input)."""
+"""A change of a block's stacked projection to q, k and v: added to its weight, (3D, D), or, as a function of its input,
+(B, L, D) -> (B, L, 3D), to its output (where the two differ: dropout of the input)."""
+
+FEW_KEYS = 32
+"""Number of keys up to which plain products are faster on a CPU (measured: twice as fast at 6 to 25 keys; slower from
+200 on)."""
 
 Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Plain:
-    """The parts of a block ``x + answer(attention(norm(x)))``, then ``x + mlp(x)``; widths are D outside, A inside.
+class BlockParts:
+    """The parts of a block ``x + out_proj(attention(norm(x)))``, then ``x + mlp(x)``; width D outside, A inside.
 
     Attributes:
-        norm: In front of the attention.
+        norm: Norm before the attention.
         weight: Stacked projection to q, k and v, (3A, D).
-        bias: (3A,), or none.
+        bias: Its bias, (3A,), or None.
         heads: Number of heads.
-        norm_q: Of queries, (B, heads, L, A / heads).
-        norm_k: Of keys.
-        answer: From the heads' answers, (B, L, A), and the normed tokens that asked, (B, L, D), to what is added.
-        mlp: Norm, MLP and scale: what is added second.
+        norm_q: Norm of the queries, (B, heads, L, A / heads).
+        norm_k: Norm of the keys.
+        out_proj: Maps the heads' outputs, (B, L, A), and the normed input of the queries, (B, L, D), to the first
+            residual.
+        mlp: Norm, MLP and scale: the second residual.
     """
 
     norm: Map
@@ -43,63 +46,74 @@ class Plain:
     heads: int
     norm_q: Map
     norm_k: Map
-    answer: Callable[[Tensor, Tensor], Tensor]
+    out_proj: Callable[[Tensor, Tensor], Tensor]
     mlp: Map
 
 
-def run(
-    block: Plain,
+def run_block(
+    block: BlockParts,
     x: Tensor,
     mask: Tensor | None = None,
     *,
     temperature: Tensor | None = None,
-    update: QKVDelta | None = None,
-    beside: Tensor | None = None,
+    qkv_delta: QKVDelta | None = None,
+    extra_kv: Tensor | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """One block.
+    """Run one block.
 
     Args:
-        block: Its parts.
+        block: The parts of the block.
         x: The stream, (B, L, D).
-        mask: Added to the attention's logits, (L, P + L) or broadcastable to (B, heads, R, P + L).
-        temperature: Divides the attention's logits, a scalar.
-        update: Added to the projections of the stream.
-        beside: Tokens that are attended to and give no output, (P, D) for all or (B, P, D); keys stand before x's.
-        rows: The tokens that ask and come out, (R,) or (B, R) indices; None is all.
+        mask: Added to the attention logits, (L, P + L) or broadcastable to (B, heads, R, P + L).
+        temperature: Divides the attention logits; a scalar.
+        qkv_delta: Changes the projections of the stream.
+        extra_kv: Tokens that are attended to and give no output, (P, D) or (B, P, D); their keys precede those of x.
+        rows: Indices of the tokens to compute, (R,) or (B, R); None computes all.
 
     Returns:
         (B, R, D), or (B, L, D) without ``rows``.
     """
-    if isinstance(update, Tensor):
-        block, update = replace(block, weight=block.weight + update), None
+    if isinstance(qkv_delta, Tensor):
+        block, qkv_delta = replace(block, weight=block.weight + qkv_delta), None
     y = block.norm(x)
-    asking = y if rows is None else pick(y, rows)
-    if update is None and not (rows is None and beside is None):
-        q, k, v = (F.linear(part, *own) for part, own in zip((asking, y, y), _parts(block), strict=True))
+    queries = y if rows is None else pick(y, rows)
+    if qkv_delta is None and not (rows is None and extra_kv is None):
+        q, k, v = (F.linear(part, *layer) for part, layer in zip((queries, y, y), _projections(block), strict=True))
     else:
-        q, k, v = _stacked(block, y, update)
+        q, k, v = _stacked(block, y, qkv_delta)
         q = q if rows is None else pick(q, rows)
-    if beside is not None:
-        k, v = (torch.cat(pair, dim=1) for pair in zip(_keys_values(block, beside, x.shape[0]), (k, v), strict=True))
+    if extra_kv is not None:
+        k, v = (torch.cat(pair, dim=1) for pair in zip(_keys_values(block, extra_kv, x.shape[0]), (k, v), strict=True))
     q, k, v = (part.unflatten(-1, (block.heads, -1)).transpose(1, 2) for part in (q, k, v))
     q = block.norm_q(q)
     if temperature is not None:
         q = q / temperature.to(q.dtype)
     mask = None if mask is None else mask.to(q.dtype)
-    found = attend(q, block.norm_k(k), v, mask)  # (B, heads, R, A / heads)
+    attended = attend(q, block.norm_k(k), v, mask)  # (B, heads, R, A / heads)
     x = x if rows is None else pick(x, rows)
-    x = x + block.answer(found.transpose(1, 2).flatten(2), asking)
+    x = x + block.out_proj(attended.transpose(1, 2).flatten(2), queries)
     return x + block.mlp(x)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute softmax attention, (B, heads, R, A / heads), with the kernel that is faster for its size.
+
+    On a CPU the fused kernel, which runs head by head, does not pay for few tokens.
+    """
+    if not q.is_cpu or k.shape[-2] > FEW_KEYS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype) @ v
+
+
 def attention_weights(
-    block: Plain, x: Tensor, temperature: Tensor | None = None, update: QKVDelta | None = None
+    block: BlockParts, x: Tensor, temperature: Tensor | None = None, qkv_delta: QKVDelta | None = None
 ) -> Tensor:
-    """The attention weights of a block without a mask from what enters it, (B, heads, L, L), to look at."""
-    if isinstance(update, Tensor):
-        block, update = replace(block, weight=block.weight + update), None
-    q, k, _ = _stacked(block, block.norm(x), update)
+    """Return the attention weights of a block without a mask, (B, heads, L, L), from its input; for analysis only."""
+    if isinstance(qkv_delta, Tensor):
+        block, qkv_delta = replace(block, weight=block.weight + qkv_delta), None
+    q, k, _ = _stacked(block, block.norm(x), qkv_delta)
     q, k = (part.unflatten(-1, (block.heads, -1)).transpose(1, 2) for part in (q, k))
     q = block.norm_q(q)
     if temperature is not None:
@@ -108,21 +122,21 @@ def attention_weights(
 
 
 def pick(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a stream, (B, L, D): the same for all, (R,), or an own choice for each input, (B, R)."""
+    """Select rows of a stream, (B, L, D): the same for the whole batch, (R,), or different ones per input, (B, R)."""
     if rows.ndim == 1:
         return x[:, rows]
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """``x sigmoid(1.702 x)``, which keeps one tensor for gradients in place of two; overwrites x."""
+    """Compute ``x sigmoid(1.702 x)``, keeping one tensor for gradients instead of two; overwrites x."""
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
         return cast(Tensor, _QuickGELU.apply(x))
     return F.silu(x.mul_(1.702)).mul_(1 / 1.702)
 
 
 class _QuickGELU(torch.autograd.Function):
-    """The same with one kernel in the backward pass, where the two factors cancel."""
+    """``quick_gelu`` with one kernel in the backward pass, where the two factors cancel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -130,25 +144,25 @@ class _QuickGELU(torch.autograd.Function):
         return F.silu(x).mul_(1 / 1.702)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return cast(Tensor, torch.ops.aten.silu_backward(slope, *ctx.saved_tensors))
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.aten.silu_backward(grad, *ctx.saved_tensors))
 
 
-def _stacked(block: Plain, y: Tensor, update: Map | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of normed tokens in one product, (B, L, A) each."""
+def _stacked(block: BlockParts, y: Tensor, qkv_delta: Map | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Project normed tokens to queries, keys and values in one product, (B, L, A) each."""
     qkv = F.linear(y, block.weight, block.bias)
-    q, k, v = (qkv if update is None else qkv + update(y)).chunk(3, dim=-1)
+    q, k, v = (qkv if qkv_delta is None else qkv + qkv_delta(y)).chunk(3, dim=-1)
     return q, k, v
 
 
-def _keys_values(block: Plain, beside: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of tokens beside the stream, (B, P, A); projected once where all inputs share them."""
-    y = block.norm(beside)
-    k, v = (F.linear(y, *own) for own in _parts(block)[1:])
+def _keys_values(block: BlockParts, extra_kv: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Project the extra tokens to keys and values, (B, P, A); once where the whole batch shares them."""
+    y = block.norm(extra_kv)
+    k, v = (F.linear(y, *layer) for layer in _projections(block)[1:])
     return k.expand(batch, -1, -1), v.expand(batch, -1, -1)
 
 
-def _parts(block: Plain) -> list[tuple[Tensor, Tensor | None]]:
-    """Weight and bias of the projections to q, k and v."""
+def _projections(block: BlockParts) -> list[tuple[Tensor, Tensor | None]]:
+    """Return weight and bias of the projections to q, k and v."""
     biases = (None, None, None) if block.bias is None else block.bias.chunk(3)
     return list(zip(block.weight.chunk(3), biases, strict=True))

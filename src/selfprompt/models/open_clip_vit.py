@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from selfprompt.models.block import Plain, pick, quick_gelu
+from selfprompt.models.block import BlockParts, pick, quick_gelu
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
 
@@ -96,15 +96,15 @@ class OpenClipVision(VisionTower):
         """``ln_pre``; upstream's patch dropout does nothing in eval mode."""
         return tokens._replace(x=self.visual.ln_pre(tokens.x))
 
-    def plain(self, index: int) -> Plain | None:
+    def block_parts(self, index: int) -> BlockParts | None:
         """The parts of a block, if its attention is the softmax of scaled products."""
-        return plain(self.visual.transformer.resblocks[index])
+        return block_parts(self.visual.transformer.resblocks[index])
 
-    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+    def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Upstream's own block."""
         return cast(Tensor, self.visual.transformer.resblocks[index](x, attn_mask=mask))
 
-    def needs_plain(self, index: int) -> str:
+    def requirement(self, index: int) -> str:
         """Which kind of block there is."""
         return _needs(self.visual.transformer.resblocks[index])
 
@@ -113,11 +113,11 @@ class OpenClipVision(VisionTower):
         """Whether the class token alone is read."""
         return self.visual.pool_type == "tok" and self.visual.attn_pool is None
 
-    def _native(self, x: Tensor) -> Tensor:
+    def _pool_native(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)
         return self._project(pooled)
 
-    def _finish(self, rows: Tensor) -> Tensor:
+    def _pool_mean(self, rows: Tensor) -> Tensor:
         if self.visual.attn_pool is not None:
             raise ValueError("A CLIP with an attentional pooler has only the pooling 'native'.")
         if self.visual.final_ln_after_pool:
@@ -192,15 +192,15 @@ class OpenClipText(TextTower):
         """The causal mask, if the model has one."""
         return None if self.mask is None else self.mask[before : before + length, : before + length]
 
-    def plain(self, index: int) -> Plain | None:
+    def block_parts(self, index: int) -> BlockParts | None:
         """The parts of a block, if its attention is the softmax of scaled products."""
-        return plain(self.transformer.resblocks[index])
+        return block_parts(self.transformer.resblocks[index])
 
-    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+    def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Upstream's own block."""
         return cast(Tensor, self.transformer.resblocks[index](x, attn_mask=mask))
 
-    def needs_plain(self, index: int) -> str:
+    def requirement(self, index: int) -> str:
         """Which kind of block there is."""
         return _needs(self.transformer.resblocks[index])
 
@@ -253,14 +253,14 @@ def _check_text(text: nn.Module) -> None:
         raise TypeError("A text tower that masks its padding or appends a class token is not supported.")
 
 
-def plain(block: Any) -> Plain | None:
+def block_parts(block: Any) -> BlockParts | None:
     """The parts of an open_clip block; None where its attention takes cosines or scales its heads."""
     attn = block.attn
     if getattr(attn, "logit_scale", None) is not None or getattr(attn, "head_scale", None) is not None:
         return None
     inner, outer = getattr(attn, "ln_inner", None), getattr(block, "ln_attn", None)
 
-    def answer(y: Tensor, _: Tensor) -> Tensor:
+    def out_proj(y: Tensor, _: Tensor) -> Tensor:
         y = attn.out_proj(y if inner is None else inner(y))
         return cast(Tensor, block.ls_1(y if outer is None else outer(y)))
 
@@ -271,7 +271,7 @@ def plain(block: Any) -> Plain | None:
         return cast(Tensor, block.ls_2(mlp.c_proj(quick_gelu(mlp.c_fc(x)))))
 
     norm_q, norm_k = (getattr(attn, name, nn.Identity()) for name in ("ln_q", "ln_k"))
-    return Plain(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, norm_q, norm_k, answer, mlp)
+    return BlockParts(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, norm_q, norm_k, out_proj, mlp)
 
 
 def _needs(block: Any) -> str:

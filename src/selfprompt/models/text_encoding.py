@@ -1,4 +1,4 @@
-"""Encoding many texts within a memory budget: in chunks of like length, computed again for gradients where need be."""
+"""Encoding many texts within a memory budget: in buckets of similar length, recomputed for gradients where needed."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,73 +9,87 @@ from torch.utils.checkpoint import checkpoint
 from selfprompt.models.tower import Prompter, TextTower
 
 Encode = Callable[[Tensor, Tensor], Tensor]
-"""From the numbers of some texts, (n,), and their token ids, (n, L), to features, (n, E)."""
+"""From the indices of some texts, (n,), and their token ids, (n, L), to features, (n, E)."""
 
-CHUNK, FEW = 128, 16  # texts at most, for the memory's sake, and at least, for the speed's
-LIKE = 0.85  # of the longest text in a chunk: the least length that is padded to it
+MAX_BUCKET, MIN_BUCKET = 128, 16  # texts in a bucket: at most, to limit memory, and at least, for speed
+SIMILAR = 0.85  # of the bucket's longest text: the least length that is padded to it
 KEPT = 12
-"""Floats a token, channel and block that gradients need: q, k, v, their answer, two norms, the MLP's four; and room."""
+"""Floats kept for gradients, per token, channel and block: q, k, v, attention output, two norms, four of the MLP, and
+room to spare."""
 
 
 def encode_in_buckets(
-    tower: TextTower, ids: Tensor, encode: Encode, *, reach: int = 0, shared: int = 0, memory: int
+    tower: TextTower, ids: Tensor, encode: Encode, *, min_length: int = 0, prefix_length: int = 0, memory: int
 ) -> Tensor:
-    """Features of texts, (C, E), in their order.
+    """Encode texts in buckets of similar length.
 
-    Texts are sorted by length, and each chunk of a causal tower ends where its own texts stop mattering. While
-    gradients are wanted, chunks keep what gradients need until the budget is used up; those behind it are computed
-    again in the backward pass.
+    In a causal tower each bucket is cut behind the end of its longest text. Buckets keep what gradients need until the
+    budget is used up; the others are recomputed in the backward pass.
 
     Args:
-        tower: What will encode them.
+        tower: The tower that ``encode`` runs.
         ids: Token ids, (C, L).
-        encode: Encodes some of them; a text's features must not depend on the other texts.
-        reach: Positions that a prompter reads whatever the text (see ``text.useful_length``).
-        shared: Tokens at the start that run only once for all.
+        encode: Encodes some of the texts; the features of a text must not depend on the others.
+        min_length: Positions that a prompter reads whatever the text (see ``class_texts.useful_length``).
+        prefix_length: Tokens of the shared prefix, which are not run here.
         memory: Bytes that may be kept for gradients.
+
+    Returns:
+        Features, (C, E), in the order of ``ids``.
     """
-    longest = ids.shape[1] - shared
+    longest = ids.shape[1] - prefix_length
     cost = 4 * KEPT * tower.depth * tower.width  # bytes per token
     fits = len(ids) * longest * cost <= memory or not torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or (fits and len(ids) <= FEW):
+    if torch.compiler.is_compiling() or (fits and len(ids) <= MIN_BUCKET):
         return encode(torch.arange(len(ids), device=ids.device), ids)
-    lengths = (tower.ends(ids) + 1).clamp(min=reach, max=ids.shape[1]) - shared
+    lengths = (tower.ends(ids) + 1).clamp(min=min_length, max=ids.shape[1]) - prefix_length
     lengths, order = (lengths if tower.causal else torch.full_like(lengths, longest)).sort(descending=True, stable=True)
-    most = min(CHUNK, max(FEW, memory // (2 * cost * longest)))  # one being computed again must fit, too
-    sizes, left = chunk_sizes(lengths.tolist(), most), memory - most * longest * cost
-    found = []
+    most = min(MAX_BUCKET, max(MIN_BUCKET, memory // (2 * cost * longest)))  # a recomputed bucket must fit, too
+    sizes, left = bucket_sizes(lengths.tolist(), most), memory - most * longest * cost
+    features = []
     for rows, ends in zip(order.split(sizes), lengths.split(sizes), strict=True):
-        part = ids[rows, : shared + int(ends[0])]
+        bucket = ids[rows, : prefix_length + int(ends[0])]
         left -= len(rows) * int(ends[0]) * cost
         keep = left >= 0 or not torch.is_grad_enabled()
-        found.append(encode(rows, part) if keep else checkpoint(encode, rows, part, use_reentrant=False))
-    return torch.cat(found)[order.argsort()]
+        features.append(encode(rows, bucket) if keep else checkpoint(encode, rows, bucket, use_reentrant=False))
+    return torch.cat(features)[order.argsort()]
 
 
 def encode_with_shared_prefix(tower: TextTower, ids: Tensor, prompter: Prompter, *, memory: int) -> Tensor:
-    """Features of texts, (C, E), that have the same prompts; a causal tower runs what they open with once for all.
+    """Encode texts that begin with the same prompts; a causal tower runs the prefix that they share only once.
 
     Args:
-        tower: What will encode them.
+        tower: The text tower.
         ids: Token ids, (C, L).
-        prompter: It edits tokens that stand in all texts alike, and reads nothing behind them.
+        prompter: Edits the same tokens in each text, and reads nothing behind them.
         memory: Bytes that may be kept for gradients.
+
+    Returns:
+        Features, (C, E).
     """
-    if not tower.causal or torch.compiler.is_compiling():  # which wants lengths that depend on no number
-        return encode_in_buckets(tower, ids, lambda _, part: tower(part, prompter), memory=memory)
+    if not tower.causal or torch.compiler.is_compiling():  # the compiler needs lengths that do not depend on values
+        return encode_in_buckets(tower, ids, lambda _, bucket: tower(bucket, prompter), memory=memory)
     alike = (ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum()
-    shared = int(alike.minimum(tower.ends(ids).min()))  # a text needs a token of its own, if only its end
-    opening = tower.opening(ids[:1, :shared], prompter)
-    return encode_in_buckets(tower, ids, lambda _, part: tower(part, after=opening), shared=shared, memory=memory)
+    length = int(alike.minimum(tower.ends(ids).min()))  # each text keeps at least one token: its end
+    prefix = tower.shared_prefix(ids[:1, :length], prompter)
+
+    def encode(_: Tensor, bucket: Tensor) -> Tensor:
+        return tower(bucket, shared_prefix=prefix)
+
+    return encode_in_buckets(tower, ids, encode, prefix_length=length, memory=memory)
 
 
-def chunk_sizes(lengths: Sequence[int], most: int) -> list[int]:
-    """Sizes of chunks of texts that are sorted from the longest on: alike in length, neither few nor too many."""
+def bucket_sizes(lengths: Sequence[int], most: int) -> list[int]:
+    """Divide texts, sorted by falling length, into buckets of similar lengths.
+
+    Returns:
+        Number of texts in each bucket: at most ``most`` and, apart from the last bucket, at least ``MIN_BUCKET``.
+    """
     sizes, start = [], 0
     while start < len(lengths):
         stop = start + 1
         while stop < min(len(lengths), start + most) and (
-            stop - start < FEW or lengths[stop] >= LIKE * lengths[start] or len(lengths) - stop < FEW
+            stop - start < MIN_BUCKET or lengths[stop] >= SIMILAR * lengths[start] or len(lengths) - stop < MIN_BUCKET
         ):
             stop += 1
         sizes.append(stop - start)

@@ -7,7 +7,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from selfprompt.models.block import Plain
+from selfprompt.models.block import BlockParts
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import VisionTower
 
@@ -76,15 +76,15 @@ class TimmViT(VisionTower):
         x = self.vit._pos_embed(self.vit.patch_embed(inputs))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
 
-    def plain(self, index: int) -> Plain | None:
+    def block_parts(self, index: int) -> BlockParts | None:
         """The parts of a block, if it is timm's plain ``Block`` with ``Attention``."""
-        return plain(self.vit.blocks[index])
+        return block_parts(self.vit.blocks[index])
 
-    def upstream(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
+    def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Upstream's own block; images have no mask."""
         return cast(Tensor, self.vit.blocks[index](x))
 
-    def needs_plain(self, index: int) -> str:
+    def requirement(self, index: int) -> str:
         """Which kind of block there is."""
         block = self.vit.blocks[index]
         kinds = f"{type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
@@ -95,10 +95,10 @@ class TimmViT(VisionTower):
         """Whether class tokens alone are read."""
         return self.vit.global_pool == "token" and self.vit.attn_pool is None
 
-    def _native(self, x: Tensor) -> Tensor:
+    def _pool_native(self, x: Tensor) -> Tensor:
         return self.head(self.vit.forward_head(self.vit.norm(x), pre_logits=True))
 
-    def _finish(self, rows: Tensor) -> Tensor:
+    def _pool_mean(self, rows: Tensor) -> Tensor:
         # of norm and fc_norm one is real, the other the identity
         return self.head(self.vit.fc_norm(self.vit.norm(rows.mean(dim=1))))
 
@@ -122,13 +122,13 @@ class TimmViT(VisionTower):
         }
 
 
-def plain(layer: nn.Module) -> Plain | None:
+def block_parts(layer: nn.Module) -> BlockParts | None:
     """The parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
     if type(layer) is not Block or type(layer.attn) is not Attention:
         return None
     block, attn = layer, layer.attn
 
-    def answer(y: Tensor, asking: Tensor) -> Tensor:
+    def out_proj(y: Tensor, asking: Tensor) -> Tensor:
         y = attn.norm(y)
         return cast(Tensor, block.ls1(attn.proj(y if attn.gate is None else y * attn.gate(asking).sigmoid())))
 
@@ -136,4 +136,4 @@ def plain(layer: nn.Module) -> Plain | None:
         return cast(Tensor, block.ls2(block.mlp(block.norm2(x))))
 
     qkv = attn.qkv
-    return Plain(block.norm1, qkv.weight, qkv.bias, attn.num_heads, attn.q_norm, attn.k_norm, answer, mlp)
+    return BlockParts(block.norm1, qkv.weight, qkv.bias, attn.num_heads, attn.q_norm, attn.k_norm, out_proj, mlp)

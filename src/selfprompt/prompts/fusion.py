@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from selfprompt.models.attention import SHORT, attend
+from selfprompt.models.block import FEW_KEYS, attend
 from selfprompt.models.tokens import Tokens
 
 FusionAxis = Literal["tokens", "batch"]
@@ -138,7 +138,7 @@ class TokenFusion(nn.Module):
             answer = self.attention(query, key)
         else:
             # Asked for its weights, torch takes plain products, which are faster for few tokens: see attend.
-            few = key.is_cpu and key.shape[1] <= SHORT
+            few = key.is_cpu and key.shape[1] <= FEW_KEYS
             answer, _ = self.attention(query, key, key, need_weights=few, average_attn_weights=False)
         if self.axis == "batch":
             answer = answer.transpose(0, 1)
@@ -213,14 +213,12 @@ class Fuse:
         fusions: The token fusion module of each block that has one, by block index.
         choose: Takes the stream and gives its representative tokens, (B, P, D).
         in_place: The prompts' places exist already, as placeholders of a text.
-        reach: Text positions that ``choose`` reads.
     """
 
     prompts: Tensor
     fusions: Mapping[int, TokenFusion]
     choose: Callable[[Tokens], Tensor]
     in_place: bool = False
-    reach: int = 0
     needs_all_outputs: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:

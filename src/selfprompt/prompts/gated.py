@@ -26,7 +26,6 @@ class Gated:
     gates: Tensor
     temperatures: Tensor
     dropout: float = 0.0
-    reach: int = 0
     needs_all_outputs: ClassVar[bool] = True
 
     def start(self, tokens: Tokens) -> Tokens:

@@ -127,7 +127,6 @@ class _LayerInputs:
 
     take: Callable[[int, Tensor], None]
     deepest: int
-    reach: int = 0
 
     def start(self, tokens: Tokens) -> Tokens:
         return tokens

@@ -1,4 +1,4 @@
-"""A prompter that looks on: it keeps what enters and leaves each block."""
+"""A prompter that records the input and output of each block."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,39 +7,36 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from selfprompt.models.tokens import Tokens
-from selfprompt.models.tower import Prompter
+from selfprompt.models.tower import NoPrompts, Prompter
 
 
 @dataclass
 class Record:
-    """Runs another prompter, or none, and keeps the streams.
+    """Runs another prompter and records the streams.
 
     Attributes:
-        inner: The prompter that is watched.
-        inputs: The stream entering each block, after the prompter's edits; prompts beside it stand within it here.
-        outputs: The stream leaving each block, with what became of them.
-        options: What else each block was given: a temperature, an update.
+        inner: The recorded prompter.
+        inputs: The input of each block, after the prompter's edits; prompts that were keys and values alone are
+            inserted into it.
+        outputs: The output of each block, with these prompts' outputs.
+        options: The further arguments of each block: temperature, qkv_delta.
     """
 
-    inner: Prompter | None = None
+    inner: Prompter = field(default_factory=NoPrompts)
     inputs: list[Tokens] = field(default_factory=list)
     outputs: list[Tokens] = field(default_factory=list)
     options: list[Mapping[str, Any]] = field(default_factory=list)
     needs_all_outputs: ClassVar[bool] = True
 
-    @property
-    def reach(self) -> int:
-        return self.inner.reach if self.inner else 0
-
     def start(self, tokens: Tokens) -> Tokens:
-        return self.inner.start(tokens) if self.inner else tokens
+        return self.inner.start(tokens)
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
-        def watched(stream: Tokens, *, beside: Tensor | None = None, **options: Any) -> Tokens:
-            entering = stream if beside is None else stream.insert(beside)
-            self.inputs.append(entering)
+        def recorded(stream: Tokens, *, extra_kv: Tensor | None = None, **options: Any) -> Tokens:
+            stream = stream if extra_kv is None else stream.insert(extra_kv)
+            self.inputs.append(stream)
             self.options.append(options)
-            self.outputs.append(block(entering, **options))
-            return self.outputs[-1] if beside is None else self.outputs[-1].drop()
+            self.outputs.append(block(stream, **options))
+            return self.outputs[-1] if extra_kv is None else self.outputs[-1].drop()
 
-        return self.inner.layer(index, watched, tokens) if self.inner else watched(tokens)
+        return self.inner.layer(index, recorded, tokens)

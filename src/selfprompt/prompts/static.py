@@ -29,7 +29,6 @@ class Static:
     prompts: Tensor
     dropout: float = 0.0
     in_place: bool = False
-    reach: int = 0
     needs_all_outputs: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
@@ -44,12 +43,12 @@ class Static:
             return block(tokens.replace(self._for_batch(index, tokens)) if own else tokens)
         if index + 1 < len(self.prompts):  # the next block has prompts of its own
             if index > 0:
-                return block(tokens, beside=self._for_batch(index, tokens))
+                return block(tokens, extra_kv=self._for_batch(index, tokens))
             first = (
                 tokens.prompts if self.dropout else tokens.prompts[:1]
             )  # a norm before block 0 may have changed them
             others = tokens.drop()  # no prompt has touched them yet, so no gradient passes through them
-            return block(others._replace(x=others.x.detach()), beside=first.clone())
+            return block(others._replace(x=others.x.detach()), extra_kv=first.clone())
         return block(tokens.insert(self._for_batch(index, tokens)) if 0 < index < len(self.prompts) else tokens)
 
     def _for_batch(self, index: int, tokens: Tokens) -> Tensor:
@@ -70,7 +69,6 @@ class Scatter:
 
     prompts: Tensor
     slots: Tensor
-    reach: int = 0
     needs_all_outputs: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
