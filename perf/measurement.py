@@ -19,7 +19,7 @@ from perf.compare import max_or_nan
 from perf.memory import available_memory, can_reset_peak, peak_in_child, peak_memory
 from perf.setup import Contenders, PerfSetup
 from perf.timing import Lap, MedianRange, Work, extrapolate, probe_sizes, ratio_range, time_alternately
-from selfprompt.inference.artifact import versions
+from selfprompt.inference.artifact import library_versions
 
 BUILDERS: dict[str, Callable[[PerfSetup, Size], Contenders]] = {
     "sep-step": clip_cases.sep_step,
@@ -302,7 +302,7 @@ def measure_cases(
             **asdict(budget),
         },
         "machine": machine(setup.device),
-        "versions": versions(),
+        "versions": library_versions(),
         "peak": {"first": asdict(rates[0]), "last": asdict(rates[-1]), "best": asdict(peak)},
         "rows": [with_targets(row, peak, setup).to_json() for row in rows],
     }

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import selfprompt
 from selfprompt.data.readers.read import read_dataset
-from selfprompt.inference.artifact import CARD, CONFIG, TENSORS, locate, read_artifact
+from selfprompt.inference.artifact import CARD, CONFIG, TENSORS, artifact_folder, read_artifact
 from selfprompt.inference.classifier import Classifier, pick_device
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
@@ -259,7 +259,7 @@ def test_top_is_checked(linear):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    assert locate(tmp_path) == Path(tmp_path)
+    assert artifact_folder(tmp_path) == Path(tmp_path)
     with pytest.raises(ValueError, match="none: there is no such folder"):
         selfprompt.load(tmp_path / "none")
     with pytest.raises(

@@ -287,7 +287,7 @@ class TestTrain:
         assert (done.status, done.err) == (0, "")
         for said in (
             "There is no test split: held out 8 images of 32 for testing (25% of each class, seed 1).",
-            "Drew up to 3 training images a class (seed 1): 12 in all.",
+            "Drew up to 3 training images per class (seed 1): 12 in all.",
             "training coop: 512 trainable parameters, 12 images, 2 epochs",
             "epoch 2/2",
             "95 % interval",
@@ -417,7 +417,7 @@ class TestEval:
     def test_images_that_were_all_for_training_are_no_test(self, run, photos, tmp_path):
         trained = run("train", photos, *FAST, "--holdout", "0", "--out", tmp_path / "out")
         assert trained.status == 0
-        assert "how good the classifier is on others is not known" in trained.out
+        assert "the accuracy on other images is unknown" in trained.out
         assert "There are no test images, so the accuracy is not known." in trained.out
         result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
         assert (result["images"]["train"], result["images"]["test"], result["tuned"]) == (32, 0, None)
@@ -569,7 +569,7 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"checkpoint.safetensors", "log.csv", "recipe.yaml"}
     refused = run("train", *settings, "--out", tmp_path / "out")
     assert refused.status == 1
-    assert "holds an unfinished run. Go on with it (--resume), delete it, or choose another folder." in refused.err
+    assert "holds an unfinished run. Resume it with --resume, delete it, or choose another folder." in refused.err
     other = run("train", *settings, "--out", tmp_path / "out", "--resume", "--seed", "5")
     assert other.status == 1
     assert "belongs to another run: " in other.err
@@ -583,10 +583,10 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
     assert "belongs to another run: images was " in mixed.err
     resumed = run("train", moved, *settings[1:], "--out", tmp_path / "out", "--resume")
     assert resumed.status == 0
-    assert "going on from the last checkpoint" in resumed.out
+    assert "resuming from the last checkpoint" in resumed.out
     assert "epoch 2/3" not in resumed.out
     started_late = run("train", *settings, "--out", tmp_path / "straight", "--resume")
-    assert "there is no checkpoint yet: starting" in started_late.out
+    assert "no checkpoint yet: starting from epoch 1" in started_late.out
     tensors = [(tmp_path / name / "prompts.safetensors").read_bytes() for name in ("out", "straight")]
     assert tensors[0] == tensors[1]
 
@@ -620,7 +620,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_then_used(photos, tmp_pat
 
     resumed = ran("train", photos, "--out", out, *settings, "--resume")
     assert resumed.status == 0, resumed.err
-    assert "going on from the last checkpoint" in resumed.out
+    assert "resuming from the last checkpoint" in resumed.out
     assert main(["train", str(photos), "--out", str(tmp_path / "straight"), *settings]) == 0
     killed, straight = ((tmp_path / name / "prompts.safetensors").read_bytes() for name in ("killed", "straight"))
     assert killed == straight

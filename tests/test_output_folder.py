@@ -5,7 +5,7 @@ import threading
 import pytest
 
 import selfprompt
-from selfprompt.training.steps import LogReporter
+from selfprompt.training.reporter import LogReporter
 from selfprompt.training.tune import RESULT
 from selfprompt.utils.locks import FOLDER_LOCK, folder_claimed
 from tests.conftest import FAST, started

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt.inference.artifact import CARD, CONFIG, HUB, LARGEST, TENSORS, locate
+from selfprompt.inference.artifact import CARD, CONFIG, HUB, MAX_BYTES, TENSORS, artifact_folder
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
@@ -184,7 +184,7 @@ class TestHub:
         with pytest.raises(
             ValueError, match=r"^(A hub repository is written hf-hub:owner/name|hf-hub:.* could not be)"
         ):
-            locate(name)
+            artifact_folder(name)
 
     def fake(self, monkeypatch, folder: Path, sizes: dict[str, int]) -> list[tuple[object, ...]]:
         """A hub that has these files, and what was asked of it."""
@@ -211,7 +211,7 @@ class TestHub:
         assert said == [f"fetching {CONFIG}, {TENSORS} (3,345 bytes) of owner/name from the Hugging Face hub"]
 
     def test_what_is_too_large_is_not_fetched(self, linear, monkeypatch):
-        asked = self.fake(monkeypatch, linear, {CONFIG: LARGEST[CONFIG] + 1})
+        asked = self.fake(monkeypatch, linear, {CONFIG: MAX_BYTES[CONFIG] + 1})
         with pytest.raises(
             ValueError, match=r"hf-hub:owner/name could not be fetched .*too many for what it should be"
         ):

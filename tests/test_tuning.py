@@ -86,7 +86,7 @@ def test_the_story_is_told(photos):
     assert names == [
         "loading embedded/mae",
         "reading images",
-        "starting from the training images",
+        "initialising from the training images",
         "evaluating on the test images",
     ]
     assert story.stages[1][1][-1] == (16, 16)
@@ -100,7 +100,7 @@ def test_every_choice_is_kept_with_the_results(photos):
     results = tune(photos, **LINEAR | {"shots": 7, "holdout": 0.5}).results
     notes = " ".join(results["notes"])
     assert "held out 16 images of 32 for testing (50% of each class, seed 1)" in notes
-    assert "Drew up to 7 training images a class (seed 1): 16 in all." in notes
+    assert "Drew up to 7 training images per class (seed 1): 16 in all." in notes
     assert "Fewer than 7 training images in 4 of 4 classes." in notes
     assert results["backbone_note"] in notes
 
@@ -191,13 +191,13 @@ class TestInterrupted:
         with pytest.raises(KeyboardInterrupt):
             tune(photos, **settings, out=tmp_path / "out", reporter=Impatient())
         assert not (tmp_path / "out" / "result.json").exists()
-        with pytest.raises(ValueError, match=r"holds an unfinished run\. Go on with it"):
+        with pytest.raises(ValueError, match=r"holds an unfinished run\. Resume it with"):
             tune(photos, **settings, out=tmp_path / "out")
         story = Story()
         resumed = tune(photos, **settings, out=tmp_path / "out", resume=True, reporter=story)
-        assert "going on from the last checkpoint" in story.said
+        assert "resuming from the last checkpoint" in story.said
         assert not [line for line in story.said if line.startswith("epoch 2/")]
-        assert "starting from the training images" not in [name for name, _ in story.stages]
+        assert "initialising from the training images" not in [name for name, _ in story.stages]
         assert equal(resumed, tune(photos, **settings))
         assert equal(resumed, selfprompt.load(tmp_path / "out"))
         assert not (tmp_path / "out" / "checkpoint.safetensors").exists()

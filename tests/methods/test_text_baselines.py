@@ -17,7 +17,7 @@ from selfprompt.methods.prograd import ProGrad, without_conflict
 from selfprompt.methods.promptsrc import PromptSRC, epoch_weights, templates
 from selfprompt.methods.tcp import TCP, behind_words, chosen_block
 from selfprompt.prompts.static import Static
-from selfprompt.training.steps import LogReporter
+from selfprompt.training.reporter import LogReporter
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small
 
 PETS = "a photo of a {}, a type of pet."

@@ -25,7 +25,7 @@ from selfprompt.methods.tip_adapter import TipAdapter
 from selfprompt.models.timm_vit import TimmViT
 from selfprompt.prompts.record import Record
 from selfprompt.prompts.static import Static
-from selfprompt.training.steps import LogReporter
+from selfprompt.training.reporter import LogReporter
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
 
 QUICK = {"backbone": "embedded/clip", "workers": 0, "batch_size": 4}

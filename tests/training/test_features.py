@@ -6,8 +6,8 @@ import torch
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.batches import Part
+from selfprompt.training.identity import checkpoint_identity
 from selfprompt.training.loop import FitResult, fit
-from selfprompt.training.state import identity_of
 from tests.training.tiny import FrozenMethod, TinyMethod, batches, state, validation
 
 TRAIN, VAL = 21, 20
@@ -67,9 +67,9 @@ def test_a_resumed_run_meets_the_same_bits(tmp_path, views):
 
 
 def test_a_checkpoint_from_before_there_were_views_is_gone_on_with():
-    before = identity_of(TinyMethod(), 3, TrainOptions(), 1, None)
+    before = checkpoint_identity(TinyMethod(), 3, TrainOptions(), 1, None)
     assert "views" not in before["train"]
-    assert identity_of(TinyMethod(), 3, TrainOptions(views=2), 1, None)["train"]["views"] == 2
+    assert checkpoint_identity(TinyMethod(), 3, TrainOptions(views=2), 1, None)["train"]["views"] == 2
 
 
 def test_a_batch_is_cut_with_its_features():

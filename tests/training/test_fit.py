@@ -14,7 +14,7 @@ from selfprompt.training import loop as fit_module
 from selfprompt.training.checkpoint import read_epochs
 from selfprompt.training.loop import FitResult, fit
 from selfprompt.training.meter import Meter
-from selfprompt.training.reporter import ProgressBar
+from selfprompt.training.progress_bar import ProgressBar
 from tests.training.tiny import TinyMethod, batches, state, validation
 
 TIMES = ("seconds", "images_per_second")

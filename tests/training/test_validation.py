@@ -14,7 +14,7 @@ from selfprompt.data.suites import load_task
 from selfprompt.inference.artifact import TENSORS
 from selfprompt.recipes.recipe import load_recipe, recipe_names
 from selfprompt.training.checkpoint import read_epochs
-from selfprompt.training.steps import LogReporter
+from selfprompt.training.reporter import LogReporter
 from selfprompt.training.tune import RESULT
 from tests.conftest import started
 from tests.methods.tiny import backbone

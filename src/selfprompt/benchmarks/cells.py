@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.benchmarks.rows import entry_slug
-from selfprompt.recipes.options import ADDED
+from selfprompt.recipes.options import LATER_OPTIONS
 from selfprompt.recipes.recipe import Recipe
 
 WITHOUT_EFFECT = (
@@ -60,7 +60,7 @@ class Cell:
     def id(self) -> str:
         """A hash of protocol, data, recipe and seed; whoever has it measures the same."""
         flat = {key: value for key, value in self.recipe.flat().items() if key not in WITHOUT_EFFECT}
-        recipe = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
+        recipe = {key: value for key, value in flat.items() if (key, value) not in LATER_OPTIONS.items()}
         facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.own_texts, recipe]
         facts += [self.steps] if self.steps else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()

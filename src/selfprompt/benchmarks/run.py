@@ -31,7 +31,8 @@ from selfprompt.recipes.options import DataOptions
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.loop import CHECKPOINT
-from selfprompt.training.steps import LogReporter, Reporter, RunData, choose_images, record, train, with_statistics
+from selfprompt.training.reporter import LogReporter, Reporter
+from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_statistics
 from selfprompt.utils.files import to_json, write_atomically, write_json
 from selfprompt.utils.locks import claimed
 
@@ -173,9 +174,7 @@ def run_cell(cell: Cell, folder: Path, shelf: RunCache, reporter: Reporter) -> d
     training = select_base_new(drawn, cell.recipe.data.classes)
     recipe = cell_recipe(cell, task, len(training.train))
     backbone = fitting_backbone(shelf.backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
-    method = build_method(recipe.method, backbone, training.classes, seed=recipe.seed, check=False, **recipe.options)
-    method.to(fabric.device)
-    classifier = Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
+    classifier = build_classifier(recipe, backbone, training.classes, fabric.device, check=False)
     data = RunData(training, store, features, "")
     result = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     wanted = tuple(evaluations(cell, drawn, task, lambda name: shelf.task(cell.suite, name)))
@@ -183,8 +182,10 @@ def run_cell(cell: Cell, folder: Path, shelf: RunCache, reporter: Reporter) -> d
     facts = {
         **cell.facts(),
         "evaluations": measured,
-        "restricted": [entry.name for entry in wanted if measured[entry.name] and is_restricted(method, entry)],
-        **record(classifier, training, result),
+        "restricted": [
+            entry.name for entry in wanted if measured[entry.name] and is_restricted(classifier.method, entry)
+        ],
+        **run_record(classifier, training, result),
         "images": {part: 0 if recipe.method in UNTRAINED else len(training.select(part)) for part in SPLITS[:2]},
         "split": write_split(folder / SPLIT, training, shelf.root) if recipe.method not in UNTRAINED else None,
         "peak_memory": peak_memory(fabric.device),

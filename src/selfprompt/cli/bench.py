@@ -210,7 +210,7 @@ def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
 
 
 class GridShow:
-    """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``steps.Reporter``."""
+    """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``training.reporter.Reporter``."""
 
     def __init__(self, console: Console, total: int, done: int = 0) -> None:
         self.console = console

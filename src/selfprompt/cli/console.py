@@ -49,7 +49,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 class Show:
-    """Tells the steps of a run on a console; a ``steps.Reporter``."""
+    """Tells the steps of a run on a console; a ``training.reporter.Reporter``."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or make_console()

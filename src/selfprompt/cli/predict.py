@@ -78,7 +78,7 @@ def predict(options: Namespace) -> int:
 
 def predict_here(options: Namespace) -> int:
     """Predict to the standard output."""
-    from selfprompt.inference.image_paths import PathIndex, image_paths, left_out, read_lines
+    from selfprompt.inference.image_paths import PathIndex, ignored_summary, image_paths, read_lines
 
     out, form = sys.stdout, options.format or "table"
     show = Show(make_console(stderr=True), quiet=options.quiet)
@@ -86,7 +86,7 @@ def predict_here(options: Namespace) -> int:
         index, ignored = PathIndex(sys.maxsize), Counter[str]()
         spool.writelines(index.lines(image_paths(options.images, options.list, ignored)))
         if ignored:
-            show.message(left_out(ignored))
+            show.message(ignored_summary(ignored))
         spool.seek(0)
         if not index.count:
             raise ValueError(f"{options.list} lists no images.")

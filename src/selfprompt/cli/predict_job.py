@@ -34,7 +34,7 @@ LOOK, TELL = 1.0, 30.0
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
     from selfprompt.data.loading.image_remarks import Remarks
-    from selfprompt.inference.image_paths import left_out
+    from selfprompt.inference.image_paths import ignored_summary
     from selfprompt.inference.jobs import finish_job, merged_file, open_job, run_job
 
     if options.format not in (None, "csv", "jsonl"):
@@ -46,7 +46,7 @@ def predict_parts(options: Namespace) -> int:
         paths = paths_of(options, ignored := Counter[str]())
         job = open_job(Path(options.out), job_spec(options, classifier), paths)
     if ignored:
-        show.message(left_out(ignored))
+        show.message(ignored_summary(ignored))
     if not job.is_done:
         with show.stage("predicting") as bar, helpers(options, job, classifier, show):
             stream = partial(classifier.stream, top=options.top, workers=readers(options))
@@ -83,14 +83,14 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     Raises:
         UsageError: If parts would not hold whole batches.
     """
-    from selfprompt.inference.artifact import CONFIG, locate
+    from selfprompt.inference.artifact import CONFIG, artifact_folder
     from selfprompt.inference.jobs import JobSpec
 
     batch = classifier.batch_size
     size = options.part_size or -(-USUAL_PART // batch) * batch
     if size % batch:
         raise UsageError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
-    config = (locate(options.classifier) / CONFIG).read_bytes()
+    config = (artifact_folder(options.classifier) / CONFIG).read_bytes()
     digest = hashlib.sha256(config).hexdigest()
     return JobSpec(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)
 

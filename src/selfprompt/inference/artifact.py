@@ -36,9 +36,9 @@ CONFIG, TENSORS, CARD = "config.json", "prompts.safetensors", "README.md"
 CHECKPOINT = "checkpoint.safetensors"  # what an unfinished run has instead
 HUB = "hf-hub:"
 """What stands before owner/name of a repository of the Hugging Face hub, as open_clip writes it."""
-LARGEST = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
+MAX_BYTES = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
 """The files that are fetched from a repository, and the bytes that each may have."""
-STORED = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+ALLOWED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 """Types of tensors that methods store."""
 ADVICE = "Restore it from a copy, or tune again."
 
@@ -90,7 +90,7 @@ def read_artifact(folder: Path) -> Artifact:
     except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise ValueError(f"{folder / TENSORS} is damaged: {str(error)[:200]}. {ADVICE}") from error
     for name, tensor in tensors.items():
-        if tensor.dtype not in STORED:
+        if tensor.dtype not in ALLOWED_DTYPES:
             raise ValueError(
                 f"{folder / TENSORS} is damaged: {name} is {tensor.dtype}, which no method stores. {ADVICE}"
             )
@@ -111,7 +111,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def locate(source: str | Path, *, say: Callable[[str], None] = logger.info) -> Path:
+def artifact_folder(source: str | Path, *, say: Callable[[str], None] = logger.info) -> Path:
     """The folder of an artifact: a local one, or "hf-hub:owner/name" or "hf-hub:owner/name@revision", which is fetched.
 
     Args:
@@ -161,14 +161,14 @@ def _snapshot(repository: str, revision: str | None, say: Callable[[str], None])
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
 
-    wanted = list(LARGEST)
+    wanted = list(MAX_BYTES)
     try:
         planned = snapshot_download(repository, revision=revision, allow_patterns=wanted, dry_run=True)
     except DryRunError:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
     missing = [file for file in planned if file.will_download]
     for file in missing:
-        if (file.file_size or 0) > LARGEST[file.filename]:
+        if (file.file_size or 0) > MAX_BYTES[file.filename]:
             raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, too many for what it should be")
     if missing:
         size = sum(file.file_size or 0 for file in missing)
@@ -179,7 +179,7 @@ def _snapshot(repository: str, revision: str | None, say: Callable[[str], None])
     return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions of this library and those that its results depend on."""
     found = {}
     for name in ("selfprompt", "torch", "timm", "open_clip_torch", "pillow"):

@@ -19,7 +19,15 @@ from selfprompt.data.loading.memory_limit import DecodingLimit
 from selfprompt.data.loading.prefetch import ahead, batched
 from selfprompt.data.loading.rgb import remarks
 from selfprompt.data.loading.transforms import Transform, eval_transform
-from selfprompt.inference.artifact import CONFIG, TENSORS, Artifact, locate, read_artifact, save_artifact, versions
+from selfprompt.inference.artifact import (
+    CONFIG,
+    TENSORS,
+    Artifact,
+    artifact_folder,
+    library_versions,
+    read_artifact,
+    save_artifact,
+)
 from selfprompt.inference.inputs import each_image, image_name
 from selfprompt.inference.predictions import Prediction
 from selfprompt.methods.base import Method
@@ -215,8 +223,8 @@ class Classifier:
             "batch_size": self.batch_size,
             "sample_wise": self.method.traits.batch_independent,
             "recipe": dict(self.recipe),
-            "results": brief(self.results),
-            "versions": versions(),
+            "results": artifact_results(self.results),
+            "versions": library_versions(),
         }
         save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
 
@@ -244,7 +252,7 @@ def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, An
         return replace(found, error=reason(error)), None
 
 
-def brief(results: Mapping[str, Any]) -> dict[str, Any]:
+def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results without what grows with the classes squared or the epochs, is private, or stands in the artifact."""
     kept = {
         name: value
@@ -281,7 +289,7 @@ def load(
             one it was tuned on.
     """
     place = pick_device(device)
-    folder = locate(source, say=say)
+    folder = artifact_folder(source, say=say)
     artifact = read_artifact(folder)
     try:
         check_method(artifact.config["method"], trust=trust, folder=folder)

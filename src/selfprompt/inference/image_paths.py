@@ -47,7 +47,7 @@ def image_paths(
         yield from _of_list(list_file)
 
 
-def left_out(ignored: Counter[str]) -> str:
+def ignored_summary(ignored: Counter[str]) -> str:
     """A sentence on the files that were ignored: ``Left out 3 files that are no images (2 .txt, 1 .csv).``"""
     count = sum(ignored.values())
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in ignored.most_common())
@@ -62,7 +62,7 @@ def _of_folder(folder: Path, ignored: Counter[str]) -> Iterator[str]:
         yield from found
     ignored.update(own)
     if first is None:
-        raise ValueError(f"{folder} has no images.{' ' + left_out(own) if own else ''}")
+        raise ValueError(f"{folder} has no images.{' ' + ignored_summary(own) if own else ''}")
 
 
 def _below(folder: Path, ignored: Counter[str]) -> Iterator[str]:

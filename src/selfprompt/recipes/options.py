@@ -7,7 +7,7 @@ from typing import Literal
 
 from selfprompt.utils.validation import check_kinds
 
-ADDED = {"views": 0, "compile": False, "on_empty_class": "skip"}
+LATER_OPTIONS = {"views": 0, "compile": False, "on_empty_class": "skip"}
 """Options that came later, with the value that means what was done before: ids and checkpoints leave it out."""
 
 

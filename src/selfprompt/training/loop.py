@@ -16,11 +16,12 @@ from lightning_fabric import Fabric
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.batches import Part, parts
 from selfprompt.training.distributed import average_gradients, make_fabric, mean_over_processes
+from selfprompt.training.identity import checkpoint_identity
 from selfprompt.training.logs import RunLog
 from selfprompt.training.meter import Meter, accuracy
-from selfprompt.training.reporter import ProgressBar, summary
+from selfprompt.training.progress_bar import ProgressBar, epoch_summary
 from selfprompt.training.schedule import learning_rate, set_learning_rate
-from selfprompt.training.state import TrainingState, Weights, identity_of
+from selfprompt.training.state import TrainingState, Weights
 
 if TYPE_CHECKING:
     from selfprompt.data.loading.loader import Batches
@@ -91,7 +92,7 @@ def fit(
     path = None if run_dir is None else Path(run_dir) / CHECKPOINT
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the caller's random state stays as it is
-        who = identity_of(method, len(train), options, seed, identity)
+        who = checkpoint_identity(method, len(train), options, seed, identity)
         state = TrainingState(method, options, fabric, seed=seed, identity=who)
         if path is not None and path.exists():
             if not resume:
@@ -135,7 +136,7 @@ def _train(
             logs.table(state.history)
             logs.point(record)
             if first and not bar.shown:
-                log(f"epoch {state.epoch}/{options.epochs}  {summary(record)}")
+                log(f"epoch {state.epoch}/{options.epochs}  {epoch_summary(record)}")
 
 
 def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str, float]:

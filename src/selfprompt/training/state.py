@@ -1,15 +1,13 @@
 """What a run carries from step to step, and how that becomes a checkpoint and comes back."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from selfprompt.recipes.options import ADDED, TrainOptions
+from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.batches import Part
 from selfprompt.training.checkpoint import (
     TrainingCheckpoint,
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from selfprompt.methods.base import Method
 
 Weights = Literal["last", "best-val", "ema", "best-val-ema"]
-
-FREE_TO_CHANGE = ("devices", "accelerator", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
-"""Options that a resumed run may change: they move the result by rounding at most."""
 
 
 class TrainingState:
@@ -139,26 +134,3 @@ class TrainingState:
         self.epoch, self.history = checkpoint.epoch, list(checkpoint.history)
         self.seconds, self.best_epoch = facts["seconds"], facts["best_epoch"]
         self.fabric.strategy.precision.load_state_dict(facts["scaler"])
-
-
-def identity_of(
-    method: "Method", steps: int, options: TrainOptions, seed: int, given: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What a run must share with its checkpoint, as plain JSON values.
-
-    Args:
-        method: Gives names and shapes of the tuned tensors.
-        steps: Per epoch.
-        options: Those that are free to change are left out, and those added later that change nothing.
-        seed: Of the run.
-        given: What the caller knows: method, data, backbone.
-    """
-    fixed = {name: value for name, value in asdict(options).items() if name not in FREE_TO_CHANGE}
-    identity = {
-        **(given or {}),
-        "train": {name: value for name, value in fixed.items() if (name, value) not in ADDED.items()},
-        "seed": seed,
-        "steps_per_epoch": steps,
-        "tensors": {name: list(tensor.shape) for name, tensor in method.trainable().items()},
-    }
-    return json.loads(json.dumps(identity, default=str))

@@ -1,63 +1,46 @@
-"""The steps of a run, which `tune` and a cell of a bench share: choose images, read them, train, record."""
+"""The steps of a run, shared by `tune` and benchmark cells: select images, read them, train, record."""
 
-import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from selfprompt.data.dataset import ArchivedFile, Dataset, Item, Source
+from selfprompt.data.dataset import Dataset
 from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.data.loading.loader import Batches, ImageStore, check_dataset
 from selfprompt.data.loading.store import parse_bytes
 from selfprompt.data.loading.transforms import train_transform
 from selfprompt.data.readers.read import read_dataset
-from selfprompt.inference.artifact import versions
+from selfprompt.inference.artifact import library_versions
 from selfprompt.inference.classifier import Classifier, evaluate
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.training.identity import run_identity
 from selfprompt.training.loop import CHECKPOINT, FitResult, fit
+from selfprompt.training.reporter import Reporter
 from selfprompt.utils.wording import plural
 
-logger = logging.getLogger(__name__)
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-Progress = Callable[[int, int], None]
-
-
-class Reporter(Protocol):
-    """Who is told how a run goes: the command line shows it, Python code may ignore it."""
-
-    def message(self, line: str) -> None:
-        """One line about what was done or chosen."""
-
-    def stage(self, name: str) -> AbstractContextManager[Progress]:
-        """A step that takes time; the callback gets (done, in all)."""
-
-
-class LogReporter:
-    """Tells the log, nobody else."""
-
-    def message(self, line: str) -> None:
-        logger.info(line)
-
-    def stage(self, name: str) -> AbstractContextManager[Progress]:
-        logger.info(name)
-        return nullcontext(lambda done, total: None)
+"""Mean and standard deviation per channel."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The images of a run, and where their pixels and frozen features are kept."""
+    """The images of a run.
+
+    Attributes:
+        dataset: The selected images of each split.
+        store: Cache of their pixels.
+        features: Cache of their frozen features.
+        key: Hash of the path of the data; empty for objects.
+    """
 
     dataset: Dataset
     store: ImageStore
@@ -66,26 +49,14 @@ class RunData:
 
 
 def choose_images(data: Any, recipe: Recipe) -> Dataset:
-    """List the images, draw the shots over all classes, cut out base or new classes; opens no file of them.
+    """List the images, draw the shots over all classes and select base or new classes; opens no image file.
 
-    A ready ``Dataset`` keeps its own splits and class names: nothing is held out of it for testing.
+    A ready ``Dataset`` keeps its splits and class names: nothing is held out of it for testing.
 
     Raises:
-        ValueError: If there are no fitting images.
+        ValueError: If there are no training images, or no validation images where the recipe needs them.
     """
-    options = recipe.data
-    names = None if options.class_names is None else Path(options.class_names)
-    if isinstance(data, Dataset):
-        dataset = data
-    else:
-        dataset = read_dataset(
-            data,
-            classes=names,
-            holdout=options.holdout,
-            seed=recipe.seed,
-            on_empty=options.on_empty_class,
-            on_bad=options.on_bad_image,
-        )
+    dataset, options = _listed(data, recipe), recipe.data
     if not dataset.train:
         raise ValueError(f"{dataset.name} has no training images.")
     if recipe.train.select == "best-val" and not dataset.val:
@@ -93,27 +64,45 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
             f"select 'best-val' needs validation images, and {dataset.name} has none: "
             "add a val folder (or split val in a manifest), or use select 'last'."
         )
-    drawn, drawn_val = draw_few_shot(dataset.train, dataset.val, options.shots, recipe.seed)
     notes = list(dataset.notes)
     if not (options.holdout or dataset.test or isinstance(data, Dataset)):
-        notes.append("All images are for training (holdout 0): how good the classifier is on others is not known.")
+        notes.append("All images are used for training (holdout 0): the accuracy on other images is unknown.")
+    train, val = draw_few_shot(dataset.train, dataset.val, options.shots, recipe.seed)
     if options.shots:
-        notes.append(f"Drew up to {options.shots} training images a class (seed {recipe.seed}): {len(drawn)} in all.")
-        short = Counter(item.label for item in drawn)
-        few = [name for label, name in enumerate(dataset.classes) if 0 < short[label] < options.shots]
-        if few:
-            notes.append(f"Fewer than {options.shots} training images in {len(few)} of {len(dataset.classes)} classes.")
-    dataset = replace(dataset, train=drawn, val=drawn_val, notes=tuple(notes))
-    return select_base_new(dataset, options.classes)
+        notes.append(f"Drew up to {options.shots} training images per class (seed {recipe.seed}): {len(train)} in all.")
+        drawn = Counter(item.label for item in train)
+        short = sum(0 < drawn[label] < options.shots for label in range(len(dataset.classes)))
+        if short:
+            notes.append(f"Fewer than {options.shots} training images in {short} of {len(dataset.classes)} classes.")
+    return select_base_new(replace(dataset, train=train, val=val, notes=tuple(notes)), options.classes)
+
+
+def _listed(data: Any, recipe: Recipe) -> Dataset:
+    """Return the data as a ``Dataset``, which they may be already."""
+    if isinstance(data, Dataset):
+        return data
+    options = recipe.data
+    return read_dataset(
+        data,
+        classes=None if options.class_names is None else Path(options.class_names),
+        holdout=options.holdout,
+        seed=recipe.seed,
+        on_empty=options.on_empty_class,
+        on_bad=options.on_bad_image,
+    )
 
 
 def read_images(dataset: Dataset, recipe: Recipe, key: str, reporter: Reporter) -> RunData:
-    """Decode every image once; tell what was chosen and left out."""
+    """Decode every image once; report choices and unreadable images."""
     store = ImageStore(recipe.data.memory)
     features = FeatureStore(recipe.data.memory, recipe.data.feature_cache)
     with reporter.stage("reading images") as progress:
         dataset, bad = check_dataset(
-            dataset, store, on_bad=recipe.data.on_bad_image, may_go=exhausted(dataset, recipe), progress=progress
+            dataset,
+            store,
+            on_bad=recipe.data.on_bad_image,
+            may_go=exhausted_classes(dataset, recipe),
+            progress=progress,
         )
     for note in dataset.notes:
         reporter.message(note)
@@ -122,8 +111,8 @@ def read_images(dataset: Dataset, recipe: Recipe, key: str, reporter: Reporter) 
     return RunData(dataset, store, features, key)
 
 
-def exhausted(dataset: Dataset, recipe: Recipe) -> set[int]:
-    """The classes that may be left out if none of their drawn images can be read: there are no others to draw."""
+def exhausted_classes(dataset: Dataset, recipe: Recipe) -> set[int]:
+    """Return the classes all of whose images were drawn: they may be dropped if none of these can be read."""
     if recipe.data.on_empty_class == "fail":
         return set()
     drawn, shots = Counter(item.label for item in dataset.train), recipe.data.shots
@@ -131,15 +120,32 @@ def exhausted(dataset: Dataset, recipe: Recipe) -> set[int]:
 
 
 def with_statistics(backbone: Backbone, statistics: str) -> Backbone:
-    """The backbone with other image statistics, where the recipe asks for ImageNet's."""
+    """Return the backbone with ImageNet's image statistics if the recipe asks for them."""
     if statistics == "backbone":
         return backbone
     mean, std = IMAGENET_STATISTICS
     return replace(backbone, preprocess=replace(backbone.preprocess, mean=mean, std=std))
 
 
-def zero_shot(classifier: Classifier, data: RunData, reporter: Reporter) -> Metrics | None:
-    """Accuracy of the untuned CLIP on the test images; None without these, a text tower, or names that it can read."""
+def build_classifier(
+    recipe: Recipe, backbone: Backbone, classes: Sequence[str], device: torch.device, *, check: bool
+) -> Classifier:
+    """Build the recipe's method on a device, ready to be trained.
+
+    Args:
+        recipe: Names the method and its options.
+        backbone: The frozen backbone.
+        classes: Class names in the order of the logits.
+        device: Where to compute.
+        check: Whether to reject repeated names.
+    """
+    method = build_method(recipe.method, backbone, classes, seed=recipe.seed, check=check, **recipe.options)
+    method.to(device)
+    return Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
+
+
+def evaluate_zero_shot(classifier: Classifier, data: RunData, reporter: Reporter) -> Metrics | None:
+    """Evaluate the zero-shot CLIP on the test images; None without these, a text tower, or readable names."""
     backbone = classifier.method.backbone
     if backbone.text is None or not data.dataset.test:
         return None
@@ -171,27 +177,14 @@ def train(
         reporter.message(f"{method.name} has nothing to train.")
         return None
     fit_to_machine(method, recipe)
-    transform = train_transform(classifier.preprocess, options.augment)
-    batches = Batches(
-        dataset.train,
-        data.store,
-        transform,
-        options.batch_size,
-        shuffle=True,
-        seed=recipe.seed,
-        drop_last="auto" if options.drop_last else False,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-        workers=options.workers,
-        views=options.views,
-        features=data.features,
-        device=fabric.device,
-    )
+    batches = train_batches(classifier, data, recipe, fabric)
     val = classifier.batches(dataset.val, data.store, data.features) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
     if resume:
-        reporter.message("going on from the last checkpoint" if resuming else "there is no checkpoint yet: starting")
-    if not resuming or method.traits.repeat_prepare:  # else a checkpoint holds everything that prepare would make
+        reporter.message(
+            "resuming from the last checkpoint" if resuming else "no checkpoint yet: starting from epoch 1"
+        )
+    if not resuming or method.traits.repeat_prepare:  # else the checkpoint holds everything that prepare would make
         prepare(method, batches, val, recipe.seed, reporter)
     if method.traits.closed_form or not method.trainable():
         reporter.message(f"{method.name} is ready: it needs no epochs.")
@@ -209,45 +202,35 @@ def train(
         seed=recipe.seed,
         run_dir=folder,
         resume=resume,
-        identity=identity_of_run(classifier, dataset, recipe),
+        identity=run_identity(method, dataset, recipe),
         progress=progress,
         fabric=fabric,
         log=reporter.message,
     )
 
 
-def identity_of_run(classifier: Classifier, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
-    """What a run shares with its checkpoint besides options and seed; wherever its images lie now."""
-    method = classifier.method
-    return {
-        "method": recipe.method,
-        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
-        "backbone": method.backbone.fingerprint,
-        "classes": list(classifier.classes),
-        "images": names_of_images(dataset.train),
-    }
-
-
-def names_of_images(items: Sequence[Item]) -> list[str]:
-    """Place, bytes and label of each image, which moving all of them together does not change."""
-    sources = [str(item.source) for item in items]
-    folder = os.path.commonprefix(sources).rpartition(os.sep)[0]  # noqa: RUF071 (a source need not be a path)
-    sizes = [_bytes_of(item.source) for item in items]
-    return [
-        f"{source.removeprefix(folder)}:{size}:{item.label}"
-        for source, size, item in zip(sources, sizes, items, strict=True)
-    ]
-
-
-def _bytes_of(source: Source) -> int:
-    """The size of an image's file; 0 where it has none."""
-    if isinstance(source, ArchivedFile):
-        return source.size
-    return source.stat().st_size if isinstance(source, Path) else 0
+def train_batches(classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any) -> Batches:
+    """Return this process's share of the training batches."""
+    options = recipe.train
+    return Batches(
+        data.dataset.train,
+        data.store,
+        train_transform(classifier.preprocess, options.augment),
+        options.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        drop_last="auto" if options.drop_last else False,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=options.workers,
+        views=options.views,
+        features=data.features,
+        device=fabric.device,
+    )
 
 
 def fit_to_machine(method: Method, recipe: Recipe) -> None:
-    """Tell the method how much memory gradients may take, and its towers whether to be compiled."""
+    """Give the method its memory limit for gradients, and compile its towers if the recipe asks for it."""
     method.memory = parse_bytes(recipe.data.memory)
     if recipe.train.compile:
         for tower in filter(None, (method.vision, method.text)):
@@ -255,7 +238,7 @@ def fit_to_machine(method: Method, recipe: Recipe) -> None:
 
 
 def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, reporter: Reporter) -> None:
-    """The method's start from the data; every process sees all images, so all start alike."""
+    """Initialise the method from the data; every process sees all images, so that all start alike."""
     whole = Batches(
         batches.items,
         batches.store,
@@ -270,17 +253,17 @@ def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, re
         device=batches.device,
     )
     generator = torch.Generator().manual_seed(seed)
-    with reporter.stage("starting from the training images") as progress:
+    with reporter.stage("initialising from the training images") as progress:
         method.prepare(whole, generator, progress)
 
 
-def record(classifier: Classifier, dataset: Dataset, result: FitResult | None) -> dict[str, Any]:
-    """Collect what every run records: what was trained, how, on which classes, and with what.
+def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | None) -> dict[str, Any]:
+    """Return what every run records: what was trained, how, on which classes and with which software.
 
     Args:
         classifier: The trained classifier.
-        dataset: What it was trained on.
-        result: How the training went; None where there were no epochs.
+        dataset: The data that it was trained on.
+        result: Outcome of the training; None where there were no epochs.
     """
     method = classifier.method
     backbone = method.backbone
@@ -299,5 +282,5 @@ def record(classifier: Classifier, dataset: Dataset, result: FitResult | None) -
         "preprocess": asdict(classifier.preprocess),
         "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint, "note": backbone.note},
         "notes": list(dataset.notes),
-        "versions": versions(),
+        "versions": library_versions(),
     }

@@ -14,22 +14,22 @@ from selfprompt.data.dataset import SPLITS
 from selfprompt.data.readers.read import is_task
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier
-from selfprompt.methods.registry import build_method, find, make_options
+from selfprompt.methods.registry import find, make_options
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import Recipe, load_recipe
 from selfprompt.training.distributed import make_fabric
-from selfprompt.training.loop import CHECKPOINT, FitResult
+from selfprompt.training.loop import CHECKPOINT
+from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import (
-    LogReporter,
-    Reporter,
     RunData,
+    build_classifier,
     choose_images,
+    evaluate_zero_shot,
     read_images,
-    record,
+    run_record,
     train,
     with_statistics,
-    zero_shot,
 )
 from selfprompt.utils.files import write_atomically, write_json
 from selfprompt.utils.locks import folder_claimed
@@ -37,7 +37,7 @@ from selfprompt.utils.locks import folder_claimed
 RESULT, RECIPE = "result.json", "recipe.yaml"
 
 
-@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
+@torch.random.fork_rng(devices=[])  # layers draw their own initial values; the caller's random state stays
 def tune(
     data: Any,
     *,
@@ -54,81 +54,86 @@ def tune(
     """Adapt a frozen backbone to labelled images.
 
     Args:
-        data: A folder of class folders, a folder with train/ (val/) test/, a CSV or Parquet manifest, or a torchvision
-            or Hugging Face data set; or a ready ``Dataset``, which is taken as it is.
-        method: A method or recipe: "sep", "spt-deep", "coop", ...; the recipe's values are the defaults.
-        backbone: A name (see ``list_backbones``) or a loaded backbone; None is the recipe's.
-        out: Folder for the artifact, the result and what resuming needs, for one run at a time; None keeps everything
-            in memory.
-        options: The method's own options, "text_prompts" say.
-        recipe: A recipe of one's own instead of ``method``.
-        resume: Go on with the interrupted run in ``out``.
-        progress: Show a bar while training, in a terminal.
-        reporter: Is told what happens.
+        data: A folder of class folders, a folder with train/ (val/) test/, a CSV or Parquet manifest, a torchvision or
+            Hugging Face data set, a list of (image, label), or a ``Dataset``, which is used as it is.
+        method: Name of a method or recipe: "sep", "spt-deep", "coop", ...; the recipe's values are the defaults.
+        backbone: A name (see ``list_backbones``) or a loaded backbone; None uses the recipe's.
+        out: Folder for the artifact, the result and the checkpoint, for one run at a time; None writes nothing.
+        options: Options of the method, such as "text_prompts".
+        recipe: A recipe to use instead of ``method``.
+        resume: Whether to resume the interrupted run in ``out``.
+        progress: Whether to show a progress bar while training, in a terminal.
+        reporter: Receives the progress of the run; None writes it to the log.
         overrides: Any other value of the recipe: shots, epochs, lr, seed, classes, ...
 
     Returns:
-        The tuned classifier, evaluated on the test images; ``results`` has the numbers.
+        The trained classifier, evaluated on the test images; ``results`` has the numbers.
 
     Raises:
-        ValueError: If an argument, the data or the backbone's name is wrong, or another run writes into ``out``.
+        ValueError: If an argument, the data or the backbone's name is wrong, or another run writes to ``out``.
         RuntimeError: If training diverges or a file cannot be written.
     """
     reporter = reporter or LogReporter()
-    recipe = (recipe or load_recipe(method)).changed({**overrides, **({"options": options} if options else {})})
-    if backbone is not None:
-        recipe = recipe.changed({"backbone": backbone if isinstance(backbone, str) else backbone.name})
+    recipe = _merged_recipe(recipe or load_recipe(method), backbone, options, overrides)
     folder = None if out is None else Path(out)
     _check_folder(folder, resume)
-    make_options(find(recipe.method), recipe.options)  # wrong options and missing images are told before work is done
+    make_options(find(recipe.method), recipe.options)  # wrong options and missing images fail before any costly step
     dataset = choose_images(data, recipe)
     fabric = make_fabric(recipe.train)
     fabric.launch()
     if not fabric.is_global_zero:
         reporter, progress = LogReporter(), False
     start = time.monotonic()
-    with _kept_to_this_run(folder, fabric):
-        if fabric.is_global_zero:
-            _check_folder(folder, resume)  # again: another run may have ended there meanwhile
-        found = backbone if isinstance(backbone, Backbone) else _load_backbone(recipe.backbone, reporter)
-        found.check_finite()
-        found = with_statistics(found, recipe.statistics)
+    with _folder_held(folder, fabric, resume):
+        model = _prepared_backbone(backbone, recipe, reporter)
         if folder is not None and fabric.is_global_zero:
-            write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # also shows that the folder can be written to
-        run_data = read_images(dataset, recipe, data_key(data), reporter)
-        names, check = run_data.dataset.classes, not run_data.dataset.ids
-        built = build_method(recipe.method, found, names, seed=recipe.seed, check=check, **recipe.options)
-        built.to(fabric.device)
-        classifier = Classifier(built, found.preprocess, recipe.eval_batch_size, recipe.flat())
-        baseline = zero_shot(classifier, run_data, reporter)
-        result = train(classifier, run_data, recipe, fabric, folder, reporter, resume=resume, progress=progress)
-        classifier.results = measure(classifier, run_data, baseline, result, time.monotonic() - start, reporter)
-        classifier.results = {**classifier.results, "data": data_place(data)}
+            write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
+        images = read_images(dataset, recipe, data_key(data), reporter)
+        classes, check = images.dataset.classes, not images.dataset.ids
+        classifier = build_classifier(recipe, model, classes, fabric.device, check=check)
+        baseline = evaluate_zero_shot(classifier, images, reporter)
+        result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
+        record = run_record(classifier, images.dataset, result)
+        tuned = _evaluate_tuned(classifier, images, reporter)
+        seconds, path = time.monotonic() - start, data_path(data)
+        classifier.results = record | _results(classifier, images, tuned, baseline) | {"seconds": seconds, "data": path}
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
     return classifier
 
 
+def _merged_recipe(
+    recipe: Recipe, backbone: str | Backbone | None, options: Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> Recipe:
+    """Return the recipe with the caller's values."""
+    recipe = recipe.changed({**overrides, **({"options": options} if options else {})})
+    if backbone is None:
+        return recipe
+    return recipe.changed({"backbone": backbone if isinstance(backbone, str) else backbone.name})
+
+
 @contextmanager
-def _kept_to_this_run(folder: Path | None, fabric: Any) -> Iterator[None]:
-    """Keep others out of the output folder; the leading process holds it, and the others of the run hear of it.
+def _folder_held(folder: Path | None, fabric: Any, resume: bool) -> Iterator[None]:
+    """Keep other runs out of the output folder; the first process holds the lock for all of this run.
 
     Raises:
-        ValueError: If another run writes there, in all processes of this one.
+        ValueError: If another run writes to the folder, in every process of this one.
     """
     if folder is None:
         yield
         return
-    with folder_claimed(folder) if fabric.is_global_zero else nullcontext(True) as mine:
-        if not fabric.broadcast(mine):
+    with folder_claimed(folder) if fabric.is_global_zero else nullcontext(True) as is_ours:
+        if not fabric.broadcast(is_ours):
             raise ValueError(
-                f"{folder} is being written by another run. Wait until that has ended, or choose another folder."
+                f"{folder} is being written by another run. Wait until it has ended, or choose another folder."
             )
+        if fabric.is_global_zero:
+            _check_folder(folder, resume)  # again: another run may have finished there meanwhile
         yield
 
 
 def _check_folder(folder: Path | None, resume: bool) -> None:
-    """Raise ValueError where a run would overwrite another one."""
+    """Raise ValueError if this run would overwrite another one."""
     if folder is None:
         if resume:
             raise ValueError("resume needs out, the folder of the interrupted run.")
@@ -140,24 +145,31 @@ def _check_folder(folder: Path | None, resume: bool) -> None:
     if (folder / CHECKPOINT).exists():
         if not resume:
             raise ValueError(
-                f"{folder} holds an unfinished run. Go on with it (--resume), delete it, or choose another folder."
+                f"{folder} holds an unfinished run. Resume it with --resume, delete it, or choose another folder."
             )
     elif (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds a saved classifier. Choose another folder, or delete it first.")
 
 
 def data_key(data: Any) -> str:
-    """A hash that tells whether a path is the one a classifier was tuned on; empty for objects."""
+    """Return a hash of the path of the data, to recognise the data that a classifier was trained on; "" for objects."""
     if not isinstance(data, (str, Path)):
         return ""
     return hashlib.sha256(os.fsencode(Path(data).resolve())).hexdigest()
 
 
-def data_place(data: Any) -> str:
-    """Where the images are, for the result on this machine (an artifact does not tell it); empty for objects."""
+def data_path(data: Any) -> str:
+    """Return where the images are, for the result on this machine (an artifact omits it); "" for objects."""
     if is_task(data):
         return str(data)
     return str(Path(data).resolve()) if isinstance(data, (str, Path)) else ""
+
+
+def _prepared_backbone(given: str | Backbone | None, recipe: Recipe, reporter: Reporter) -> Backbone:
+    """Load the recipe's backbone unless a loaded one was given; check its weights and set the image statistics."""
+    backbone = given if isinstance(given, Backbone) else _load_backbone(recipe.backbone, reporter)
+    backbone.check_finite()
+    return with_statistics(backbone, recipe.statistics)
 
 
 def _load_backbone(name: str, reporter: Reporter) -> Backbone:
@@ -168,34 +180,30 @@ def _load_backbone(name: str, reporter: Reporter) -> Backbone:
     return backbone
 
 
-def measure(
-    classifier: Classifier,
-    data: RunData,
-    baseline: Metrics | None,
-    result: FitResult | None,
-    seconds: float,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Evaluate on the test images; returns the record of the run."""
+def _evaluate_tuned(classifier: Classifier, data: RunData, reporter: Reporter) -> Metrics | None:
+    """Evaluate the trained classifier on the test images; None without these."""
+    test = data.dataset.test
+    if not test:
+        return None
+    with reporter.stage("evaluating on the test images") as progress:
+        return classifier.evaluate(test, data.store, data.features, progress=progress)
+
+
+def _results(classifier: Classifier, data: RunData, tuned: Metrics | None, baseline: Metrics | None) -> dict[str, Any]:
+    """Return what `tune` records besides ``run_record``."""
     dataset, note = data.dataset, classifier.method.backbone.note
-    tuned = None
-    if dataset.test:
-        with reporter.stage("evaluating on the test images") as progress:
-            tuned = classifier.evaluate(dataset.test, data.store, data.features, progress=progress)
     return {
-        **record(classifier, dataset, result),
         "tuned": tuned and tuned.to_json(),
         "zero_shot": baseline and baseline.to_json(),
         "images": {split: len(dataset.select(split)) for split in SPLITS},
         "data_key": data.key,
-        "seconds": seconds,
         "backbone_note": note,
         "notes": [*dataset.notes, *([note] if note else [])],
     }
 
 
 def save_run(classifier: Classifier, folder: Path) -> None:
-    """Write the artifact, then the result that says the run is done; the checkpoint is not needed any more."""
+    """Write the artifact, then the result, which marks the run as finished; then delete the checkpoint."""
     classifier.save(folder)
     write_json(folder / RESULT, classifier.results)
     (folder / CHECKPOINT).unlink(missing_ok=True)
