@@ -14,7 +14,7 @@ from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
 from perf.setup import Contenders, PerfSetup, adam, compare_losses, trainable_tensors, training_step
 from perf.timing import Work
-from selfprompt.data.loading.image_files import from_value
+from selfprompt.data.loading.image_files import pixels_to_rgb
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method
@@ -196,7 +196,9 @@ def predict(setup: PerfSetup, size: Size) -> Contenders:
     def theirs(plain: PlainSEP) -> Tensor:
         found = []
         for start in range(0, len(pictures), size.batch):
-            images = torch.stack([transform(from_value(picture)) for picture in pictures[start : start + size.batch]])
+            images = torch.stack(
+                [transform(pixels_to_rgb(picture)) for picture in pictures[start : start + size.batch]]
+            )
             with torch.no_grad(), setup.autocast():
                 found.append(plain.logits(images.to(setup.device)).float().softmax(dim=-1).max(dim=-1).values.cpu())
         return torch.cat(found)

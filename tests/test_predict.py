@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt.data.loading.prefetch import AHEAD, ahead, batched
+from selfprompt.data.loading.prefetch import BATCHES_AHEAD, batched, prefetch
 from selfprompt.inference.image_paths import image_paths
 from selfprompt.inference.jobs import JobSpec, finish_job, merged_file, open_job, run_job
 from selfprompt.inference.predictions import Prediction
@@ -72,7 +72,7 @@ class TestStream:
         stream = tuned.stream(endless(), workers=workers)
         for number in range(1, 6):
             assert len(next(stream)) == 3
-            assert taken <= 3 * (number + AHEAD)
+            assert taken <= 3 * (number + BATCHES_AHEAD)
 
     def test_memory_does_not_grow(self, tuned, pile):
         large = replace(tuned, preprocess=replace(tuned.preprocess, size=256), batch_size=20)
@@ -102,7 +102,7 @@ def test_an_error_in_a_thread_reaches_the_caller():
     def divide(number):
         return 1 / number
 
-    results = ahead(divide, batched([1, 2, 0, 4], 2), workers=2)
+    results = prefetch(divide, batched([1, 2, 0, 4], 2), workers=2)
     assert next(results) == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)

@@ -15,7 +15,7 @@ from PIL import Image
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.duplicates import find_duplicates
 from selfprompt.data.holdout import hold_out
-from selfprompt.data.loading.store import check_dataset
+from selfprompt.data.loading.check_images import check_dataset
 from selfprompt.data.readers.read import read_dataset
 from tests.data.images import fake_dataset, picture, write_classes
 

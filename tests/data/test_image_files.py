@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfprompt.data.loading.image_files import BadImageError, from_value, open_image, to_8_bits, to_rgb
+from selfprompt.data.loading.image_files import BadImageError, open_image, pixels_to_rgb, to_8_bits, to_rgb
 from tests.data.images import picture
 
 GRAY = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257  # 0..65535
@@ -142,10 +142,10 @@ def test_arrays_and_tensors_become_images() -> None:
     pixels = np.asarray(picture(7))
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     for value in (pixels, tensor, tensor.float() / 255, picture(7)):
-        assert np.array_equal(np.asarray(from_value(value)), pixels)
+        assert np.array_equal(np.asarray(pixels_to_rgb(value)), pixels)
     for value in (pixels[..., 0], tensor[:1], pixels[..., :1]):
-        assert np.array_equal(np.asarray(from_value(value))[..., 2], pixels[..., 0])
+        assert np.array_equal(np.asarray(pixels_to_rgb(value))[..., 2], pixels[..., 0])
     with pytest.raises(TypeError, match="got str"):
-        from_value("a.png")
+        pixels_to_rgb("a.png")
     with pytest.raises(ValueError, match="channels"):
-        from_value(np.zeros((4, 4, 7), dtype=np.uint8))
+        pixels_to_rgb(np.zeros((4, 4, 7), dtype=np.uint8))

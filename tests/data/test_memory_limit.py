@@ -14,10 +14,11 @@ from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading import rgb, transforms
+from selfprompt.data.loading.check_images import check_images
 from selfprompt.data.loading.image_files import BadImageError, open_image
-from selfprompt.data.loading.loader import Batches, ImageStore, check_images
+from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.memory_limit import DecodingLimit
-from selfprompt.data.loading.prefetch import ahead
+from selfprompt.data.loading.prefetch import prefetch
 from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture, tiff_of
 
@@ -77,7 +78,7 @@ def test_a_cut_is_the_same_whether_the_whole_image_was_resized(
     image = Image.fromarray(np.dstack([smooth] * 3).clip(0, 255).astype(np.uint8))
     transform = eval_transform(Preprocess(interpolation=interpolation))
     whole = transform.pixels(image).int()
-    monkeypatch.setattr(transforms, "MOST_RESIZED", 0)
+    monkeypatch.setattr(transforms, "MAX_RESIZED_PIXELS", 0)
     assert (transform.pixels(image).int() - whole).abs().max() <= 2  # PIL rounds a box's sides
 
 
@@ -108,7 +109,7 @@ def test_no_more_is_decoded_at_a_time_than_there_is_room_for() -> None:
         return size
 
     sizes = [40, 70, 1000, 10, 100, 30, 55] * 30  # one of 1,000 has all of it to itself
-    assert [size for batch in ahead(decode, [sizes], 8) for size in batch] == sizes
+    assert [size for batch in prefetch(decode, [sizes], 8) for size in batch] == sizes
     assert limit.used == 0
     assert most == 100
 
@@ -151,7 +152,7 @@ def test_images_wait_for_one_another_until_their_pixels_are_cut() -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {"a.png": "PNG", "a.gif": "GIF", "a.bmp": "BMP", "a.webp": "WEBP", "a.tif": "TIFF", "a.jpg": "JPEG"}
-    monkeypatch.setattr(rgb, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(rgb, "MAX_PIXELS", 1000)
     for name, kind in kinds.items():
         picture(1, 50, 40).save(tmp_path / name, kind)
         asked: list[int] = []

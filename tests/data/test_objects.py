@@ -15,7 +15,7 @@ from torchvision.datasets import DatasetFolder, FakeData, ImageFolder
 from torchvision.transforms.functional import to_tensor
 
 from selfprompt.data.dataset import IndexedSource
-from selfprompt.data.loading.store import check_dataset
+from selfprompt.data.loading.check_images import check_dataset
 from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 

@@ -10,9 +10,11 @@ from PIL import Image, ImageCms
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading import rgb
+from selfprompt.data.loading.check_images import check_images
 from selfprompt.data.loading.image_files import open_image
-from selfprompt.data.loading.loader import ImageStore, check_images
-from selfprompt.data.loading.rgb import from_value, remarks, to_rgb
+from selfprompt.data.loading.image_remarks import remarks_on
+from selfprompt.data.loading.loader import ImageStore
+from selfprompt.data.loading.rgb import pixels_to_rgb, to_rgb
 from tests.data.images import picture, png_of_16_bits, tiff_of
 
 INTEGERS = ("int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -28,10 +30,10 @@ def array(image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("kind", INTEGERS)
 def test_values_up_to_255_are_the_same_picture_in_every_integer_type(kind: str) -> None:
     for values in (COLOURS, GRAYS, ALPHA):
-        assert np.array_equal(array(from_value(values.astype(kind))), array(from_value(values)))
+        assert np.array_equal(array(pixels_to_rgb(values.astype(kind))), array(pixels_to_rgb(values)))
     if kind in ("int16", "int32", "int64"):
         tensor = torch.from_numpy(COLOURS.astype(kind)).permute(2, 0, 1)
-        assert np.array_equal(array(from_value(tensor)), COLOURS)
+        assert np.array_equal(array(pixels_to_rgb(tensor)), COLOURS)
 
 
 def test_a_classifier_sees_the_same_in_every_integer_type(linear: Path, photos: Path) -> None:
@@ -63,7 +65,7 @@ def test_values_of_any_depth_in_16_bits_are_no_black(
     wanted = np.dstack([wanted] * 3) if channels == 0 else wanted[..., :3]
     assert np.array_equal(array(found), wanted)
     said = () if bits == 16 else (f"read as {bits}-bit values, as none is above {2**bits - 1}",)
-    assert remarks(found) == said
+    assert remarks_on(found) == said
 
 
 def test_gray_and_alpha_of_16_bits(tmp_path: Path) -> None:
@@ -84,17 +86,17 @@ def test_a_format_that_tells_its_depth_is_believed(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 2 1 4095\n" + np.array([0, 100], ">u2").tobytes())
     found = open_image(tmp_path / "a.pgm")
     assert array(found)[0, :, 0].tolist() == [0, 6]  # dark, as it was: 100 of 4095
-    assert not found.info.get(rgb.DEPTH)
+    assert not found.info.get(rgb.BIT_DEPTH)
 
 
 def test_floats_beside_their_range_are_rounding() -> None:
     exact = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
     for kind in (np.float16, np.float32, np.float64):
         for factor in (1, 1.0005, 255):
-            found = array(from_value((exact * factor).astype(kind)))[..., 0]
+            found = array(pixels_to_rgb((exact * factor).astype(kind)))[..., 0]
             assert np.abs(found - exact * 255.0).max() <= 1.5
     half = torch.rand(3, 8, 8).to(torch.bfloat16)
-    assert np.array_equal(array(from_value(half)), array(from_value(half.float())))
+    assert np.array_equal(array(pixels_to_rgb(half)), array(pixels_to_rgb(half.float())))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_floats_beside_their_range_are_rounding() -> None:
 )
 def test_what_is_no_image_gets_a_sentence_that_helps(value: object, told: str) -> None:
     with pytest.raises((ValueError, TypeError), match=told):
-        from_value(value)
+        pixels_to_rgb(value)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -127,9 +129,9 @@ def test_an_image_by_value_is_turned_like_its_file(tmp_path: Path, turn: int) ->
     exif[0x0112] = turn
     picture(4, 8, 4).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
-        assert np.array_equal(array(from_value(image)), array(open_image(tmp_path / "a.png")))
-        assert from_value(image).size == ((8, 4) if turn < 5 else (4, 8))
-        assert np.array_equal(array(from_value(image.convert("RGB"))), array(open_image(tmp_path / "a.png")))
+        assert np.array_equal(array(pixels_to_rgb(image)), array(open_image(tmp_path / "a.png")))
+        assert pixels_to_rgb(image).size == ((8, 4) if turn < 5 else (4, 8))
+        assert np.array_equal(array(pixels_to_rgb(image.convert("RGB"))), array(open_image(tmp_path / "a.png")))
 
 
 RED = (200, 60, 20)
@@ -180,15 +182,15 @@ def test_large_images_are_converted_in_parts_to_the_same(mode: str, monkeypatch:
     assert image.mode == mode
     whole = to_rgb(image)
     for size in (10, 100):
-        monkeypatch.setattr(rgb, "TILE", size)
+        monkeypatch.setattr(rgb, "TILE_PIXELS", size)
         assert np.array_equal(array(to_rgb(image)), array(whole))
 
 
 def test_pictures_of_one_colour_are_remarked() -> None:
     flat, spot = Image.new("RGB", (300, 200), RED), Image.new("RGB", (300, 200), RED)
     spot.putpixel((7, 3), (0, 0, 0))
-    assert remarks(to_rgb(flat)) == ("of one colour throughout",)
-    assert remarks(to_rgb(spot)) == ()
+    assert remarks_on(to_rgb(flat)) == ("of one colour throughout",)
+    assert remarks_on(to_rgb(spot)) == ()
     values = [flat, spot, GRAYS.astype(np.uint16) * 16, flat]
     table = ImageTable("images", lambda index: values[index])
     items = [Item(IndexedSource(table, index), 0) for index in range(4)]

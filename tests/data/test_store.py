@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
+from selfprompt.data.loading.check_images import check_dataset, check_images
 from selfprompt.data.loading.image_files import BadImage
-from selfprompt.data.loading.store import ImageStore, check_dataset, check_images, parse_bytes
+from selfprompt.data.loading.store import ImageStore, parse_bytes
 from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from selfprompt.data.loading.transforms import eval_transform, send, train_transform
+from selfprompt.data.loading.transforms import eval_transform, to_device, train_transform
 from tests.data.images import Preprocess, golden_arrays, picture
 
 SMALL = Preprocess(48)
@@ -93,8 +93,8 @@ class Sent:
 
 
 def test_a_gpu_fetches_from_pinned_memory_and_nobody_waits() -> None:
-    assert send(Sent(), torch.device("cuda", 0)).done == ["pinned", "cuda", True]  # type: ignore[arg-type, attr-defined]
-    assert send(Sent(), torch.device("cpu")).done == ["cpu", False]  # type: ignore[arg-type, attr-defined]
+    assert to_device(Sent(), torch.device("cuda", 0)).done == ["pinned", "cuda", True]  # type: ignore[arg-type, attr-defined]
+    assert to_device(Sent(), torch.device("cpu")).done == ["cpu", False]  # type: ignore[arg-type, attr-defined]
 
 
 def test_squash_keeps_the_whole_image() -> None:

@@ -18,8 +18,9 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
 from selfprompt.data.fewshot import select_base_new
+from selfprompt.data.loading.check_images import check_dataset, check_images
 from selfprompt.data.loading.features import FeatureStore
-from selfprompt.data.loading.loader import ImageStore, check_dataset, check_images
+from selfprompt.data.loading.loader import ImageStore
 from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import Task
 from selfprompt.data.suites.vtab import PREPROCESSING

@@ -113,7 +113,8 @@ def chosen_images(
     Raises:
         ValueError: If there are none, or it is not known where.
     """
-    from selfprompt.data.loading.loader import ImageStore, check_images
+    from selfprompt.data.loading.check_images import check_images
+    from selfprompt.data.loading.loader import ImageStore
 
     items, classes = given_images(options.images) if options.images else tuning_images(classifier, folder)
     count = min(options.count, len(items))

@@ -46,8 +46,8 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def eval(options: Namespace) -> int:
     """Run the command."""
     check_at_least(options, 1, "batch_size")
-    from selfprompt.data.loading.loader import ImageStore, check_images
-    from selfprompt.data.loading.store import new_images
+    from selfprompt.data.loading.check_images import check_images, unseen_images
+    from selfprompt.data.loading.loader import ImageStore
     from selfprompt.inference.classifier import load, pick_device
 
     show = Show(make_console(stderr=True))
@@ -68,7 +68,7 @@ def eval(options: Namespace) -> int:
         items, bad = check_images(
             dataset.select(split), store, on_bad=options.on_bad_image, progress=progress, say=show.message
         )
-        items = new_images(items, seen, store) if seen else items
+        items = unseen_images(items, seen, store) if seen else items
     for image in bad:
         show.message(f"skipped {image}")
     if not items:

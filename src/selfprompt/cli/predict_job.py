@@ -33,13 +33,13 @@ LOOK, TELL = 1.0, 30.0
 
 def predict_parts(options: Namespace) -> int:
     """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
-    from selfprompt.data.loading.image_remarks import Remarks
+    from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.inference.image_paths import ignored_summary
     from selfprompt.inference.jobs import finish_job, merged_file, open_job, run_job
 
     if options.format not in (None, "csv", "jsonl"):
         raise UsageError(f"--out writes csv or jsonl, got --format {options.format}.")
-    show, odd = Show(make_console(stderr=True), quiet=options.quiet), Remarks()
+    show, odd = Show(make_console(stderr=True), quiet=options.quiet), RemarkCounter()
     classifier = loaded(options, show)
     check_devices(options, classifier)
     with show.stage("listing images"):

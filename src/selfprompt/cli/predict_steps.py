@@ -13,7 +13,7 @@ from selfprompt.inference.predictions import Prediction
 from selfprompt.utils.cores import cores
 
 if TYPE_CHECKING:
-    from selfprompt.data.loading.image_remarks import Remarks
+    from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.inference.classifier import Classifier
 
 MOST_READERS = 16
@@ -30,10 +30,10 @@ class Counts:
     """
 
     def __init__(self, show: Show, fail: bool, progress: Callable[[int], None]) -> None:
-        from selfprompt.data.loading.image_remarks import Remarks
+        from selfprompt.data.loading.image_remarks import RemarkCounter
 
         self.done = self.bad = 0
-        self.odd = Remarks()
+        self.odd = RemarkCounter()
         self._show, self._fail, self._progress = show, fail, progress
 
     def follow(self, batches: Iterator[list[Prediction]]) -> Iterator[list[Prediction]]:
@@ -55,7 +55,7 @@ class Counts:
             self._progress(self.done)
 
 
-def counted(batches: Iterator[list[Prediction]], odd: "Remarks") -> Iterator[list[Prediction]]:
+def counted(batches: Iterator[list[Prediction]], odd: "RemarkCounter") -> Iterator[list[Prediction]]:
     """The same batches; counts what is odd about their images as they pass by."""
     for batch in batches:
         for prediction in batch:

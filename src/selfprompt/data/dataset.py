@@ -12,8 +12,8 @@ from zipfile import ZipFile
 
 from PIL import Image
 
-from selfprompt.data.loading.image_files import BadImage, BadImageError, decode, open_image, reason
-from selfprompt.data.loading.image_inputs import image_from
+from selfprompt.data.loading.image_files import BadImage, BadImageError, decode, error_reason, open_image
+from selfprompt.data.loading.image_inputs import read_image
 from selfprompt.data.loading.memory_limit import Reserve, unbounded
 
 Split = Literal["train", "val", "test"]
@@ -26,7 +26,7 @@ class ImageTable:
 
     Attributes:
         name: What to call it in messages.
-        fetch: Index -> an image of any kind that `image_inputs.image_from` takes.
+        fetch: Index -> an image of any kind that `image_inputs.read_image` takes.
         in_memory: Whether fetching costs next to nothing, so that images can be compared before they are needed.
     """
 
@@ -40,9 +40,9 @@ class ImageTable:
         try:
             with self.lock:
                 value = self.fetch(index)
-            return image_from(value, reserve)
+            return read_image(value, reserve)
         except Exception as error:  # whatever the object's own reading raises
-            raise BadImageError(BadImage(f"{self.name}[{index}]", reason(error))) from None
+            raise BadImageError(BadImage(f"{self.name}[{index}]", error_reason(error))) from None
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Item:
             try:
                 return decode(BytesIO(self.source.read_bytes()), Path(self.source.name).suffix, reserve)
             except Exception as error:  # zip files and decoders raise nearly every kind
-                raise BadImageError(BadImage(str(self.source), reason(error))) from None
+                raise BadImageError(BadImage(str(self.source), error_reason(error))) from None
         return self.source.table.image(self.source.index, reserve)
 
 

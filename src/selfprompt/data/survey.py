@@ -7,8 +7,8 @@ from statistics import median_low
 
 from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
 from selfprompt.data.duplicates import make_shortener
+from selfprompt.data.loading.check_images import ImageInfo, Progress, drop_unusable, inspect_images
 from selfprompt.data.loading.image_files import BadImage
-from selfprompt.data.loading.store import Look, Progress, look_at, usable
 from selfprompt.utils.wording import listing, plural
 
 SMALL = 64
@@ -46,14 +46,14 @@ def survey(dataset: Dataset, progress: Progress | None = None) -> Survey:
     Raises:
         ValueError: If fewer than two classes have readable training images.
     """
-    found = list(look_at(dataset.select("all"), progress=progress))
-    looks = [(item, look) for item, look in found if isinstance(look, Look)]
+    found = list(inspect_images(dataset.select("all"), progress=progress))
+    looks = [(item, look) for item, look in found if isinstance(look, ImageInfo)]
     bad = tuple(look for _, look in found if isinstance(look, BadImage))
-    checked = usable(dataset, found, range(len(dataset.classes)))
+    checked = drop_unusable(dataset, found, range(len(dataset.classes)))
     return Survey(checked, bad, tuple(_remarks(dataset, looks)), _sizes([look.size for _, look in looks]))
 
 
-def _remarks(dataset: Dataset, looks: Sequence[tuple[Item, Look]]) -> list[str]:
+def _remarks(dataset: Dataset, looks: Sequence[tuple[Item, ImageInfo]]) -> list[str]:
     name = make_shortener(dataset)
     small = [name(item.source) for item, look in looks if min(look.size) < SMALL]
     if not small:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from selfprompt.data.dataset import Item
 from selfprompt.data.loading.features import FeatureStore, with_features
-from selfprompt.data.loading.image_files import reason
-from selfprompt.data.loading.image_inputs import image_from
+from selfprompt.data.loading.image_files import error_reason
+from selfprompt.data.loading.image_inputs import read_image
+from selfprompt.data.loading.image_remarks import remarks_on
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.memory_limit import DecodingLimit
-from selfprompt.data.loading.prefetch import ahead, batched
-from selfprompt.data.loading.rgb import remarks
+from selfprompt.data.loading.prefetch import batched, prefetch
 from selfprompt.data.loading.transforms import Transform, eval_transform
 from selfprompt.inference.artifact import (
     CONFIG,
@@ -133,7 +133,7 @@ class Classifier:
             raise ValueError(f"workers must be at least 0, got {workers}.")
         transform = eval_transform(self.preprocess)
         read = partial(_read, transform, DecodingLimit())
-        batches = ahead(read, batched(enumerate(each_image(images)), self.batch_size), workers)
+        batches = prefetch(read, batched(enumerate(each_image(images)), self.batch_size), workers)
         return (self._classified(batch, transform, top) for batch in batches)
 
     def _classified(
@@ -246,10 +246,10 @@ def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, An
     found = Prediction(image_name(image, number))
     try:
         with decoding.image() as reserve:
-            opened = image_from(image, reserve)
-            return replace(found, remarks=remarks(opened)), transform.pixels(opened)
+            opened = read_image(image, reserve)
+            return replace(found, remarks=remarks_on(opened)), transform.pixels(opened)
     except Exception as error:  # decoders, arrays, open files and transforms raise nearly every kind
-        return replace(found, error=reason(error)), None
+        return replace(found, error=error_reason(error)), None
 
 
 def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:

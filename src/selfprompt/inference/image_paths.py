@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from selfprompt.data.loading.image_files import hint
+from selfprompt.data.loading.image_files import missing_path_hint
 from selfprompt.data.loading.image_formats import is_image
 from selfprompt.utils.files import encoding_of
 from selfprompt.utils.wording import plural
@@ -42,7 +42,7 @@ def image_paths(
         elif os.path.exists(path):
             yield str(path)
         else:
-            raise ValueError(f"{path}: there is no such file or folder{hint(path)}.")
+            raise ValueError(f"{path}: there is no such file or folder{missing_path_hint(path)}.")
     if list_file is not None:
         yield from _of_list(list_file)
 

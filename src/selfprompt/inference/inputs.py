@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from selfprompt.data.loading.image_inputs import is_file, is_path
+from selfprompt.data.loading.image_inputs import is_open_file, is_path_like
 from selfprompt.inference.image_paths import image_paths
 
 
@@ -20,9 +20,9 @@ def each_image(given: Any) -> Iterable[Any]:
     Raises:
         ValueError: While iterating, if a folder has no images.
     """
-    if is_path(given):
+    if is_path_like(given):
         return image_paths([os.fsdecode(given)]) if os.path.isdir(given) else [given]
-    if is_file(given) or isinstance(given, (Image.Image, Mapping, bytes, bytearray, memoryview)):
+    if is_open_file(given) or isinstance(given, (Image.Image, Mapping, bytes, bytearray, memoryview)):
         return [given]
     if hasattr(given, "shape"):
         return given if len(given.shape) in (1, 4) else [given]  # 1: a column of paths
@@ -35,5 +35,5 @@ def each_image(given: Any) -> Iterable[Any]:
 
 def image_name(image: Any, number: int) -> str:
     """What to call an image: its path, the name of an open file, or its number."""
-    name: Any = getattr(image, "name", None) if is_file(image) else image
-    return os.fsdecode(name) if is_path(name) else f"image {number}"
+    name: Any = getattr(image, "name", None) if is_open_file(image) else image
+    return os.fsdecode(name) if is_path_like(name) else f"image {number}"

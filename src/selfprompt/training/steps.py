@@ -10,8 +10,9 @@ import torch
 
 from selfprompt.data.dataset import Dataset
 from selfprompt.data.fewshot import draw_few_shot, select_base_new
+from selfprompt.data.loading.check_images import check_dataset
 from selfprompt.data.loading.features import FeatureStore
-from selfprompt.data.loading.loader import Batches, ImageStore, check_dataset
+from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.store import parse_bytes
 from selfprompt.data.loading.transforms import train_transform
 from selfprompt.data.readers.read import read_dataset
@@ -101,7 +102,7 @@ def read_images(dataset: Dataset, recipe: Recipe, key: str, reporter: Reporter) 
             dataset,
             store,
             on_bad=recipe.data.on_bad_image,
-            may_go=exhausted_classes(dataset, recipe),
+            droppable=exhausted_classes(dataset, recipe),
             progress=progress,
         )
     for note in dataset.notes:

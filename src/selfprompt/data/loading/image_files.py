@@ -13,18 +13,26 @@ from typing import BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.ImageFile import ImageFile
 
-from selfprompt.data.loading.image_formats import EXTENSIONS, HEAD, format_of
+from selfprompt.data.loading.image_formats import EXTENSIONS, HEADER_BYTES, detect_format
 from selfprompt.data.loading.memory_limit import Reserve, unbounded
-from selfprompt.data.loading.rgb import check_size, decoded_bytes, from_value, orientation, to_8_bits, to_rgb, turned
+from selfprompt.data.loading.rgb import (
+    apply_orientation,
+    check_size,
+    decoded_bytes,
+    exif_orientation,
+    pixels_to_rgb,
+    to_8_bits,
+    to_rgb,
+)
 from selfprompt.data.loading.sixteen_bit_colour import raw_mode, with_lower_bytes
 
-__all__ = ["BadImage", "BadImageError", "decode", "from_value", "open_image", "reason", "to_8_bits", "to_rgb"]
+__all__ = ["BadImage", "BadImageError", "decode", "error_reason", "open_image", "pixels_to_rgb", "to_8_bits", "to_rgb"]
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
 """Whatever the file's name; none runs other programs. A phone's MPO opens as the JPEG that it begins with."""
-FULL_RANGE = ("PPM", "JPEG2000")
+SCALED_FORMATS = ("PPM", "JPEG2000")
 """Formats whose 16-bit values PIL has scaled to 0..65535, by what the file says of them."""
-DECODERS = {
+REMEDIES = {
     "HEIC": "pip install 'selfprompt[heif]' (the package pillow-heif)",
     "AVIF": "pip install 'pillow>=11.3'",
     "JPEG XL": "convert it to JPEG or PNG (the package pillow-jxl-plugin reads it)",
@@ -33,15 +41,15 @@ DECODERS = {
     "PSD": "convert it to PNG (the package psd-tools reads it)",
 }
 """Format -> what to do where it cannot be decoded; otherwise: convert it to PNG."""
-TEXTS = {
+TEXT_SIGNATURES = {
     b"<!doctype html": "an HTML page, not an image: the download went wrong",
     b"<html": "an HTML page, not an image: the download went wrong",
     b"version https://git-lfs": "a pointer of Git LFS, not an image: fetch it with git lfs pull",
 }
 """How files begin that often stand under an image's name."""
 PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 262, 322, 323  # tags of TIFF
-COLUMNS = ("file_name", "filename", "file", "path", "image", "id", "image_id")  # first cells of tables of images
-LARGEST_TILE = 1 << 24
+PATH_COLUMNS = ("file_name", "filename", "file", "path", "image", "id", "image_id")  # first cells of tables of images
+MAX_TILE_PIXELS = 1 << 24
 """Pixels of a TIFF's tile, at most; its memory is taken whole, however small the image is."""
 
 
@@ -83,9 +91,9 @@ def open_image(path: Path, reserve: Reserve = unbounded) -> Image.Image:
         with open(path, "rb") as file:
             return decode(file, path.suffix, reserve)
     except FileNotFoundError:
-        fault = f"the file does not exist{hint(path)}"
+        fault = f"the file does not exist{missing_path_hint(path)}"
     except Exception as error:  # PIL's decoders raise nearly every kind of exception on broken files
-        fault = reason(error)
+        fault = error_reason(error)
     raise BadImageError(BadImage(str(path), fault))
 
 
@@ -97,18 +105,20 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
         suffix: The ending of its name, by which a camera's raw file is told from a TIFF.
         reserve: As in `open_image`.
     """
-    head = file.read(HEAD)
-    found = format_of(head, suffix)
+    head = file.read(HEADER_BYTES)
+    found = detect_format(head, suffix)
     if found == "HEIC":
         return _read_heic(file, reserve)
     if found == "camera raw" or (found == "AVIF" and "avif" not in features.get_supported_modules()):
-        raise ValueError(_undecodable(found))
+        raise ValueError(_no_decoder(found))
     formats = ("AVIF",) if found == "AVIF" else FORMATS
     try:
-        image = _opened(file, formats)
+        image = _open_as(file, formats)
     except UnidentifiedImageError:
         damaged = f"damaged, or a kind of {found} that cannot be decoded"
-        raise ValueError(damaged if found in formats else _undecodable(found) if found else _no_image(head)) from None
+        raise ValueError(
+            damaged if found in formats else _no_decoder(found) if found else _not_an_image(head)
+        ) from None
     with image:
         check_size(image.size)
         _check_tiles(image)
@@ -116,15 +126,15 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
         reserve(decoded_bytes(image) + (4 * image.width * image.height if mode else 0))
         image.load()
         if mode is None:
-            made = to_rgb(image, 16 if image.format in FULL_RANGE else None)
+            made = to_rgb(image, 16 if image.format in SCALED_FORMATS else None)
         else:
-            made = with_lower_bytes(image, mode, lambda: _opened(file, formats))
+            made = with_lower_bytes(image, mode, lambda: _open_as(file, formats))
         if image.mode.startswith("I;16") and _tag(image, PHOTOMETRIC, 1) == 0:  # white is 0: PIL heeds it in 8 bits
             made = ImageOps.invert(made)
-        return turned(made, orientation(image))
+        return apply_orientation(made, exif_orientation(image))
 
 
-def _opened(file: BinaryIO, formats: tuple[str, ...]) -> ImageFile:
+def _open_as(file: BinaryIO, formats: tuple[str, ...]) -> ImageFile:
     file.seek(0)
     return Image.open(file, formats=formats)
 
@@ -133,20 +143,22 @@ def _read_heic(file: BinaryIO, reserve: Reserve) -> Image.Image:
     try:
         from pillow_heif import open_heif
     except ImportError:
-        raise ValueError(_undecodable("HEIC")) from None
+        raise ValueError(_no_decoder("HEIC")) from None
     file.seek(0)
     found = open_heif(file)
     check_size(found.size)
     reserve(20 * found.size[0] * found.size[1])
     image = found.to_pillow()
-    return turned(to_rgb(image), orientation(image))
+    return apply_orientation(to_rgb(image), exif_orientation(image))
 
 
 def _check_tiles(image: Image.Image) -> None:
     """Refuse a TIFF whose tiles take more memory than its size promises."""
     width, length = _tag(image, TILE_WIDTH, 0), _tag(image, TILE_LENGTH, 0)
-    if width * length > max(LARGEST_TILE, image.width * image.height):
-        raise ValueError(f"a tile of {width:,} x {length:,} pixels is larger than {LARGEST_TILE:,} and than the image")
+    if width * length > max(MAX_TILE_PIXELS, image.width * image.height):
+        raise ValueError(
+            f"a tile of {width:,} x {length:,} pixels is larger than {MAX_TILE_PIXELS:,} and than the image"
+        )
 
 
 def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
@@ -155,18 +167,18 @@ def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def _undecodable(name: str) -> str:
+def _no_decoder(name: str) -> str:
     article = "an" if name[0] in "AEIOHS" and name != "HEIC" else "a"
-    return f"{article} {name} image, which cannot be decoded here: {DECODERS.get(name, 'convert it to PNG')}"
+    return f"{article} {name} image, which cannot be decoded here: {REMEDIES.get(name, 'convert it to PNG')}"
 
 
-def _no_image(head: bytes) -> str:
+def _not_an_image(head: bytes) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    found = next((told for start, told in TEXTS.items() if text.startswith(start)), None)
+    found = next((told for start, told in TEXT_SIGNATURES.items() if text.startswith(start)), None)
     return found or "not an image, or of an unknown kind"
 
 
-def hint(path: Path) -> str:
+def missing_path_hint(path: Path) -> str:
     """What may have been meant by a path that does not exist, as the rest of a sentence; else nothing."""
     name = str(path)
     if "\\" in name and os.path.exists(meant := Path(name.replace("\\", "/"))):
@@ -176,12 +188,12 @@ def hint(path: Path) -> str:
             if os.path.exists(meant := path.with_name(path.name + ending)):
                 return f", but {meant.name} does: give the whole name"
     cell = name.split("\t" if "\t" in name else ",")[0].strip().strip('"')
-    if cell != name and (Path(cell).suffix.lower() in EXTENSIONS or cell in COLUMNS or os.path.isfile(cell)):
+    if cell != name and (Path(cell).suffix.lower() in EXTENSIONS or cell in PATH_COLUMNS or os.path.isfile(cell)):
         return ": it looks like a row of a table; a list has one path a line, and nothing else"
     return ""
 
 
-def reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Why an image cannot be used, in one line."""
     if isinstance(error, BadImageError):
         return error.bad.reason

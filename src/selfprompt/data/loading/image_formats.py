@@ -12,9 +12,9 @@ EXTENSIONS = frozenset(
     }
 )
 """Endings that are believed without a look at the file: folders may hold millions. In lower case."""
-HEAD = 512
+HEADER_BYTES = 512
 """Bytes at the start of a file that tell its format."""
-START = {
+SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",
@@ -38,24 +38,24 @@ START = {
     b"IIRO": "camera raw",
     b"IIU\0": "camera raw",
 }
-"""How the files of a format begin; those that need a second look stand in `format_of`."""
-BRANDS = {
+"""How the files of a format begin; those that need a second look stand in `detect_format`."""
+BRAND_FORMATS = {
     b"avif": "AVIF",
     b"avis": "AVIF",
     b"crx ": "camera raw",
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
 }
 """What stands behind ``ftyp`` in the container that videos use, too."""
-ANY_BRAND = (b"mif1", b"msf1")
+GENERIC_BRANDS = (b"mif1", b"msf1")
 """Brands of images whose codec is told by the brands after them."""
-RAW = frozenset(
+RAW_EXTENSIONS = frozenset(
     {
         *(".dng", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".cr2", ".cr3", ".crw", ".orf", ".rw2", ".raf"),
         *(".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".rwl", ".mos", ".mef", ".fff"),
     }
 )
 """Endings of cameras' raw files. Most begin like a TIFF, and hold a thumbnail that is not the picture."""
-HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
+BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 """Sizes of the second header of a BMP: its name is two letters, which texts begin with, too."""
 
 
@@ -71,15 +71,15 @@ def file_format(path: Path) -> str | None:
         if not S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             return None
         with open(path, "rb") as file:
-            return format_of(file.read(HEAD), path.suffix)
+            return detect_format(file.read(HEADER_BYTES), path.suffix)
     except (OSError, ValueError):
         return None
 
 
-def format_of(head: bytes, suffix: str = "") -> str | None:
+def detect_format(head: bytes, suffix: str = "") -> str | None:
     """The format of an image whose file begins with ``head``; None if it is no image."""
-    found = next((name for start, name in START.items() if head.startswith(start)), None)
-    if found == "TIFF" and suffix.lower() in RAW:
+    found = next((name for start, name in SIGNATURES.items() if head.startswith(start)), None)
+    if found == "TIFF" and suffix.lower() in RAW_EXTENSIONS:
         return "camera raw"
     if found == "ICO" and not (head[4:6] > b"\0\0" and head[9:10] == b"\0"):
         return None
@@ -89,7 +89,7 @@ def format_of(head: bytes, suffix: str = "") -> str | None:
         return "WEBP"
     if head[4:8] == b"ftyp":
         return _format_of_brands(head)
-    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in HEADER_SIZES:
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in BMP_HEADER_SIZES:
         return "BMP"
     if re.match(rb"P[1-6]\s+(#|\d)", head):
         return "PPM"
@@ -99,8 +99,8 @@ def format_of(head: bytes, suffix: str = "") -> str | None:
 
 def _format_of_brands(head: bytes) -> str | None:
     brand = head[8:12]
-    if brand not in ANY_BRAND:
-        return BRANDS.get(brand)
+    if brand not in GENERIC_BRANDS:
+        return BRAND_FORMATS.get(brand)
     end = min(int.from_bytes(head[:4], "big"), len(head))
     others = (head[start : start + 4] for start in range(16, end, 4))
-    return next((BRANDS[other] for other in others if other in BRANDS), "HEIC")
+    return next((BRAND_FORMATS[other] for other in others if other in BRAND_FORMATS), "HEIC")

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfprompt.data.loading.image_files import decode, from_value, open_image
+from selfprompt.data.loading.image_files import decode, open_image, pixels_to_rgb
 from selfprompt.data.loading.memory_limit import Reserve, unbounded
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
 
-def image_from(value: Any, reserve: Reserve = unbounded) -> Image.Image:
+def read_image(value: Any, reserve: Reserve = unbounded) -> Image.Image:
     """An image as RGB.
 
     Args:
         value: A path, the bytes of an image file, a binary file that is open (it stays open, and is left where it
             was if it can be), a mapping with "bytes" or "path" as Hugging Face's, nested lists of gray or colour
-            values, or what `image_files.from_value` takes.
+            values, or what `image_files.pixels_to_rgb` takes.
         reserve: Called with the bytes that the image will take, before it is decoded.
 
     Raises:
@@ -34,28 +34,28 @@ def image_from(value: Any, reserve: Reserve = unbounded) -> Image.Image:
         if data is None and path is None:
             raise ValueError("it has neither bytes nor a path")
         value = path if data is None else data
-    if is_path(value):
-        return open_image(file_path(value), reserve)
+    if is_path_like(value):
+        return open_image(to_path(value), reserve)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return open_bytes(bytes(value), reserve)
-    if is_file(value):
-        return open_bytes(contents(value), reserve)
+        return decode_bytes(bytes(value), reserve)
+    if is_open_file(value):
+        return decode_bytes(read_open_file(value), reserve)
     if isinstance(value, list):
         value = np.asarray(value)
-    return from_value(value, reserve)
+    return pixels_to_rgb(value, reserve)
 
 
-def is_path(value: Any) -> bool:
+def is_path_like(value: Any) -> bool:
     """Whether a value is a path: a text, or what ``os.fspath`` takes."""
     return isinstance(value, (str, os.PathLike))
 
 
-def is_file(value: Any) -> bool:
+def is_open_file(value: Any) -> bool:
     """Whether a value is an open file, or reads like one."""
     return hasattr(value, "read") and not isinstance(value, (Image.Image, os.PathLike))
 
 
-def file_path(value: str | os.PathLike[Any]) -> Path:
+def to_path(value: str | os.PathLike[Any]) -> Path:
     """The path that a value stands for.
 
     Raises:
@@ -67,7 +67,7 @@ def file_path(value: str | os.PathLike[Any]) -> Path:
     return Path(text)
 
 
-def contents(file: Any) -> bytes:
+def read_open_file(file: Any) -> bytes:
     """What is left to read of an open binary file, which is put back to where it stood if it can be.
 
     Raises:
@@ -86,7 +86,7 @@ def contents(file: Any) -> bytes:
     return bytes(data)
 
 
-def open_bytes(data: bytes, reserve: Reserve = unbounded) -> Image.Image:
+def decode_bytes(data: bytes, reserve: Reserve = unbounded) -> Image.Image:
     """The image in the bytes of a file, upright, as RGB."""
     if not data:
         raise ValueError("the file is empty")

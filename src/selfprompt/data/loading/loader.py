@@ -11,11 +11,11 @@ from torch import Generator, Tensor
 from selfprompt.data.dataset import Item, Source
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.data.loading.image_files import BadImage, BadImageError
-from selfprompt.data.loading.prefetch import ahead
-from selfprompt.data.loading.store import ImageStore, check_dataset, check_images
+from selfprompt.data.loading.prefetch import prefetch
+from selfprompt.data.loading.store import ImageStore
 from selfprompt.data.loading.transforms import Transform
 
-__all__ = ["BadImage", "BadImageError", "Batch", "Batches", "ImageStore", "check_dataset", "check_images"]
+__all__ = ["BadImage", "BadImageError", "Batch", "Batches", "ImageStore"]
 
 
 class Batch(NamedTuple):
@@ -184,12 +184,12 @@ class Batches:
             Normalised pixels, (B, 3, S, S), float32, on the batches' device.
         """
         chosen = [int(index) for index in indices]
-        [pixels] = ahead(lambda index: self._pixels(index, draw), [chosen], self.workers)
+        [pixels] = prefetch(lambda index: self._pixels(index, draw), [chosen], self.workers)
         return self.transform.batch(pixels, self.device)
 
     def plain(self) -> "Batches":
         """The same images under the evaluation transform, in their order; every process gets all of them."""
-        return self._in_order(self.transform.plain())
+        return self._in_order(self.transform.deterministic())
 
     def ordered(self) -> "Batches":
         """The same views of the same images in their order; every process gets all of them."""
@@ -225,7 +225,7 @@ class Batches:
         return Batch(images, self.labels[chosen], chosen)
 
     def _steps(self, parts: list[list[int]], number: int) -> Iterator[Batch]:
-        pixels = ahead(lambda index: self._pixels(index, number), parts, self.workers)
+        pixels = prefetch(lambda index: self._pixels(index, number), parts, self.workers)
         for part, cuts in zip(parts, pixels, strict=True):
             yield self._collate(part, cuts)
 

@@ -7,7 +7,7 @@ from threading import Condition
 Reserve = Callable[[int], None]
 """Waits until so many bytes are free, and takes them; called once an image, before it is decoded."""
 
-DECODING = 10**9
+MAX_DECODING_BYTES = 10**9
 """Bytes of images in decoding, unless less is asked for."""
 
 
@@ -18,7 +18,7 @@ class DecodingLimit:
         size: Bytes in all.
     """
 
-    def __init__(self, size: int = DECODING) -> None:
+    def __init__(self, size: int = MAX_DECODING_BYTES) -> None:
         self.size = size
         self.used = 0
         self._changed = Condition()

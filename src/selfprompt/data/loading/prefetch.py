@@ -9,7 +9,7 @@ from typing import TypeVar
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-AHEAD = 2  # batches that threads prepare while one is used
+BATCHES_AHEAD = 2  # batches that threads prepare while one is used
 
 
 def batched(members: Iterable[Given], size: int) -> Iterator[list[Given]]:
@@ -19,8 +19,8 @@ def batched(members: Iterable[Given], size: int) -> Iterator[list[Given]]:
         yield batch
 
 
-def ahead(
-    function: Callable[[Given], Made], batches: Iterable[list[Given]], workers: int, depth: int = AHEAD
+def prefetch(
+    function: Callable[[Given], Made], batches: Iterable[list[Given]], workers: int, depth: int = BATCHES_AHEAD
 ) -> Iterator[list[Made]]:
     """What a function makes of each member of each batch, in their order.
 

@@ -15,7 +15,7 @@ from PIL.Image import Transpose
 from selfprompt.data.loading.memory_limit import Reserve, unbounded
 
 ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {
+TRANSPOSES = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -24,16 +24,16 @@ TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-DEPTHS = (8, 10, 12, 14, 16)
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits of which cameras, scanners and microscopes make values; all but the first are stored in 16."""
-DEPTH = "depth taken"
+BIT_DEPTH = "depth taken"
 """Where `Image.Image.info` tells that 16-bit samples were read as values of fewer bits."""
-TILE = 1 << 20  # pixels that are converted at a time, so that a large image is not held three times
+TILE_PIXELS = 1 << 20  # pixels that are converted at a time, so that a large image is not held three times
 TOLERANCE = 1e-3  # of the range of floats: what resizing makes of 1.0
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 """Pixels of an image, at most: 1.4 GB while it is decoded. PIL's own bound, unless somebody has changed that one."""
 
-OWN_COPIES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 12}
+DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 12}
 """Bytes a pixel that a format's decoder takes beside PIL's image."""
 
 
@@ -46,8 +46,8 @@ def check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"an image must have pixels, got {width} x {height}")
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{width:,} x {height:,} pixels are more than {MOST_PIXELS:,}; make it smaller")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width:,} x {height:,} pixels are more than {MAX_PIXELS:,}; make it smaller")
 
 
 def decoded_bytes(image: Image.Image) -> int:
@@ -57,10 +57,12 @@ def decoded_bytes(image: Image.Image) -> int:
         stored = 8  # the values, and a copy of them
     if image.info.get("progressive"):  # a JPEG whose coefficients are kept until the last scan
         stored += 6
-    return image.width * image.height * (stored + 4 + OWN_COPIES.get(image.format or "", 0))  # RGB is stored in 4 bytes
+    return (
+        image.width * image.height * (stored + 4 + DECODER_BYTES.get(image.format or "", 0))
+    )  # RGB is stored in 4 bytes
 
 
-def orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """How an image is to be turned, as EXIF counts; 1, as it is, where nothing is said or it cannot be read."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
@@ -68,9 +70,9 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
+def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """The image turned upright."""
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
 
 
 def to_rgb(image: Image.Image, depth: int | None = None) -> Image.Image:
@@ -110,11 +112,11 @@ def _from_values(image: Image.Image, depth: int | None) -> Image.Image:
 def by_tiles(convert: Callable[..., Image.Image], *images: Image.Image) -> Image.Image:
     """What ``convert`` makes of one or more images of one size, a part of them at a time, as RGB."""
     width, height = images[0].size
-    if width * height <= TILE:
+    if width * height <= TILE_PIXELS:
         return convert(*images)
     made = Image.new("RGB", (width, height))
-    columns = min(width, TILE)
-    rows = TILE // columns
+    columns = min(width, TILE_PIXELS)
+    rows = TILE_PIXELS // columns
     for top in range(0, height, rows):
         for left in range(0, width, columns):
             box = (left, top, min(left + columns, width), min(top + rows, height))
@@ -145,7 +147,7 @@ def _scale_of(values: np.ndarray, depth: int | None = None) -> Callable[[np.ndar
     if kind == "b":
         return lambda part: part.astype(np.uint8) * 255
     if kind in "iu":
-        shift = (depth or needed_depth(values)) - 8
+        shift = (depth or needed_bits(values)) - 8
         return lambda part: (part >> shift).astype(np.uint8)
     if kind != "f":
         raise TypeError(f"pixel values must be integers, floats or bool, got {values.dtype}")
@@ -174,7 +176,7 @@ def _float_fault(low: float, high: float) -> str:
     return f"{fault}: divide them by the largest value possible"
 
 
-def needed_depth(values: np.ndarray) -> int:
+def needed_bits(values: np.ndarray) -> int:
     """The least of 8, 10, 12, 14 and 16 bits that hold all of these integers.
 
     Raises:
@@ -183,20 +185,20 @@ def needed_depth(values: np.ndarray) -> int:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ValueError(f"pixel values must lie in 0..65535, got {low}..{high}; convert it to 8 bits")
-    return next(depth for depth in DEPTHS if high < 2**depth)
+    return next(depth for depth in BIT_DEPTHS if high < 2**depth)
 
 
 def _with_depth(image: Image.Image, values: np.ndarray, depth: int | None) -> Image.Image:
     """The image with a remark on the depth that its values were taken for, where that is a guess."""
     if depth is None and values.dtype.kind in "iu" and values.dtype != np.uint8:
-        found = needed_depth(values)
+        found = needed_bits(values)
         wider_type = values.dtype.itemsize > 2 or values.dtype.kind == "i"  # Python's own integers
         if found < 16 and not (found == 8 and wider_type):
-            image.info[DEPTH] = found
+            image.info[BIT_DEPTH] = found
     return image
 
 
-def from_value(value: Any, reserve: Reserve = unbounded) -> Image.Image:
+def pixels_to_rgb(value: Any, reserve: Reserve = unbounded) -> Image.Image:
     """A data set's image as upright RGB: from a PIL image, an array (H, W[, C]) or a tensor ([C,] H, W).
 
     Args:
@@ -210,7 +212,7 @@ def from_value(value: Any, reserve: Reserve = unbounded) -> Image.Image:
     if isinstance(value, Image.Image):
         check_size(value.size)
         reserve(decoded_bytes(value))
-        return turned(to_rgb(value), orientation(value))
+        return apply_orientation(to_rgb(value), exif_orientation(value))
     is_tensor = hasattr(value, "detach")  # known without importing torch
     if is_tensor:
         value = value.detach().cpu()
@@ -224,7 +226,7 @@ def from_value(value: Any, reserve: Reserve = unbounded) -> Image.Image:
         raise ValueError(_shape_fault(value.shape, is_tensor))
     check_size((value.shape[1], value.shape[0]))
     reserve(value.nbytes + value.shape[0] * value.shape[1] * 8)
-    return from_array(np.ascontiguousarray(value))
+    return array_to_rgb(np.ascontiguousarray(value))
 
 
 def _shape_fault(shape: tuple[int, ...], is_tensor: bool) -> str:
@@ -245,26 +247,10 @@ def _shape_fault(shape: tuple[int, ...], is_tensor: bool) -> str:
     return fault
 
 
-def from_array(values: np.ndarray, depth: int | None = None) -> Image.Image:
+def array_to_rgb(values: np.ndarray, depth: int | None = None) -> Image.Image:
     """An RGB image from values (H, W), (H, W, 3) or (H, W, 4); the fourth channel is alpha, on a scale of its own."""
     colours = values[..., :3] if values.ndim == 3 else values
     pixels = to_8_bits(colours, depth)
     if values.ndim == 3 and values.shape[-1] == 4:
         pixels = np.concatenate([pixels, to_8_bits(values[..., 3:])], axis=-1)
     return _with_depth(to_rgb(Image.fromarray(np.ascontiguousarray(pixels))), colours, depth)
-
-
-def remarks(image: Image.Image) -> tuple[str, ...]:
-    """What is odd about an RGB image from `to_rgb`, as in ``2 images are of one colour throughout``."""
-    found = []
-    if depth := image.info.get(DEPTH):
-        found.append(f"read as {depth}-bit values, as none is above {2**depth - 1}")
-    if _is_flat(image.resize((16, 16), Image.Resampling.NEAREST)) and _is_flat(image):  # the first costs nothing
-        found.append("of one colour throughout")
-    return tuple(found)
-
-
-def _is_flat(image: Image.Image) -> bool:
-    """Whether no channel has values more than one step apart."""
-    extremes: Any = image.getextrema()  # PIL's type is that of one channel, too
-    return all(high - low <= 1 for low, high in extremes)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from selfprompt.data.loading.rgb import DEPTH, DEPTHS, by_tiles, to_rgb
+from selfprompt.data.loading.rgb import BIT_DEPTH, BIT_DEPTHS, by_tiles, to_rgb
 
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 """Byte order of a raw mode -> the order in which PIL takes the lower byte for the upper one."""
@@ -49,7 +49,7 @@ def with_lower_bytes(image: ImageFile, mode: str, reopen: Callable[[], ImageFile
             return to_rgb(Image.fromarray((values >> shifts).astype(np.uint8)))
 
         made = by_tiles(joined, image, lower)
-    made.info[DEPTH] = depth
+    made.info[BIT_DEPTH] = depth
     return made
 
 
@@ -63,4 +63,4 @@ def _set_raw_mode(image: ImageFile, mode: str) -> None:
 def _depth(image: Image.Image, channels: slice) -> int:
     """Bits that the values of some channels need, whose upper bytes an image holds; 8 without such channels."""
     highest = max((channel.getextrema()[1] for channel in image.split()[channels]), default=0)
-    return next(depth for depth in DEPTHS if highest < 2 ** (depth - 8))
+    return next(depth for depth in BIT_DEPTHS if highest < 2 ** (depth - 8))

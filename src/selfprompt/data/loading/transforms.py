@@ -23,10 +23,10 @@ from torch import Generator, Tensor
 
 Augment = Literal["crop-flip", "half-crop-flip", "none"]
 SCALES = {"crop-flip": (0.08, 1.0), "half-crop-flip": (0.5, 1.0)}  # the second is Tip-Adapter's
-RATIO = (3 / 4, 4 / 3)
-MOST_RESIZED = 1 << 24
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+MAX_RESIZED_PIXELS = 1 << 24
 """Pixels of a whole image that is resized before it is cut: at size 224 one that is 334 times as long as it is wide."""
-ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
+MAX_ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
 
 
 class PreprocessLike(Protocol):
@@ -76,7 +76,7 @@ class Transform:
     def __call__(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
         return self.normalise(self.pixels(image, generator))
 
-    def plain(self) -> "Transform":
+    def deterministic(self) -> "Transform":
         """The deterministic transform of the same settings."""
         return Transform(self.size, self.normalise, self.interpolation, self.squash)
 
@@ -85,7 +85,7 @@ class Transform:
         size, short = self.size, min(image.size)
         width, height = (size if self.squash else size * side // short for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
-        if width * height > MOST_RESIZED:  # a strip: only what the cut shows is scaled up
+        if width * height > MAX_RESIZED_PIXELS:  # a strip: only what the cut shows is scaled up
             across, down = image.width / width, image.height / height
             box = (left * across, top * down, (left + size) * across, (top + size) * down)
             return to_tensor(image.resize((size, size), self.interpolation, box))
@@ -99,7 +99,7 @@ class Transform:
         """
         if not pixels:
             return torch.empty(0, 3, self.size, self.size, device=device)
-        return self.normalise(send(torch.stack(list(pixels)), device))
+        return self.normalise(to_device(torch.stack(list(pixels)), device))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device; a GPU fetches it from pinned memory, and nobody waits for that."""
     if device.type != "cuda":
         return tensor.to(device)
@@ -174,8 +174,8 @@ def draw_crop(
     height: int, width: int, scale: tuple[float, float], generator: Generator | None
 ) -> tuple[int, int, int, int]:
     """Draw a crop as torchvision's RandomResizedCrop does: (top, left, height, width)."""
-    log_ratio = [math.log(side) for side in RATIO]
-    for _ in range(ATTEMPTS):
+    log_ratio = [math.log(side) for side in ASPECT_RATIOS]
+    for _ in range(MAX_ATTEMPTS):
         area = height * width * torch.empty(1).uniform_(*scale, generator=generator).item()
         ratio = torch.exp(torch.empty(1).uniform_(*log_ratio, generator=generator)).item()
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -189,10 +189,10 @@ def draw_crop(
 def _central_crop(height: int, width: int) -> tuple[int, int, int, int]:
     """The largest central crop whose aspect ratio is allowed."""
     h, w = height, width
-    if width / height < RATIO[0]:
-        h = round(w / RATIO[0])
-    elif width / height > RATIO[1]:
-        w = round(h * RATIO[1])
+    if width / height < ASPECT_RATIOS[0]:
+        h = round(w / ASPECT_RATIOS[0])
+    elif width / height > ASPECT_RATIOS[1]:
+        w = round(h * ASPECT_RATIOS[1])
     return (height - h) // 2, (width - w) // 2, h, w
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Source
-from selfprompt.data.loading.image_inputs import file_path
+from selfprompt.data.loading.image_inputs import to_path
 from selfprompt.data.readers.labels import IMAGE_KEYS, LABEL_KEYS
 from selfprompt.data.readers.torchvision_sets import is_exactly
 from selfprompt.utils.wording import listing
@@ -62,7 +62,7 @@ def recorded(dataset: Any) -> tuple[list[Any], dict[int, str]] | None:
 def _sources(images: Any, column: str) -> list[Source]:
     if type(images.features[column]).__name__ == "Value" and "string" in images.features[column].dtype:
         try:
-            return [file_path(path or "") for path in images[column]]
+            return [to_path(path or "") for path in images[column]]
         except ValueError as error:
             raise ValueError(f"The column {column!r} must hold paths of images: {error}.") from None
     table = ImageTable("data set", lambda index: images[index][column])

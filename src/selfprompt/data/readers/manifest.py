@@ -9,7 +9,7 @@ from typing import Any
 
 from selfprompt.data.dataset import SPLITS, Split
 from selfprompt.data.label_spelling import tidy
-from selfprompt.data.loading.image_files import hint
+from selfprompt.data.loading.image_files import missing_path_hint
 from selfprompt.data.readers.splits import UNKNOWN_SPLIT, Part, parse_split, split_and_rest
 from selfprompt.utils.files import read_text
 from selfprompt.utils.wording import listing, plural
@@ -226,7 +226,7 @@ def _check_files(path: Path, parts: dict[Split, Part]) -> None:
 
 def _meant(path: Path, missing: Path) -> str:
     """What the path of a missing image may have meant, as the rest of a sentence; else nothing."""
-    if meant := hint(missing):
+    if meant := missing_path_hint(missing):
         return f". {missing.name} does not exist{meant}"
     if ":/" in missing.as_posix():
         return ". Addresses are not fetched: download the images, and write where they lie"

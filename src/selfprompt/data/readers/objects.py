@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Source
-from selfprompt.data.loading.image_files import reason
-from selfprompt.data.loading.image_inputs import file_path, is_path
-from selfprompt.data.loading.store import OnBad
+from selfprompt.data.loading.check_images import OnBad
+from selfprompt.data.loading.image_files import error_reason
+from selfprompt.data.loading.image_inputs import is_path_like, to_path
 from selfprompt.data.readers import hugging_face
 from selfprompt.data.readers.labels import check_alike, image_and_label, plain_label
 from selfprompt.data.readers.splits import Part
@@ -137,7 +137,9 @@ def _length(dataset: Any) -> int:
         return len(dataset)
     except Exception as error:
         name = type(dataset).__name__
-        raise TypeError(f"A data set must have a length; that of {name} cannot be had: {reason(error)}.") from None
+        raise TypeError(
+            f"A data set must have a length; that of {name} cannot be had: {error_reason(error)}."
+        ) from None
 
 
 def _item(dataset: Any, index: int) -> Any:
@@ -150,7 +152,7 @@ def _item(dataset: Any, index: int) -> Any:
 
 
 def _told(name: str, faults: Mapping[int, Exception]) -> str:
-    return listing([f"{name}[{index}]: {reason(fault)}" for index, fault in faults.items()], 5, "; ")
+    return listing([f"{name}[{index}]: {error_reason(fault)}" for index, fault in faults.items()], 5, "; ")
 
 
 def _same(recorded: Any, label: Any) -> bool:
@@ -163,10 +165,10 @@ def _same(recorded: Any, label: Any) -> bool:
 
 def _source(image: Any, table: ImageTable, index: int) -> Source:
     """A path where the image is one, else where it stands in the object."""
-    if not is_path(image):
+    if not is_path_like(image):
         return IndexedSource(table, index)
     try:
-        return file_path(image)
+        return to_path(image)
     except ValueError as error:
         raise ValueError(f"{table.name}[{index}]: {image!r} cannot be an image: {error}.") from None
 

@@ -11,7 +11,7 @@ from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
 from selfprompt.data.duplicates import describe_duplicates, find_duplicates
 from selfprompt.data.holdout import hold_out
 from selfprompt.data.label_spelling import sort_labels, tidy_labels
-from selfprompt.data.loading.store import OnBad
+from selfprompt.data.loading.check_images import OnBad
 from selfprompt.data.readers.folders import OnEmptyClass, read_class_folders, read_folder
 from selfprompt.data.readers.label_inference import advice, infer_labels
 from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES, read_manifest

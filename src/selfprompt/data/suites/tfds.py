@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item, Split
-from selfprompt.data.loading.image_inputs import open_bytes
+from selfprompt.data.loading.image_inputs import decode_bytes
 from selfprompt.data.suites.tfrecord import Record, Values, find_records, read_all
 
 Part = tuple[str, int, int | None]
@@ -136,5 +136,5 @@ def _image(record: Record) -> Any:
     data: Any = values["image"][0]
     if "label_x_position" not in values:
         return data
-    pixels = np.asarray(open_bytes(data))
+    pixels = np.asarray(decode_bytes(data))
     return pixels * np.uint8(255) if pixels.max() <= 1 else pixels
