@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from selfprompt.reports.plots import COLOURS, FAINT, FONT, QUIET
+from selfprompt.reports.plots import COLOURS, FONT, GREY, LIGHT_GREY
 
 
 def ratio_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -46,7 +46,7 @@ def ratio_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.margins(x=0.12)  # room for the numbers
     axes.set_xlabel("times as fast as the plain baseline", fontsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.spines[["left", "bottom"]].set_color(GREY)
     axes.set_axisbelow(True)
-    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    axes.grid(axis="x", color=LIGHT_GREY, linewidth=0.8)
     return figure

@@ -25,8 +25,8 @@ from selfprompt.inference.artifact import CONFIG, TENSORS
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
-from selfprompt.reports.bench_tables import all_tables, singles
-from selfprompt.reports.tables import laid_out
+from selfprompt.reports.bench_tables import all_tables, evaluation_records
+from selfprompt.reports.tables import lay_out
 from selfprompt.training.checkpoint import TrainingCheckpoint, load_checkpoint, save_checkpoint
 from tests.benchmarks.test_results import write
 from tests.models.tiny import clip, vit
@@ -252,9 +252,9 @@ class Files:
             if "holds no results" not in str(error):  # of another command, perhaps
                 raise
             return self.path
-        for table in all_tables(found.results, baseline="zero-shot", theirs=True):
-            laid_out(table)
-        json.dumps(singles(found.results))
+        for table in all_tables(found.results, baseline="zero-shot", with_published=True):
+            lay_out(table)
+        json.dumps(evaluation_records(found.results))
         return self.path
 
 

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from selfprompt.cli.console import Console, Show, table
+from selfprompt.cli.console import Console, Output, table
 from selfprompt.cli.main import main
 from selfprompt.cli.printable import printable
 
@@ -71,7 +71,7 @@ def test_what_can_be_seen_stays(text: str) -> None:
 
 
 def test_a_line_is_a_line(name: tuple[str, str], terminal: Console) -> None:
-    Show(terminal).message(f"skipped {name[0]}: broken")
+    Output(terminal).message(f"skipped {name[0]}: broken")
     assert got(terminal) == f"skipped {name[1]}: broken\n"
 
 
@@ -85,7 +85,7 @@ def test_tables_hold_names(name: tuple[str, str], terminal: Console) -> None:
 
 
 def test_bars_hold_names(name: tuple[str, str], terminal: Console) -> None:
-    with Show(terminal).stage(f"unpacking [bold]{name[0].replace(chr(10), ' ')}") as progress:
+    with Output(terminal).stage(f"unpacking [bold]{name[0].replace(chr(10), ' ')}") as progress:
         progress(1, 2)
     assert f"unpacking [bold]{name[1]}".replace(r"\n", " ") in got(terminal)
 
@@ -135,6 +135,6 @@ def test_sentences_are_broken_between_words_on_a_terminal(monkeypatch, capsys):
     assert " ".join(lines).startswith("selfprompt: unknown command 'trian'. Did you mean 'train'? Commands: train,")
     monkeypatch.delenv("COLUMNS")
     console = Console(file=io.StringIO(), force_terminal=True, width=20, highlight=False)
-    console.tell("Left out 3 files that are no images.")
+    console.print_text("Left out 3 files that are no images.")
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     assert lines == ["Left out 3 files", "that are no images."]

@@ -11,10 +11,10 @@ import pytest
 from selfprompt.benchmarks.protocols import PROTOCOLS
 from selfprompt.benchmarks.results import Spread, _Record, harmonic, read_results, spread
 from selfprompt.cli.console import Console
-from selfprompt.cli.report import show
+from selfprompt.cli.report import print_table
 from selfprompt.data.suites import SUITES
-from selfprompt.reports.bench_tables import MAKERS, all_tables, singles
-from selfprompt.reports.tables import Gain, Table, in_words, laid_out, to_csv, to_latex, to_markdown
+from selfprompt.reports.bench_tables import PROTOCOL_TABLES, all_tables, evaluation_records
+from selfprompt.reports.tables import Gain, Table, format_value, lay_out, to_csv, to_latex, to_markdown
 
 
 def metrics(correct, total=100):
@@ -121,7 +121,7 @@ class TestBaseToNew:
 
     def test_what_is_missing_is_not_averaged_over(self, base_new):
         row = values(all_tables(read_results(base_new).results), "average over 2 data sets", "linear")
-        assert in_words(row["base"]) == "70.00 ± 0.00 (70.00 to 70.00) [1 of 2 data sets]"
+        assert format_value(row["base"]) == "70.00 ± 0.00 (70.00 to 70.00) [1 of 2 data sets]"
         assert row["new"] is row["H of averages"] is row["average of H"] is None
 
     def test_h_of_all_data_sets_side_by_side(self, base_new):
@@ -136,13 +136,13 @@ class TestBaseToNew:
         assert row["food"].value == pytest.approx(-23.333333)
         assert row["mean"].value == pytest.approx(-1.841492)
         row = values(all_tables(read_results(base_new).results, baseline="coop"), "over coop", "zero-shot")
-        assert in_words(row["food"]) == "+23.33"
+        assert format_value(row["food"]) == "+23.33"
 
     def test_published_numbers_are_marked_and_stay_with_their_suite(self, base_new, tmp_path_factory):
-        assert not any(table.published for table in all_tables(read_results(base_new).results, theirs=True))
+        assert not any(table.published for table in all_tables(read_results(base_new).results, with_published=True))
         runs = tmp_path_factory.mktemp("coop")
         write(runs, "base-to-new", "dtd", "coop", 1, {"base": 80, "new": 60}, suite="coop")
-        tables = all_tables(read_results(runs).results, theirs=True)
+        tables = all_tables(read_results(runs).results, with_published=True)
         row = values(tables, "average over 1 data set", "KgCoOp (published)")
         assert (row["base"], row["new"], row["H of averages"], row["average of H"]) == (80.73, 73.60, 77.00, None)
         assert "not ours" in tables[0].notes[-1]
@@ -246,13 +246,13 @@ def test_a_reader_is_told_why_there_is_no_number_and_what_was_left_out(tmp_path)
 def test_a_wide_table_has_its_columns_as_rows():
     columns = ("method", *(f"set {number}" for number in range(8)))
     wide = Table("t", columns, (("a", *map(float, range(8))), ("b", *(Spread((9.0,)) for _ in range(8)))))
-    layout = laid_out(wide)
+    layout = lay_out(wide)
     assert layout.columns == ("", "a", "b")
     assert layout.rows[3] == ["set 3", "3.00", "9.00"]
     one = Table("t", columns, (("a", *[Spread((1.0,))] * 8), ("b", Spread((0.0,)), *[Spread((2.0,))] * 7)))
-    assert laid_out(one).best == {(0, 1)} | {(row, 2) for row in range(1, 8)}
-    assert laid_out(Table("t", columns[:8], wide.rows[:1])).columns == columns[:8], "it fits a page"
-    assert laid_out(Table("t", columns, wide.rows * 5)).columns == columns, "it is longer than wide"
+    assert lay_out(one).best == {(0, 1)} | {(row, 2) for row in range(1, 8)}
+    assert lay_out(Table("t", columns[:8], wide.rows[:1])).columns == columns[:8], "it fits a page"
+    assert lay_out(Table("t", columns, wide.rows * 5)).columns == columns, "it is longer than wide"
 
 
 def test_labels_are_text_and_never_markup_in_a_terminal():
@@ -262,7 +262,7 @@ def test_labels_are_text_and_never_markup_in_a_terminal():
     short = Table("[title]", columns[:3], tuple((label, 1.0, 2.0) for label in labels), ("[note]",))
     for made in (turned, short):
         written = io.StringIO()
-        show(made, Console(file=written, width=200, emoji=False))
+        print_table(made, Console(file=written, width=200, emoji=False))
         assert not [text for text in (*labels, "[bold]set 0", "[title]", "[note]") if text not in written.getvalue()]
 
 
@@ -313,7 +313,7 @@ def test_every_form_of_a_report(base_new, run, tmp_path_factory):
     assert "48.47" in done.out
     assert "48.16" in done.out
     whole = json.loads(files["json"].read_text())
-    assert len(whole["cells"]) == len(singles(read_results(base_new).results)) == 19
+    assert len(whole["cells"]) == len(evaluation_records(read_results(base_new).results)) == 19
     assert whole["cells"][0]["correct"] + whole["cells"][1]["correct"] > 0
     page = files["html"].read_text()
     assert page.count("data:image/svg+xml") == 1 + 1 + 3 + 2, "scatter, gain, calibration, confusion"
@@ -326,7 +326,7 @@ def test_every_form_of_a_report(base_new, run, tmp_path_factory):
 
 def test_a_record_names_every_protocol_and_suite():
     kinds = get_type_hints(_Record)
-    assert set(get_args(kinds["protocol"])) == set(PROTOCOLS) == set(MAKERS)
+    assert set(get_args(kinds["protocol"])) == set(PROTOCOLS) == set(PROTOCOL_TABLES)
     assert set(get_args(kinds["suite"])) == set(SUITES)
 
 

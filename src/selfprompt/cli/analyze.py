@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.console import Show
+from selfprompt.cli.console import Output
 from selfprompt.cli.usage import check_at_least, usage
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Item
     from selfprompt.inference.classifier import Classifier
-    from selfprompt.reports.analysis_page import Study
+    from selfprompt.reports.analysis_page import AnalysisInputs
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -44,28 +44,34 @@ def analyze(options: Namespace) -> int:
             "or with hf-hub:owner/name --out, the folder to write to."
         )
     from selfprompt.inference.classifier import load, pick_device
-    from selfprompt.reports.analysis_page import all_parts, write
+    from selfprompt.reports.analysis_page import make_sections, write_analysis
 
-    show = Show()
+    output = Output()
     with usage():
         pick_device(options.device)
-    with show.stage("loading"):
+    with output.stage("loading"):
         classifier = load(
-            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.message
+            options.classifier,
+            backbone=options.backbone,
+            device=options.device,
+            trust=options.trust,
+            say=output.message,
         )
-    show.note(classifier.method, classifier.batch_size)
-    study = observe(options, classifier, folder, show)
-    with show.stage("looking") as progress:
-        parts, left_out = all_parts(study, progress)
+    output.note(classifier.method, classifier.batch_size)
+    inputs = analysis_inputs(options, classifier, folder, output)
+    with output.stage("looking") as progress:
+        sections, left_out = make_sections(inputs, progress)
     for sentence in left_out:
-        show.message(sentence)
+        output.message(sentence)
     out = folder / "analysis" if options.out is None else Path(options.out)
-    written = write(out, study, parts, left_out)
-    show.message(f"Wrote {', '.join(path.name for path in written[:-1])}{' and ' if written[:-1] else ''}{written[-1]}")
+    written = write_analysis(out, inputs, sections, left_out)
+    output.message(
+        f"Wrote {', '.join(path.name for path in written[:-1])}{' and ' if written[:-1] else ''}{written[-1]}"
+    )
     return 0
 
 
-def observe(options: Namespace, classifier: "Classifier", folder: Path, show: Show) -> "Study":
+def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, output: Output) -> "AnalysisInputs":
     """Run the images through the method, if it has image prompts.
 
     Raises:
@@ -76,28 +82,28 @@ def observe(options: Namespace, classifier: "Classifier", folder: Path, show: Sh
     from selfprompt.analysis.streams import plain_stream, prompted_stream
     from selfprompt.analysis.words import input_prompts
     from selfprompt.data.loading.transforms import eval_transform
-    from selfprompt.reports.analysis_page import Sight, Study
+    from selfprompt.reports.analysis_page import AnalysisInputs, ImageRun
     from selfprompt.training.checkpoint import read_epochs
 
     method = classifier.method.eval()
-    command = shlex.join(["selfprompt", "analyze", options.classifier, *_given(options)])
+    command = shlex.join(["selfprompt", "analyze", options.classifier, *_changed_arguments(options)])
     blank = torch.zeros(1, 3, *method.image_size, device=classifier.device)
     if prompted_stream(method, blank) is None:
         if not input_prompts(method):
             raise ValueError(f"{method.name} has no prompts, so there is nothing to look at.")
-        return Study(method, None, {}, options.words, command)
-    items, names = chosen_images(options, classifier, folder, show)
+        return AnalysisInputs(method, None, {}, options.words, command)
+    items, names = choose_images(options, classifier, folder, output)
     transform = eval_transform(classifier.preprocess)
     pixels = torch.stack([transform.pixels(item.load()) for item in items])  # (B, 3, S, S), uint8
     images = transform.normalise(pixels).to(classifier.device)
     stream = prompted_stream(method, images)
     assert stream is not None
-    seen = pixels.permute(0, 2, 3, 1).numpy()
-    sight = Sight(images, seen, tuple(names), stream, plain_stream(method.vision, images))
-    return Study(method, sight, read_epochs(folder), options.words, command)
+    pictures = pixels.permute(0, 2, 3, 1).numpy()
+    run = ImageRun(images, pictures, tuple(names), stream, plain_stream(method.vision, images))
+    return AnalysisInputs(method, run, read_epochs(folder), options.words, command)
 
 
-def _given(options: Namespace) -> list[str]:
+def _changed_arguments(options: Namespace) -> list[str]:
     """The arguments that were not left at their defaults."""
     defaults: dict[str, Any] = {"images": None, "count": 6, "words": 5, "out": None, "backbone": None, "device": "auto"}
     changed = {name: getattr(options, name) for name in defaults if getattr(options, name) != defaults[name]}
@@ -105,8 +111,8 @@ def _given(options: Namespace) -> list[str]:
     return [*words, *(["--trust"] if options.trust else [])]
 
 
-def chosen_images(
-    options: Namespace, classifier: "Classifier", folder: Path, show: Show
+def choose_images(
+    options: Namespace, classifier: "Classifier", folder: Path, output: Output
 ) -> tuple[list["Item"], list[str]]:
     """Readable images, spread evenly over those that there are, and what to call them.
 
@@ -116,18 +122,18 @@ def chosen_images(
     from selfprompt.data.loading.check_images import check_images
     from selfprompt.data.loading.loader import ImageStore
 
-    items, classes = given_images(options.images) if options.images else tuning_images(classifier, folder)
+    items, classes = images_of_option(options.images) if options.images else tuning_images(classifier, folder)
     count = min(options.count, len(items))
     items = [items[number * len(items) // count] for number in range(count)]
     good, bad = check_images(items, ImageStore(0), on_bad="skip")
     for image in bad:
-        show.message(f"skipped {image}")
+        output.message(f"skipped {image}")
     if not good:
         raise ValueError("None of the images can be read: give others with --images.")
     return list(good), [classes[item.label] if classes else Path(str(item.source)).stem for item in good]
 
 
-def given_images(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
+def images_of_option(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
     """The images of ``--images``, and class names where they are labelled."""
     from selfprompt.data.dataset import Item
     from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES

@@ -84,11 +84,11 @@ def bench(options: Namespace) -> int:
     console = make_console()
     cells, missing = planned(options)
     for name, reason in missing.items():
-        console.tell(f"Left out {name}: {reason}")
+        console.print_text(f"Left out {name}: {reason}")
     show_settings(cells, console)
     if options.list:
         for cell in cells:
-            console.tell(f"{cell}  {cell.folder}")
+            console.print_text(f"{cell}  {cell.folder}")
         return 0
     if options.out is None:
         raise UsageError("--out is needed: the folder that all runs are kept in.")
@@ -206,10 +206,10 @@ def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
             )
             told[f"Setting{f' for {where}' if where else ''}: {values} ({rule.why})"] = None
     for line in told:
-        console.tell(line)
+        console.print_text(line)
 
 
-class GridShow:
+class GridProgress:
     """Tells how a grid goes: a bar in a terminal, a line for each cell elsewhere; a ``training.reporter.Reporter``."""
 
     def __init__(self, console: Console, total: int, done: int = 0) -> None:
@@ -240,7 +240,7 @@ class GridShow:
             return
         left = (self.total - self.done) * (time.monotonic() - self.start) / max(1, self.done - self.before)
         line = f"{self.done}/{self.total}  {outcome.cell}  {outcome.state} in {outcome.seconds:.1f} s"
-        self.console.tell(f"{line}, about {left:.0f} s left" if left else line)
+        self.console.print_text(f"{line}, about {left:.0f} s left" if left else line)
 
     def message(self, line: str) -> None:
         """How the run goes."""
@@ -257,12 +257,12 @@ def run_here(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
     """Run the cells in this process."""
     from selfprompt.benchmarks.run import RunCache, run_grid
 
-    show = GridShow(console, len(cells))
-    with show.bar:
+    progress = GridProgress(console, len(cells))
+    with progress.bar:
         for outcome in run_grid(
-            cells, out, RunCache(root), retry_failed=options.retry_failed, reporter=show, begin=show.begin
+            cells, out, RunCache(root), retry_failed=options.retry_failed, reporter=progress, begin=progress.begin
         ):
-            show.end(outcome)
+            progress.end(outcome)
 
 
 def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> list[str]:
@@ -280,12 +280,14 @@ def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
         retry_failed=options.retry_failed,
     )
     ids = ", ".join(str(job.job_id) for job in jobs)
-    console.tell(f"submitted {len(jobs)} jobs ({ids}); their logs: {out / 'jobs'}")
-    show = GridShow(console, len(cells))
-    with show.bar:
+    console.print_text(f"submitted {len(jobs)} jobs ({ids}); their logs: {out / 'jobs'}")
+    progress = GridProgress(console, len(cells))
+    with progress.bar:
         while not all(job.done() for job in jobs):
             done = sum(is_done(out / cell.folder, cell.id) for cell in cells)
-            show.bar.update(show.task, completed=done, state=f"{sum(not job.done() for job in jobs)} jobs at work")
+            progress.bar.update(
+                progress.task, completed=done, state=f"{sum(not job.done() for job in jobs)} jobs at work"
+            )
             time.sleep(1)
     return failures(jobs)
 
@@ -295,7 +297,7 @@ def summary(unfinished: "Sequence[Cell]", out: Path, lost: Sequence[str], consol
     from selfprompt.benchmarks.cell_state import error_time, last_line
 
     def tell(line: str) -> None:
-        console.tell(line)
+        console.print_text(line)
 
     broken = [cell for cell in unfinished if error_time(out / cell.folder)]
     count = len(unfinished) - len(broken)

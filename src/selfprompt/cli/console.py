@@ -30,7 +30,7 @@ FILE_WIDTH = 160
 class Console(RichConsole):
     """A console that shows text as it is, but spells out what would steer the terminal: it may come from anywhere."""
 
-    def tell(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """One line of text, whatever is in it; never markup. A terminal gets it broken between words."""
         self.print(printable(text), markup=False, soft_wrap=not self.is_terminal)
 
@@ -48,7 +48,7 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-class Show:
+class Output:
     """Tells the steps of a run on a console; a ``training.reporter.Reporter``."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
@@ -58,7 +58,7 @@ class Show:
     def message(self, line: str) -> None:
         """One line about what was done or chosen."""
         if not self.quiet:
-            self.console.tell(line)
+            self.console.print_text(line)
 
     def note(self, method: Any, batch_size: int) -> None:
         """What must be said about a loaded classifier."""

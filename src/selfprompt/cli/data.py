@@ -28,8 +28,8 @@ ACTIONS = {
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the arguments of the action that ``given`` begins with."""
-    told = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
-    parser.add_argument("action", type=str, help=f"{told} (selfprompt data ACTION --help tells more)")
+    actions = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
+    parser.add_argument("action", type=str, help=f"{actions} (selfprompt data ACTION --help tells more)")
     action = next(iter(given), "")
     if not action:
         raise ValueError(f"An action is needed: selfprompt data {', '.join(ACTIONS)}.")
@@ -118,13 +118,13 @@ def show(options: Namespace) -> int:
     picture = BytesIO()
     contact_sheet(task, options.rows).save(picture, format="png")
     write_atomically(path, picture.getvalue())
-    for line in told(task):
-        make_console().tell(line)
-    make_console().tell(f"Picture: {path.resolve()}")
+    for line in describe_task(task):
+        make_console().print_text(line)
+    make_console().print_text(f"Picture: {path.resolve()}")
     return 0
 
 
-def told(task: "Task") -> list[str]:
+def describe_task(task: "Task") -> list[str]:
     """What there is to know about a task besides its picture."""
     counts = ", ".join(f"{images} {split}" for split, images, *_ in task.dataset.summary())
     domains = ", ".join(f"{name} ({len(shifted.classes)} classes)" for name, shifted in task.domains.items())

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 from rich.text import Text
 
-from selfprompt.cli.console import Show, make_console, table
+from selfprompt.cli.console import Output, make_console, table
 
 if TYPE_CHECKING:
     from selfprompt.data.suites.check import CheckResult, State
@@ -44,10 +44,10 @@ def check(options: Namespace) -> int:
         return check_photos(root, options.strict)
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
-    show, console = Show(make_console(stderr=True)), make_console()
+    output, console = Output(make_console(stderr=True)), make_console()
     suites = [options.suite] if options.suite else list(TABLES)
     findings: list[CheckResult] = []
-    with show.stage("looking at the data") as progress:
+    with output.stage("looking at the data") as progress:
         tables = [expected for suite in suites for expected in TABLES[suite]]
         for done, expected in enumerate(tables, start=1):
             findings.append(audit(expected, root))
@@ -59,7 +59,7 @@ def check(options: Namespace) -> int:
         console.print(_present(there, root))
     for finding in there:
         for remark in finding.remarks:
-            console.tell(f"{finding.expected.key}: {remark}")
+            console.print_text(f"{finding.expected.key}: {remark}")
     for suite in suites:
         _tell_missing([finding for finding in findings if finding.expected.suite == suite], suite, root)
     return _verdict([finding.state for finding in there], options.strict)
@@ -72,9 +72,9 @@ def check_photos(source: Path, strict: bool) -> int:
     from selfprompt.data.survey import survey
     from selfprompt.utils.wording import listing, plural
 
-    show, console = Show(make_console(stderr=True)), make_console()
+    output, console = Output(make_console(stderr=True)), make_console()
     dataset = read_dataset(source, holdout=0)
-    with show.stage("reading images") as progress:
+    with output.stage("reading images") as progress:
         found = survey(dataset, progress)
     counts = found.counts()
     splits = [split for split in SPLITS if found.dataset.select(split)]
@@ -108,7 +108,7 @@ def _verdict(states: "Sequence[State]", strict: bool) -> int:
         told.append(f"{plural(differing, 'data set')} can be used, but not compared with published results: {allowed}")
     if told:
         make_console().print()
-        make_console().tell(f"{'; '.join(told)}.")
+        make_console().print_text(f"{'; '.join(told)}.")
     return int(bool(wrong or (strict and differing)))
 
 
@@ -141,14 +141,14 @@ def _tell_missing(findings: "Sequence[CheckResult]", suite: str, root: Path) -> 
     console = make_console()
     names = ", ".join(expected.name for expected in missing)
     console.print()
-    console.tell(f"Missing of {suite} ({len(missing)} of {len(findings)}): {names}.")
+    console.print_text(f"Missing of {suite} ({len(missing)} of {len(findings)}): {names}.")
     if suite == "vtab":
-        console.tell(f"  all: selfprompt data get vtab --root {root}  (from {VTAB.home})")
+        console.print_text(f"  all: selfprompt data get vtab --root {root}  (from {VTAB.home})")
         return
     fetched = [expected.key for expected in missing if ORIGINS[expected.key].downloads]
     if fetched:
-        console.tell(f"  selfprompt data get NAME --root {root}")
+        console.print_text(f"  selfprompt data get NAME --root {root}")
     for expected in missing:
         origin = ORIGINS[expected.key]
         tail = f" By hand: {origin.by_hand}" if origin.by_hand and not origin.downloads else ""
-        console.tell(f"  {expected.name}: {origin.home}.{tail}")
+        console.print_text(f"  {expected.name}: {origin.home}.{tail}")

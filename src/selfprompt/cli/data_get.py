@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.console import Show
+from selfprompt.cli.console import Output
 from selfprompt.cli.usage import usage
 
 
@@ -21,42 +21,44 @@ def get(options: Namespace) -> int:
     """Fetch what is not there yet; an interrupted command goes on when it is repeated."""
     from selfprompt.data.suites.fetch import SUMS, WORK, folder_of, lacking, obtain, resolve
 
-    show, root = Show(), Path(options.root)
+    output, root = Output(), Path(options.root)
 
     @contextmanager
     def stage(name: str) -> Iterator[Callable[[int, int], None]]:
-        with show.stage(f"{name} (MB)") as progress:
+        with output.stage(f"{name} (MB)") as progress:
             yield lambda done, total: progress(done >> 20, total >> 20)
 
     with usage():
         key, origin = resolve(options.name)
     folder, work = folder_of(key, root), root / WORK / key.replace("/", "-")
-    show.message(f"{key} is from {origin.sentence}")
+    output.message(f"{key} is from {origin.sentence}")
     wanted = lacking(origin, folder)
     if origin.downloads and not wanted:
-        show.message(f"All that can be fetched is in {folder} already; nothing was changed.")
+        output.message(f"All that can be fetched is in {folder} already; nothing was changed.")
     for item in wanted:
-        show.message(f"Fetching {item.url}")
+        output.message(f"Fetching {item.url}")
         if not item.checksum:
-            show.message(f"No checksum of it is published: what comes is noted in {folder / SUMS}, to compare it with.")
+            output.message(
+                f"No checksum of it is published: what comes is noted in {folder / SUMS}, to compare it with."
+            )
         for path in obtain(item, folder, work, stage):
-            show.message(f"New: {path}")
+            output.message(f"New: {path}")
     shutil.rmtree(work, ignore_errors=True)
     if (root / WORK).is_dir() and not any((root / WORK).iterdir()):
         (root / WORK).rmdir()
     if origin.by_hand:
-        show.message(f"By hand, in {folder}: {origin.by_hand}")
+        output.message(f"By hand, in {folder}: {origin.by_hand}")
     if key != "vtab" and not folder.is_dir():
         return 1
-    return _report(key, root, show)
+    return _report(key, root, output)
 
 
-def _report(key: str, root: Path, show: Show) -> int:
+def _report(key: str, root: Path, output: Output) -> int:
     """Say how the data set stands now; 1 if it cannot be used yet."""
     from selfprompt.data.suites.check import TABLES, audit
     from selfprompt.data.suites.specs import EXPECTED
 
     findings = [audit(expected, root) for expected in (TABLES["vtab"] if key == "vtab" else [EXPECTED[key]])]
     for finding in findings:
-        show.message(f"{finding.expected.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
+        output.message(f"{finding.expected.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
     return int(any(finding.state in ("wrong", "missing") for finding in findings))

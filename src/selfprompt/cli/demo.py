@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.console import Show, table
+from selfprompt.cli.console import Output, table
 from selfprompt.cli.usage import check_at_least, usage
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from selfprompt.inference.classifier import Classifier
     from selfprompt.metrics import Metrics
     from selfprompt.models.loading.by_name import Backbone
-    from selfprompt.reports.demo_page import Guess, Story
+    from selfprompt.reports.demo_page import DemoResults, UnseenPrediction
 
 Entry = TypeVar("Entry")
 
@@ -88,17 +88,17 @@ def demo(options: Namespace) -> int:
     start = time.monotonic()
     with usage():
         task = load_task(options.task if "/" in options.task else f"{SUITE}/{options.task}")
-    out = make_room(Path(options.out))
-    show = Show()
-    story = tell(task, out, options, show)
-    write(replace(story, seconds=time.monotonic() - start), out)
-    show.message("")
-    show.message(f"Picture: {(out / PICTURE).resolve()}")
-    show.message(f"Page:    {(out / PAGE).resolve()}")
+    out = prepare_folder(Path(options.out))
+    output = Output()
+    results = run_demo(task, out, options, output)
+    write(replace(results, seconds=time.monotonic() - start), out)
+    output.message("")
+    output.message(f"Picture: {(out / PICTURE).resolve()}")
+    output.message(f"Page:    {(out / PAGE).resolve()}")
     return 0
 
 
-def make_room(out: Path) -> Path:
+def prepare_folder(out: Path) -> Path:
     """Mark the folder as a demo's and take an earlier demo's page away; its other files are replaced one by one.
 
     Raises:
@@ -117,38 +117,38 @@ def make_room(out: Path) -> Path:
     return out
 
 
-def tell(task: "Task", out: Path, options: Namespace, show: Show) -> "Story":
+def run_demo(task: "Task", out: Path, options: Namespace, output: Output) -> "DemoResults":
     """Everything that the page shows, computed step by step."""
     from selfprompt.data.fewshot import select_base_new
     from selfprompt.models.loading.by_name import load_backbone
-    from selfprompt.reports.demo_page import HALF_COLUMNS, Story, half_rows
+    from selfprompt.reports.demo_page import HALF_COLUMNS, DemoResults, half_rows
 
-    whole = fewer(task.dataset, options)
+    whole = reduced(task.dataset, options)
     halves = {part: select_base_new(whole, part) for part in ("base", "new")}
     name = f"{task.suite}/{task.name}"
 
-    show.console.rule("1. Zero-shot: a CLIP reads class names, nothing is trained")
-    with show.stage(f"loading {CLIP}"):
+    output.console.rule("1. Zero-shot: a CLIP reads class names, nothing is trained")
+    with output.stage(f"loading {CLIP}"):
         clip = load_backbone(CLIP)
     if clip.note:
-        show.message(f"Note: {clip.note}")
-    zero_shot = zero_shot_table(clip, options, show)
+        output.message(f"Note: {clip.note}")
+    zero_shot = zero_shot_table(clip, options, output)
 
-    show.console.rule(f"2. SEP: prompts in both encoders, tuned on the base classes of {name}")
-    settings = {"sep": training(SEP, task, halves["base"], options)}
-    sep = tuned(settings["sep"], whole, name, out, show)
-    before, after = before_and_after(sep, clip, task, halves, show)
-    show.console.print(table(f"{options.shots} training images a base class", HALF_COLUMNS, half_rows(before, after)))
+    output.console.rule(f"2. SEP: prompts in both encoders, tuned on the base classes of {name}")
+    settings = {"sep": tune_arguments(SEP, task, halves["base"], options)}
+    sep = tune_and_save(settings["sep"], whole, name, out, output)
+    before, after = before_and_after(sep, clip, task, halves, output)
+    output.console.print(table(f"{options.shots} training images a base class", HALF_COLUMNS, half_rows(before, after)))
 
-    show.console.rule("3. Class names that were never trained")
-    guesses = guess(task, halves["new"], out, options.seed, show)
+    output.console.rule("3. Class names that were never trained")
+    unseen = predict_unseen(task, halves["new"], out, options.seed, output)
 
-    show.console.rule(f"4. SPT: prompts that start from the data, on {MAE}, which knows no text")
-    settings |= {method: training({**HEADS, **run}, task, whole, options) for method, run in METHODS.items()}
-    heads = {method: tuned(settings[method], whole, name, out, show) for method in METHODS}
-    show.console.print(table(f"{options.shots} training images of every class", ACCURACY_COLUMNS, head_rows(heads)))
+    output.console.rule(f"4. SPT: prompts that start from the data, on {MAE}, which knows no text")
+    settings |= {method: tune_arguments({**HEADS, **run}, task, whole, options) for method, run in METHODS.items()}
+    heads = {method: tune_and_save(settings[method], whole, name, out, output) for method in METHODS}
+    output.console.print(table(f"{options.shots} training images of every class", ACCURACY_COLUMNS, head_rows(heads)))
 
-    return Story(
+    return DemoResults(
         task=replace(task, dataset=whole),
         halves=halves,
         shots=options.shots,
@@ -160,20 +160,20 @@ def tell(task: "Task", out: Path, options: Namespace, show: Show) -> "Story":
         heads=heads,
         settings=settings,
         folder=out,
-        guesses=guesses,
+        unseen=unseen,
         shown=shown_images(sep, halves["base"], options.seed),
         fast=options.fast,
     )
 
 
-def fewer(dataset: "Dataset", options: Namespace) -> "Dataset":
+def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":
     """The data set with as many test images as the demo looks at, and without validation images."""
     count = min(len(dataset.test), FAST["test"] if options.fast else TEST_IMAGES)
     drawn = sorted(random.Random(options.seed).sample(range(len(dataset.test)), count))
     return replace(dataset, test=tuple(dataset.test[place] for place in drawn), val=())
 
 
-def training(run: Mapping[str, Any], task: "Task", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
+def tune_arguments(run: Mapping[str, Any], task: "Task", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
     """The arguments of ``tune`` for one of the trainings above."""
     counts = Counter(item.label for item in dataset.train)
     images = sum(min(count, options.shots) for count in counts.values())
@@ -190,7 +190,7 @@ def training(run: Mapping[str, Any], task: "Task", dataset: "Dataset", options: 
     }
 
 
-def zero_shot_table(clip: "Backbone", options: Namespace, show: Show) -> "dict[str, Metrics]":
+def zero_shot_table(clip: "Backbone", options: Namespace, output: Output) -> "dict[str, Metrics]":
     """Zero-shot accuracy on every task of the suite."""
     from selfprompt.data.suites import list_tasks, load_task
     from selfprompt.reports.demo_page import ZERO_SHOT_COLUMNS, zero_shot_rows
@@ -198,43 +198,43 @@ def zero_shot_table(clip: "Backbone", options: Namespace, show: Show) -> "dict[s
     measured = {}
     for name in list_tasks(SUITE):
         task = load_task(f"{SUITE}/{name}")
-        measured[name] = zero_shot(clip, task, fewer(task.dataset, options), f"zero-shot: {name}", show)
-    show.console.print(table(f"{CLIP}, no training", ZERO_SHOT_COLUMNS, zero_shot_rows(measured)))
+        measured[name] = zero_shot(clip, task, reduced(task.dataset, options), f"zero-shot: {name}", output)
+    output.console.print(table(f"{CLIP}, no training", ZERO_SHOT_COLUMNS, zero_shot_rows(measured)))
     return measured
 
 
-def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, show: Show) -> "Metrics":
+def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, output: Output) -> "Metrics":
     """Accuracy of the untuned CLIP on a data set's test images."""
     from selfprompt.inference.classifier import Classifier
     from selfprompt.methods.registry import build_method
 
     method = build_method("zero-shot", clip, dataset.classes, template=task.template)
-    with show.stage(stage) as progress:
+    with output.stage(stage) as progress:
         return Classifier(method, clip.preprocess).evaluate(dataset.test, progress=progress)
 
 
-def tuned(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, show: Show) -> "Classifier":
+def tune_and_save(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, output: Output) -> "Classifier":
     """Tune one method and save it."""
     from selfprompt.reports.demo_page import train_command
     from selfprompt.training.tune import tune
 
-    show.message("")
-    show.message(f"$ {train_command(values, name)}")
-    classifier = tune(dataset, **values, progress=True, reporter=show)
+    output.message("")
+    output.message(f"$ {train_command(values, name)}")
+    classifier = tune(dataset, **values, progress=True, reporter=output)
     classifier.save(out / values["method"])
     return classifier
 
 
 def before_and_after(
-    sep: "Classifier", clip: "Backbone", task: "Task", halves: "Mapping[str, Dataset]", show: Show
+    sep: "Classifier", clip: "Backbone", task: "Task", halves: "Mapping[str, Dataset]", output: Output
 ) -> "tuple[dict[str, Metrics], dict[str, Metrics]]":
     """Zero-shot and tuned metrics on base and new classes; the new ones are only named."""
     from selfprompt.metrics import Metrics
 
     before, after = (Metrics.from_json(sep.results[name]) for name in ("zero_shot", "tuned"))
     new = halves["new"]
-    untuned = zero_shot(clip, task, new, "zero-shot on the new classes", show)
-    with show.stage("SEP on the new classes") as progress:
+    untuned = zero_shot(clip, task, new, "zero-shot on the new classes", output)
+    with output.stage("SEP on the new classes") as progress:
         renamed = sep.with_classes(new.classes).evaluate(new.test, progress=progress)
     return {"base": before, "new": untuned}, {"base": after, "new": renamed}
 
@@ -244,24 +244,27 @@ def head_rows(heads: "Mapping[str, Classifier]") -> list[list[str]]:
     return [[name, *accuracy_cells(classifier.results["tuned"])] for name, classifier in heads.items()]
 
 
-def guess(task: "Task", new: "Dataset", out: Path, seed: int, show: Show) -> "list[Guess]":
+def predict_unseen(task: "Task", new: "Dataset", out: Path, seed: int, output: Output) -> "list[UnseenPrediction]":
     """What the saved SEP classifier, told the new names, says of three images of new classes."""
     from selfprompt.cli.predict import prediction_table
     from selfprompt.inference.classifier import load
-    from selfprompt.reports.demo_page import Guess, predict_command
+    from selfprompt.reports.demo_page import UnseenPrediction, predict_command
 
     drawn = unseen_images(task, new, random.Random(seed))
     paths = [out / UNSEEN / f"{number}.png" for number in range(1, len(drawn) + 1)]
     (out / UNSEEN).mkdir(exist_ok=True)
     for path, (_, _, item) in zip(paths, drawn, strict=True):
         item.load().save(path)
-    show.message(f"$ {predict_command(out, paths, new.classes)}")
-    with show.stage("loading the saved classifier"):
+    output.message(f"$ {predict_command(out, paths, new.classes)}")
+    with output.stage("loading the saved classifier"):
         classifier = load(out / SEP["method"]).with_classes(new.classes)
     said = classifier.predict(paths, top=3)
-    show.console.print(prediction_table(said))
-    found = [Guess(path, truth, where, p.top) for path, (where, truth, _), p in zip(paths, drawn, said, strict=True)]
-    show.message("They are: " + ", ".join(f"{one.truth} ({one.path.name})" for one in found))
+    output.console.print(prediction_table(said))
+    found = [
+        UnseenPrediction(path, truth, where, p.top)
+        for path, (where, truth, _), p in zip(paths, drawn, said, strict=True)
+    ]
+    output.message("They are: " + ", ".join(f"{one.truth} ({one.path.name})" for one in found))
     return found
 
 
@@ -272,28 +275,28 @@ def unseen_images(task: "Task", new: "Dataset", rng: random.Random) -> "list[tup
     ]
     pool = [entry for entry in domains if entry[1] in new.classes]
     pool = pool or [("", new.classes[item.label], item) for item in new.test]
-    return one_of_each(pool, lambda entry: entry[1], rng)[:3]
+    return one_per_group(pool, lambda entry: entry[1], rng)[:3]
 
 
 def shown_images(sep: "Classifier", base: "Dataset", seed: int) -> list[tuple[Any, str, str]]:
     """A test image of each class, of up to ``SHOWN`` classes, with the true and the predicted class."""
-    items = one_of_each(base.test, lambda item: item.label, random.Random(seed))[:SHOWN]
+    items = one_per_group(base.test, lambda item: item.label, random.Random(seed))[:SHOWN]
     images = [item.load() for item in items]
     said = sep.predict(images)
     return [(image, base.classes[i.label], p.label) for image, i, p in zip(images, items, said, strict=True)]
 
 
-def one_of_each(entries: Sequence[Entry], kind: Callable[[Entry], Hashable], rng: random.Random) -> list[Entry]:
+def one_per_group(entries: Sequence[Entry], kind: Callable[[Entry], Hashable], rng: random.Random) -> list[Entry]:
     """One random entry of each kind, in random order."""
     shuffled = rng.sample(entries, len(entries))
     return list({kind(entry): entry for entry in shuffled}.values())
 
 
-def write(story: "Story", out: Path) -> None:
+def write(results: "DemoResults", out: Path) -> None:
     """Write the picture, the page and, last, the record of all numbers."""
-    from selfprompt.reports.demo_page import summary, write_demo_page
+    from selfprompt.reports.demo_page import write_demo_page, write_summary_picture
     from selfprompt.utils.files import write_json
 
-    summary(story, out / PICTURE)
-    write_demo_page(story, out / PAGE)
-    write_json(out / RECORD, story.record())
+    write_summary_picture(results, out / PICTURE)
+    write_demo_page(results, out / PAGE)
+    write_json(out / RECORD, results.record())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.console import Show, make_console, table
-from selfprompt.cli.predict_steps import class_names
+from selfprompt.cli.console import Output, make_console, table
+from selfprompt.cli.predict_steps import parse_class_names
 from selfprompt.cli.usage import check_at_least, usage
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 from selfprompt.utils.files import to_json
@@ -50,31 +50,35 @@ def eval(options: Namespace) -> int:
     from selfprompt.data.loading.loader import ImageStore
     from selfprompt.inference.classifier import load, pick_device
 
-    show = Show(make_console(stderr=True))
+    output = Output(make_console(stderr=True))
     with usage():
         pick_device(options.device)
-    with show.stage("loading"):
+    with output.stage("loading"):
         classifier = load(
-            options.classifier, backbone=options.backbone, device=options.device, trust=options.trust, say=show.message
+            options.classifier,
+            backbone=options.backbone,
+            device=options.device,
+            trust=options.trust,
+            say=output.message,
         )
     if options.classes is not None:
-        classifier = classifier.with_classes(class_names(options.classes))
+        classifier = classifier.with_classes(parse_class_names(options.classes))
     if options.batch_size is not None:
         classifier.batch_size = options.batch_size
-    show.note(classifier.method, classifier.batch_size)
-    dataset, seen, split = labelled_images(options, classifier, show)
+    output.note(classifier.method, classifier.batch_size)
+    dataset, seen, split = labelled_images(options, classifier, output)
     store = ImageStore()
-    with show.stage("reading images") as progress:
+    with output.stage("reading images") as progress:
         items, bad = check_images(
-            dataset.select(split), store, on_bad=options.on_bad_image, progress=progress, say=show.message
+            dataset.select(split), store, on_bad=options.on_bad_image, progress=progress, say=output.message
         )
         items = unseen_images(items, seen, store) if seen else items
     for image in bad:
-        show.message(f"skipped {image}")
+        output.message(f"skipped {image}")
     if not items:
         lack = "images that are no copies of training images" if seen else "readable images"
         raise ValueError(f"{options.data} has no {lack} in its split {split!r}.")
-    with show.stage("evaluating") as progress:
+    with output.stage("evaluating") as progress:
         metrics = classifier.evaluate(items, store, progress=progress).to_json()
     if options.format == "json":
         print(to_json({**metrics, "split": split, "batch_size": classifier.batch_size}, indent=2))
@@ -92,7 +96,9 @@ def eval(options: Namespace) -> int:
     return 0
 
 
-def labelled_images(options: Namespace, classifier: "Classifier", show: Show) -> "tuple[Dataset, Sequence[Item], Any]":
+def labelled_images(
+    options: Namespace, classifier: "Classifier", output: Output
+) -> "tuple[Dataset, Sequence[Item], Any]":
     """The data with the classifier's labels, images whose copies are no test of it, and which split to use.
 
     "auto" is the test split where the data have one. For the very data that the classifier was tuned on it is the part
@@ -121,15 +127,15 @@ def labelled_images(options: Namespace, classifier: "Classifier", show: Show) ->
         known = [label for label, name in enumerate(dataset.classes) if name in classifier.classes]
         if len(known) < len(dataset.classes):
             gone = [name for name in dataset.classes if name not in classifier.classes]
-            show.message(f"Left out classes that the classifier was not tuned on: {', '.join(gone)}.")
+            output.message(f"Left out classes that the classifier was not tuned on: {', '.join(gone)}.")
             dataset = keep_classes(dataset, known)
     split = options.split
     if split == "auto":
         split = "test" if dataset.test else "all"
         if split == "all":
-            show.message("The data have no test split: all images are used.")
+            output.message("The data have no test split: all images are used.")
             if same:
-                show.message("The classifier was tuned on these images: how good it is on others is not known.")
+                output.message("The classifier was tuned on these images: how good it is on others is not known.")
         elif same:
-            show.message("The classifier was tuned on these data: only their test images are used.")
+            output.message("The classifier was tuned on these data: only their test images are used.")
     return align_classes(dataset, classifier.classes), seen if split == "test" else (), split

@@ -20,7 +20,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfprompt.cli.printable import printable
-from selfprompt.cli.usage import UsageError, check_filled
+from selfprompt.cli.usage import UsageError, check_not_empty
 from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.yaml_text import check_plain
 
@@ -44,7 +44,7 @@ KINDS = {
     "dict": "a mapping",
     "NoneType": "null",
 }
-GO_ON = {
+RESUME_HINTS = {
     "train": " A run with --out can go on: repeat the command with --resume.",
     "bench": " Repeat the command to go on.",
     "predict": " A job with --out goes on when the command is repeated.",
@@ -111,12 +111,12 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
         check_words(given)
         module.add_arguments(parser, given)
         options = parser.parse_args(list(given))
-        check_filled(options)
+        check_not_empty(options)
     except ArgumentError as error:
-        return _fail(explain(error, parser), 2)
+        return _fail(explain_parse_error(error, parser), 2)
     except (ValueError, TypeError, OSError) as error:
         return _fail(str(error), 2)
-    _quieten()
+    _silence_libraries()
     return _run(command, getattr(module, command), options)
 
 
@@ -128,7 +128,7 @@ def _run(command: str, function: Callable[[Namespace], int], options: Namespace)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return _fail(f"interrupted.{GO_ON.get(command, '')}", 130)
+        return _fail(f"interrupted.{RESUME_HINTS.get(command, '')}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; say nothing more
         return 0
@@ -138,11 +138,11 @@ def _run(command: str, function: Callable[[Namespace], int], options: Namespace)
         if os.environ.get("SELFPROMPT_DEBUG"):
             raise
         expected = isinstance(error, (ValueError, TypeError, RuntimeError, OSError, ImportError)) and str(error)
-        tell = f"{type(error).__name__}: {error}. This should not happen; SELFPROMPT_DEBUG=1 shows where it did."
-        return _fail(str(error) if expected else tell, 1)
+        unexpected = f"{type(error).__name__}: {error}. This should not happen; SELFPROMPT_DEBUG=1 shows where it did."
+        return _fail(str(error) if expected else unexpected, 1)
 
 
-def _quieten() -> None:
+def _silence_libraries() -> None:
     """Keep libraries from logging beside the command's own output; SELFPROMPT_DEBUG lets them."""
     if not os.environ.get("SELFPROMPT_DEBUG"):
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -172,7 +172,7 @@ def check_words(given: Sequence[str]) -> None:
             raise ValueError(f"{word[:40]}{'...' if len(word) > 40 else ''}: {error}.") from None
 
 
-def explain(error: ArgumentError, parser: ArgumentParser) -> str:
+def explain_parse_error(error: ArgumentError, parser: ArgumentParser) -> str:
     """A parser's error as one sentence, with the nearest option or choice where there is one."""
     text = str(error.message)
     help_hint = f"See {parser.prog} --help."

@@ -10,14 +10,14 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from selfprompt.cli.console import CSV_GUARD, Show, make_console, table
-from selfprompt.cli.predict_steps import Counts, loaded, readers
+from selfprompt.cli.console import CSV_GUARD, Output, make_console, table
+from selfprompt.cli.predict_steps import PredictionCounter, load_classifier, reader_threads
 from selfprompt.cli.printable import printable
 from selfprompt.cli.usage import UsageError, check_at_least
 from selfprompt.inference.predictions import Prediction, as_csv, as_lines, as_record, csv_header
 from selfprompt.utils.files import to_json
 
-SPOOL = 1 << 20
+MAX_LIST_IN_MEMORY = 1 << 20
 """Bytes up to which the list of images is kept in memory; a longer one goes to a temporary file."""
 
 
@@ -81,45 +81,45 @@ def predict_here(options: Namespace) -> int:
     from selfprompt.inference.image_paths import PathIndex, ignored_summary, image_paths, read_lines
 
     out, form = sys.stdout, options.format or "table"
-    show = Show(make_console(stderr=True), quiet=options.quiet)
-    with SpooledTemporaryFile(SPOOL) as spool:
+    output = Output(make_console(stderr=True), quiet=options.quiet)
+    with SpooledTemporaryFile(MAX_LIST_IN_MEMORY) as spool:
         index, ignored = PathIndex(sys.maxsize), Counter[str]()
         spool.writelines(index.lines(image_paths(options.images, options.list, ignored)))
         if ignored:
-            show.message(ignored_summary(ignored))
+            output.message(ignored_summary(ignored))
         spool.seek(0)
         if not index.count:
             raise ValueError(f"{options.list} lists no images.")
-        classifier = loaded(options, show)
-        batches = classifier.stream(read_lines(spool), top=options.top, workers=readers(options))
+        classifier = load_classifier(options, output)
+        batches = classifier.stream(read_lines(spool), top=options.top, workers=reader_threads(options))
         rows_pass_by = form in ("csv", "jsonl") and out.isatty()  # where a bar would stand in their way
-        with (Show(quiet=True) if rows_pass_by else show).stage("predicting") as progress:
-            found = Counts(show, options.on_bad_image == "fail", lambda done: progress(done, index.count))
+        with (Output(quiet=True) if rows_pass_by else output).stage("predicting") as progress:
+            found = PredictionCounter(output, options.on_bad_image == "fail", lambda done: progress(done, index.count))
             if form in ("csv", "jsonl"):
                 out.write(csv_header(errors=False) if form == "csv" else "")
                 for batch in found.follow(batches):
                     if form == "csv":
-                        out.write(as_csv(map(spelled_out, batch), errors=False, guard=options.csv_guard))
+                        out.write(as_csv(map(printable_prediction, batch), errors=False, guard=options.csv_guard))
                     else:
-                        out.write(shown(as_lines(batch)))
+                        out.write(for_terminal(as_lines(batch)))
                     out.flush()
             else:
                 predictions = [prediction for batch in found.follow(batches) for prediction in batch]
     for sentence in found.odd.sentences():
-        show.message(sentence)
+        output.message(sentence)
     if form == "json":
-        print(shown(to_json([as_record(p) for p in predictions], indent=2)))
+        print(for_terminal(to_json([as_record(p) for p in predictions], indent=2)))
     elif form == "table":
         make_console().print(prediction_table([p for p in predictions if not p.error]))
     return 1 if found.bad == found.done else 0
 
 
-def shown(text: str) -> str:
+def for_terminal(text: str) -> str:
     """Lines for the standard output: as they are for a file, spelled out where they would steer a terminal."""
     return printable(text, keep="\n") if sys.stdout.isatty() else text
 
 
-def spelled_out(prediction: Prediction) -> Prediction:
+def printable_prediction(prediction: Prediction) -> Prediction:
     """The same, its names as a terminal may show them if that is where they go: a line break in one is no new row."""
     if not sys.stdout.isatty():
         return prediction

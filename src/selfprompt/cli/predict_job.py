@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from selfprompt.cli.console import Show, make_console
-from selfprompt.cli.predict_steps import Counts, counted, loaded, readers
+from selfprompt.cli.console import Output, make_console
+from selfprompt.cli.predict_steps import PredictionCounter, collect_remarks, load_classifier, reader_threads
 from selfprompt.cli.usage import UsageError
 from selfprompt.utils.cores import most_processes
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from selfprompt.inference.jobs import Job, JobSpec
     from selfprompt.inference.predictions import Prediction
 
-USUAL_PART = 1000
+DEFAULT_PART_SIZE = 1000
 """Images in a part, about."""
-LOOK, TELL = 1.0, 30.0
+POLL_SECONDS, MESSAGE_SECONDS = 1.0, 30.0
 """Seconds between two looks at the parts, and between two lines where there is no terminal."""
 
 
@@ -39,32 +39,32 @@ def predict_parts(options: Namespace) -> int:
 
     if options.format not in (None, "csv", "jsonl"):
         raise UsageError(f"--out writes csv or jsonl, got --format {options.format}.")
-    show, odd = Show(make_console(stderr=True), quiet=options.quiet), RemarkCounter()
-    classifier = loaded(options, show)
+    output, odd = Output(make_console(stderr=True), quiet=options.quiet), RemarkCounter()
+    classifier = load_classifier(options, output)
     check_devices(options, classifier)
-    with show.stage("listing images"):
-        paths = paths_of(options, ignored := Counter[str]())
+    with output.stage("listing images"):
+        paths = image_paths_of_job(options, ignored := Counter[str]())
         job = open_job(Path(options.out), job_spec(options, classifier), paths)
     if ignored:
-        show.message(ignored_summary(ignored))
+        output.message(ignored_summary(ignored))
     if not job.is_done:
-        with show.stage("predicting") as bar, helpers(options, job, classifier, show):
-            stream = partial(classifier.stream, top=options.top, workers=readers(options))
-            wanted = stream if options.on_bad_image == "skip" else strictly(stream)
-            run_job(job, lambda paths: counted(wanted(paths), odd), JobProgress(job, show, bar))
+        with output.stage("predicting") as bar, helper_processes(options, job, classifier, output):
+            stream = partial(classifier.stream, top=options.top, workers=reader_threads(options))
+            wanted = stream if options.on_bad_image == "skip" else stop_at_unreadable(stream)
+            run_job(job, lambda paths: collect_remarks(wanted(paths), odd), JobProgress(job, output, bar))
         for sentence in odd.sentences():  # of the images that this process has read
-            show.message(sentence)
+            output.message(sentence)
     summary = finish_job(job, merge=options.merge)
     read = summary["images"] - summary["unreadable"]
-    show.message(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
+    output.message(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
     if summary["unreadable"]:
-        show.message(f"{summary['unreadable']:,} cannot be read; the parts say why (error)")
+        output.message(f"{summary['unreadable']:,} cannot be read; the parts say why (error)")
     if options.merge:
-        show.message(f"all in one file: {merged_file(job)}")
+        output.message(f"all in one file: {merged_file(job)}")
     return 0 if read else 1
 
 
-def paths_of(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
+def image_paths_of_job(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
     """The images; those of a job's own list are read as the job wrote them."""
     from selfprompt.inference.image_paths import image_paths, read_lines
     from selfprompt.inference.jobs import LIST
@@ -87,7 +87,7 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     from selfprompt.inference.jobs import JobSpec
 
     batch = classifier.batch_size
-    size = options.part_size or -(-USUAL_PART // batch) * batch
+    size = options.part_size or -(-DEFAULT_PART_SIZE // batch) * batch
     if size % batch:
         raise UsageError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
     config = (artifact_folder(options.classifier) / CONFIG).read_bytes()
@@ -95,33 +95,37 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     return JobSpec(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)
 
 
-def strictly(stream: "Callable[..., Iterator[list[Prediction]]]") -> "Callable[..., Iterator[list[Prediction]]]":
+def stop_at_unreadable(
+    stream: "Callable[..., Iterator[list[Prediction]]]",
+) -> "Callable[..., Iterator[list[Prediction]]]":
     """The same predictions, but an image that cannot be read ends them."""
-    return lambda paths: Counts(Show(make_console(stderr=True)), True, lambda done: None).follow(stream(paths))
+    return lambda paths: PredictionCounter(Output(make_console(stderr=True)), True, lambda done: None).follow(
+        stream(paths)
+    )
 
 
 class JobProgress:
     """Shows how far a job is, over all of its processes: a bar in a terminal, a line now and then elsewhere."""
 
-    def __init__(self, job: "Job", show: Show, bar: Callable[[int, int], None]) -> None:
-        self._job, self._show, self._bar = job, show, bar
+    def __init__(self, job: "Job", output: Output, bar: Callable[[int, int], None]) -> None:
+        self._job, self._output, self._bar = job, output, bar
         self._before = job.finished()
-        self._start = self._looked = self._told = time.monotonic()
+        self._start = self._polled = self._reported = time.monotonic()
         bar(self._before, job.count)
 
     def __call__(self, own: int) -> None:
         """This process has done so many images of the part that it makes."""
         now = time.monotonic()
-        if now - self._looked < LOOK:
+        if now - self._polled < POLL_SECONDS:
             return
-        self._looked = now
+        self._polled = now
         done = min(self._job.finished() + own, self._job.count)
         self._bar(done, self._job.count)
-        if not self._show.console.is_terminal and now - self._told >= TELL:
-            self._told = now
+        if not self._output.console.is_terminal and now - self._reported >= MESSAGE_SECONDS:
+            self._reported = now
             rate = (done - self._before) / (now - self._start)
             left = f"{timedelta(seconds=int((self._job.count - done) / rate))} left" if rate else "time left unknown"
-            self._show.message(f"{done:,}/{self._job.count:,} images, {rate:,.0f} images/s, {left}")
+            self._output.message(f"{done:,}/{self._job.count:,} images, {rate:,.0f} images/s, {left}")
 
 
 def check_devices(options: Namespace, classifier: "Classifier") -> None:
@@ -141,7 +145,7 @@ def check_devices(options: Namespace, classifier: "Classifier") -> None:
 
 
 @contextmanager
-def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show) -> Iterator[None]:
+def helper_processes(options: Namespace, job: "Job", classifier: "Classifier", output: Output) -> Iterator[None]:
     """The other processes of ``--devices``: the same command on the same folder, each on its GPU or part of the CPU.
 
     They are ended when all parts are there, or when this process fails or is interrupted.
@@ -163,7 +167,7 @@ def helpers(options: Namespace, job: "Job", classifier: "Classifier", show: Show
         yield
         for number, process in enumerate(started, start=1):
             if process.poll():
-                show.message(f"process {number} ended with status {process.returncode}; others made its parts")
+                output.message(f"process {number} ended with status {process.returncode}; others made its parts")
     finally:
         torch.set_num_threads(threads)
         for process in started:
@@ -185,7 +189,7 @@ def start_helper(options: Namespace, job: "Job", number: int, device: str, threa
         "class_names": options.class_names,
         "backbone": options.backbone,
         "on_bad_image": options.on_bad_image,
-        "workers": readers(options),
+        "workers": reader_threads(options),
         "device": device,
     }
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from selfprompt.cli.console import CSV_GUARD, Console, make_console
 from selfprompt.cli.printable import printable
-from selfprompt.reports.tables import Table, laid_out
+from selfprompt.reports.tables import Table, lay_out
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def report(options: Namespace) -> int:
     """Run the command."""
     from selfprompt.benchmarks.results import read_results
-    from selfprompt.reports.bench_tables import all_tables, singles
+    from selfprompt.reports.bench_tables import all_tables, evaluation_records
     from selfprompt.reports.tables import entries, to_csv, to_latex, to_markdown
     from selfprompt.utils.files import to_json, write_atomically
 
@@ -37,39 +37,43 @@ def report(options: Namespace) -> int:
     rows = sorted({result.label for result in found.results})
     if options.baseline not in rows and options.baseline != "zero-shot":
         raise ValueError(f"There is no row {options.baseline!r} to count gains from. Rows: {', '.join(rows)}.")
-    tables = all_tables(found.results, baseline=options.baseline, theirs=options.published)
+    tables = all_tables(found.results, baseline=options.baseline, with_published=options.published)
     for table in tables:
-        show(table, console)
+        print_table(table, console)
     if options.published and not any(table.published for table in tables):
         console.print("There are no published averages for these suites and protocols.")
     for note in found.notes:
-        console.tell(f"Note: {note}")
+        console.print_text(f"Note: {note}")
     for folder, reason in found.broken.items():
-        console.tell(f"Broken: {folder}: {reason}")
+        console.print_text(f"Broken: {folder}: {reason}")
     written: dict[str | None, Callable[[], str]] = {
         options.csv: lambda: to_csv(tables, guard=options.csv_guard),
         options.markdown: lambda: to_markdown(tables),
         options.latex: lambda: to_latex(tables),
         options.json: lambda: to_json(
-            {"tables": [list(entries(t)) for t in tables], "cells": singles(found.results), "notes": found.notes},
+            {
+                "tables": [list(entries(t)) for t in tables],
+                "cells": evaluation_records(found.results),
+                "notes": found.notes,
+            },
             indent=1,
         ),
     }
     for path, make in written.items():
         if path:
             write_atomically(Path(path), make().encode(errors="backslashreplace"))
-            console.tell(f"wrote {path}")
+            console.print_text(f"wrote {path}")
     if options.html:
         from selfprompt.reports.bench_page import write_bench_page
 
-        write_bench_page(Path(options.html), found, baseline=options.baseline, theirs=options.published)
-        console.tell(f"wrote {options.html}")
+        write_bench_page(Path(options.html), found, baseline=options.baseline, with_published=options.published)
+        console.print_text(f"wrote {options.html}")
     return 0
 
 
-def show(table: Table, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
     """Print a table; the best of a column is bold, published rows are dim."""
-    layout, shown = laid_out(table), Shown()
+    layout, shown = lay_out(table), Shown()
     for number, column in enumerate(layout.columns):
         shown.add_column(Text(printable(column)), justify="right" if number else "left", overflow="fold")
     own = len(layout.rows) - layout.published
@@ -82,5 +86,5 @@ def show(table: Table, console: Console) -> None:
     console.print(Text(printable(table.title), style="bold"))
     console.print(shown)
     for note in table.notes:
-        console.tell(note)
+        console.print_text(note)
     console.print()

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfprompt.cli.console import Show, table
+from selfprompt.cli.console import Output, table
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import option_texts
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.recipe import Recipe, load_recipe, read_recipe
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_rows
 
-FIRST = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
+FIRST_PAGE = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
 """What --help shows; --help-all shows the rest, too."""
 
 
@@ -44,17 +44,17 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_class_arguments(DataOptions)
     parser.add_class_arguments(TrainOptions)
-    add_options(parser, recipe)
-    defaults = {**recipe.flat(), "method": chosen(given).method or recipe.method}
+    add_method_options(parser, recipe)
+    defaults = {**recipe.flat(), "method": early_arguments(given).method or recipe.method}
     del defaults["options"]
     parser.set_defaults(defaults)
     if "--help_all" not in given:
         for action in parser._actions:
-            if action.dest not in FIRST:
+            if action.dest not in FIRST_PAGE:
                 action.help = argparse.SUPPRESS
 
 
-def add_options(parser: ArgumentParser, recipe: Recipe) -> None:
+def add_method_options(parser: ArgumentParser, recipe: Recipe) -> None:
     """Declare the method's own options: a shipped method's recipe lists them all; of one's own any name is taken."""
     if not recipe.options:
         parser.add_argument("--options", type=dict[str, Any], default={}, help="the method's own options, by name")
@@ -65,22 +65,22 @@ def add_options(parser: ArgumentParser, recipe: Recipe) -> None:
         group.add_argument(f"--options.{name}", type=kind, default=value, help=text)
 
 
-def chosen(given: Sequence[str]) -> argparse.Namespace:
+def early_arguments(given: Sequence[str]) -> argparse.Namespace:
     """The values of --method, --config and --trust, before anything else is known."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--method")
     early.add_argument("--config")
     early.add_argument("--trust", action="store_true")
     try:
-        found, _ = early.parse_known_args(list(given))
+        arguments, _ = early.parse_known_args(list(given))
     except argparse.ArgumentError as error:
         raise ValueError(f"{error.argument_name} needs a value.") from error
-    return found
+    return arguments
 
 
 def base_recipe(given: Sequence[str]) -> Recipe:
     """The recipe that --method and --config name together; a file's values stand over the method's own."""
-    early = chosen(given)
+    early = early_arguments(given)
     if early.config is None:
         return load_recipe(early.method or Recipe.method, trust=early.trust)
     return read_recipe(Path(early.config), early.method, trust=early.trust)
@@ -118,14 +118,14 @@ def train(options: Namespace) -> int:
     with usage():
         make_options(find(recipe.method), recipe.options)
         check_devices(recipe.train)
-    show = Show(quiet=options.quiet)
+    output = Output(quiet=options.quiet)
     classifier = tune(
         options.data,
         recipe=recipe,
         out=options.out,
         resume=options.resume,
         progress=not options.quiet,
-        reporter=show,
+        reporter=output,
     )
     from torch import distributed
 
@@ -134,12 +134,12 @@ def train(options: Namespace) -> int:
     results = classifier.results
     rows = accuracy_rows(results)
     if rows:
-        show.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
+        output.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
     else:
-        show.message("There are no test images, so the accuracy is not known.")
+        output.message("There are no test images, so the accuracy is not known.")
     if results["backbone_note"]:
-        show.console.tell(f"Note: {results['backbone_note']}")
-    show.message(
+        output.console.print_text(f"Note: {results['backbone_note']}")
+    output.message(
         f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES..."
     )
     return 0

@@ -19,7 +19,7 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def check_filled(options: Namespace) -> None:
+def check_not_empty(options: Namespace) -> None:
     """Raise UsageError for the first argument that is given as nothing, such as ``--out ""``; a method's own may be."""
     for name, value in vars(options).items():
         words = value if isinstance(value, list) else [value]

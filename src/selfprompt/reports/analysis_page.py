@@ -1,4 +1,4 @@
-"""The parts of an analysis, each with its pictures and the words that explain them, and the page that holds them."""
+"""The sections of an analysis, each with its pictures and the words that explain them, and the page that holds them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,22 +23,22 @@ ROWS = 40
 
 
 @dataclass(frozen=True)
-class Sight:
+class ImageRun:
     """Images, and how they ran through the image tower.
 
     Attributes:
         images: Normalised, (B, 3, S, S), where the model computes.
-        seen: The same as pictures, (B, S, S, 3), 8-bit RGB.
+        pictures: The images, (B, S, S, 3), 8-bit RGB.
         names: What to call them.
         stream: Their run with the method's prompts.
-        plain: Their run without.
+        unprompted: Their run without.
     """
 
     images: "Tensor"
-    seen: "np.ndarray"
+    pictures: "np.ndarray"
     names: tuple[str, ...]
     stream: "Stream"
-    plain: "Stream"
+    unprompted: "Stream"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -49,26 +49,26 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Study:
+class AnalysisInputs:
     """What is looked at.
 
     Attributes:
         method: The tuned method, in eval mode.
-        sight: Images and their runs; None for a method without image prompts.
+        run: Images and their runs; None for a method without image prompts.
         epochs: Tuned tensors by finished epochs, where training kept them.
         words: How many nearest words of a text prompt to show.
         command: What was typed.
     """
 
     method: "Method"
-    sight: Sight | None
+    run: ImageRun | None
     epochs: "Mapping[int, Mapping[str, Tensor]]"
     words: int
     command: str
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """A section of the page, and the content of its PNG files by their names."""
 
     heading: str
@@ -76,46 +76,46 @@ class Part:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def all_parts(study: Study, progress: Callable[[int, int], None]) -> tuple[list[Part], list[str]]:
-    """The parts that the method has, and a sentence about each one that is left out."""
-    makers = (information_part, words_part, selection_part, attention_part, map_part)
-    parts: list[Part] = []
+def make_sections(inputs: AnalysisInputs, progress: Callable[[int, int], None]) -> tuple[list[Section], list[str]]:
+    """The sections that the method has, and a sentence about each one that is left out."""
+    makers = (information_section, words_section, selection_section, attention_section, map_section)
+    sections: list[Section] = []
     left_out = []
     for done, make in enumerate(makers):
-        made = make(study)
+        made = make(inputs)
         if isinstance(made, str):
             left_out.append(made)
         else:
-            parts.append(made)
+            sections.append(made)
         progress(done + 1, len(makers))
-    return parts, left_out
+    return sections, left_out
 
 
-def write(out: Path, study: Study, parts: list[Part], left_out: list[str]) -> list[Path]:
+def write_analysis(out: Path, inputs: AnalysisInputs, sections: list[Section], left_out: list[str]) -> list[Path]:
     """Write a PNG for each figure, and the page, which comes last."""
-    files = {name: content for part in parts for name, content in part.files.items()}
+    files = {name: content for section in sections for name, content in section.files.items()}
     for name, content in files.items():
         write_atomically(out / name, content)
-    method = study.method
-    shown = f", looked at on {len(study.sight.names)} images" if study.sight else ""
+    method = inputs.method
+    shown = f", looked at on {len(inputs.run.names)} images" if inputs.run else ""
     opening = f"{method.name} on {method.backbone.name}{shown}. Blocks are counted from 0."
-    sections = [
-        ("What this shows", [text(opening), code(study.command), *(text(sentence) for sentence in left_out)]),
-        *((part.heading, part.blocks) for part in parts),
+    page = [
+        ("What this shows", [text(opening), code(inputs.command), *(text(sentence) for sentence in left_out)]),
+        *((section.heading, section.blocks) for section in sections),
     ]
-    write_page(out / PAGE, f"What the prompts of {method.name} do", sections, method.backbone.note)
+    write_page(out / PAGE, f"What the prompts of {method.name} do", page, method.backbone.note)
     return [out / name for name in (*files, PAGE)]
 
 
-def information_part(study: Study) -> Part | str:
+def information_section(inputs: AnalysisInputs) -> Section | str:
     """Mutual information of prompts and patch tokens, along training where epochs were kept."""
-    sight = study.sight
-    if sight is None:
+    run = inputs.run
+    if run is None:
         return "Mutual information with patch tokens is left out: there are no image prompts."
-    if sight.stream.inputs[0].count < 2:
+    if run.stream.inputs[0].count < 2:
         return "Mutual information with patch tokens is left out: with one prompt it is 0 by definition."
-    panels = information_values(study, sight)
-    along = bool(study.epochs)
+    panels = information_values(inputs, run)
+    along = bool(inputs.epochs)
     drawn = plots.information_curves(panels)
     how = (
         "Normalised mutual information of prompts and patch tokens: 0 when all prompts look at the patches alike, 1 "
@@ -128,25 +128,25 @@ def information_part(study: Study) -> Part | str:
     caption = "By finished epochs, a line for each block." if along else "After tuning, by block."
     shown = figure(drawn, caption, "Normalised mutual information of prompts and patch tokens.")
     blocks = (text(how), *(() if along else (text(only),)), shown)
-    return Part("Information shared with patch tokens", blocks, {"information.png": plots.to_png(drawn)})
+    return Section("Information shared with patch tokens", blocks, {"information.png": plots.to_png(drawn)})
 
 
-def information_values(study: Study, sight: Sight) -> dict[str, dict[int, list[float]]]:
+def information_values(inputs: AnalysisInputs, run: ImageRun) -> dict[str, dict[int, list[float]]]:
     """Information by panel, finished epochs and block; the method is the tuned one again afterwards."""
     from selfprompt.analysis.nmi import asked_by_block, raw_by_block
     from selfprompt.analysis.streams import prompted_stream
 
-    method = study.method
+    method = inputs.method
     tuned = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     raw: dict[int, list[float]] = {}
     asked: dict[int, list[float]] = {}
     try:
-        for epoch, tensors in (study.epochs or {-1: tuned}).items():
+        for epoch, tensors in (inputs.epochs or {-1: tuned}).items():
             method.load_adapter_state_dict(tensors)
-            stream = prompted_stream(method, sight.images)
+            stream = prompted_stream(method, run.images)
             assert stream is not None
-            raw[epoch] = raw_by_block(stream, sight.plain)
-            if attention_fault(stream) is None:
+            raw[epoch] = raw_by_block(stream, run.unprompted)
+            if why_no_attention(stream) is None:
                 asked[epoch] = asked_by_block(stream)
     except ValueError as error:
         raise ValueError(
@@ -157,18 +157,18 @@ def information_values(study: Study, sight: Sight) -> dict[str, dict[int, list[f
     return {"tokens themselves": raw, **({"through queries and keys": asked} if asked else {})}
 
 
-def words_part(study: Study) -> Part | str:
+def words_section(inputs: AnalysisInputs) -> Section | str:
     """The words of the vocabulary next to learned text prompts."""
     from selfprompt.analysis.words import input_prompts, near_words, spacing, vocabulary
 
-    prompts = input_prompts(study.method)
+    prompts = input_prompts(inputs.method)
     if not prompts:
         return "Nearest words are left out: there are no learned text prompts."
-    tower, tokenizer = study.method.backbone.text_side()
+    tower, tokenizer = inputs.method.backbone.text_side()
     words = vocabulary(tower)
     rows = []
     for owner, vectors in prompts.items():
-        for number, near in enumerate(near_words(vectors, words, tokenizer, study.words), 1):
+        for number, near in enumerate(near_words(vectors, words, tokenizer, inputs.words), 1):
             cells = [f"{entry.word} ({entry.distance:.2f})" for entry in near]
             rows.append([*([owner] if owner else []), str(number), *cells])
     columns = ["class"] if "" not in prompts else []
@@ -180,20 +180,20 @@ def words_part(study: Study) -> Part | str:
         "whatever stands in its row."
     )
     more = f"The first {ROWS} of {len(rows)} rows." if len(rows) > ROWS else ""
-    return Part("Nearest words of text prompts", (text(how), table(columns, rows[:ROWS], more)))
+    return Section("Nearest words of text prompts", (text(how), table(columns, rows[:ROWS], more)))
 
 
-def selection_part(study: Study) -> Part | str:
+def selection_section(inputs: AnalysisInputs) -> Section | str:
     """The patches that SEP takes as representatives."""
     from selfprompt.analysis.selection import selected
 
-    sight = study.sight
-    selection: Selection = getattr(study.method.options, "selection", "image")
-    chosen = {} if sight is None else selected(sight.stream, selection)
-    if sight is None or not chosen:
-        return f"Selected patches are left out: {study.method.name} does not select any."
+    run = inputs.run
+    selection: Selection = getattr(inputs.method.options, "selection", "image")
+    chosen = {} if run is None else selected(run.stream, selection)
+    if run is None or not chosen:
+        return f"Selected patches are left out: {inputs.method.name} does not select any."
     places = {block: index.cpu().numpy() for block, index in chosen.items()}
-    drawn = plots.selection_pictures(sight.seen, sight.names, places, sight.grid, sight.stream.inputs[0].prefix)
+    drawn = plots.selection_pictures(run.pictures, run.names, places, run.grid, run.stream.inputs[0].prefix)
     how = (
         "In front of each refreshed block the tokens with the largest mean square become representatives, from which "
         "new prompts are made. The chosen patches are framed, the strongest one with the widest frame; `+CLS` means "
@@ -202,22 +202,22 @@ def selection_part(study: Study) -> Part | str:
     batch = "This method chooses once for a whole batch: these choices hold for just these images together."
     shown = figure(drawn, "", "Images with the patches that were chosen in front of each block.")
     blocks = (text(how), *((text(batch),) if selection == "batch" else ()), shown)
-    return Part("Patches that make new prompts", blocks, {"selection.png": plots.to_png(drawn)})
+    return Section("Patches that make new prompts", blocks, {"selection.png": plots.to_png(drawn)})
 
 
-def attention_part(study: Study) -> Part | str:
+def attention_section(inputs: AnalysisInputs) -> Section | str:
     """Where the tokens that make the features look."""
     from selfprompt.analysis.attention import class_token_asks, look
 
-    sight = study.sight
-    if sight is None:
+    run = inputs.run
+    if run is None:
         return "Attention to prompts is left out: there are no image prompts."
-    if fault := attention_fault(sight.stream):
+    if fault := why_no_attention(run.stream):
         return f"Attention is left out: {fault}"
-    stream = sight.stream
+    stream = run.stream
     found = look(stream)
     tokens = stream.inputs[0]
-    pictures = plots.attention_pictures(sight.seen, sight.names, found.patches.cpu().numpy(), sight.grid)
+    pictures = plots.attention_pictures(run.pictures, run.names, found.patches.cpu().numpy(), run.grid)
     even = tokens.count / tokens.x.shape[1]
     shares = plots.attention_shares(found.shares().cpu().numpy(), found.prompts.mean(dim=1).cpu().numpy(), even)
     by_class = class_token_asks(stream.tower, stream.pooling)
@@ -236,20 +236,20 @@ def attention_part(study: Study) -> Part | str:
         figure(pictures, "Each picture is scaled to its own greatest weight.", "Attention to patches over the images."),
     )
     files = {"attention-shares.png": plots.to_png(shares), "attention.png": plots.to_png(pictures)}
-    return Part("Attention to prompts and patches", blocks, files)
+    return Section("Attention to prompts and patches", blocks, files)
 
 
-def map_part(study: Study) -> Part | str:
+def map_section(inputs: AnalysisInputs) -> Section | str:
     """Prompts among patch tokens, on a plane."""
     from selfprompt.analysis.map import token_map
 
-    sight = study.sight
-    if sight is None:
+    run = inputs.run
+    if run is None:
         return "Maps of prompts among patch tokens are left out: there are no image prompts."
     maps = {}
-    for block in plots.shown_blocks(range(len(sight.stream.inputs))):
-        found = token_map(sight.stream, block)
-        patches, prompts = (part.flatten(0, 1).cpu().numpy() for part in (found.patches, found.prompts))
+    for block in plots.shown_blocks(range(len(run.stream.inputs))):
+        found = token_map(run.stream, block)
+        patches, prompts = (points.flatten(0, 1).cpu().numpy() for points in (found.patches, found.prompts))
         maps[block] = (patches, prompts, found.share)
     drawn = plots.token_maps(maps)
     how = (
@@ -257,10 +257,10 @@ def map_part(study: Study) -> Part | str:
         "prompts together). Prompts that differ between images appear once for each image."
     )
     shown = figure(drawn, "", "Maps of prompts among patch tokens.")
-    return Part("Prompts among patch tokens", (text(how), shown), {"map.png": plots.to_png(drawn)})
+    return Section("Prompts among patch tokens", (text(how), shown), {"map.png": plots.to_png(drawn)})
 
 
-def attention_fault(stream: "Stream") -> str | None:
+def why_no_attention(stream: "Stream") -> str | None:
     """Why a tower's attention cannot be looked at; None where it can."""
     try:
         stream.attention(0)

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from selfprompt.reports.plots import COLOURS, FAINT, FONT, QUIET, as_it_is, shortened
+from selfprompt.reports.plots import COLOURS, FONT, GREY, LIGHT_GREY, literal, truncated
 
 TILE = 1.15
 """Side of a picture in inches."""
@@ -51,7 +51,7 @@ def information_curves(panels: Mapping[str, Mapping[int, Sequence[float]]]) -> F
             _information_bars(axes, next(iter(values.values())))
         highest = max(max(row) for row in values.values())
         axes.set_ylim(0, 1.1 * highest if highest > 0 else 1.0)
-        _quiet(axes, y="normalised information" if number == 0 else "")
+        _style_axes(axes, y="normalised information" if number == 0 else "")
         if number == len(panels) - 1 and len(values) > 1:
             handles, names = axes.get_legend_handles_labels()
             figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=FONT - 1, title="block")
@@ -91,7 +91,7 @@ def selection_pictures(
         for axes, block in zip(line[1:], blocks, strict=True):
             places = [int(place) for place in chosen[block][row]]
             _dim_all_but(axes, images[row], [place - prefix for place in places if place >= prefix], grid)
-            _below(axes, [place for place in places if place < prefix])
+            _label_prefix(axes, [place for place in places if place < prefix])
     return figure
 
 
@@ -110,7 +110,7 @@ def _dim_all_but(axes: Axes, image: np.ndarray, patches: Sequence[int], grid: tu
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
 
 
-def _below(axes: Axes, prefix: Sequence[int]) -> None:
+def _label_prefix(axes: Axes, prefix: Sequence[int]) -> None:
     """Name the chosen tokens that are no patches."""
     if prefix:
         words = "+CLS" if list(prefix) == [0] else f"+{len(prefix)} of the prefix"
@@ -157,7 +157,7 @@ def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Fi
     left.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, if all were alike")
     left.set_ylim(0, 100)
     left.yaxis.set_major_formatter(PercentFormatter())
-    _quiet(left, x="block", y="attention")
+    _style_axes(left, x="block", y="attention")
     left.set_xticks(blocks)
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower left", frameon=False, fontsize=FONT - 1, ncols=len(handles))
@@ -198,7 +198,7 @@ def token_maps(maps: Mapping[int, tuple[np.ndarray, np.ndarray, float]]) -> Figu
         axes.set_title(f"block {block}  ({100 * share:.0f} % of the variance)", fontsize=FONT - 1, loc="left")
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.spines[:].set_color(FAINT)
+        axes.spines[:].set_color(LIGHT_GREY)
     handles = [
         Line2D([], [], linestyle="", marker="D", color=PROMPT, label="prompts"),
         Line2D([], [], linestyle="", marker="o", color=PATCH, label="patch tokens"),
@@ -226,7 +226,7 @@ def _tiles(images: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> 
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
         tiles[row][0].imshow(image)
-        tiles[row][0].set_xlabel(as_it_is(shortened(name, 18)), fontsize=FONT - 3)
+        tiles[row][0].set_xlabel(literal(truncated(name, 18)), fontsize=FONT - 3)
     for axes, title in zip(tiles[0][1:], columns, strict=True):
         axes.set_title(title, fontsize=FONT - 1)
     return figure, tiles
@@ -237,11 +237,11 @@ def _depth_colour(block: int, depth: int) -> Any:
     return colormaps["viridis"](0.05 + 0.85 * block / max(1, depth - 1))
 
 
-def _quiet(axes: Axes, *, x: str = "", y: str = "") -> None:
+def _style_axes(axes: Axes, *, x: str = "", y: str = "") -> None:
     if x:
         axes.set_xlabel(x, fontsize=FONT)
     axes.set_ylabel(y, fontsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.spines[["left", "bottom"]].set_color(GREY)
     axes.set_axisbelow(True)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.grid(axis="y", color=LIGHT_GREY, linewidth=0.8)

@@ -19,26 +19,26 @@ from selfprompt.reports.bench_tables import (
     pick,
 )
 from selfprompt.reports.html import Block, figure, side_by_side, table, text, write_page
-from selfprompt.reports.tables import Table, laid_out
+from selfprompt.reports.tables import Table, lay_out
 
 MATRICES = 12
 """Confusion matrices on a page at most."""
 
 
-def write_bench_page(path: Path, found: Found, *, baseline: str, theirs: bool) -> None:
+def write_bench_page(path: Path, found: Found, *, baseline: str, with_published: bool) -> None:
     """Write the page of a folder of runs.
 
     Args:
         path: The HTML file.
         found: From ``read_results``.
         baseline: The row that gains are counted from.
-        theirs: Whether to show published averages.
+        with_published: Whether to show published averages.
     """
     sections: list[tuple[str, list[Block]]] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in found.results):
         own = [result for result in found.results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
-        tables = all_tables(own, baseline=baseline, theirs=theirs)
+        tables = all_tables(own, baseline=baseline, with_published=with_published)
         sections.append((title, [*as_blocks(tables[:1]), *overview(own)]))
         if len(tables) > 1:
             sections.append((f"{title}: all tables", as_blocks(tables[1:])))
@@ -66,7 +66,7 @@ HOW = (
 
 def as_blocks(tables: Sequence[Table]) -> list[Block]:
     """Tables with all intervals."""
-    shown = [(laid_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
+    shown = [(lay_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
     return [table(layout.columns, layout.rows, caption) for layout, caption in shown]
 
 

@@ -23,19 +23,21 @@ Row = Mapping[str, Spread | None]
 """What a table shows of one method, by column."""
 
 
-def all_tables(results: Sequence[Measured], *, baseline: str = "zero-shot", theirs: bool = False) -> list[Table]:
+def all_tables(
+    results: Sequence[Measured], *, baseline: str = "zero-shot", with_published: bool = False
+) -> list[Table]:
     """Every table of every protocol and suite.
 
     Args:
         results: From ``read_results``.
         baseline: The row that gains are counted from.
-        theirs: Whether to add published averages.
+        with_published: Whether to add published averages.
     """
     made: list[Table] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
         own = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
-        whole, *others = MAKERS[protocol](own, title, theirs)
+        whole, *others = PROTOCOL_TABLES[protocol](own, title, with_published)
         made.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
         made += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
         made += gain_table(own, title, baseline)
@@ -58,12 +60,14 @@ def class_notes(results: Sequence[Measured]) -> list[str]:
     return notes
 
 
-def base_to_new(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+def base_to_new(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
     """Base, new and H: the averages with H both ways, then each data set."""
     names, rows = datasets(results), labels(results)
-    single = {name: {row: halves(pick(results, name, row)) for row in rows} for name in names}
+    single = {name: {row: base_new_h(pick(results, name, row)) for row in rows} for name in names}
     tables = [
-        make(f"{title}: {name}", ("base", "new", "H"), {row: single[name][row] for row in rows if single[name][row]})
+        make_table(
+            f"{title}: {name}", ("base", "new", "H"), {row: single[name][row] for row in rows if single[name][row]}
+        )
         for name in names
     ]
     averages = {}
@@ -79,12 +83,14 @@ def base_to_new(results: Sequence[Measured], title: str, theirs: bool) -> list[T
             "average of H": average_of([single[name][row]["H"] for name in have], note),
         }
     columns = ("base", "new", "H of averages", "average of H")
-    whole = make(f"{title}: average over {_count(names)}", columns, averages, results, theirs=theirs, sizes=True)
+    whole = make_table(
+        f"{title}: average over {_count(names)}", columns, averages, results, with_published=with_published, sizes=True
+    )
     h = {row: {name: single[name][row].get("H") for name in names} for row in rows if averages[row]["new"]}
-    return [whole, *([make(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
+    return [whole, *([make_table(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
 
 
-def halves(results: Sequence[Measured]) -> Row:
+def base_new_h(results: Sequence[Measured]) -> Row:
     """Base, new and H of one method on one data set; nothing without results."""
     if not results:
         return {}
@@ -92,7 +98,7 @@ def halves(results: Sequence[Measured]) -> Row:
     return {"base": spread(base), "new": spread(new), "H": harmonic(base, new)}
 
 
-def few_shot(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+def few_shot(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
     """Accuracy by shots: the average, then each data set. What needs no shots stands under 0.
 
     With a single number of shots, the data sets stand side by side in one table.
@@ -107,18 +113,20 @@ def few_shot(results: Sequence[Measured], title: str, theirs: bool) -> list[Tabl
 
     def table(title: str, chosen: Sequence[str], *, whole: bool) -> Table:
         shown = {row: {str(count): by_shots(row, count, chosen) for count in shots} for row in rows}
-        made = make(title, tuple(map(str, shots)), shown, results if whole else (), theirs=theirs and whole)
+        made = make_table(
+            title, tuple(map(str, shots)), shown, results if whole else (), with_published=with_published and whole
+        )
         return made
 
     whole = table(f"{title}: accuracy by shots, average over {_count(names)}", names, whole=True)
     if len(names) == 1:
         return [whole]
     if len(set(shots) - {0}) == 1:
-        return [whole, each(results, f"{title}: accuracy with {max(shots)} shots", mean=True)]
+        return [whole, per_dataset(results, f"{title}: accuracy with {max(shots)} shots", mean=True)]
     return [whole, *(table(f"{title}: accuracy by shots, {name}", [name], whole=False) for name in names)]
 
 
-def shifted(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+def transfer(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
     """Accuracy on the source, on each target, and the average over the targets, for each source; then their average."""
     word = "shifted" if results[0].protocol == "domain-generalization" else "targets"
     names, rows = datasets(results), labels(results)
@@ -136,17 +144,21 @@ def shifted(results: Sequence[Measured], title: str, theirs: bool) -> list[Table
             if found:
                 shown[row] = {column: spread(values) for column, values in scores.items()}
                 shown[row][f"average of {word}"] = spread(targets[name, row])
-        tables.append(make(f"{title}: from {name}", (*columns, f"average of {word}"), shown, own, theirs=theirs))
+        tables.append(
+            make_table(
+                f"{title}: from {name}", (*columns, f"average of {word}"), shown, own, with_published=with_published
+            )
+        )
     if len(names) == 1:
         return tables
-    rows_of = {row: _pair(row, names, sources, targets, word) for row in rows}
-    whole = make(
+    rows_of = {row: _transfer_averages(row, names, sources, targets, word) for row in rows}
+    whole = make_table(
         f"{title}: average over {_count(names)}", ("source", f"average of {word}"), rows_of, results, sizes=True
     )
     return [whole, *tables]
 
 
-def _pair(
+def _transfer_averages(
     row: str,
     names: Sequence[str],
     sources: Mapping[tuple[str, str], Scores],
@@ -159,7 +171,7 @@ def _pair(
     return {column: spread(average(have), _of(len(have), len(names))) for column, have in found.items()}
 
 
-def vtab(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+def vtab(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
     """The means of the three groups, the mean of the tasks and that of the groups; then each task."""
     from selfprompt.data.suites.vtab import GROUPS
 
@@ -182,17 +194,17 @@ def vtab(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
         }
     columns = tuple(dict.fromkeys(column for row in shown.values() for column in row))
     return [
-        make(f"{title}: groups", columns, shown, results, theirs=theirs, sizes=True),
-        each(results, f"{title}: every task"),
+        make_table(f"{title}: groups", columns, shown, results, with_published=with_published, sizes=True),
+        per_dataset(results, f"{title}: every task"),
     ]
 
 
-def fgvc(results: Sequence[Measured], title: str, theirs: bool) -> list[Table]:
+def fgvc(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
     """Each data set and their mean."""
-    return [each(results, f"{title}: every task", mean=True)]
+    return [per_dataset(results, f"{title}: every task", mean=True)]
 
 
-def each(results: Sequence[Measured], title: str, *, mean: bool = False) -> Table:
+def per_dataset(results: Sequence[Measured], title: str, *, mean: bool = False) -> Table:
     """A column for each data set, and perhaps their mean."""
     names, rows = datasets(results), labels(results)
     shown: dict[str, dict[str, Spread | None]] = {}
@@ -202,7 +214,7 @@ def each(results: Sequence[Measured], title: str, *, mean: bool = False) -> Tabl
         shown[row] = {name: spread(entry) for name, entry in scores.items()}
         if mean:
             shown[row]["mean"] = spread(average(have), _of(len(have), len(names)))
-    return make(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
+    return make_table(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
 
 
 def gain_table(results: Sequence[Measured], title: str, baseline: str) -> list[Table]:
@@ -247,7 +259,7 @@ def headline_value(results: Sequence[Measured]) -> float | None:
         return None
     protocol = results[0].protocol
     if protocol == "base-to-new":
-        found = halves(results)["H"]
+        found = base_new_h(results)["H"]
     elif protocol in ("cross-dataset", "domain-generalization"):
         scores = [accuracies(results, name) for name in results[0].evaluations if name != "source"]
         found = spread(average(scores)) if all(scores) else None
@@ -256,23 +268,23 @@ def headline_value(results: Sequence[Measured]) -> float | None:
     return found.mean if found else None
 
 
-MAKERS: dict[str, Callable[[Sequence[Measured], str, bool], list[Table]]] = {
+PROTOCOL_TABLES: dict[str, Callable[[Sequence[Measured], str, bool], list[Table]]] = {
     "base-to-new": base_to_new,
     "few-shot": few_shot,
-    "cross-dataset": shifted,
-    "domain-generalization": shifted,
+    "cross-dataset": transfer,
+    "domain-generalization": transfer,
     "vtab": vtab,
     "fgvc": fgvc,
 }
 
 
-def make(
+def make_table(
     title: str,
     columns: Sequence[str],
     rows: Mapping[str, Row],
     results: Sequence[Measured] = (),
     *,
-    theirs: bool = False,
+    with_published: bool = False,
     sizes: bool = False,
 ) -> Table:
     """A table of spreads; with what the methods cost, and published rows, where they are wanted."""
@@ -282,7 +294,7 @@ def make(
         lines.append((row, *(values.get(column) for column in columns), *cost))
     notes = [SPREADS] if any(isinstance(v, Spread) and v.deviation is not None for line in lines for v in line) else []
     added = 0
-    for table in published() if theirs and results else ():
+    for table in published() if with_published and results else ():
         if (table.protocol, table.suite) == (results[0].protocol, results[0].suite):
             for name, numbers in table.rows.items():
                 shown = dict(zip(table.columns, numbers, strict=True))
@@ -334,7 +346,7 @@ def _of(have: int, all_: int, what: str = "data sets") -> str:
     return "" if have == all_ else f"{have} of {all_} {what}"
 
 
-def singles(results: Sequence[Measured]) -> list[dict[str, Any]]:
+def evaluation_records(results: Sequence[Measured]) -> list[dict[str, Any]]:
     """Every evaluation of every cell, as JSON values: counts, accuracies, calibration, cost."""
     return [
         {

@@ -1,4 +1,4 @@
-"""The demo's story and the page that tells it: every number is from the run that it describes."""
+"""The demo's demo and the page that tells it: every number is from the run that it describes."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ WIDTH = 100
 
 
 @dataclass(frozen=True)
-class Guess:
+class UnseenPrediction:
     """What a classifier says of an image whose class was never trained.
 
     Attributes:
@@ -50,7 +50,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Story:
+class DemoResults:
     """Everything that a demo computed.
 
     Attributes:
@@ -63,7 +63,7 @@ class Story:
         heads: Methods tuned on the plain ViT, by name.
         settings: The arguments of ``tune`` by method: "sep" and the names of ``heads``.
         folder: Where the classifiers were saved.
-        guesses: Predictions with class names that were never trained.
+        unseen: Predictions with class names that were never trained.
         shown: Test images of the base classes with the true class and what SEP says.
         fast: Whether training was cut short.
         seconds: The whole demo.
@@ -80,7 +80,7 @@ class Story:
     heads: "Mapping[str, Classifier]"
     settings: Mapping[str, Mapping[str, Any]]
     folder: Path
-    guesses: Sequence[Guess]
+    unseen: Sequence[UnseenPrediction]
     shown: Sequence[tuple[Any, str, str]]
     fast: bool = False
     seconds: float = 0.0
@@ -108,7 +108,7 @@ class Story:
             "seconds": self.seconds,
             **{what: {name: m.to_json() for name, m in named.items()} for what, named in measured.items()},
             "heads": {name: classifier.results["tuned"] for name, classifier in self.heads.items()},
-            "unseen": [{"image": g.path.name, "truth": g.truth, "top": [list(p) for p in g.top]} for g in self.guesses],
+            "unseen": [{"image": g.path.name, "truth": g.truth, "top": [list(p) for p in g.top]} for g in self.unseen],
         }
 
 
@@ -140,57 +140,57 @@ def zero_shot_rows(measured: Mapping[str, Metrics]) -> list[list[str]]:
     return rows
 
 
-def write_demo_page(story: Story, path: Path) -> None:
+def write_demo_page(demo: DemoResults, path: Path) -> None:
     """Write the page."""
     sections = [
-        ("What happened", _overview(story)),
-        ("Zero-shot: a CLIP reads class names", _zero_shot(story)),
-        ("SEP: prompts in both encoders, tuned on half of the classes", _sep(story)),
-        ("Class names that were never trained", _unseen(story)),
-        ("SPT: prompts that start from your own images", _heads(story)),
-        ("Your own images, with a real backbone", _yours(story)),
+        ("What happened", _overview(demo)),
+        ("Zero-shot: a CLIP reads class names", _zero_shot(demo)),
+        ("SEP: prompts in both encoders, tuned on half of the classes", _sep(demo)),
+        ("Class names that were never trained", _unseen(demo)),
+        ("SPT: prompts that start from your own images", _heads(demo)),
+        ("Your own images, with a real backbone", _yours(demo)),
     ]
-    write_page(path, f"selfprompt demo: {story.task.name.replace('_', ' ')}", sections, story.note)
+    write_page(path, f"selfprompt demo: {demo.task.name.replace('_', ' ')}", sections, demo.note)
 
 
-def _overview(story: Story) -> list[Block]:
-    fast = " --fast" if story.fast else ""
-    seconds = f"in {story.seconds:.0f} seconds " if story.seconds else ""
+def _overview(demo: DemoResults) -> list[Block]:
+    fast = " --fast" if demo.fast else ""
+    seconds = f"in {demo.seconds:.0f} seconds " if demo.seconds else ""
     return [
         text(
             f"selfprompt adapts a frozen model to your images by a few learned tokens, its prompts. This page was made "
-            f"{seconds}by `selfprompt demo --task {story.name} --shots {story.shots} --seed {story.seed}{fast}`. Every "
+            f"{seconds}by `selfprompt demo --task {demo.name} --shots {demo.shots} --seed {demo.seed}{fast}`. Every "
             "number on it is from that run; test images were used for testing only, and nothing was chosen by them."
         ),
         text(
-            f"The task: {story.name}, {len(story.task.dataset.classes)} classes, {story.shots} training images a class "
+            f"The task: {demo.name}, {len(demo.task.dataset.classes)} classes, {demo.shots} training images a class "
             "where there are as many."
         ),
-        *(text(note) for note in dict.fromkeys((*story.task.dataset.notes, story.task.source)) if note),
+        *(text(note) for note in dict.fromkeys((*demo.task.dataset.notes, demo.task.source)) if note),
     ]
 
 
-def _zero_shot(story: Story) -> list[Block]:
-    tasks = list(story.zero_shot)
-    bars = {"zero-shot": [_estimate(story.zero_shot[name]) for name in tasks]}
-    plot = accuracy_bars(tasks, bars, chance=[chance(story.zero_shot[name]) for name in tasks])
+def _zero_shot(demo: DemoResults) -> list[Block]:
+    tasks = list(demo.zero_shot)
+    bars = {"zero-shot": [_estimate(demo.zero_shot[name]) for name in tasks]}
+    plot = accuracy_bars(tasks, bars, chance=[chance(demo.zero_shot[name]) for name in tasks])
     return [
         text(
-            f"Before any training, {story.sep.method.backbone.name} classifies by comparing an image with a text for "
-            f"each class name; for {story.task.name} the text is “{story.task.template}”"
+            f"Before any training, {demo.sep.method.backbone.name} classifies by comparing an image with a text for "
+            f"each class name; for {demo.task.name} the text is “{demo.task.template}”"
         ),
-        table(ZERO_SHOT_COLUMNS, zero_shot_rows(story.zero_shot)),
+        table(ZERO_SHOT_COLUMNS, zero_shot_rows(demo.zero_shot)),
         figure(plot, "Zero-shot accuracy with its 95 % interval; dashed: guessing.", "Bars of accuracy for each task"),
     ]
 
 
-def _sep(story: Story) -> list[Block]:
-    halves, results = story.halves, story.sep.results
+def _sep(demo: DemoResults) -> list[Block]:
+    halves, results = demo.halves, demo.sep.results
     series = {
         name: [_estimate(found["base"]), _estimate(found["new"]), Estimate(mean_of_halves(found))]
-        for name, found in (("zero-shot", story.before), ("SEP", story.after))
+        for name, found in (("zero-shot", demo.before), ("SEP", demo.after))
     }
-    levels = [chance(story.before["base"]), chance(story.before["new"])]
+    levels = [chance(demo.before["base"]), chance(demo.before["new"])]
     return [
         text(
             f"SEP learned {results['trainable_parameters']:,} numbers on {results['images']['train']} images of the "
@@ -198,8 +198,8 @@ def _sep(story: Story) -> list[Block]:
             f"{len(halves['new'].classes)} classes, the new ones, it knows by name only. H is the harmonic mean of "
             "both accuracies: it is high only where the base classes gain and the new ones are not forgotten."
         ),
-        table(HALF_COLUMNS, half_rows(story.before, story.after)),
-        text(_verdict(story)),
+        table(HALF_COLUMNS, half_rows(demo.before, demo.after)),
+        text(_verdict(demo)),
         figure(
             accuracy_bars(["base", "new", "H"], series, chance=levels),
             "Before and after tuning, with 95 % intervals of the test images; dashed: guessing.",
@@ -211,18 +211,18 @@ def _sep(story: Story) -> list[Block]:
             "Curves of loss and training accuracy by epoch",
         ),
         text("Test images of the base classes, drawn by the seed, and what SEP says of them:"),
-        pictures([_captioned(*shown) for shown in story.shown]),
-        code(_command(story, "sep")),
+        pictures([_captioned(*shown) for shown in demo.shown]),
+        code(_command(demo, "sep")),
         text("The same from Python:"),
-        code(_python(story, "sep")),
+        code(_python(demo, "sep")),
     ]
 
 
-def _verdict(story: Story) -> str:
+def _verdict(demo: DemoResults) -> str:
     """How accuracy moved on both halves, and whether so few test images can tell."""
     sentences = []
     for part in ("base", "new"):
-        before, after = story.before[part], story.after[part]
+        before, after = demo.before[part], demo.after[part]
         apart = before.interval[1] < after.interval[0] or after.interval[1] < before.interval[0]
         doubt = "the intervals do not overlap" if apart else f"the intervals overlap: {after.total} images tell no more"
         sentences.append(
@@ -231,9 +231,9 @@ def _verdict(story: Story) -> str:
     return " ".join(sentences)
 
 
-def _unseen(story: Story) -> list[Block]:
+def _unseen(demo: DemoResults) -> list[Block]:
     images = []
-    for found in story.guesses:
+    for found in demo.unseen:
         said = ", ".join(f"{label} {100 * share:.0f} %" for label, share in found.top)
         where = f" ({found.domain})" if found.domain else ""
         with Image.open(found.path) as image:
@@ -245,28 +245,26 @@ def _unseen(story: Story) -> list[Block]:
             "work with any names. These images were drawn by the seed, not chosen."
         ),
         pictures(images),
-        code(
-            folded(predict_command(story.folder, [found.path for found in story.guesses], story.halves["new"].classes))
-        ),
+        code(folded(predict_command(demo.folder, [found.path for found in demo.unseen], demo.halves["new"].classes))),
         code(
             "import selfprompt\n\n"
-            f"classifier = selfprompt.load({str(story.folder / 'sep')!r})\n"
-            f"names = {pformat(list(story.halves['new'].classes), width=WIDTH, compact=True)}\n"
-            f"print(classifier.with_classes(names).predict({str(story.guesses[0].path)!r}, top=3))"
+            f"classifier = selfprompt.load({str(demo.folder / 'sep')!r})\n"
+            f"names = {pformat(list(demo.halves['new'].classes), width=WIDTH, compact=True)}\n"
+            f"print(classifier.with_classes(names).predict({str(demo.unseen[0].path)!r}, top=3))"
         ),
     ]
 
 
-def _heads(story: Story) -> list[Block]:
-    results = {name: classifier.results for name, classifier in story.heads.items()}
-    backbone = next(iter(story.heads.values())).method.backbone.name
+def _heads(demo: DemoResults) -> list[Block]:
+    results = {name: classifier.results for name, classifier in demo.heads.items()}
+    backbone = next(iter(demo.heads.values())).method.backbone.name
     rows = [
         [name, f"{found['trainable_parameters']:,}", *accuracy_cells(found["tuned"]), f"{found['train_seconds']:.0f} s"]
         for name, found in results.items()
     ]
     columns = ["method", "trainable parameters", *ACCURACY_COLUMNS[1:], "training"]
     bars = {name: [Estimate.of(found["tuned"])] for name, found in results.items()}
-    level = 100 / len(story.task.dataset.classes)
+    level = 100 / len(demo.task.dataset.classes)
     return [
         text(
             f"{backbone} is the encoder of a masked autoencoder: it has no text, so a method needs a head, and its "
@@ -284,12 +282,12 @@ def _heads(story: Story) -> list[Block]:
             "The same number of epochs for each.",
             "Curves of loss and training accuracy by epoch",
         ),
-        code("\n\n".join(_command(story, name) for name in story.heads)),
+        code("\n\n".join(_command(demo, name) for name in demo.heads)),
     ]
 
 
-def _yours(story: Story) -> list[Block]:
-    toy = story.sep.method.backbone.name
+def _yours(demo: DemoResults) -> list[Block]:
+    toy = demo.sep.method.backbone.name
     return [
         text("One folder of images for each class, and one other word for the backbone (it is downloaded once):"),
         code(f"- --backbone {toy}\n+ --backbone {REAL}"),
@@ -311,18 +309,18 @@ def _yours(story: Story) -> list[Block]:
     ]
 
 
-def summary(story: Story, path: Path) -> None:
+def write_summary_picture(demo: DemoResults, path: Path) -> None:
     """Write the page in one picture."""
     bars = {
-        "zero-shot, base classes": _estimate(story.before["base"]),
-        "SEP, base classes": _estimate(story.after["base"]),
-        "zero-shot, new classes": _estimate(story.before["new"]),
-        "SEP, new classes": _estimate(story.after["new"]),
-        **{f"{name}, all classes": Estimate.of(found.results["tuned"]) for name, found in story.heads.items()},
+        "zero-shot, base classes": _estimate(demo.before["base"]),
+        "SEP, base classes": _estimate(demo.after["base"]),
+        "zero-shot, new classes": _estimate(demo.before["new"]),
+        "SEP, new classes": _estimate(demo.after["new"]),
+        **{f"{name}, all classes": Estimate.of(found.results["tuned"]) for name, found in demo.heads.items()},
     }
-    histories = {name: found.results["history"] for name, found in story.heads.items()}
-    caption = f"{story.name}, {story.shots} shots. Pictures: test images and what SEP says of them.\nToy backbones."
-    summary_picture(path, bars, histories, story.shown, caption)
+    histories = {name: found.results["history"] for name, found in demo.heads.items()}
+    caption = f"{demo.name}, {demo.shots} shots. Pictures: test images and what SEP says of them.\nToy backbones."
+    summary_picture(path, bars, histories, demo.shown, caption)
 
 
 def train_command(values: Mapping[str, Any], name: str) -> str:
@@ -349,15 +347,15 @@ def quoted(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def _command(story: Story, method: str) -> str:
-    return folded(train_command(story.settings[method], story.name))
+def _command(demo: DemoResults, method: str) -> str:
+    return folded(train_command(demo.settings[method], demo.name))
 
 
-def _python(story: Story, method: str) -> str:
+def _python(demo: DemoResults, method: str) -> str:
     """The same training in Python."""
-    values = {**story.settings[method], "out": own_folder(story.settings[method], story.name)}
+    values = {**demo.settings[method], "out": own_folder(demo.settings[method], demo.name)}
     lines = "".join(f"    {key}={value!r},\n" for key, value in values.items() if value != {})
-    return f"import selfprompt\n\nselfprompt.tune(\n    {story.name!r},\n{lines})"
+    return f"import selfprompt\n\nselfprompt.tune(\n    {demo.name!r},\n{lines})"
 
 
 def folded(command: str) -> str:

@@ -23,8 +23,8 @@ from selfprompt.utils.files import write_atomically
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")  # Okabe and Ito's
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
-LINES = ("-", "--", ":", "-.")
-QUIET, FAINT = "#5c6370", "#dfe2e6"
+LINE_STYLES = ("-", "--", ":", "-.")
+GREY, LIGHT_GREY = "#5c6370", "#dfe2e6"
 RIGHT, WRONG = "#1a7f37", "#b42318"
 FONT = 10
 
@@ -59,7 +59,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
     figure, (losses, accuracies) = _panels(9, 3.4, 2)
     for (name, history), colour, line in zip(shown.items(), _colours(len(shown)), _lines(len(shown)), strict=True):
         epochs = [record["epoch"] for record in history]
-        look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": as_it_is(name)}
+        look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": literal(name)}
         losses.plot(epochs, [record["loss"] for record in history], **look)
         seen = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
         accuracies.plot([epoch for epoch, _ in seen], [share for _, share in seen], **look)
@@ -90,7 +90,7 @@ def accuracy_bars(
     width = 0.8 / max(1, len(series))
     for number, ((name, estimates), colour) in enumerate(zip(series.items(), _colours(len(series)), strict=True)):
         places = [group - 0.4 + (number + 0.5) * width for group in range(len(groups))]
-        axes.bar(places, [e.value for e in estimates], width=0.92 * width, color=colour, label=as_it_is(name))
+        axes.bar(places, [e.value for e in estimates], width=0.92 * width, color=colour, label=literal(name))
         for place, estimate in zip(places, estimates, strict=True):
             _whisker(axes, place, estimate)
             top = estimate.value if estimate.high is None else max(estimate.high, estimate.value)
@@ -105,7 +105,7 @@ def accuracy_bars(
     for group, level in enumerate(chance or ()):
         label = "chance" if group == 0 else None
         axes.plot([group - 0.45, group + 0.45], [level, level], color="black", linestyle="--", linewidth=1, label=label)
-    axes.set_xticks(range(len(groups)), list(map(as_it_is, groups)))
+    axes.set_xticks(range(len(groups)), list(map(literal, groups)))
     axes.set_ylim(0, 108)  # room for the number above a full bar
     axes.set_yticks(range(0, 101, 20))
     _label(axes, y="accuracy, %", grid="y")
@@ -127,9 +127,9 @@ def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
     ranked = sorted(points.items(), key=lambda entry: -harmonic_mean(*entry[1]))
     figure, (axes,) = _panels(7.5, 4.6, 1)
     for (name, (base, new)), colour, marker in zip(ranked, _colours(len(ranked)), _markers(len(ranked)), strict=True):
-        label = as_it_is(f"{name}  (H {harmonic_mean(base, new):.1f})")
+        label = literal(f"{name}  (H {harmonic_mean(base, new):.1f})")
         axes.scatter([base], [new], s=70, color=colour, marker=marker, edgecolors="white", label=label, zorder=3)
-    x, y = _room([base for base, _ in points.values()]), _room([new for _, new in points.values()])
+    x, y = _axis_limits([base for base, _ in points.values()]), _axis_limits([new for _, new in points.values()])
     axes.set_xlim(*x)
     axes.set_ylim(*y)
     _harmonic_contours(axes, x, y)
@@ -153,12 +153,12 @@ def shots_curves(
         shots = sorted(by_shots)
         means = [statistics.fmean(by_shots[count]) for count in shots]
         spreads = [statistics.stdev(by_shots[count]) if len(by_shots[count]) > 1 else 0.0 for count in shots]
-        axes.plot(shots, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=as_it_is(name))
+        axes.plot(shots, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=literal(name))
         low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
-    for (name, level), line in zip((reference or {}).items(), cycle(LINES[1:]), strict=False):
-        axes.axhline(level, color=QUIET, linestyle=line, linewidth=1.5, label=as_it_is(name))
+    for (name, level), line in zip((reference or {}).items(), cycle(LINE_STYLES[1:]), strict=False):
+        axes.axhline(level, color=GREY, linestyle=line, linewidth=1.5, label=literal(name))
     ticks = sorted({count for by_shots in curves.values() for count in by_shots})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(count) for count in ticks])
@@ -190,12 +190,12 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantit
             va="center",
             fontsize=FONT - 1,
         )
-    axes.set_yticks(range(len(ranked)), [as_it_is(name) for name, _ in ranked])
+    axes.set_yticks(range(len(ranked)), [literal(name) for name, _ in ranked])
     axes.axvline(0, color="black", linewidth=1)
     axes.margins(x=0.15)  # room for the numbers
     middle, half = (len(ranked) - 1) / 2, max(3, len(ranked)) / 2  # a single bar is as thick as one of many
     axes.set_ylim(middle - half, middle + half)
-    _label(axes, x=as_it_is(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
+    _label(axes, x=literal(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
     return figure
 
 
@@ -206,7 +206,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         counts: Numbers of images; rows are true classes, columns predicted ones, as ``Metrics.confusion``.
         classes: Names in that order; they stand beside the axes for up to 60 classes.
     """
-    size, names = len(classes), [as_it_is(shortened(name, 32)) for name in classes]
+    size, names = len(classes), [literal(truncated(name, 32)) for name in classes]
     side = min(8.5, 1.1 + 0.28 * max(size, 6)) + 0.5 + 0.07 * max(map(len, names))  # the cells, and room for the names
     figure, (axes,) = _panels(side + 1.2, side, 1)
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
@@ -227,7 +227,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
     return figure
 
 
-def as_it_is(name: str) -> str:
+def literal(name: str) -> str:
     """A name as matplotlib shows it letter by letter.
 
     It takes what stands between two dollar signs for a formula, and leaves a name that begins with _ out of a legend.
@@ -235,7 +235,7 @@ def as_it_is(name: str) -> str:
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
 
 
-def shortened(name: str, length: int) -> str:
+def truncated(name: str, length: int) -> str:
     """A name that takes at most so many letters."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
@@ -249,7 +249,7 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float |
     """
     filled = [entry for entry in bins if entry[2]]
     figure, (axes, counts) = _panels(5, 5, 2, stacked=(3, 1))
-    axes.plot([0, 100], [0, 100], color=QUIET, linestyle="--", linewidth=1)
+    axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1)
     confidences = [100 * confidence for confidence, _, _ in filled]
     accuracies = [100 * accuracy for _, accuracy, _ in filled]
     axes.vlines(confidences, confidences, accuracies, color=COLOURS[1], linewidth=4, alpha=0.35)
@@ -291,8 +291,8 @@ def summary_picture(
         axes.imshow(image)
         axes.set_axis_off()
         text, colour = (said, RIGHT) if said == truth else (f"{said}\n(is {truth})", WRONG)
-        axes.set_title(as_it_is(text), fontsize=FONT - 1, color=colour)
-    figure.supxlabel(as_it_is(caption), fontsize=FONT - 1)
+        axes.set_title(literal(text), fontsize=FONT - 1, color=colour)
+    figure.supxlabel(literal(caption), fontsize=FONT - 1)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     write_atomically(path, drawn.getvalue())
@@ -306,7 +306,7 @@ def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
             axes.plot([estimate.low, estimate.high], [row, row], color="black", linewidth=1.5)
         end = estimate.value if estimate.high is None else estimate.high
         axes.text(end + 1.5, row, f"{estimate.value:.1f} %", va="center", fontsize=FONT - 1)
-    axes.set_yticks(range(len(bars)), list(map(as_it_is, bars)), fontsize=FONT - 1)
+    axes.set_yticks(range(len(bars)), list(map(literal, bars)), fontsize=FONT - 1)
     axes.invert_yaxis()
     axes.set_xlim(0, 112)  # room for the number behind a full bar
     axes.set_xticks(range(0, 101, 20))
@@ -316,7 +316,7 @@ def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
 def _losses(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Training loss by epoch."""
     for (name, history), colour in zip(histories.items(), _colours(len(histories)), strict=True):
-        look: dict[str, Any] = {"color": colour, "linewidth": 2, "label": as_it_is(name)}
+        look: dict[str, Any] = {"color": colour, "linewidth": 2, "label": literal(name)}
         axes.plot([record["epoch"] for record in history], [record["loss"] for record in history], **look)
     _label(axes, x="epoch", y="training loss")
     _epochs(axes, histories)
@@ -343,11 +343,11 @@ def _label(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> None:
     axes.set_xlabel(x, fontsize=FONT)
     axes.set_ylabel(y, fontsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.tick_params(color=QUIET)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(color=GREY)
     axes.set_axisbelow(True)
     if grid != "none":
-        axes.grid(axis=grid, color=FAINT, linewidth=0.8)  # type: ignore[arg-type]  # a plain str for a Literal
+        axes.grid(axis=grid, color=LIGHT_GREY, linewidth=0.8)  # type: ignore[arg-type]  # a plain str for a Literal
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
@@ -376,11 +376,11 @@ def _harmonic_contours(axes: Axes, x: tuple[float, float], y: tuple[float, float
     bases = [x[0] + (x[1] - x[0]) * i / steps for i in range(steps + 1)]
     news = [y[0] + (y[1] - y[0]) * i / steps for i in range(steps + 1)]
     means = [[harmonic_mean(base, new) for base in bases] for new in news]
-    lines = axes.contour(bases, news, means, levels=7, colors=[QUIET], linewidths=0.7, alpha=0.6)
+    lines = axes.contour(bases, news, means, levels=7, colors=[GREY], linewidths=0.7, alpha=0.6)
     axes.clabel(lines, fmt="H %g", fontsize=FONT - 2)
 
 
-def _room(values: Sequence[float]) -> tuple[float, float]:
+def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
     """Limits of an axis of percentages with some room around the values, at least ten points apart."""
     low, high = min(values), max(values)
     margin = max(5.0, 0.15 * (high - low))
@@ -404,4 +404,4 @@ def _markers(count: int) -> list[str]:
 
 def _lines(count: int) -> list[str]:
     """A line style for each series: the next one when the colours have all been used."""
-    return [LINES[number // len(COLOURS) % len(LINES)] for number in range(count)]
+    return [LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)] for number in range(count)]

@@ -59,7 +59,7 @@ class Table:
         return found
 
 
-def in_words(value: Value, *, intervals: bool = True) -> str:
+def format_value(value: Value, *, intervals: bool = True) -> str:
     """A value as a cell of text: ``82.41 ± 0.30 (81.66 to 83.16)``."""
     if value is None:
         return "-"
@@ -95,9 +95,9 @@ class Layout:
     published: int = 0
 
 
-def laid_out(table: Table, *, intervals: bool | None = None) -> Layout:
+def lay_out(table: Table, *, intervals: bool | None = None) -> Layout:
     """A table as text; one that is wider than a page, and wider than long, has its columns as rows."""
-    rows, best = in_text(table, intervals=intervals), table.best()
+    rows, best = format_rows(table, intervals=intervals), table.best()
     if len(table.columns) <= max(WIDE, len(rows)):
         return Layout(table.columns, rows, best, table.published)
     corner, *names = table.columns
@@ -106,10 +106,10 @@ def laid_out(table: Table, *, intervals: bool | None = None) -> Layout:
     return Layout(header, turned, {(column - 1, row + 1) for row, column in best})
 
 
-def in_text(table: Table, *, intervals: bool | None = None) -> list[list[str]]:
+def format_rows(table: Table, *, intervals: bool | None = None) -> list[list[str]]:
     """The rows as text; wide tables leave the intervals out unless they are asked for."""
     shown = len(table.columns) <= NARROW if intervals is None else intervals
-    return [[in_words(value, intervals=shown) for value in row] for row in table.rows]
+    return [[format_value(value, intervals=shown) for value in row] for row in table.rows]
 
 
 def to_csv(tables: Sequence[Table], *, guard: bool = False) -> str:
@@ -157,21 +157,21 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    layout = laid_out(table, intervals=False)
-    lines = [tuple(map(plain, layout.columns)), ("---", *["---:"] * (len(layout.columns) - 1))]
+    layout = lay_out(table, intervals=False)
+    lines = [tuple(map(escape_markdown, layout.columns)), ("---", *["---:"] * (len(layout.columns) - 1))]
     for number, row in enumerate(layout.rows):
-        cells = list(map(plain, row))
+        cells = list(map(escape_markdown, row))
         lines.append(tuple(f"**{cell}**" if (number, c) in layout.best else cell for c, cell in enumerate(cells)))
     drawn = [f"| {' | '.join(line)} |" for line in lines]
-    notes = (f"{plain(note)}\n" for note in table.notes)
-    return "\n".join([f"**{plain(table.title)}**", "", *drawn, "", *notes])
+    notes = (f"{escape_markdown(note)}\n" for note in table.notes)
+    return "\n".join([f"**{escape_markdown(table.title)}**", "", *drawn, "", *notes])
 
 
 MARKUP = re.compile(r"[\\`*~<>|$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 """What Markdown could take for more than a letter: not a _ inside a word, nor a bracket that no link follows."""
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text in which Markdown sees letters only, in one line."""
     return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
@@ -186,10 +186,10 @@ def _latex(table: Table) -> str:
     lines = [
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{escape(' '.join((table.title + '.', *table.notes)))}}}",
+        f"\\caption{{{escape_latex(' '.join((table.title + '.', *table.notes)))}}}",
         f"\\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         "\\toprule",
-        " & ".join(map(escape, table.columns)) + " \\\\",
+        " & ".join(map(escape_latex, table.columns)) + " \\\\",
         "\\midrule",
     ]
     for number, row in enumerate(table.rows):
@@ -205,15 +205,15 @@ def _latex_cell(value: Value, *, bold: bool) -> str:
         return "--"
     if not isinstance(value, Spread):
         return (
-            escape(in_words(value)).replace("+", "$+$").replace("-", "$-$")
+            escape_latex(format_value(value)).replace("+", "$+$").replace("-", "$-$")
             if isinstance(value, Gain)
-            else escape(in_words(value))
+            else escape_latex(format_value(value))
         )
     mean = f"\\textbf{{{value.mean:.2f}}}" if bold else f"{value.mean:.2f}"
     return mean if value.deviation is None else f"{mean} {{\\scriptsize $\\pm$ {value.deviation:.2f}}}"
 
 
-def escape(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Text in which LaTeX sees letters only."""
     named = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$"}
     return "".join(named.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
