@@ -195,7 +195,7 @@ def test_few_epochs_shorten_a_long_warm_up():
 
 WRONG = {
     "unknown key": ("metod: sep", "unknown key 'metod'. Did you mean 'method'?"),
-    "an option at the top": ("text_prompts: 3", "unknown key 'text_prompts'. The method's own options go under"),
+    "an option at the top": ("text_prompts: 3", "unknown key 'text_prompts'. The options of the method go under"),
     "unknown method": ("method: seep", "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
     "method is a number": ("method: 3", "method must be text, got 3."),
     "text for a number": ("lr: fast", "lr must be a number, got 'fast'."),

@@ -1,4 +1,4 @@
-"""The options of data and training as plain records; imports nothing heavy, for the command line's sake."""
+"""The options of data and training; the command line imports them, so this module imports nothing heavy."""
 
 import math
 import re
@@ -8,31 +8,31 @@ from typing import Literal
 from selfprompt.utils.validation import check_kinds
 
 LATER_OPTIONS = {"views": 0, "compile": False, "on_empty_class": "skip"}
-"""Options that came later, with the value that means what was done before: ids and checkpoints leave it out."""
+"""Options added later, with the default that keeps the old behaviour: ids and checkpoints leave them out at it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images and classes a run sees."""
+    """Which images and classes a run uses, and how their data are cached."""
 
     shots: int = 16
-    """Training images per class, drawn by the published rule; 0 takes all of them."""
+    """Training images per class, drawn as in CoOp's protocol; 0 uses all images."""
     classes: Literal["all", "base", "new"] = "all"
-    """All classes, or the first (base) or second half (new) of the sorted classes."""
+    """All classes, or the first half (base) or second half (new) of the sorted classes."""
     holdout: float = 0.25
-    """Part of each class that is set aside for testing when the data come without a test split; 0: all images are for
-    training, and the accuracy is not known."""
+    """Fraction of each class held out for testing if the data have no test split; 0 trains on all images, which
+    leaves the accuracy unknown."""
     on_bad_image: Literal["skip", "fail"] = "skip"
-    """What to do with an image that cannot be read: leave it out and say so, or stop."""
+    """What to do with an unreadable image: skip it and report it, or stop."""
     on_empty_class: Literal["skip", "fail"] = "skip"
-    """What to do with a class that has no image, or none that can be read: leave it out and say so, or stop."""
+    """What to do with a class without a readable image: leave it out and report it, or stop."""
     memory: str = "2GB"
-    """Memory for decoded images, as much again at most for frozen features, and for what gradients need of class texts;
-    what does not fit is made anew."""
+    """Memory for decoded images; at most the same again for frozen features, and for activations of the class texts.
+    The rest is recomputed."""
     class_names: str | None = None
-    """A classes.txt with the names that are shown and read, when folder names are not good names."""
+    """A classes.txt with class names to use instead of the folder names."""
     feature_cache: str | None = None
-    """A folder that keeps the frozen features of images for later runs; any process may use it, any file be deleted."""
+    """Folder that caches the frozen features of images for later runs; processes may share it, files may be deleted."""
 
     def __post_init__(self) -> None:
         check_kinds(type(self), vars(self))
@@ -44,7 +44,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a method is trained. The defaults are CoOp's, which suit prompts on a frozen CLIP."""
+    """How a method is trained. The defaults are those of CoOp, which suit prompts on a frozen CLIP."""
 
     epochs: int = 50
     """Passes over the training images."""
@@ -53,55 +53,57 @@ class TrainOptions:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """sgd with momentum; adam with weight decay in the gradient (L2); adamw with decoupled weight decay."""
     lr: float = 2e-3
-    """Highest learning rate; never scaled by the batch size."""
+    """Peak learning rate; not scaled with the batch size."""
     momentum: float = 0.9
     """Momentum of sgd."""
     weight_decay: float = 5e-4
     """Weight decay; sgd and adam add it to the gradient."""
     head_weight_decay: float | None = None
-    """Another weight decay for the weights of a module called head; needs decay 'weights'."""
+    """Weight decay for the weights of a module called head; needs decay 'weights'."""
     eps: float = 1e-8
-    """Term that keeps the denominator of adam and adamw away from zero."""
+    """Term added to the denominator of adam and adamw."""
     decay: Literal["all", "weights"] = "all"
-    """Decay all tuned tensors, or all but biases and other vectors (SPT's three groups)."""
+    """Decay all trainable parameters, or all but biases and other vectors (SPT's three groups)."""
     schedule: Literal["dassl_cosine", "warmup_cosine", "constant"] = "dassl_cosine"
-    """dassl_cosine moves per epoch; warmup_cosine per step, from 0; constant has no warm-up."""
+    """dassl_cosine changes per epoch; warmup_cosine changes per step and starts at 0; constant has no warm-up."""
     warmup_epochs: int = 1
     """Epochs of warm-up."""
     warmup_lr: float = 1e-5
     """Learning rate during dassl_cosine's warm-up."""
     min_lr: float = 0.0
-    """Learning rate that the cosine falls towards."""
+    """Final learning rate of the cosine."""
     accumulate: int = 1
-    """Cut each batch into so many parts to save memory; the step still sees the whole batch."""
+    """Number of parts that each batch is split into to save memory; the step still uses the whole batch."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Precision of the computation; tuned tensors are float32 in every case. 16-mixed needs a GPU."""
+    """Precision of the computation; trainable parameters are always float32. 16-mixed needs a GPU."""
     devices: int | str = 1
     """Number of devices on this machine, or 'auto' for all."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Kind of device; 'auto' takes a GPU where there is one."""
+    """Kind of device; 'auto' uses a GPU if there is one."""
     drop_last: bool = False
-    """Leave out an epoch's last batch when it is not full, unless it is the only one."""
+    """Drop the last batch of an epoch if it is not full, unless it is the only one."""
     augment: Literal["crop-flip", "half-crop-flip", "none"] = "crop-flip"
-    """Random resized crops (of at least 8 %, or half of the area) and horizontal flips, or one view in every epoch."""
+    """Random resized crops (of at least 8 %, or half, of the area) and horizontal flips; none uses the same view in
+    every epoch."""
     views: int = 0
-    """0: a new random view of each image in every epoch. K: K fixed ones, of which epoch n, from 0, takes n mod K."""
+    """0 draws a new random view of each image in every epoch; K uses K fixed views, and epoch n (from 0) uses view
+    n mod K."""
     select: Literal["last", "best-val"] = "last"
-    """Keep the last epoch, or the one that does best on the validation images. Test images never decide."""
+    """Keep the last epoch, or the one with the best validation accuracy. Test images are never used for selection."""
     ema_decay: float = 0.0
-    """Decay of an average of the tuned tensors over the steps, which is then what is kept; 0 has none."""
+    """Decay of an exponential moving average of the trainable parameters, which is then kept; 0 averages nothing."""
     clip_grad: float = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Maximum norm of the gradient; 0 does not clip."""
     compile: bool = False
-    """Compile the blocks with torch.compile: for GPUs; on a CPU the first step takes minutes and little is gained."""
+    """Compile the blocks with torch.compile. Meant for GPUs: on a CPU the first step takes minutes for little gain."""
     workers: int = 2
-    """Threads that decode and augment images while the model computes; 0 does it in between."""
+    """Threads that decode and augment images while the model computes; 0 uses the main thread."""
     checkpoint_every: int = 1
-    """Epochs between two checkpoints for resuming; the last epoch always writes one."""
+    """Epochs between two resume checkpoints; the last epoch always writes one."""
     keep_every: int = 0
-    """Epochs between two copies of the tuned tensors in epochs/, for selfprompt analyze; 0 keeps none."""
+    """Epochs between two copies of the trained tensors in epochs/, for selfprompt analyze; 0 keeps none."""
     log_tensorboard: bool = False
-    """Write TensorBoard logs too; needs the package tensorboard."""
+    """Also write TensorBoard logs; needs the package tensorboard."""
 
     def __post_init__(self) -> None:
         check_kinds(type(self), vars(self))
@@ -121,7 +123,7 @@ class TrainOptions:
         self._check_schedule()
         if self.accumulate > self.batch_size:
             raise ValueError(
-                f"accumulate cuts a batch into parts and must not exceed batch_size, "
+                f"accumulate splits a batch into parts and must not exceed batch_size, "
                 f"got {self.accumulate} parts of {self.batch_size} images."
             )
 
@@ -157,7 +159,7 @@ def _check_range(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise ValueError for a value outside its range; infinity and not a number are outside every range."""
+    """Raise ValueError for a value outside its range; infinity and NaN are outside every range."""
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}.")
     if at_least is not None and not value >= at_least:

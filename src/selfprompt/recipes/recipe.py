@@ -1,7 +1,7 @@
-"""Everything that fixes a run, as one record that can be written to YAML and read back; imports no torch.
+"""Recipes: every setting of a run in one record that is written to and read from YAML; imports no torch.
 
-A recipe file is flat: the keys are ``method``, ``options``, ``backbone``, ``statistics``, ``seed``,
-``eval_batch_size``, and the fields of ``DataOptions`` and ``TrainOptions``. It never inherits from another one.
+A recipe file is flat: its keys are ``method``, ``options``, ``backbone``, ``statistics``, ``seed``,
+``eval_batch_size``, and the fields of ``DataOptions`` and ``TrainOptions``.
 """
 
 import math
@@ -19,28 +19,28 @@ from selfprompt.utils.validation import check_kinds
 from selfprompt.utils.yaml_text import read_yaml, write_yaml
 
 SHIPPED = files("selfprompt") / "recipes"
-LONGEST_METHOD = 300
-"""Letters of a method's name in a file."""
-ENDINGS = (".yaml", ".yml")
-"""What the name of a recipe file ends with."""
+MAX_METHOD_LENGTH = 300
+"""Letters in the name of a method in a file."""
+SUFFIXES = (".yaml", ".yml")
+"""Suffixes of recipe files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A method with its options, a backbone, data and training."""
+    """All settings of a run: method, backbone, data and training."""
 
     method: str = "sep"
-    """A method (see `selfprompt methods`), or package.module:Class for one's own."""
+    """Name of a method (see `selfprompt methods`), or package.module:Class for your own."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The method's own options."""
+    """Options of the method."""
     backbone: str = "open_clip/ViT-B-16/openai"
-    """Name of the frozen model (see `selfprompt backbones`)."""
+    """Name of the frozen backbone (see `selfprompt backbones`)."""
     statistics: Literal["backbone", "imagenet"] = "backbone"
-    """Normalise images with the backbone's own mean and std, or with ImageNet's as some papers did."""
+    """Normalise images with the mean and std of the backbone, or of ImageNet as in some papers."""
     seed: int = 1
-    """Seed of every random choice; 0 is a seed."""
+    """Seed of every random choice, from 0."""
     eval_batch_size: int = 100
-    """Images a batch in evaluation."""
+    """Images per batch in evaluation."""
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
 
@@ -57,17 +57,17 @@ class Recipe:
                 raise ValueError(f"options.{name} must be a finite number, got {value}.")
 
     def flat(self) -> dict[str, Any]:
-        """The recipe as the keys and values of its file."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "train")}
-        return {**own, "options": dict(self.options), **asdict(self.data), **asdict(self.train)}
+        """Return the keys and values of the recipe file."""
+        top = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "train")}
+        return {**top, "options": dict(self.options), **asdict(self.data), **asdict(self.train)}
 
     def changed(self, overrides: Mapping[str, Any]) -> Self:
-        """The recipe with other values; ``options`` are merged name by name.
+        """Return the recipe with other values; ``options`` are merged name by name.
 
-        Epochs that leave no room for the recipe's warm-up shorten it to a tenth of them.
+        If there are too few epochs for the warm-up of the recipe, it is shortened to a tenth of them.
 
         Raises:
-            ValueError: If a key is unknown (the message has the nearest one) or a value does not fit.
+            ValueError: If a key is unknown (the message suggests the nearest one) or a value is not valid.
         """
         check_keys(overrides)
         overrides = dict(overrides)
@@ -90,7 +90,7 @@ class Recipe:
         )
 
     def to_yaml(self) -> str:
-        """The recipe as a file's text."""
+        """Return the text of the recipe file."""
         return write_yaml(_plain(self.flat()))
 
 
@@ -102,38 +102,38 @@ FIELDS = {
 
 
 def check_keys(values: Mapping[str, Any], where: str = "") -> None:
-    """Raise ValueError for the first key that no recipe has, with the nearest one that it has."""
+    """Raise ValueError for the first unknown key and suggest the nearest known one."""
     known = [key for keys in FIELDS.values() for key in keys]
     for key in values:
         if key not in known:
-            hint = did_you_mean(str(key), known) or " The method's own options go under 'options'."
+            hint = did_you_mean(str(key), known) or " The options of the method go under 'options'."
             raise ValueError(f"{where}unknown key {key!r}.{hint}")
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship."""
+    """Return the names of the recipes in the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in SHIPPED.iterdir() if entry.name.endswith(".yaml"))
 
 
 def shipped_recipe(name: str) -> str | None:
-    """The recipe a method's or recipe's name stands for; a bare ``spt`` or ``vpt`` means its deep variant."""
+    """Return the recipe of a method or recipe name; a bare ``spt`` or ``vpt`` means its deep variant."""
     names = recipe_names()
     return next((candidate for candidate in (name, f"{name}-deep") if candidate in names), None)
 
 
 def load_recipe(name: str, *, trust: bool = False) -> Recipe:
-    """A shipped recipe by name, a recipe file by path, or defaults for one's own "package.module:Class".
+    """Load a recipe of the package by name, a recipe file by path, or the defaults for your own "package.module:Class".
 
     Args:
-        name: One of these.
-        trust: Whether a recipe file may name a method "package.module:Class", whose module then runs.
+        name: Name of a recipe or method, path of a recipe file, or "package.module:Class".
+        trust: Whether a recipe file may name a method "package.module:Class", which runs that module.
 
     Raises:
-        ValueError: If there is no such recipe or the file is wrong; the message names it.
+        ValueError: If there is no such recipe or the file is not valid; the message names it.
     """
     if ":" in name and not os.path.exists(name):
         return Recipe(method=name)
-    if name.endswith(ENDINGS):
+    if name.endswith(SUFFIXES):
         return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
     if shipped is None:
@@ -146,28 +146,28 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
 
 
 def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: bool = False) -> Recipe:
-    """A recipe file's values over those of the recipe that its ``method``, or the argument, names.
+    """Read a recipe file; keys that it lacks come from the recipe of its method.
 
     Args:
-        path: The file.
-        method: Taken instead of the file's own.
-        trust: Whether the file's own may be "package.module:Class", whose module runs when it is used.
+        path: Path of the file.
+        method: Method to use instead of the one in the file.
+        trust: Whether the file may name a method "package.module:Class", which runs that module.
 
     Raises:
-        ValueError: If the file is wrong, its method is a file again, or it names code without being trusted; the
-            message names it.
+        ValueError: If the file is not valid, its method is a file, or it names code without ``trust``; the message
+            names the file.
     """
     values = read_values(path)
     named = values.pop("method", Recipe.method)
     try:
         check_kinds(Recipe, {"method": named})
-        if len(named) > LONGEST_METHOD:
-            raise ValueError(f"method must be a name of up to {LONGEST_METHOD} letters, got {len(named):,}.")
-        if named.endswith(ENDINGS):
+        if len(named) > MAX_METHOD_LENGTH:
+            raise ValueError(f"method must be a name of up to {MAX_METHOD_LENGTH} letters, got {len(named):,}.")
+        if named.endswith(SUFFIXES):
             raise ValueError(f"method must be the name of a method or shipped recipe, not of a file, got {named!r}.")
         if ":" in named and not method and not trust:
             raise ValueError(
-                f"its method is code, {named!r}, which would run. If you know that code, give the method yourself "
+                f"its method is code, {named!r}, which would run. If you trust that code, give the method yourself "
                 f"(--method {named}), or allow it: --trust, or trust=True."
             )
         return load_recipe(method or named, trust=trust).changed(values)
@@ -176,21 +176,21 @@ def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: b
 
 
 def file_values(name: str) -> dict[str, Any]:
-    """What the user wrote into a recipe file, without its method; nothing for other names.
+    """Return the values in a recipe file, without its method; empty for other names.
 
     Raises:
-        ValueError: If there is no such file or it is wrong.
+        ValueError: If there is no such file or it is not valid.
     """
-    values = read_values(Path(name)) if name.endswith(ENDINGS) else {}
+    values = read_values(Path(name)) if name.endswith(SUFFIXES) else {}
     return {key: value for key, value in values.items() if key != "method"}
 
 
 def read_values(path: Path | Traversable) -> dict[str, Any]:
-    """The keys and values of a recipe file.
+    """Return the keys and values in a recipe file.
 
     Raises:
-        ValueError: If there is no such file, it is no YAML mapping, or has unknown keys or values of
-            other kinds; the message names it.
+        ValueError: If there is no such file, it is not a YAML mapping, or has unknown keys or values of the wrong type;
+            the message names it.
     """
     if isinstance(path, Path) and not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such recipe file.")
@@ -206,7 +206,7 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
+    """Return tuples as lists, for YAML."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -21,7 +21,7 @@ def check_method(name: str, *, trust: bool, folder: Path) -> None:
     module = name.partition(":")[0]
     if not trust:
         raise ValueError(
-            f"its method is code, {name!r}, and loading it would run the module {module!r}. If you know that code and "
+            f"its method is code, {name!r}, and loading it would run the module {module!r}. If you trust that code and "
             "who made this folder, allow it: --trust, or trust=True"
         )
     try:
