@@ -53,7 +53,7 @@ class PlainSEP(nn.Module):
 
     def __init__(self, clip: PlainCLIP, classes: Sequence[str], options: Any, learned: Mapping[str, Tensor]) -> None:
         super().__init__()
-        if options.fusion != "own" or options.fusion_rank or options.text_tokens != "following" or options.words:
+        if options.fusion != "own" or options.fusion_rank or options.text_tokens != "following" or options.init_text:
             raise ValueError("The plain SEP has the released fusion modules, text tokens and random start only.")
         self.clip, self.options = clip, options
         with torch.device("meta"):

@@ -141,7 +141,7 @@ USAGE = {
     "nothing to fetch to": (["data", "get", "dtd", "--root", ""], 2, "root must not be empty"),
     "brackets": (["train", "x", "--options.layers", "[" * 3000], 2, "...: lists and mappings may be nested 20 deep."),
     "brackets behind =": (
-        ["train", "x", "--method=coop", f"--options.words={'{' * 3000}"],
+        ["train", "x", "--method=coop", f"--options.init_text={'{' * 3000}"],
         2,
         "may be nested 20 deep.",
     ),

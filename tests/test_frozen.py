@@ -52,10 +52,10 @@ def clip() -> Backbone:
     ("method", "options", "views"),
     [
         ("linear", {}, 1),
-        ("coop", {"prompts": 2, "words": ""}, 1),
+        ("coop", {"prompts": 2, "init_text": ""}, 1),
         ("tip-adapter", {"finetune": True, "views": 3}, 1),
         ("lpclip", {}, 1),
-        ("coop", {"prompts": 2, "words": ""}, 2),
+        ("coop", {"prompts": 2, "init_text": ""}, 2),
     ],
     ids=["linear", "coop", "tip-adapter", "lpclip", "coop, two views"],
 )
@@ -107,7 +107,7 @@ def test_a_later_process_runs_no_tower(split_photos, tmp_path):
 
 def test_cells_of_a_bench_share_features(tmp_path):
     shelf = RunCache(draw_suite(tmp_path / "suite"))
-    rows = "zero-shot,coop[options.prompts=2,options.words=''],linear,sep[options.layers=[1]]"
+    rows = "zero-shot,coop[options.prompts=2,options.init_text=''],linear,sep[options.layers=[1]]"
     cells = grid("few-shot", "embedded", parse_entries(rows), ["animals"], (1, 2), (2,), {"epochs": 1, "workers": 0})
     with counted(shelf.backbone("embedded/clip").vision) as seen:
         outcomes = list(run_grid(cells, tmp_path / "out", shelf))

@@ -157,7 +157,7 @@ def test_word_embeddings_are_the_table_s_rows() -> None:
 
 
 def test_words_to_start_from_must_be_there() -> None:
-    with pytest.raises(ValueError, match="words must hold at least one word"):
+    with pytest.raises(ValueError, match="init_text must hold at least one word"):
         word_embeddings(backbone("clip"), "  ")
 
 
@@ -232,7 +232,7 @@ def test_text_matters_up_to_its_useful_length_and_no_further(
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_coop_texts_are_cut_without_a_change(position: str) -> None:
     names = ["cat", "lawn mower", "jack-o'-lantern"]
-    method = small("coop", names=names, position=position)
+    method = small("coop", names=names, class_token_position=position)
     full = tokenizer()(prompt_texts(names, 4, position))
     assert method.ids.shape[1] == int(full.argmax(dim=1).max()) + 1 < full.shape[1]
     with torch.no_grad():

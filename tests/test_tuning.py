@@ -128,9 +128,9 @@ def test_a_recipe_can_be_given(photos):
 
 
 def test_options_are_merged_over_the_recipe(photos):
-    tuned = tune(photos, **COOP | {"options": {"position": "front"}})
-    assert tuned.method.options.position == "front"
-    assert tuned.method.options.words == "a photo of a", "the recipe's, untouched"
+    tuned = tune(photos, **COOP | {"options": {"class_token_position": "front"}})
+    assert tuned.method.options.class_token_position == "front"
+    assert tuned.method.options.init_text == "a photo of a", "the recipe's, untouched"
 
 
 def test_imagenet_statistics(photos):

@@ -15,14 +15,14 @@ def cells(protocol="base-to-new", suite="embedded", rows=ROWS, names=("animals",
 
 class TestEntries:
     def test_commas_inside_brackets_do_not_part(self):
-        first, second = parse_entries("sep[options.layers=[1,2],epochs=3], coop[options.words='a, b',lr=1e-3]")
+        first, second = parse_entries("sep[options.layers=[1,2],epochs=3], coop[options.init_text='a, b',lr=1e-3]")
         assert (first.label, first.name) == ("sep[options.layers=[1,2],epochs=3]", "sep")
         assert first.changes == {"options": {"layers": [1, 2]}, "epochs": 3}
-        assert second.changes == {"options": {"words": "a, b"}, "lr": 0.001}
+        assert second.changes == {"options": {"init_text": "a, b"}, "lr": 0.001}
 
     def test_nothing_is_an_empty_text(self):
-        (entry,) = parse_entries("coop[options.words=]")
-        assert entry.changes == {"options": {"words": ""}}
+        (entry,) = parse_entries("coop[options.init_text=]")
+        assert entry.changes == {"options": {"init_text": ""}}
 
     def test_a_recipe_file_is_a_row(self, tmp_path):
         file = tmp_path / "mine.yaml"

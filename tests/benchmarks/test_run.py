@@ -187,7 +187,10 @@ def test_the_command_line(root, tmp_path, run):
         (["base-to-new", "--methods", "sepp"], "Did you mean 'sep'"),
         (["base-to-new", "--epochs", "0"], "epochs must be at least 1"),
         (["base-to-new"], "--out is needed"),
-        (["base-to-new", "--methods", "coop[options.position=back]", "--out", "nowhere"], "position must be one of"),
+        (
+            ["base-to-new", "--methods", "coop[options.class_token_position=back]", "--out", "nowhere"],
+            "class_token_position must be one of",
+        ),
     ],
 )
 def test_wrong_command_lines(root, words, said, run, tmp_path, monkeypatch):

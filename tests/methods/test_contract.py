@@ -20,7 +20,7 @@ from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
     "coop, class specific": ("coop", {"class_specific": True}),
-    "coop, name in the middle": ("coop", {"position": "middle"}),
+    "coop, name in the middle": ("coop", {"class_token_position": "middle"}),
     "sep, as released": ("sep", {"fusion_axis": "batch", "selection": "batch"}),
     "sep, choice by batch": ("sep", {"selection": "batch", "layers": (1, 3)}),
     "sep, shared fusion": ("sep", {"fusion": "shared", "layers": (1, 3)}),

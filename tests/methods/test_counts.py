@@ -129,7 +129,7 @@ def test_lighter_sep_on_vit_b_16(
 def test_coop_on_vit_b_16(clip: Backbone) -> None:
     assert tuned(build_method("coop", clip, ["cat", "dog", "fish"])) == 8_192
     assert tuned(build_method("coop", clip, ["cat", "dog", "fish"], class_specific=True)) == 3 * 8_192
-    assert tuned(build_method("coop", clip, ["cat", "dog"], words="a photo of a")) == 4 * 512
+    assert tuned(build_method("coop", clip, ["cat", "dog"], init_text="a photo of a")) == 4 * 512
     assert tuned(build_method("zero-shot", clip, ["cat", "dog"])) == 0
     assert sum(p.numel() for tower in (clip.vision, clip.text) for p in tower.parameters()) == 149_620_737 - 1
 
@@ -138,7 +138,7 @@ def test_coop_on_vit_b_16(clip: Backbone) -> None:
     ("name", "options", "expected"),
     [
         ("cocoop", {}, 35_360),
-        ("cocoop", {"prompts": 16, "words": ""}, 41_504),
+        ("cocoop", {"prompts": 16, "init_text": ""}, 41_504),
         ("kgcoop", {}, 2_048),
         ("prograd", {}, 8_192),
         ("tcp", {}, 2_048 + 329_856),

@@ -13,7 +13,7 @@ from tests.methods.tiny import NAMES, backbone, images, labelled, small
 @torch.no_grad()
 @pytest.mark.parametrize("words", ["a photo of a", "a centered satellite photo of"])
 def test_coop_from_words_starts_as_zero_shot_with_these_words(words: str) -> None:
-    coop = small("coop", words=words)
+    coop = small("coop", init_text=words)
     zero = small("zero-shot", template=f"{words} {{}}.")
     assert (coop.class_features() - zero.texts).abs().max() < 1e-5
     assert coop.context.equal(word_embeddings(backbone("clip"), words))
@@ -25,7 +25,7 @@ def test_coop_from_words_starts_as_zero_shot_with_these_words(words: str) -> Non
 def test_coop_in_the_middle_and_in_front_reads_the_words_in_that_order() -> None:
     """With real words for placeholders the text must be the plain text of that order."""
     for position, template in (("middle", "a photo {} of a."), ("front", "{} a photo of a.")):
-        coop = small("coop", position=position)
+        coop = small("coop", class_token_position=position)
         coop.context.copy_(word_embeddings(backbone("clip"), "a photo of a"))
         expected = template_features(backbone("clip"), template, NAMES)
         assert (coop.class_features() - expected).abs().max() < 1e-5

@@ -115,7 +115,7 @@ def test_spt_s_options_reach_the_prototypes() -> None:
     positioned = start(source, layer0_position=True)
     assert not positioned[0].equal(plain[0])
     assert positioned[1:].equal(plain[1:])
-    assert not start(source, authors=True).equal(plain)
+    assert not start(source, released=True).equal(plain)
 
 
 def test_spt_refuses_more_prompts_than_its_images_have_tokens() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import selfprompt
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.class_texts import template_features, word_embeddings
-from selfprompt.methods.sep import SEP, load_authors, own_name
+from selfprompt.methods.sep import SEP, from_released_name, load_released_checkpoint
 from selfprompt.prompts.kmeans import cluster
 from selfprompt.prompts.prototypes import Start, prototypes
 from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
@@ -128,7 +128,7 @@ def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> No
 
 
 def test_text_prompts_may_start_from_words() -> None:
-    method = sep(words="a photo of a", text_prompts=4)
+    method = sep(init_text="a photo of a", text_prompts=4)
     assert method.text_prompts.equal(word_embeddings(backbone("clip"), "a photo of a"))
 
 
@@ -156,7 +156,7 @@ def test_more_image_prompts_than_tokens_are_refused() -> None:
 
 
 def authors_names() -> Iterator[tuple[str, str]]:
-    """Names in the authors' checkpoints and ours."""
+    """Names in released checkpoints and ours."""
     yield from {"ctx": "text_prompts", "ctx_visual": "image_prompts", "VPT_fc.weight": "prototypes"}.items()
     for theirs, ours in (("prompt_projections", "text_fusions"), ("visual_prompts", "image_fusions")):
         yield f"{theirs}.3.promt_attention_visual.out_proj.bias", f"{ours}.3.attention.out_proj.bias"
@@ -168,12 +168,12 @@ def authors_names() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("theirs", "ours"), authors_names())
 def test_names_of_the_released_code_have_one_of_ours(theirs: str, ours: str) -> None:
-    assert own_name(theirs) == ours
+    assert from_released_name(theirs) == ours
 
 
 def released_state(method: SEP) -> dict[str, torch.Tensor]:
     """A checkpoint as the released code writes it: its names, half precision, dead weights among the rest."""
-    theirs = {own_name(name): name for name in RELEASED}
+    theirs = {from_released_name(name): name for name in RELEASED}
     state = {theirs[name]: tensor.half() + 1 for name, tensor in method.trainable().items()}
     return state | {"token_prefix": torch.ones(2), "prompt_projections.0.ln_pa_1_token.weight": torch.ones(2)}
 
@@ -202,7 +202,7 @@ RELEASED = ["ctx", "ctx_visual", "VPT_fc.weight"] + [
 def test_a_checkpoint_of_the_released_code_is_taken_over() -> None:
     method = sep(layers=(1, 2))
     before = {name: tensor.detach().clone() for name, tensor in method.trainable().items()}
-    load_authors(method, released_state(method))
+    load_released_checkpoint(method, released_state(method))
     for name, tensor in method.trainable().items():
         assert (tensor - 1 - before[name]).abs().max() < 5e-3, name
 
@@ -211,11 +211,11 @@ def test_a_checkpoint_of_the_released_code_may_have_other_classes_but_no_gaps() 
     method = sep(layers=(1, 2))
     state = released_state(method) | {"VPT_fc.weight": torch.ones(7, 3)}
     prototypes = method.prototypes.detach().clone()
-    load_authors(method, state)
+    load_released_checkpoint(method, state)
     assert torch.equal(method.prototypes, prototypes)
     del state["visual_prompts.1.scale2"]
     with pytest.raises(ValueError, match=r"missing image_fusions.1.keep_attention"):
-        load_authors(method, state)
+        load_released_checkpoint(method, state)
 
 
 @pytest.mark.parametrize("options", [{"fusion": "shared"}, {"fusion_rank": 4}])
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_the_released_code_does_not_fit_lighter_fusion(options: 
     with pytest.raises(
         ValueError, match=r"a fusion module of full matrices for each block; it needs fusion 'own' and f"
     ):
-        load_authors(method, released_state(sep(layers=(1, 2))))
+        load_released_checkpoint(method, released_state(sep(layers=(1, 2))))
 
 
 @pytest.mark.parametrize("start", get_args(Start))

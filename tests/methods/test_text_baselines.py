@@ -44,7 +44,7 @@ def test_class_texts_are_kept_close_to_the_template(name: str) -> None:
 
 
 def test_kgcoop_starts_as_its_template_by_default() -> None:
-    method, zero = small("kgcoop", words="a photo of a"), small("zero-shot")
+    method, zero = small("kgcoop", init_text="a photo of a"), small("zero-shot")
     assert abs(float(method.loss(*labelled(2)).terms["text"].detach())) < 1e-5
     assert close(method(images(2)), zero(images(2)), backbone("clip").scale)
 
@@ -126,12 +126,12 @@ def test_gradients_are_averaged_over_processes_before_they_are_projected() -> No
 
 
 def test_prograd_s_words_stand_behind_zeros() -> None:
-    start = prograd(words="a photo of a", prompts=6).context
+    start = prograd(init_text="a photo of a", prompts=6).context
     assert not start[:2].any()
     assert start[2:].equal(word_embeddings(backbone("clip"), "a photo of a"))
-    assert prograd(words="a photo of a", prompts=4).context.equal(start[2:])
-    with pytest.raises(ValueError, match="words 'a photo of a' are 4 tokens, but there are 3 prompts"):
-        prograd(words="a photo of a", prompts=3)
+    assert prograd(init_text="a photo of a", prompts=4).context.equal(start[2:])
+    with pytest.raises(ValueError, match="init_text 'a photo of a' is 4 tokens, but there are 3 prompts"):
+        prograd(init_text="a photo of a", prompts=3)
 
 
 def test_prograd_is_trained_by_its_own_rule(photos, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_prograd_is_trained_by_its_own_rule(photos, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(prograd_module, "without_conflict", lambda domain, *_: torch.zeros_like(domain))
     tuned = tune(photos, **settings, weight_decay=0.0)
     assert {"loss_ce", "loss_kl"} <= tuned.results["history"][0].keys()
-    start = prograd(words="a photo of a", prompts=16)
+    start = prograd(init_text="a photo of a", prompts=16)
     assert tuned.method.adapter_state_dict()["context"].equal(start.context)  # nothing else moves it
 
 
@@ -173,7 +173,7 @@ def test_each_image_sees_the_classes_as_coop_would_with_its_context() -> None:
     method, pictures = conditional(), images(3)
     features = F.normalize(method.vision(pictures), dim=-1)
     seen, contexts = method.encode_classes_for(features), method.image_contexts(features)
-    coop = small("coop", words="a photo of a")
+    coop = small("coop", init_text="a photo of a")
     assert isinstance(coop, CoOp)
     for number in range(3):
         coop.context.copy_(contexts[number])

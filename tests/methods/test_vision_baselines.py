@@ -65,7 +65,10 @@ def test_text_prompts_start_as_the_first_words_and_leave_the_others_in_the_text(
 
 @torch.no_grad()
 def test_without_words_the_start_is_random_and_placeholders_stand_for_the_prompts() -> None:
-    method, other = small("ivlp", words="", text_prompts=3, depth=1), small("ivlp", words="", text_prompts=3, seed=2)
+    method, other = (
+        small("ivlp", init_text="", text_prompts=3, depth=1),
+        small("ivlp", init_text="", text_prompts=3, seed=2),
+    )
     assert float(method.text_prompts.std()) == pytest.approx(0.02, rel=0.2)
     assert not other.text_prompts[0].equal(method.text_prompts[0])
     method.text_prompts.copy_(word_embeddings(backbone("clip"), "a photo of")[None])
@@ -74,14 +77,14 @@ def test_without_words_the_start_is_random_and_placeholders_stand_for_the_prompt
 
 @pytest.mark.parametrize("name", ["ivlp", "maple"])
 def test_too_few_words_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"words 'a' are 1 tokens, but there are 2 text prompts; use more words"):
-        small(name, words="a")
+    with pytest.raises(ValueError, match=r"init_text 'a' is 1 tokens, but there are 2 text prompts; use more words"):
+        small(name, init_text="a")
 
 
 @torch.no_grad()
 def test_ivlp_of_depth_1_is_shallow_on_both_sides() -> None:
     method = shaken(small("ivlp", depth=1, text_prompts=4))
-    coop = small("coop", words="a photo of a")
+    coop = small("coop", init_text="a photo of a")
     coop.load_adapter_state_dict({"context": method.text_prompts[0]})
     assert close(method.class_features(), coop.class_features())
     vpt = small("vpt-clip", prompts=2, deep=False)

@@ -18,7 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save t
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
     "gatevpt": {"prompts": 5, "dropout": 0.0},
-    "kgcoop": {"words": ""},  # the paper's start is not random
+    "kgcoop": {"init_text": ""},  # the paper's start is not random
     "prograd": {"prompts": 4},
     "promptsrc": {"text_prompts": 2, "image_prompts": 2, "depth": 3},
     "spt": {"prompts": 3},

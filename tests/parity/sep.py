@@ -14,7 +14,7 @@ from selfprompt.data.dataset import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.fewshot import draw_shots, select_base_new
 from selfprompt.data.loading.transforms import eval_transform, train_transform
 from selfprompt.methods.registry import build_method
-from selfprompt.methods.sep import SEP, load_authors, own_name
+from selfprompt.methods.sep import SEP, from_released_name, load_released_checkpoint
 from selfprompt.models.loading.by_name import Preprocess
 from selfprompt.models.tokens import Tokens
 from selfprompt.prompts.fusion import TokenFusion, strongest
@@ -60,7 +60,7 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
     method = build_method("sep", clip_backbone(arrays.group("clip/"), meta, tokenizer), names, **options)
     assert isinstance(method, SEP)
     state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.group("prompt_learner/").items()}
-    load_authors(method, state)
+    load_released_checkpoint(method, state)
     return method
 
 
@@ -93,7 +93,7 @@ def check_step(arrays: Arrays, report: Report) -> None:
         if name in arrays:
             report.check(name, value, arrays[name])
     gradients = {name: p.grad for name, p in method.trainable().items()}
-    recorded = {own_name(name): name for name in arrays.group("grad/")}
+    recorded = {from_released_name(name): name for name in arrays.group("grad/")}
     report.same("parameters with a gradient", sorted(recorded), sorted(gradients))
     for own, name in recorded.items():
         if own in gradients:
@@ -223,7 +223,7 @@ def check_training(arrays: Arrays, report: Report) -> None:
         tuned = method.trainable()
         for name, array in arrays.group(f"{prefix}param/").items():
             if name not in meta.get("no_gradient", ()):  # dead weights of the released code
-                report.check(f"{prefix}param/{name}", tuned[own_name(name)], array)
+                report.check(f"{prefix}param/{name}", tuned[from_released_name(name)], array)
     check_evaluation(arrays, report, method)
 
 

@@ -128,7 +128,7 @@ def check_prompts(arrays: Arrays, report: Report) -> None:
         rows = np.argsort(arrays[f"{tag}.noise"], axis=1, kind="stable")[:, :count]
         report.check(f"{tag}.keep_idx", rows, arrays[f"{tag}.keep_idx"])
         pooled = case["deep"] and case["strategy"].endswith("pooling")
-        windows = pooling_windows(patches, count, authors=True) if pooled else None
+        windows = pooling_windows(patches, count, released=True) if pooled else None
         pool = "max" if case["strategy"].startswith("max") else "mean"
 
         def take(rows: np.ndarray, places=places, windows=windows, pool=pool) -> Tensor:

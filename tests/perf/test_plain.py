@@ -21,7 +21,7 @@ from tests.methods.tiny import NAMES, backbone, images
 from tests.models import tiny
 
 LABELS = torch.tensor([0, 3, 1, 2])
-AUTHORS = {"fusion_axis": "batch", "selection": "batch"}
+RELEASED = {"fusion_axis": "batch", "selection": "batch"}
 
 
 class Letters:
@@ -62,7 +62,7 @@ def close(plain: Tensor, ours: Tensor) -> None:
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-@pytest.mark.parametrize("options", [{}, AUTHORS, {"layers": (1,), "text_prompts": 2}], ids=["own", "authors", "one"])
+@pytest.mark.parametrize("options", [{}, RELEASED, {"layers": (1,), "text_prompts": 2}], ids=["own", "released", "one"])
 def test_sep(pool: str, options: dict[str, Any]) -> None:
     found = clip_of(pool)
     method = build_method("sep", found, NAMES, **options)

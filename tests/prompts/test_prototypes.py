@@ -62,13 +62,15 @@ def collect_then_pick(source: Source, draw: Draw, windows: list[tuple[int, int]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-@pytest.mark.parametrize("authors", [False, True], ids=["", "authors"])
+@pytest.mark.parametrize("released", [False, True], ids=["", "released"])
 @pytest.mark.parametrize("start", ["random", "mean", "max"])
-def test_indices_first_equals_collecting_everything(source: Source, start: str, authors: bool, batch_size: int) -> None:
-    windows = pooling_windows(PATCHES, PROMPTS, authors=authors) if start != "random" else None
+def test_indices_first_equals_collecting_everything(
+    source: Source, start: str, released: bool, batch_size: int
+) -> None:
+    windows = pooling_windows(PATCHES, PROMPTS, released=released) if start != "random" else None
     offered = PROMPTS if windows else PATCHES
     for seed in range(3):
-        draw = draw_candidates(SIZE, DEPTH, PROMPTS, offered, images=None, generator=seeded(seed), authors=authors)
+        draw = draw_candidates(SIZE, DEPTH, PROMPTS, offered, images=None, generator=seeded(seed), released=released)
         pool: Any = "max" if start == "max" else "mean"
         found = gather(tower(), source, draw, windows=windows, pool=pool, batch_size=batch_size)
         expected = collect_then_pick(source, draw, windows, pool)
@@ -96,7 +98,7 @@ def test_images_are_run_only_as_deep_as_they_are_needed(source: Source) -> None:
 
 
 def test_a_range_of_layers_is_those_rows_of_the_whole(source: Source) -> None:
-    draw = draw_candidates(SIZE, DEPTH, PROMPTS, PATCHES, images=None, generator=seeded(4), authors=False)
+    draw = draw_candidates(SIZE, DEPTH, PROMPTS, PATCHES, images=None, generator=seeded(4), released=False)
     whole = gather(tower(), source, draw)
     part = gather(tower(), source, draw, layers=range(1, 3), dtype=torch.bfloat16)
     assert part.dtype == torch.bfloat16
@@ -182,7 +184,7 @@ def test_released_windows_follow_the_released_arithmetic(tokens: int, data: st.D
     everything = list(range(tokens))
     expected = [everything[k * width : (k + 1) * width] for k in range(count - 1)]
     expected.append(everything[-(tokens % width) :])  # of a remainder of 0: everything
-    windows = pooling_windows(tokens, count, authors=True)
+    windows = pooling_windows(tokens, count, released=True)
     assert [list(range(*window)) for window in windows] == expected
 
 
@@ -195,7 +197,7 @@ def test_more_windows_than_tokens_are_refused(count: int) -> None:
 @pytest.mark.parametrize("count", [1, 18])
 def test_released_windows_that_divide_by_zero_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=rf"released pooling rule needs 2 to 17 prompts, got {count}\."):
-        pooling_windows(16, count, authors=True)
+        pooling_windows(16, count, released=True)
 
 
 @given(st.integers(1, 20), st.integers(1, 9), st.data())
@@ -203,13 +205,13 @@ def test_candidates_are_drawn_without_replacement_from_the_wanted_images(
     size: int, per_image: int, data: st.DataObject
 ) -> None:
     images = data.draw(st.none() | st.integers(1, 25))
-    authors = data.draw(st.booleans())
-    wanted = size if images is None else images if authors else min(images, size)
+    released = data.draw(st.booleans())
+    wanted = size if images is None else images if released else min(images, size)
     count = data.draw(st.integers(1, wanted * per_image))
-    draw = draw_candidates(size, 3, count, per_image, images=images, generator=seeded(1), authors=authors)
+    draw = draw_candidates(size, 3, count, per_image, images=images, generator=seeded(1), released=released)
     assert len(draw.images) == wanted
     assert set(draw.images) <= set(range(size))
-    assert authors or len(set(draw.images)) == wanted
+    assert released or len(set(draw.images)) == wanted
     assert draw.rows.shape == (3, count)
     for rows in draw.rows.tolist():
         assert len(set(rows)) == count
@@ -220,20 +222,20 @@ def test_every_candidate_is_as_likely_as_any_other() -> None:
     counts: Counter[int] = Counter()
     generator = seeded(0)
     for _ in range(400):
-        draw = draw_candidates(3, 2, 2, 4, images=None, generator=generator, authors=False)
+        draw = draw_candidates(3, 2, 2, 4, images=None, generator=generator, released=False)
         counts.update(draw.rows.flatten().tolist())
     assert set(counts) == set(range(12))
     assert all(80 < number < 190 for number in counts.values())  # 133 expected, 4.5 standard deviations
 
 
 def test_a_draw_depends_on_the_generator_alone() -> None:
-    def rows(seed: int, authors: bool) -> Draw:
-        return draw_candidates(50, 3, 8, 16, images=20, generator=seeded(seed), authors=authors)
+    def rows(seed: int, released: bool) -> Draw:
+        return draw_candidates(50, 3, 8, 16, images=20, generator=seeded(seed), released=released)
 
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    for authors in (False, True):
-        first, again, other = rows(1, authors), rows(1, authors), rows(2, authors)
+    for released in (False, True):
+        first, again, other = rows(1, released), rows(1, released), rows(2, released)
         assert first.images == again.images
         assert first.rows.equal(again.rows)
         assert first.images != other.images
@@ -241,10 +243,10 @@ def test_a_draw_depends_on_the_generator_alone() -> None:
     assert torch.get_rng_state().equal(before)
 
 
-@pytest.mark.parametrize("authors", [False, True])
-def test_more_prompts_than_candidates_are_refused(authors: bool) -> None:
+@pytest.mark.parametrize("released", [False, True])
+def test_more_prompts_than_candidates_are_refused(released: bool) -> None:
     with pytest.raises(ValueError, match="33 prompts need as many tokens; 2 images offer 32"):
-        draw_candidates(9, 1, 33, 16, images=2, generator=seeded(0), authors=authors)
+        draw_candidates(9, 1, 33, 16, images=2, generator=seeded(0), released=released)
 
 
 @pytest.mark.parametrize("start", ["random", "mean", "max", "kmeans"])
@@ -273,7 +275,7 @@ def test_released_shallow_prompts_are_single_tokens_whatever_the_strategy(source
             layers=1,
             start=start,  # type: ignore[arg-type]
             generator=seeded(1),
-            authors=True,
+            released=True,
             images=1,
         )[0]
         assert (found[:, None] - every).abs().amax(dim=-1).amin(dim=-1).max() < 1e-5

@@ -11,6 +11,7 @@ from typing import Any
 from selfprompt.benchmarks.rows import entry_slug
 from selfprompt.recipes.options import LATER_OPTIONS
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.recipes.renamed import with_former_names
 
 WITHOUT_EFFECT = (
     *("memory", "feature_cache", "accelerator", "devices", "workers"),
@@ -60,6 +61,7 @@ class Cell:
     def id(self) -> str:
         """A hash of protocol, data, recipe and seed; whoever has it measures the same."""
         flat = {key: value for key, value in self.recipe.flat().items() if key not in WITHOUT_EFFECT}
+        flat["options"] = with_former_names(self.recipe.method, self.recipe.options)
         recipe = {key: value for key, value in flat.items() if (key, value) not in LATER_OPTIONS.items()}
         facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.own_texts, recipe]
         facts += [self.steps] if self.steps else []

@@ -85,8 +85,8 @@ def _check(entry: Entry) -> None:
         fixed = [key for key in ("method", "seed", "shots", "classes") if key in entry.changes]
         if fixed:
             raise ValueError(f"{fixed[0]} cannot be changed here: the protocol and the command line fix it.")
-        recipe.changed(entry.changes)
-        unknown = [name for name in entry.changes.get("options", {}) if recipe.options and name not in recipe.options]
+        changed = recipe.changed(entry.changes)
+        unknown = [name for name in changed.options if recipe.options and name not in recipe.options]
         if unknown:
             raise ValueError(f"{recipe.method} has no option {unknown[0]!r}. Its options: {', '.join(recipe.options)}.")
     except ValueError as error:

@@ -165,7 +165,7 @@ def word_embeddings(backbone: Backbone, words: str) -> Tensor:
     ids = tokenize(tokenizer, [words])
     count = int(ends(ids)) - 1
     if count < 1:
-        raise ValueError(f"words must hold at least one word to start from, got {words!r}.")
+        raise ValueError(f"init_text must hold at least one word, got {words!r}.")
     tokens = text.embed(ids[:, : count + 2].to(next(text.parameters()).device))
     return tokens.x[0, 1 : 1 + count].float().clone()
 
@@ -206,6 +206,6 @@ def leading_prompts(
     start = word_embeddings(backbone, words)
     if len(start) < count:
         raise ValueError(
-            f"words {words!r} are {len(start)} tokens, but there are {count} text prompts; use more words, or none."
+            f"init_text {words!r} is {len(start)} tokens, but there are {count} text prompts; use more words, or none."
         )
     return class_ids(backbone, fill(f"{words} {{}}.", names)), start[:count]

@@ -21,8 +21,8 @@ class CoCoOpOptions:
 
     prompts: int = 4
     """Context tokens M."""
-    words: str = "a photo of a"
-    """Start from these words; then M is their number of tokens. Empty starts at random."""
+    init_text: str = "a photo of a"
+    """Start from this text; then M is its number of tokens. Empty starts at random."""
     reduction: int = 16
     """How many times narrower than an image feature the network's hidden layer is."""
 
@@ -50,8 +50,8 @@ class CoCoOp(Method[CoCoOpOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        if options.words:
-            self.context = nn.Parameter(word_embeddings(self.backbone, options.words))
+        if options.init_text:
+            self.context = nn.Parameter(word_embeddings(self.backbone, options.init_text))
         else:
             self.context = normal(options.prompts, self.text.width, std=0.02, generator=generator)
         hidden = max(1, self.vision.features // options.reduction)

@@ -19,17 +19,17 @@ class CoOpOptions:
 
     prompts: int = 16
     """Context tokens M."""
-    words: str = ""
-    """Start from these words, "a photo of a" say, instead of at random; then M is their number of tokens."""
+    init_text: str = ""
+    """Start from this text, "a photo of a" say, instead of at random; then M is its number of tokens."""
     class_specific: bool = False
     """An own context for each class; the result then cannot take new class names."""
-    position: Literal["end", "middle", "front"] = "end"
+    class_token_position: Literal["end", "middle", "front"] = "end"
     """Where the class name stands: behind the context, in its middle, or in front of it."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
-        if self.words and self.class_specific:
-            raise ValueError("words and class_specific exclude each other: words start one shared context.")
+        if self.init_text and self.class_specific:
+            raise ValueError("init_text and class_specific exclude each other: init_text starts one shared context.")
 
 
 class CoOp(Method[CoOpOptions]):
@@ -51,23 +51,25 @@ class CoOp(Method[CoOpOptions]):
     def build(self, generator: torch.Generator) -> None:
         self.context = self.first_context(generator)
         count = self.context.shape[-2]
-        texts = prompt_texts(self.classes, count, self.options.position)
-        places = slots(words_inside(self.backbone.text_side()[1], self.classes), count, self.options.position)
+        texts = prompt_texts(self.classes, count, self.options.class_token_position)
+        places = slots(
+            words_inside(self.backbone.text_side()[1], self.classes), count, self.options.class_token_position
+        )
         self.register_buffer("ids", class_ids(self.backbone, texts), persistent=False)
         self.register_buffer("slots", places.to(self.ids.device), persistent=False)
         check_slots(self.ids, self.slots)
 
     def first_context(self, generator: torch.Generator) -> nn.Parameter:
         """The context before training: the embeddings of words, or random numbers."""
-        if self.options.words:
-            return nn.Parameter(word_embeddings(self.backbone, self.options.words))
+        if self.options.init_text:
+            return nn.Parameter(word_embeddings(self.backbone, self.options.init_text))
         shape = (len(self.classes),) if self.options.class_specific else ()
         return normal(*shape, self.options.prompts, self.text.width, std=0.02, generator=generator)
 
     @property
     def has_shared_prefix(self) -> bool:
         """Whether all texts begin with the same tokens, so that these need to run only once."""
-        return self.text.causal and self.options.position == "end" and not self.options.class_specific
+        return self.text.causal and self.options.class_token_position == "end" and not self.options.class_specific
 
     def encode_classes(self) -> Tensor:
         if self.has_shared_prefix:

@@ -22,7 +22,7 @@ class IVLPOptions:
     """Prompt tokens a block in the vision tower."""
     depth: int = 12
     """Blocks of each tower that have prompts of their own, from the first; a shorter tower has them in every block."""
-    words: str = "a photo of a"
+    init_text: str = "a photo of a"
     """What class texts open with; their first tokens start the text prompts, the others stay. Empty: a random start."""
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class IVLP(Method[IVLPOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        ids, first = leading_prompts(self.backbone, self.classes, options.words, options.text_prompts, generator)
+        ids, first = leading_prompts(self.backbone, self.classes, options.init_text, options.text_prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
         layers = min(options.depth, self.vision.depth)

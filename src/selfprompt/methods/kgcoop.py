@@ -17,8 +17,8 @@ class KgCoOpOptions(CoOpOptions):
 
     prompts: int = 4
     """Context tokens M."""
-    words: str = "a photo of a"
-    """Start from these words; then M is their number of tokens. Empty starts at random."""
+    init_text: str = "a photo of a"
+    """Start from this text; then M is its number of tokens. Empty starts at random."""
     template: str = PHOTO
     """Hand-written text that the learned class texts are kept close to."""
     weight: float = 8.0

@@ -21,7 +21,7 @@ class MaPLeOptions:
     """Prompt tokens a block, the same number in both towers."""
     depth: int = 9
     """Blocks that have prompts of their own, from the first; at most as many as the shorter tower has."""
-    words: str = "a photo of a"
+    init_text: str = "a photo of a"
     """What class texts open with; their first tokens start the text prompts, the others stay. Empty: a random start."""
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class MaPLe(Method[MaPLeOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         layers = min(options.depth, self.text.depth, self.vision.depth)
-        ids, first = leading_prompts(self.backbone, self.classes, options.words, options.prompts, generator)
+        ids, first = leading_prompts(self.backbone, self.classes, options.init_text, options.prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, layers, generator)
         start, further = (plain_linear(self.text.width, self.vision.width, generator=generator) for _ in range(2))

@@ -16,8 +16,8 @@ from selfprompt.methods.coop import CoOp, CoOpOptions
 class ProGradOptions(CoOpOptions):
     """Options of ProGrad."""
 
-    words: str = ""
-    """Start from zeros that end in these words (as released: the template's, before the name), not at random."""
+    init_text: str = ""
+    """Start from zeros that end in this text (as released: the template's, before the name), not at random."""
     template: str = PHOTO
     """Text of a class for zero-shot CLIP, the teacher."""
     temperature: float = 1.0
@@ -61,12 +61,12 @@ class ProGrad(CoOp):
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def first_context(self, generator: torch.Generator) -> nn.Parameter:
-        words, count = self.options.words, self.options.prompts
-        if not words:
+        text, count = self.options.init_text, self.options.prompts
+        if not text:
             return super().first_context(generator)
-        start = word_embeddings(self.backbone, words)
+        start = word_embeddings(self.backbone, text)
         if len(start) > count:
-            raise ValueError(f"words {words!r} are {len(start)} tokens, but there are {count} prompts.")
+            raise ValueError(f"init_text {text!r} is {len(start)} tokens, but there are {count} prompts.")
         return nn.Parameter(F.pad(start, (0, 0, count - len(start), 0)))
 
     def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:

@@ -12,6 +12,7 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method, check_names
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe, shipped_recipe
+from selfprompt.recipes.renamed import with_present_names
 from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_kinds
 
@@ -52,11 +53,12 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: If a name is unknown (the message lists the options) or a value is of another kind than the option.
     """
+    shown = method.__module__.rpartition(".")[2].replace("_", "-")
+    values = with_present_names(shown, values)
     known = [f.name for f in fields(method.Options)]
     for name in values:
         if name not in known:
             hint = did_you_mean(name, known)
-            shown = method.__module__.rpartition(".")[2].replace("_", "-")
             raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
     check_kinds(method.Options, values)
     for name, value in values.items():
@@ -99,7 +101,7 @@ def build_method(
     """
     if name not in list_methods() and shipped_recipe(name):
         recipe = load_recipe(name)
-        name, options = recipe.method, {**recipe.options, **options}
+        name, options = recipe.method, {**recipe.options, **with_present_names(recipe.method, options)}
     method = find(name)
     values = make_options(method, options)
     loaded = load_backbone(backbone) if isinstance(backbone, str) else backbone

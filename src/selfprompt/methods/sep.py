@@ -50,8 +50,8 @@ class SEPOptions:
     """Representative patches are chosen for each image, or (as released) once for a batch."""
     text_tokens: Literal["following", "valid"] = "following"
     """Representative text tokens: the n behind the prompt, padding included, or none behind EOT."""
-    words: str = ""
-    """Start the text prompts from these words; they must be text_prompts tokens long."""
+    init_text: str = ""
+    """Start the text prompts from this text, which must be text_prompts tokens long."""
     template: str = PHOTO
     """Hand-written text that the learned class texts are mixed with and kept close to."""
     text_weight: float = 8.0
@@ -78,9 +78,9 @@ class SEPOptions:
         check_template(self.template)
         if len(set(self.layers)) < len(self.layers) or any(layer < 0 for layer in self.layers):
             raise ValueError(f"layers must be different block numbers from 0, got {list(self.layers)}.")
-        if self.words and self.text_start != "normal":
+        if self.init_text and self.text_start != "normal":
             raise ValueError(
-                "words and text_start exclude each other: both say where the text prompts start; drop one."
+                "init_text and text_start exclude each other: both say where the text prompts start; drop one."
             )
         if self.fusion_rank < 0:
             raise ValueError(f"fusion_rank must be 0 (full matrices) or more, got {self.fusion_rank}.")
@@ -136,8 +136,8 @@ class SEP(Method[SEPOptions]):
         )
         self.text_fusions = modules(self.text.width, len(self.text_layers))
         self.image_fusions = modules(self.vision.width, len(self.image_layers))
-        if options.words:
-            self._start_from_words(options.words)
+        if options.init_text:
+            self._start_from_text(options.init_text)
         texts = prompt_texts(self.classes, options.text_prompts)
         min_length = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
         self.register_buffer("ids", class_ids(self.backbone, texts, min_length), persistent=False)
@@ -146,11 +146,11 @@ class SEP(Method[SEPOptions]):
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
 
-    def _start_from_words(self, words: str) -> None:
-        start = word_embeddings(self.backbone, words)
+    def _start_from_text(self, text: str) -> None:
+        start = word_embeddings(self.backbone, text)
         if len(start) != self.options.text_prompts:
             raise ValueError(
-                f"words {words!r} are {len(start)} tokens, but text_prompts is {self.options.text_prompts}."
+                f"init_text {text!r} is {len(start)} tokens, but text_prompts is {self.options.text_prompts}."
             )
         with torch.no_grad():
             self.text_prompts.copy_(start)
@@ -285,7 +285,7 @@ def refreshed_layers(layers: Sequence[int], tower: Tower) -> tuple[int, ...]:
     return chosen
 
 
-AUTHORS_NAMES = {
+RELEASED_NAMES = {
     "ctx": "text_prompts",
     "ctx_visual": "image_prompts",
     "VPT_fc.weight": "prototypes",
@@ -301,20 +301,20 @@ AUTHORS_NAMES = {
 }
 
 
-def own_name(authors: str) -> str:
-    """Our name of a tensor in a checkpoint of the released code."""
-    if authors in AUTHORS_NAMES:
-        return AUTHORS_NAMES[authors]
-    for theirs, ours in AUTHORS_NAMES.items():
-        if theirs not in ("ctx", "ctx_visual"):
-            authors = authors.replace(theirs, ours)
-    return authors
+def from_released_name(name: str) -> str:
+    """Return our name of a tensor of a checkpoint of the released code."""
+    if name in RELEASED_NAMES:
+        return RELEASED_NAMES[name]
+    for released, ours in RELEASED_NAMES.items():
+        if released not in ("ctx", "ctx_visual"):
+            name = name.replace(released, ours)
+    return name
 
 
-def load_authors(method: SEP, state: Mapping[str, Tensor]) -> None:
-    """Take over the tuned tensors of a checkpoint of the released code.
+def load_released_checkpoint(method: SEP, state: Mapping[str, Tensor]) -> None:
+    """Load the trained tensors of a checkpoint of the released code.
 
-    Its dead weights are passed over; so are class prototypes of another number of classes, which no prediction needs.
+    Its dead weights are skipped; so are class prototypes of another number of classes, which no prediction needs.
 
     Raises:
         ValueError: If a tensor that a prediction needs is missing or of another shape, or the method has lighter
@@ -325,7 +325,7 @@ def load_authors(method: SEP, state: Mapping[str, Tensor]) -> None:
             "A checkpoint of the released code has a fusion module of full matrices for each block; it needs fusion "
             f"'own' and fusion_rank 0, got {method.options.fusion!r} and {method.options.fusion_rank}."
         )
-    renamed = {own_name(name): tensor.float() for name, tensor in state.items()}
+    renamed = {from_released_name(name): tensor.float() for name, tensor in state.items()}
     method.load_adapter_state_dict({name: renamed[name] for name in method.adapter_state_dict() if name in renamed})
     prototypes = renamed.get("prototypes")
     if prototypes is not None and prototypes.shape == method.prototypes.shape:

@@ -28,7 +28,7 @@ class SPTOptions:
     """Draw prototypes from this many training images; 0 means all."""
     layer0_position: bool = False
     """Collect the first block's tokens with their position embedding; the paper's code does not."""
-    authors: bool = False
+    released: bool = False
     """The released rules: images drawn with replacement, released pooling windows, shallow always random."""
     pooling: str = "auto"
     """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
@@ -78,7 +78,7 @@ class SPT(Method[SPTOptions]):
             start=options.start,
             generator=generator,
             images=options.images or None,
-            authors=options.authors,
+            released=options.released,
             position=options.layer0_position,
             progress=progress,
         )

@@ -7,7 +7,7 @@ with the number of images nor, for k-means, with that of the layers.
 
 Source: SPT, arXiv 2402.02382 (ICML 2024).
 Differs from the reference code: images are drawn without replacement, every token lies in exactly one pooling
-window, and the strategy holds for shallow prompts too; ``authors=True`` brings the released rules back.
+window, and the strategy holds for shallow prompts too; ``released=True`` brings the released rules back.
 """
 
 import math
@@ -68,7 +68,7 @@ def draw_candidates(
     *,
     images: int | None,
     generator: torch.Generator,
-    authors: bool,
+    released: bool,
 ) -> Draw:
     """Draw images, then candidates of each layer without replacement.
 
@@ -78,17 +78,17 @@ def draw_candidates(
         count: Candidates to draw a layer.
         per_image: Candidates that one image offers: tokens or windows.
         images: How many images to draw from, ``None`` for all.
-        authors: Draw images with replacement, as released.
+        released: Draw images with replacement, as released.
 
     Raises:
         ValueError: If there are fewer candidates than prompts.
     """
     wanted = size if images is None else images
-    if not authors:
+    if not released:
         wanted = min(wanted, size)
     if count > wanted * per_image:
         raise ValueError(f"{count} prompts need as many tokens; {wanted} images offer {wanted * per_image}.")
-    places = torch.randint(size, (wanted,), generator=generator).tolist() if authors else None
+    places = torch.randint(size, (wanted,), generator=generator).tolist() if released else None
     rng = Random(int(torch.randint(2**62, (), generator=generator)))
     if places is None:
         places = list(range(size)) if wanted == size else rng.sample(range(size), wanted)
@@ -96,19 +96,19 @@ def draw_candidates(
     return Draw(tuple(places), torch.tensor(rows))
 
 
-def pooling_windows(tokens: int, count: int, *, authors: bool = False) -> Windows:
+def pooling_windows(tokens: int, count: int, *, released: bool = False) -> Windows:
     """The token ranges that pooled prompts average over, in raster order.
 
     Args:
         tokens: Patch tokens N of an image.
         count: Windows P.
-        authors: The released arithmetic: P - 1 windows of N // (P - 1) tokens and the last ``N mod window`` tokens,
+        released: The released arithmetic: P - 1 windows of N // (P - 1) tokens and the last ``N mod window`` tokens,
             which leaves tokens out or, for a remainder of 0, makes the last window the whole image.
 
     Raises:
         ValueError: If there are more windows than tokens, or the released rule divides by zero.
     """
-    if authors:
+    if released:
         if not 2 <= count <= tokens + 1:
             raise ValueError(f"The released pooling rule needs 2 to {tokens + 1} prompts, got {count}.")
         width = tokens // (count - 1)
@@ -253,7 +253,7 @@ def prototypes(
     start: Start,
     generator: torch.Generator,
     images: int | None = None,
-    authors: bool = False,
+    released: bool = False,
     position: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -265,18 +265,18 @@ def prototypes(
         layers: 1 for shallow prompts, the depth for deep ones.
         start: "random" tokens, "mean" or "max" pooled windows, or "kmeans" centres.
         images: Draw from this many images, ``None`` for all.
-        authors: Released rules: images with replacement, released windows, shallow prompts always random.
+        released: Released rules: images with replacement, released windows, shallow prompts always random.
         position: Take layer 0 with the position embedding.
     """
-    if authors and layers == 1:
+    if released and layers == 1:
         start = "random"
     patches = _tokens_per_image(tower)
-    windows = pooling_windows(patches, count, authors=authors) if start in ("mean", "max") else None
+    windows = pooling_windows(patches, count, released=released) if start in ("mean", "max") else None
     offered = len(windows) if windows else patches
     rows = count
     if start == "kmeans":
         rows, images = _kmeans_sample(source.size if images is None else images, patches, count)
-    draw = draw_candidates(source.size, layers, rows, offered, images=images, generator=generator, authors=authors)
+    draw = draw_candidates(source.size, layers, rows, offered, images=images, generator=generator, released=released)
     if start == "kmeans":
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
         return _centres(tower, source, draw, count, seed=seed, position=position, progress=progress)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from selfprompt.recipes.options import DataOptions, TrainOptions
+from selfprompt.recipes.renamed import with_present_names
 from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_kinds
 from selfprompt.utils.yaml_text import read_yaml, write_yaml
@@ -80,11 +81,11 @@ class Recipe:
             name: {key: overrides.pop(key) for key in list(overrides) if key in FIELDS[name]}
             for name in ("data", "train")
         }
-        options = {**self.options, **overrides.pop("options", {})}
+        method, changed = overrides.get("method", self.method), overrides.pop("options", {})
         return replace(
             self,
             **overrides,
-            options=options,
+            options={**with_present_names(method, self.options), **with_present_names(method, changed)},
             data=replace(self.data, **parts["data"]),
             train=replace(self.train, **parts["train"]),
         )

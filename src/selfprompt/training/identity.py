@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfprompt.data.dataset import ArchivedFile, Dataset, Item, Source
 from selfprompt.recipes.options import LATER_OPTIONS, TrainOptions
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.recipes.renamed import with_former_names
 
 if TYPE_CHECKING:
     from selfprompt.methods.base import Method
@@ -20,9 +21,10 @@ CHANGEABLE = ("devices", "accelerator", "workers", "checkpoint_every", "keep_eve
 
 def run_identity(method: "Method", dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
     """Return method, options, backbone, classes and images of a run, wherever the images are stored now."""
+    options = with_former_names(recipe.method, asdict(method.options))
     return {
         "method": recipe.method,
-        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(method.options).items()},
+        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
         "backbone": method.backbone.fingerprint,
         "classes": list(method.classes),
         "images": image_identities(dataset.train),

@@ -1,0 +1,50 @@
+"""Options of methods that were renamed: old recipes, artifacts and checkpoints keep working; imports no torch."""
+
+import logging
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_TEXT = {"words": "init_text"}
+_CONTEXT = {**_TEXT, "position": "class_token_position"}
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "cocoop": _TEXT,
+    "coop": _CONTEXT,
+    "ivlp": _TEXT,
+    "kgcoop": _CONTEXT,
+    "maple": _TEXT,
+    "prograd": _CONTEXT,
+    "promptsrc": _TEXT,
+    "sep": _TEXT,
+    "spt": {"authors": "released"},
+}
+"""Methods with the former and the present names of their renamed options."""
+
+
+def with_present_names(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method under their present names, and log each former name once.
+
+    Raises:
+        ValueError: If an option is given under both names.
+    """
+    renamed = RENAMED.get(method, {})
+    for former in options.keys() & renamed.keys():
+        if renamed[former] in options:
+            raise ValueError(
+                f"{method} has the option {former!r} under its present name, {renamed[former]!r}, too: keep that one."
+            )
+        _log_once(f"The option {former!r} of {method} is now called {renamed[former]!r}.")
+    return {renamed.get(name, name): value for name, value in options.items()}
+
+
+def with_former_names(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method under the names that they first had, which ids and checkpoints contain."""
+    former = {present: name for name, present in RENAMED.get(method, {}).items()}
+    return {former.get(name, name): value for name, value in options.items()}
+
+
+@cache
+def _log_once(message: str) -> None:
+    logger.warning(message)
