@@ -27,7 +27,7 @@ from pretraining.render import is_black, render
 from pretraining.sets import SETS, Set
 from pretraining.tasks import DOMAIN_VIEWS, PLANS, VIEWS, Plan
 from pretraining.views import DRAWN, Look, view
-from selfprompt.data.suites.embedded import ARCHIVE
+from selfprompt.data.suites.embedded import ARCHIVE_NAME
 
 OUT = Path(__file__).parents[1] / "src" / "selfprompt" / "suites" / "embedded"
 BY_NAME = {drawn.name: drawn for drawn in SETS}
@@ -92,7 +92,7 @@ def write_task(packages: Path, emoji: Emoji, plan: Plan, out: Path) -> None:
 def pack(out: Path) -> None:
     """Move the pictures of a task into its archive, which depends on their names and bytes alone."""
     pictures = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.png"))}
-    with ZipFile(out / ARCHIVE, "w") as archive:
+    with ZipFile(out / ARCHIVE_NAME, "w") as archive:
         for name, content in pictures.items():
             archive.writestr(ZipInfo(name), content)
     for path in [path for path in out.iterdir() if path.is_dir()]:
@@ -202,7 +202,7 @@ def main() -> None:
         print_baselines(options.out)
         return
     write_suite(options.packages, options.out)
-    files = list(options.out.rglob(ARCHIVE))
+    files = list(options.out.rglob(ARCHIVE_NAME))
     count = sum(len(ZipFile(file).namelist()) for file in files)
     print(f"{count} pictures, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB, in {options.out}")
 

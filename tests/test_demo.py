@@ -17,7 +17,7 @@ from selfprompt.cli.main import main
 from selfprompt.data import suites
 from selfprompt.data.dataset import Dataset
 from selfprompt.data.readers.read import read_dataset
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 from selfprompt.reports.demo_page import folded, predict_command, train_command
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def small_suite(photos):
     """One task of four classes in place of the suite, so that a demo takes seconds."""
     read = read_dataset(photos)
     shifted = Dataset("shifted", read.classes, test=read.test)
-    task = Task("embedded", "objects", read, "a {} <thing>.", {"shifted & odd": shifted}, "Drawn by <us>.")
+    task = SuiteTask("embedded", "objects", read, "a {} <thing>.", {"shifted & odd": shifted}, "Drawn by <us>.")
     others = suites.load_task
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "list_tasks", lambda suite: ("objects",))

@@ -14,7 +14,7 @@ from selfprompt.benchmarks.protocols import cell_recipe, class_texts, grid
 from selfprompt.benchmarks.rows import parse_entries
 from selfprompt.benchmarks.run import RunCache, run_grid
 from selfprompt.data.suites import load_task
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 from tests.data.roots import draw_split, write_aircraft, write_class_folders, write_coop, write_imagenet
 
 WNIDS = {"n01": "tench", "n02": "dog", "n03": "missile", "n04": "missile", "n05": "goldfish"}
@@ -177,7 +177,7 @@ def test_class_texts_are_those_of_the_published_runs(row, dataset, texts):
     ],
 )
 def test_published_steps_whatever_the_number_of_images(images, shots, epochs):
-    task = Task("coop", "dtd", None)  # type: ignore[arg-type]  # only its template is read
+    task = SuiteTask("coop", "dtd", None)  # type: ignore[arg-type]  # only its template is read
     assert cell_recipe(cell("clip-lora", "dtd", shots=shots), task, images).train.epochs == epochs
     assert cell_recipe(cell("clip-lora", "dtd", epochs=3), task, images).train.epochs == 3
     assert cell_recipe(cell("clip-lora[epochs=4]", "dtd"), task, images).train.epochs == 4

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.data.dataset import SPLITS
-from selfprompt.data.suites.specs import EXPECTED
+from selfprompt.data.suites.specs import SPECS
 from tests.data.images import picture
 
 Split = Mapping[str, Sequence[tuple[str, int, str]]]
@@ -49,14 +49,14 @@ def draw_split(names: Sequence[str], counts: tuple[int, int, int], prefix: str =
 
 def write_coop(root: Path, name: str, split: Split, *, folder: str | None = None) -> Path:
     """A data set with a split_zhou_*.json and its images."""
-    expected = EXPECTED[f"coop/{name}"]
-    place = root / (folder or expected.folder)
-    base = place if expected.base == "folder" else place / expected.images[0]
+    spec = SPECS[f"coop/{name}"]
+    place = root / (folder or spec.folder)
+    base = place if spec.base == "folder" else place / spec.images[0]
     base.mkdir(parents=True, exist_ok=True)
     for entries in split.values():
         for path, _, _ in entries:
             write_image(base / path)
-    write_text(place / expected.lists[0], json.dumps(split, indent=4))
+    write_text(place / spec.lists[0], json.dumps(split, indent=4))
     return place
 
 
@@ -89,13 +89,13 @@ def write_imagenet(root: Path, names: Mapping[str, str], train: int = 3, test: i
 
 def write_vtab(root: Path, name: str, counts: tuple[int, int, int], *, folder: str | None = None) -> Path:
     """A task of VTAB-1k as image lists; labels go round."""
-    expected = EXPECTED[f"vtab/{name}"]
-    place = root / (folder or expected.folder)
-    for split, file, count in zip(("train800", "val200", "test"), expected.lists, counts, strict=True):
+    spec = SPECS[f"vtab/{name}"]
+    place = root / (folder or spec.folder)
+    for split, file, count in zip(("train800", "val200", "test"), spec.lists, counts, strict=True):
         paths = [f"images/{split}/{number:06d}.jpg" for number in range(count)]
         for path in paths:
             write_image(place / path)
-        rows = [f"{path} {number % expected.classes}\n" for number, path in enumerate(paths)]
+        rows = [f"{path} {number % spec.classes}\n" for number, path in enumerate(paths)]
         write_text(place / file, "".join(rows))
     return place
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from selfprompt.data.suites import archives
-from selfprompt.data.suites.archives import find_ending, unpack
+from selfprompt.data.suites.archives import find_path_ending, unpack
 from tests.data.archives import entry, make_tar, make_zip, tar_of
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -26,9 +26,9 @@ def test_archives_are_unpacked(tmp_path: Path, name: str, make: Callable[[dict[s
     assert (tmp_path / "out/x/images/a.jpg").read_bytes() == b"a"
     assert (tmp_path / "out/x/caf\xe9.txt").read_bytes() == CONTENT
     assert len(seen) == 3
-    assert find_ending(tmp_path / "out", "images") == tmp_path / "out/x/images"
-    assert find_ending(tmp_path / "out", "images/a.jpg") == tmp_path / "out/x/images/a.jpg"
-    assert find_ending(tmp_path / "out", "mages") is None
+    assert find_path_ending(tmp_path / "out", "images") == tmp_path / "out/x/images"
+    assert find_path_ending(tmp_path / "out", "images/a.jpg") == tmp_path / "out/x/images/a.jpg"
+    assert find_path_ending(tmp_path / "out", "mages") is None
 
 
 def test_a_tar_is_known_by_its_content(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from selfprompt.cli import data_check
-from selfprompt.data.suites import check as audits
-from selfprompt.data.suites.check import audit
-from selfprompt.data.suites.sources import ORIGINS
-from selfprompt.data.suites.specs import COOP, EXPECTED, FGVC, VTAB
+from selfprompt.data.suites import check as published_check
+from selfprompt.data.suites.check import check_published
+from selfprompt.data.suites.sources import SOURCES
+from selfprompt.data.suites.specs import COOP, FGVC, SPECS, VTAB
 from tests.data.images import picture, write_classes
 from tests.data.roots import draw_split, write_class_folders, write_coop, write_imagenet, write_vpt, write_vtab
 
-PETS = EXPECTED["coop/oxford_pets"]
+PETS = SPECS["coop/oxford_pets"]
 
 
 def check(root: Path, *arguments: str) -> int:
@@ -34,26 +34,26 @@ def publish(place: Path) -> dict[str, str]:
 
 def test_the_table_is_the_published_one() -> None:
     assert [len(table) for table in (COOP, VTAB, FGVC)] == [15, 19, 5]
-    assert len(EXPECTED) == 39
-    assert {key for key in EXPECTED if not key.startswith("vtab/")} == set(ORIGINS)
-    assert all(len(digest) == 64 for expected in COOP for digest in expected.checksums.values())
-    for key, origin in ORIGINS.items():  # what is fetched is checked against the same digests
-        for item in origin.downloads:
-            known = EXPECTED[key].checksums.get(item.keep[0])
+    assert len(SPECS) == 39
+    assert {key for key in SPECS if not key.startswith("vtab/")} == set(SOURCES)
+    assert all(len(digest) == 64 for spec in COOP for digest in spec.checksums.values())
+    for key, source in SOURCES.items():  # what is fetched is checked against the same digests
+        for item in source.downloads:
+            known = SPECS[key].checksums.get(item.keep[0])
             assert known is None or item.checksum == f"sha256:{known}"
 
 
 def test_a_data_set_as_published_is_ok(tmp_path: Path) -> None:
     place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    expected = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
-    finding = audit(expected, tmp_path)
+    spec = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
+    finding = check_published(spec, tmp_path)
     assert (finding.state, finding.counts, finding.classes, finding.remarks) == ("ok", (6, 2, 4), 2, ())
     assert finding.folder == place
 
 
 def test_a_miniature_differs_but_can_be_used(tmp_path: Path) -> None:
     write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    finding = audit(PETS, tmp_path)
+    finding = check_published(PETS, tmp_path)
     assert finding.state == "differs"
     assert "not the published file" in finding.remarks[0]
     assert finding.remarks[1:] == (
@@ -64,12 +64,12 @@ def test_a_miniature_differs_but_can_be_used(tmp_path: Path) -> None:
 
 def test_a_split_made_anew_that_looks_official_is_wrong(tmp_path: Path) -> None:
     place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    expected = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
+    spec = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
     file = place / PETS.lists[0]
     content = json.loads(file.read_text())
     content["train"].reverse()
     file.write_text(json.dumps(content))
-    finding = audit(expected, tmp_path)
+    finding = check_published(spec, tmp_path)
     assert finding.state == "wrong"
     assert "was made anew or changed, so no result is comparable" in finding.remarks[0]
 
@@ -80,7 +80,7 @@ def test_absent_images_are_counted(tmp_path: Path) -> None:
     for path in (place / "images/0").iterdir():
         path.unlink()
     (place / "images/0").rmdir()
-    finding = audit(PETS, tmp_path)
+    finding = check_published(PETS, tmp_path)
     assert finding.state == "wrong"
     assert "7 images of 12 in its lists are not there" in finding.remarks[0]
     assert "train-0.jpg: unpack its archive again" in finding.remarks[0]
@@ -89,14 +89,14 @@ def test_absent_images_are_counted(tmp_path: Path) -> None:
 def test_spt_lists_have_another_published_size(tmp_path: Path) -> None:
     splits = {"train": {"a.x/1.jpg": 1, "b.x/2.jpg": 2}, "val": {"a.x/3.jpg": 1}, "test": {"b.x/4.jpg": 2}}
     place = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", splits)
-    expected = replace(EXPECTED["fgvc/cub"], classes=2, counts=(2, 1, 1))
-    assert audit(expected, tmp_path).state == "ok"
+    spec = replace(SPECS["fgvc/cub"], classes=2, counts=(2, 1, 1))
+    assert check_published(spec, tmp_path).state == "ok"
     for split in splits:
         (place / f"{split}.json").unlink()
     (place / "cub200_train.txt").write_text("a.x/1.jpg 0\nb.x/2.jpg 1\na.x/3.jpg 0\n")
     (place / "cub200_test.txt").write_text("b.x/4.jpg 1\n")
-    assert audit(expected, tmp_path).counts == (3, 0, 1)
-    assert audit(expected, tmp_path).state == "ok"
+    assert check_published(spec, tmp_path).counts == (3, 0, 1)
+    assert check_published(spec, tmp_path).state == "ok"
 
 
 def test_the_command_tells_everything_and_fails_for_what_is_wrong(
@@ -147,9 +147,9 @@ def test_an_empty_root_misses_everything(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_every_data_set_has_a_reader_that_says_what_is_missing(tmp_path: Path) -> None:
-    for expected in EXPECTED.values():
+    for spec in SPECS.values():
         with pytest.raises(ValueError, match=r"has no .*selfprompt data get"):
-            audits.READERS[expected.suite](expected, tmp_path)
+            published_check.READERS[spec.suite](spec, tmp_path)
 
 
 @pytest.mark.parametrize(

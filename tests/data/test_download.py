@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from selfprompt.cli import data_get
 from selfprompt.data.suites import fetch, load_task, sources
 from selfprompt.data.suites.download import download
-from selfprompt.data.suites.sources import Download, Origin
+from selfprompt.data.suites.sources import DatasetSource, Download
 from tests.data.archives import make_tar, make_zip
 from tests.data.roots import draw_split, image_bytes
 from tests.data.server import Files, serve
@@ -205,7 +205,7 @@ def pets(files: Files, monkeypatch: pytest.MonkeyPatch) -> Files:
             f"{files.url}/split.json", ("split_zhou_OxfordPets.json",), f"sha256:{hashlib.sha256(text).hexdigest()}"
         ),
     )
-    monkeypatch.setitem(sources.ORIGINS, "coop/oxford_pets", Origin("here", "free", downloads))
+    monkeypatch.setitem(sources.SOURCES, "coop/oxford_pets", DatasetSource("here", "free", downloads))
     return files
 
 
@@ -245,7 +245,7 @@ def test_get_leaves_nothing_half_done(pets: Files, tmp_path: Path) -> None:
     pets.content["/images.tar.gz"] = whole[:-1] + b"x"
     with pytest.raises(RuntimeError, match=r"images\.tar\.gz is not the published file"):
         get("oxford_pets", tmp_path)
-    assert os.listdir(tmp_path) == [fetch.WORK]
+    assert os.listdir(tmp_path) == [fetch.WORK_FOLDER]
     pets.content["/images.tar.gz"] = whole
     pets.statuses = [403]
     with pytest.raises(RuntimeError, match="403"):
@@ -257,8 +257,8 @@ def test_get_leaves_nothing_half_done(pets: Files, tmp_path: Path) -> None:
 def test_an_archive_in_an_archive(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = make_tar({"101_ObjectCategories/accordion/a.jpg": image_bytes()})
     files.content["/c.zip"] = make_zip({"caltech-101/101.tar.gz": inner, "__MACOSX/101_ObjectCategories": b""})
-    item = Download(f"{files.url}/c.zip", ("101_ObjectCategories",), archive="c.zip", inner="101.tar.gz")
-    monkeypatch.setitem(sources.ORIGINS, "coop/caltech101", Origin("here", "free", (item,), "Add the split."))
+    item = Download(f"{files.url}/c.zip", ("101_ObjectCategories",), archive="c.zip", inner_archive="101.tar.gz")
+    monkeypatch.setitem(sources.SOURCES, "coop/caltech101", DatasetSource("here", "free", (item,), "Add the split."))
     assert get("caltech101", tmp_path) == 1  # still without its split
     assert (tmp_path / "caltech-101/101_ObjectCategories/accordion/a.jpg").is_file()
     files.content["/c.zip"] = make_zip({"other.tar.gz": inner})
@@ -275,11 +275,11 @@ def test_what_only_a_person_can_get(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_every_name_of_the_table_resolves() -> None:
-    for key in sources.ORIGINS:
-        assert fetch.resolve(key)[0] == key
-    assert fetch.resolve("stanford_cars")[0] == "coop/stanford_cars"
-    assert fetch.resolve("cub")[0] == "fgvc/cub"
-    assert fetch.resolve("vtab/kitti") == fetch.resolve("vtab")
+    for key in sources.SOURCES:
+        assert fetch.resolve_dataset(key)[0] == key
+    assert fetch.resolve_dataset("stanford_cars")[0] == "coop/stanford_cars"
+    assert fetch.resolve_dataset("cub")[0] == "fgvc/cub"
+    assert fetch.resolve_dataset("vtab/kitti") == fetch.resolve_dataset("vtab")
 
 
 NO_CHECKSUM = {
@@ -295,8 +295,8 @@ NO_CHECKSUM = {
 
 
 def test_every_origin_is_https_and_has_a_checksum() -> None:
-    for origin in [*sources.ORIGINS.values(), sources.VTAB]:
-        for item in origin.downloads:
+    for source in [*sources.SOURCES.values(), sources.VTAB_SOURCE]:
+        for item in source.downloads:
             assert item.url.startswith("https://")
             name = item.archive or item.keep[0]
             kind, _, digits = item.checksum.partition(":")
@@ -309,11 +309,11 @@ def test_without_a_checksum_the_first_file_that_came_is_the_measure(
 ) -> None:
     files.content["/c.zip"] = make_zip({"images/a.jpg": image_bytes()})
     item = Download(f"{files.url}/c.zip", ("images",), archive="c.zip")
-    monkeypatch.setitem(sources.ORIGINS, "coop/oxford_pets", Origin("here", "free", (item,)))
+    monkeypatch.setitem(sources.SOURCES, "coop/oxford_pets", DatasetSource("here", "free", (item,)))
     get("oxford_pets", tmp_path)
     assert "No checksum of it is published" in capsys.readouterr().out
     digest = hashlib.sha256(files.content["/c.zip"]).hexdigest()
-    assert (tmp_path / "oxford_pets" / fetch.SUMS).read_text() == f"{digest}  c.zip\n"
+    assert (tmp_path / "oxford_pets" / fetch.CHECKSUM_FILE).read_text() == f"{digest}  c.zip\n"
     shutil.rmtree(tmp_path / "oxford_pets/images")
     get("oxford_pets", tmp_path)
     shutil.rmtree(tmp_path / "oxford_pets/images")
@@ -324,7 +324,7 @@ def test_without_a_checksum_the_first_file_that_came_is_the_measure(
 
 
 def test_an_archive_that_an_earlier_call_left_is_checked_again(pets: Files, tmp_path: Path) -> None:
-    left = tmp_path / fetch.WORK / "coop-oxford_pets/images.tar.gz"
+    left = tmp_path / fetch.WORK_FOLDER / "coop-oxford_pets/images.tar.gz"
     left.parent.mkdir(parents=True)
     left.write_bytes(make_tar({"images/0/train-0.jpg": b"not theirs"}))
     with pytest.raises(RuntimeError, match="is not the published file"):

@@ -21,14 +21,14 @@ from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
 from selfprompt.data.suites.contact_sheet import contact_sheet
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 from tests.data.images import write_classes
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", params=embedded.TASKS)
-def task(request: pytest.FixtureRequest) -> Task:
+def task(request: pytest.FixtureRequest) -> SuiteTask:
     return load_task(f"embedded/{request.param}")
 
 
@@ -36,7 +36,7 @@ def folder_of(item: object) -> str:
     return Path(str(item)).parent.name.replace("_", " ")
 
 
-def test_tasks_have_the_published_form(task: Task) -> None:
+def test_tasks_have_the_published_form(task: SuiteTask) -> None:
     dataset = task.dataset
     assert 20 <= len(dataset.classes) <= 50
     assert list(dataset.classes) == sorted(set(dataset.classes))
@@ -49,14 +49,14 @@ def test_tasks_have_the_published_form(task: Task) -> None:
     assert "THIRD_PARTY.md" in task.source
 
 
-def test_labels_name_the_folder_that_an_image_is_in(task: Task) -> None:
+def test_labels_name_the_folder_that_an_image_is_in(task: SuiteTask) -> None:
     for dataset in (task.dataset, *task.domains.values()):
         items = dataset.select("all")
         assert items
         assert all(folder_of(item.source) == dataset.classes[item.label] for item in items)
 
 
-def test_shifted_domains_have_two_images_of_each_of_their_classes(task: Task) -> None:
+def test_shifted_domains_have_two_images_of_each_of_their_classes(task: SuiteTask) -> None:
     for dataset in task.domains.values():
         assert not dataset.train
         assert not dataset.val
@@ -65,20 +65,20 @@ def test_shifted_domains_have_two_images_of_each_of_their_classes(task: Task) ->
         assert Counter(item.label for item in dataset.test) == dict.fromkeys(range(len(dataset.classes)), 2)
 
 
-def test_no_picture_stands_in_two_places(task: Task) -> None:
+def test_no_picture_stands_in_two_places(task: SuiteTask) -> None:
     items = [item for dataset in (task.dataset, *task.domains.values()) for item in dataset.select("all")]
     assert all(isinstance(item.source, ArchivedFile) for item in items)
     assert len({item.source.read_bytes() for item in items}) == len(items)
 
 
-def test_pictures_are_small_and_not_empty(task: Task) -> None:
+def test_pictures_are_small_and_not_empty(task: SuiteTask) -> None:
     for item in (*task.dataset.test[::16], *(dataset.test[0] for dataset in task.domains.values())):
         image = item.load()
         assert (image.size, image.mode) == ((64, 64), "RGB")
         assert np.asarray(image).std() > 5
 
 
-def test_the_halves_and_the_shots_are_as_published(task: Task) -> None:
+def test_the_halves_and_the_shots_are_as_published(task: SuiteTask) -> None:
     train, val = draw_few_shot(task.dataset.train, task.dataset.val, 8, seed=1)
     classes = len(task.dataset.classes)
     assert (len(train), len(val)) == (8 * classes, 4 * classes)
@@ -86,10 +86,10 @@ def test_the_halves_and_the_shots_are_as_published(task: Task) -> None:
     assert base.classes + new.classes == task.dataset.classes
 
 
-def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task: Task) -> None:
+def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task: SuiteTask) -> None:
     folder = embedded.FOLDER / task.name
     index = embedded.read_index(folder)
-    with ZipFile(folder / embedded.ARCHIVE) as archive:
+    with ZipFile(folder / embedded.ARCHIVE_NAME) as archive:
         assert [row[0] for row in sorted(index["images"])] == sorted(archive.namelist())
         assert archive.testzip() is None
     assert {row[3] for row in index["images"]} == set(index["sets"])
@@ -103,7 +103,7 @@ def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task
     }
 
 
-def test_the_index_is_what_the_plan_says(task: Task) -> None:
+def test_the_index_is_what_the_plan_says(task: SuiteTask) -> None:
     plan = next(plan for plan in PLANS if plan.name == task.name)
     assert task.dataset.classes == plan.classes
     assert task.template == plan.template
@@ -188,21 +188,21 @@ def test_a_misspelt_task_reaches_the_user_of_read_dataset() -> None:
 
 def test_a_suite_whose_files_are_lost_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist: the pictures of the embedded suite are not there"):
-        embedded.load("animals", tmp_path)
+        embedded.load_embedded_task("animals", tmp_path)
     index = embedded.read_index(embedded.FOLDER / "animals")
     (tmp_path / "animals").mkdir()
     (tmp_path / "animals" / "index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(ValueError, match=r"misses \d+ of its images, the first is .*ant"):
-        embedded.load("animals", tmp_path)
+        embedded.load_embedded_task("animals", tmp_path)
 
 
 def test_loose_files_are_read_like_an_archive(tmp_path: Path) -> None:
     packed = load_task("embedded/icons")
     shutil.copytree(embedded.FOLDER / "icons", tmp_path / "icons")
-    with ZipFile(tmp_path / "icons" / embedded.ARCHIVE) as archive:
+    with ZipFile(tmp_path / "icons" / embedded.ARCHIVE_NAME) as archive:
         archive.extractall(tmp_path / "icons")
-    (tmp_path / "icons" / embedded.ARCHIVE).unlink()
-    loose = embedded.load("icons", tmp_path)
+    (tmp_path / "icons" / embedded.ARCHIVE_NAME).unlink()
+    loose = embedded.load_embedded_task("icons", tmp_path)
     for one, other in zip(packed.dataset.test[::20], loose.dataset.test[::20], strict=True):
         assert one.label == other.label
         assert one.load().tobytes() == other.load().tobytes()
@@ -211,15 +211,15 @@ def test_loose_files_are_read_like_an_archive(tmp_path: Path) -> None:
 
 def test_a_broken_archive_is_told(tmp_path: Path) -> None:
     shutil.copytree(embedded.FOLDER / "icons", tmp_path / "icons")
-    archive = tmp_path / "icons" / embedded.ARCHIVE
+    archive = tmp_path / "icons" / embedded.ARCHIVE_NAME
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"images\.zip cannot be read: .*Install it anew"):
-        embedded.load("icons", tmp_path)
-    with ZipFile(embedded.FOLDER / "icons" / embedded.ARCHIVE) as whole:
+        embedded.load_embedded_task("icons", tmp_path)
+    with ZipFile(embedded.FOLDER / "icons" / embedded.ARCHIVE_NAME) as whole:
         start = whole.start_dir
     archive.write_bytes(b"\0" * start + content[start:])  # the list of its members stands at the end
-    item = embedded.load("icons", tmp_path).dataset.test[0]
+    item = embedded.load_embedded_task("icons", tmp_path).dataset.test[0]
     with pytest.raises(BadImageError, match="icons/test/"):
         item.load()
 
@@ -265,7 +265,7 @@ def test_a_picture_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert len(picture.getcolors(2**20) or []) > 500  # full of pictures
 
 
-def test_a_sheet_has_a_row_for_each_class(task: Task) -> None:
+def test_a_sheet_has_a_row_for_each_class(task: SuiteTask) -> None:
     few, many = contact_sheet(task, 2), contact_sheet(task, 3)
     assert few.width == many.width
     assert many.height - few.height == 66

@@ -34,7 +34,7 @@ def test_image_lists(tmp_path: Path, folder: str) -> None:
     assert [item.label for item in dataset.train] == [0, 1, 2, 3] * 2
     assert dataset.val[1].source == place / "images/val200/000001.jpg"
     assert dataset.notes == ("Read from image lists.", "The files are JPEG copies: pixels differ from TFDS's.")
-    final = vtab.final(dataset)
+    final = vtab.merge_train_val(dataset)
     assert [row[1] for row in final.summary()] == [12, 0, 5]
 
 
@@ -148,7 +148,7 @@ def test_a_record_is_no_way_around_the_formats_that_are_read(tmp_path: Path) -> 
 
 def labels_of(root: Path, task: str, version: str, test: str, examples: list[bytes]) -> list[int]:
     """Labels of a task's test split when it is made of these messages."""
-    folder = root / "tfds" / tfds.BUILDERS[task].place / version
+    folder = root / "tfds" / tfds.BUILDERS[task].config / version
     write_tfds(folder, test, [examples])
     return [item.label for item in tfds.read_split(task, folder, "test")]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfprompt.benchmarks.cells import Cell
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 
 MINUTES = 24 * 60
 """Time limit of a job unless the user sets timeout_min."""
 
-Loader = Callable[[str, str, Path | None], Task]
+Loader = Callable[[str, str, Path | None], SuiteTask]
 
 
 def work(

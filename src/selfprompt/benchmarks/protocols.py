@@ -15,7 +15,7 @@ from selfprompt.benchmarks.settings import settings_for
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.suites import vtab
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 from selfprompt.recipes.recipe import Recipe
 
 TEXTS = ("template", "text")
@@ -182,7 +182,7 @@ def _check_fixed(entry: Entry, fixed: Mapping[str, Any]) -> None:
             )
 
 
-def cell_recipe(cell: Cell, task: Task, images: int) -> Recipe:
+def cell_recipe(cell: Cell, task: SuiteTask, images: int) -> Recipe:
     """The recipe of a cell with its texts for the task's class names, and the epochs that make its steps.
 
     Args:
@@ -216,10 +216,10 @@ def class_texts(cell: Cell, dataset: str, template: str) -> dict[str, str]:
 
 def training_pool(protocol: str, dataset: Dataset) -> Dataset:
     """The data set as a protocol trains on it, before shots are drawn: VTAB's final runs add the validation images."""
-    return vtab.final(dataset) if protocol == "vtab" else dataset
+    return vtab.merge_train_val(dataset) if protocol == "vtab" else dataset
 
 
-def evaluations(cell: Cell, drawn: Dataset, task: Task, read: Callable[[str], Task]) -> Iterator[Evaluation]:
+def evaluations(cell: Cell, drawn: Dataset, task: SuiteTask, read: Callable[[str], SuiteTask]) -> Iterator[Evaluation]:
     """What a cell is evaluated on, the tuned classes first.
 
     Args:

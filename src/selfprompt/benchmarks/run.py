@@ -22,7 +22,7 @@ from selfprompt.data.loading.check_images import check_dataset, check_images
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.data.loading.loader import ImageStore
 from selfprompt.data.suites import embedded, load_task
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 from selfprompt.data.suites.vtab import PREPROCESSING
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method
@@ -53,14 +53,16 @@ class RunCache:
         loader: Reads a task by suite and name; the library's own unless given.
     """
 
-    def __init__(self, root: Path | None = None, loader: Callable[[str, str, Path | None], Task] | None = None) -> None:
+    def __init__(
+        self, root: Path | None = None, loader: Callable[[str, str, Path | None], SuiteTask] | None = None
+    ) -> None:
         self.root = root
         self._loader = loader or (lambda suite, name, root: load_task(f"{suite}/{name}", root))
-        self._tasks: dict[tuple[str, str], Task] = {}
+        self._tasks: dict[tuple[str, str], SuiteTask] = {}
         self._backbones: dict[str, Backbone] = {}
         self._stores: tuple[str, ImageStore, FeatureStore] = ("", ImageStore(0), FeatureStore(0))
 
-    def task(self, suite: str, name: str) -> Task:
+    def task(self, suite: str, name: str) -> SuiteTask:
         """A task, read once."""
         if (suite, name) not in self._tasks:
             self._tasks[suite, name] = self._loader(suite, name, self.root)
@@ -198,7 +200,7 @@ def run_cell(cell: Cell, folder: Path, shelf: RunCache, reporter: Reporter) -> d
     return facts
 
 
-def drawn_images(cell: Cell, recipe: Recipe, task: Task, store: ImageStore, reporter: Reporter) -> Dataset:
+def drawn_images(cell: Cell, recipe: Recipe, task: SuiteTask, store: ImageStore, reporter: Reporter) -> Dataset:
     """All classes of the task with its shots drawn, every image that will be used decoded once."""
     pool = training_pool(cell.protocol, task.dataset)
     drawn = choose_images(pool, recipe.changed({"classes": "all"}))

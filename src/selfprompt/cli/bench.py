@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from selfprompt.benchmarks.cells import Cell
     from selfprompt.benchmarks.rows import Entry
     from selfprompt.benchmarks.run import Outcome
-    from selfprompt.data.suites.task import Task
+    from selfprompt.data.suites.task import SuiteTask
 
 SUITE_OF = {"vtab": "vtab", "fgvc": "fgvc"}
 METHODS = {
@@ -154,7 +154,7 @@ def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
     return cells, missing
 
 
-def readable(suite: str, names: Sequence[str], root: str | None) -> "tuple[dict[str, Task], dict[str, str]]":
+def readable(suite: str, names: Sequence[str], root: str | None) -> "tuple[dict[str, SuiteTask], dict[str, str]]":
     """The tasks that can be read, and why the others cannot."""
     from selfprompt.data.suites import load_task
 

@@ -15,7 +15,7 @@ from selfprompt.cli.usage import UsageError, check_at_least, usage
 from selfprompt.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from selfprompt.data.suites.task import Task
+    from selfprompt.data.suites.task import SuiteTask
 
 ACTIONS = {
     "list": "list the suites and their tasks",
@@ -83,23 +83,29 @@ def list_suites(options: Namespace) -> int:
 def shipped_row(name: str) -> list[str]:
     """A row about a task that ships, from its files."""
     from selfprompt.data.suites import load_task
-    from selfprompt.data.suites.embedded import licences
+    from selfprompt.data.suites.embedded import list_licences
 
     task = load_task(f"embedded/{name}")
     counts = [len(task.dataset.select(split)) for split in ("train", "val", "test")]
     domains = ", ".join(f"{domain} ({len(dataset.test)})" for domain, dataset in task.domains.items())
-    return [f"embedded/{name}", str(len(task.dataset.classes)), _counts(counts), domains, ", ".join(licences(name))]
+    return [
+        f"embedded/{name}",
+        str(len(task.dataset.classes)),
+        _counts(counts),
+        domains,
+        ", ".join(list_licences(name)),
+    ]
 
 
 def published_row(suite: str, name: str) -> list[str]:
     """A row about a published task, as it should be."""
-    from selfprompt.data.suites.sources import ORIGINS
-    from selfprompt.data.suites.specs import EXPECTED
+    from selfprompt.data.suites.sources import SOURCES
+    from selfprompt.data.suites.specs import SPECS
 
-    expected, origin = EXPECTED[f"{suite}/{name}"], ORIGINS.get(f"{suite}/{name}")
+    spec, source = SPECS[f"{suite}/{name}"], SOURCES.get(f"{suite}/{name}")
     domains = import_module(f"selfprompt.data.suites.{suite}").DOMAINS if name == "imagenet" else ()
-    terms = origin.terms if origin else ""
-    return [expected.key, str(expected.classes), _counts(expected.counts), ", ".join(domains), terms]
+    terms = source.terms if source else ""
+    return [spec.key, str(spec.classes), _counts(spec.counts), ", ".join(domains), terms]
 
 
 def show(options: Namespace) -> int:
@@ -124,7 +130,7 @@ def show(options: Namespace) -> int:
     return 0
 
 
-def describe_task(task: "Task") -> list[str]:
+def describe_task(task: "SuiteTask") -> list[str]:
     """What there is to know about a task besides its picture."""
     counts = ", ".join(f"{images} {split}" for split, images, *_ in task.dataset.summary())
     domains = ", ".join(f"{name} ({len(shifted.classes)} classes)" for name, shifted in task.domains.items())

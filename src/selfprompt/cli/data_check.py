@@ -37,7 +37,7 @@ def check(options: Namespace) -> int:
     """Show what is there, what is wrong and what is missing; 1 if something that is there is wrong."""
     from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES
     from selfprompt.data.readers.walk import contains_images
-    from selfprompt.data.suites.check import TABLES, audit
+    from selfprompt.data.suites.check import SPECS_BY_SUITE, check_published
 
     root = Path(options.root)
     if root.is_file() and root.suffix.lower() in MANIFEST_SUFFIXES:
@@ -45,13 +45,13 @@ def check(options: Namespace) -> int:
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
     output, console = Output(make_console(stderr=True)), make_console()
-    suites = [options.suite] if options.suite else list(TABLES)
+    suites = [options.suite] if options.suite else list(SPECS_BY_SUITE)
     findings: list[CheckResult] = []
     with output.stage("looking at the data") as progress:
-        tables = [expected for suite in suites for expected in TABLES[suite]]
-        for done, expected in enumerate(tables, start=1):
-            findings.append(audit(expected, root))
-            progress(done, len(tables))
+        specs = [spec for suite in suites for spec in SPECS_BY_SUITE[suite]]
+        for done, spec in enumerate(specs, start=1):
+            findings.append(check_published(spec, root))
+            progress(done, len(specs))
     there = [finding for finding in findings if finding.state != "missing"]
     if not (there or options.suite) and contains_images(root):
         return check_photos(root, options.strict)
@@ -59,9 +59,9 @@ def check(options: Namespace) -> int:
         console.print(_present(there, root))
     for finding in there:
         for remark in finding.remarks:
-            console.print_text(f"{finding.expected.key}: {remark}")
+            console.print_text(f"{finding.spec.key}: {remark}")
     for suite in suites:
-        _tell_missing([finding for finding in findings if finding.expected.suite == suite], suite, root)
+        _tell_missing([finding for finding in findings if finding.spec.suite == suite], suite, root)
     return _verdict([finding.state for finding in there], options.strict)
 
 
@@ -127,28 +127,28 @@ def _present(findings: "Sequence[CheckResult]", root: Path) -> Table:
         classes = "" if finding.classes is None else str(finding.classes)
         folder = "" if finding.folder is None else str(finding.folder.relative_to(root))
         state = Text(finding.state, style=STYLES[finding.state])
-        made.add_row(finding.expected.key, state, counts, classes, Text(folder))
+        made.add_row(finding.spec.key, state, counts, classes, Text(folder))
     return made
 
 
 def _tell_missing(findings: "Sequence[CheckResult]", suite: str, root: Path) -> None:
     """The data sets of a suite that are not there, and how to get them."""
-    from selfprompt.data.suites.sources import ORIGINS, VTAB
+    from selfprompt.data.suites.sources import SOURCES, VTAB_SOURCE
 
-    missing = [finding.expected for finding in findings if finding.state == "missing"]
+    missing = [finding.spec for finding in findings if finding.state == "missing"]
     if not missing:
         return
     console = make_console()
-    names = ", ".join(expected.name for expected in missing)
+    names = ", ".join(spec.name for spec in missing)
     console.print()
     console.print_text(f"Missing of {suite} ({len(missing)} of {len(findings)}): {names}.")
     if suite == "vtab":
-        console.print_text(f"  all: selfprompt data get vtab --root {root}  (from {VTAB.home})")
+        console.print_text(f"  all: selfprompt data get vtab --root {root}  (from {VTAB_SOURCE.home})")
         return
-    fetched = [expected.key for expected in missing if ORIGINS[expected.key].downloads]
+    fetched = [spec.key for spec in missing if SOURCES[spec.key].downloads]
     if fetched:
         console.print_text(f"  selfprompt data get NAME --root {root}")
-    for expected in missing:
-        origin = ORIGINS[expected.key]
-        tail = f" By hand: {origin.by_hand}" if origin.by_hand and not origin.downloads else ""
-        console.print_text(f"  {expected.name}: {origin.home}.{tail}")
+    for spec in missing:
+        source = SOURCES[spec.key]
+        tail = f" By hand: {source.manual_steps}" if source.manual_steps and not source.downloads else ""
+        console.print_text(f"  {spec.name}: {source.home}.{tail}")

@@ -19,7 +19,14 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def get(options: Namespace) -> int:
     """Fetch what is not there yet; an interrupted command goes on when it is repeated."""
-    from selfprompt.data.suites.fetch import SUMS, WORK, folder_of, lacking, obtain, resolve
+    from selfprompt.data.suites.fetch import (
+        CHECKSUM_FILE,
+        WORK_FOLDER,
+        dataset_folder,
+        fetch_download,
+        missing_downloads,
+        resolve_dataset,
+    )
 
     output, root = Output(), Path(options.root)
 
@@ -29,25 +36,25 @@ def get(options: Namespace) -> int:
             yield lambda done, total: progress(done >> 20, total >> 20)
 
     with usage():
-        key, origin = resolve(options.name)
-    folder, work = folder_of(key, root), root / WORK / key.replace("/", "-")
-    output.message(f"{key} is from {origin.sentence}")
-    wanted = lacking(origin, folder)
-    if origin.downloads and not wanted:
+        key, source = resolve_dataset(options.name)
+    folder, work = dataset_folder(key, root), root / WORK_FOLDER / key.replace("/", "-")
+    output.message(f"{key} is from {source.attribution}")
+    wanted = missing_downloads(source, folder)
+    if source.downloads and not wanted:
         output.message(f"All that can be fetched is in {folder} already; nothing was changed.")
     for item in wanted:
         output.message(f"Fetching {item.url}")
         if not item.checksum:
             output.message(
-                f"No checksum of it is published: what comes is noted in {folder / SUMS}, to compare it with."
+                f"No checksum of it is published: what comes is noted in {folder / CHECKSUM_FILE}, to compare it with."
             )
-        for path in obtain(item, folder, work, stage):
+        for path in fetch_download(item, folder, work, stage):
             output.message(f"New: {path}")
     shutil.rmtree(work, ignore_errors=True)
-    if (root / WORK).is_dir() and not any((root / WORK).iterdir()):
-        (root / WORK).rmdir()
-    if origin.by_hand:
-        output.message(f"By hand, in {folder}: {origin.by_hand}")
+    if (root / WORK_FOLDER).is_dir() and not any((root / WORK_FOLDER).iterdir()):
+        (root / WORK_FOLDER).rmdir()
+    if source.manual_steps:
+        output.message(f"By hand, in {folder}: {source.manual_steps}")
     if key != "vtab" and not folder.is_dir():
         return 1
     return _report(key, root, output)
@@ -55,10 +62,10 @@ def get(options: Namespace) -> int:
 
 def _report(key: str, root: Path, output: Output) -> int:
     """Say how the data set stands now; 1 if it cannot be used yet."""
-    from selfprompt.data.suites.check import TABLES, audit
-    from selfprompt.data.suites.specs import EXPECTED
+    from selfprompt.data.suites.check import SPECS_BY_SUITE, check_published
+    from selfprompt.data.suites.specs import SPECS
 
-    findings = [audit(expected, root) for expected in (TABLES["vtab"] if key == "vtab" else [EXPECTED[key]])]
+    findings = [check_published(spec, root) for spec in (SPECS_BY_SUITE["vtab"] if key == "vtab" else [SPECS[key]])]
     for finding in findings:
-        output.message(f"{finding.expected.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
+        output.message(f"{finding.spec.key}: {finding.state}. {' '.join(finding.remarks)}".rstrip())
     return int(any(finding.state in ("wrong", "missing") for finding in findings))

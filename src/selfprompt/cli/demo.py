@@ -16,7 +16,7 @@ from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Dataset, Item
-    from selfprompt.data.suites.task import Task
+    from selfprompt.data.suites.task import SuiteTask
     from selfprompt.inference.classifier import Classifier
     from selfprompt.metrics import Metrics
     from selfprompt.models.loading.by_name import Backbone
@@ -117,7 +117,7 @@ def prepare_folder(out: Path) -> Path:
     return out
 
 
-def run_demo(task: "Task", out: Path, options: Namespace, output: Output) -> "DemoResults":
+def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -> "DemoResults":
     """Everything that the page shows, computed step by step."""
     from selfprompt.data.fewshot import select_base_new
     from selfprompt.models.loading.by_name import load_backbone
@@ -173,7 +173,7 @@ def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":
     return replace(dataset, test=tuple(dataset.test[place] for place in drawn), val=())
 
 
-def tune_arguments(run: Mapping[str, Any], task: "Task", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
+def tune_arguments(run: Mapping[str, Any], task: "SuiteTask", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
     """The arguments of ``tune`` for one of the trainings above."""
     counts = Counter(item.label for item in dataset.train)
     images = sum(min(count, options.shots) for count in counts.values())
@@ -203,7 +203,7 @@ def zero_shot_table(clip: "Backbone", options: Namespace, output: Output) -> "di
     return measured
 
 
-def zero_shot(clip: "Backbone", task: "Task", dataset: "Dataset", stage: str, output: Output) -> "Metrics":
+def zero_shot(clip: "Backbone", task: "SuiteTask", dataset: "Dataset", stage: str, output: Output) -> "Metrics":
     """Accuracy of the untuned CLIP on a data set's test images."""
     from selfprompt.inference.classifier import Classifier
     from selfprompt.methods.registry import build_method
@@ -226,7 +226,7 @@ def tune_and_save(values: Mapping[str, Any], dataset: "Dataset", name: str, out:
 
 
 def before_and_after(
-    sep: "Classifier", clip: "Backbone", task: "Task", halves: "Mapping[str, Dataset]", output: Output
+    sep: "Classifier", clip: "Backbone", task: "SuiteTask", halves: "Mapping[str, Dataset]", output: Output
 ) -> "tuple[dict[str, Metrics], dict[str, Metrics]]":
     """Zero-shot and tuned metrics on base and new classes; the new ones are only named."""
     from selfprompt.metrics import Metrics
@@ -244,7 +244,7 @@ def head_rows(heads: "Mapping[str, Classifier]") -> list[list[str]]:
     return [[name, *accuracy_cells(classifier.results["tuned"])] for name, classifier in heads.items()]
 
 
-def predict_unseen(task: "Task", new: "Dataset", out: Path, seed: int, output: Output) -> "list[UnseenPrediction]":
+def predict_unseen(task: "SuiteTask", new: "Dataset", out: Path, seed: int, output: Output) -> "list[UnseenPrediction]":
     """What the saved SEP classifier, told the new names, says of three images of new classes."""
     from selfprompt.cli.predict import prediction_table
     from selfprompt.inference.classifier import load
@@ -268,7 +268,7 @@ def predict_unseen(task: "Task", new: "Dataset", out: Path, seed: int, output: O
     return found
 
 
-def unseen_images(task: "Task", new: "Dataset", rng: random.Random) -> "list[tuple[str, str, Item]]":
+def unseen_images(task: "SuiteTask", new: "Dataset", rng: random.Random) -> "list[tuple[str, str, Item]]":
     """Domain, class name and item of three images of different new classes, of shifted domains where there are some."""
     domains = [
         (name, domain.classes[item.label], item) for name, domain in task.domains.items() for item in domain.test

@@ -16,7 +16,7 @@ from selfprompt.reports.plots import Estimate, accuracy_bars, summary_picture, t
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Dataset
-    from selfprompt.data.suites.task import Task
+    from selfprompt.data.suites.task import SuiteTask
     from selfprompt.inference.classifier import Classifier
 
 REAL = "open_clip/ViT-B-16/openai"
@@ -69,7 +69,7 @@ class DemoResults:
         seconds: The whole demo.
     """
 
-    task: "Task"
+    task: "SuiteTask"
     halves: "Mapping[str, Dataset]"
     shots: int
     seed: int

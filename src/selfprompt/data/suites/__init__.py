@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfprompt.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from selfprompt.data.suites.task import Task
+    from selfprompt.data.suites.task import SuiteTask
 
 SUITES = ("embedded", "coop", "vtab", "fgvc")
 
@@ -24,7 +24,7 @@ def list_tasks(suite: str) -> tuple[str, ...]:
     return tuple(_module(suite).TASKS)
 
 
-def load_task(name: str, root: str | Path | None = None, **options: Any) -> "Task":
+def load_task(name: str, root: str | Path | None = None, **options: Any) -> "SuiteTask":
     """Read one task: paths, labels, class names and domains; opens no image.
 
     Args:
@@ -37,7 +37,9 @@ def load_task(name: str, root: str | Path | None = None, **options: Any) -> "Tas
     """
     check_task(name)
     suite, _, task = name.partition("/")
-    loaded: Task = _module(suite).load(task, None if root is None else Path(root), **options)
+    loaded: SuiteTask = getattr(_module(suite), f"load_{suite}_task")(
+        task, None if root is None else Path(root), **options
+    )
     return loaded
 
 

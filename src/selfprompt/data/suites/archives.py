@@ -20,13 +20,13 @@ from typing import IO, BinaryIO, cast
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and how many there are."""
 
-TAR = (".tar", ".tar.gz", ".tgz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 CHUNK = 1 << 20
-GROWTH, SPARE = 30, 1 << 28
+MAX_GROWTH, GROWTH_ALLOWANCE = 30, 1 << 28
 """An archive may unpack to so many times its size, and so many bytes more: images hardly shrink in archives."""
-ENTRY = 512
+MEMBER_OVERHEAD = 512
 """Bytes that each member counts for besides its content."""
-MOST_PARTS, LONGEST_PART = 32, 255
+MAX_PATH_PARTS, MAX_NAME_BYTES = 32, 255
 """Folders in a member's path, and bytes in the name of each."""
 
 
@@ -75,15 +75,15 @@ def unpack(archive: Path, into: Path, progress: Progress | None = None) -> None:
 
 
 def _unpack(archive: Path, into: Path, progress: Progress | None) -> None:
-    if not archive.name.endswith((*TAR, ".zip")):
+    if not archive.name.endswith((*TAR_SUFFIXES, ".zip")):
         raise ValueError("its name must end in .zip, .tar, .tar.gz or .tgz")
     size, free = archive.stat().st_size, shutil.disk_usage(into).free
     written: set[Path] = set()
     total = 0
-    for member in _of_zip(archive) if archive.suffix == ".zip" else _of_tar(archive):
-        total += member.size + ENTRY
-        if total > GROWTH * size + SPARE:
-            raise ValueError(f"it would grow to more than {GROWTH} times its size, which no archive of images does")
+    for member in _zip_members(archive) if archive.suffix == ".zip" else _tar_members(archive):
+        total += member.size + MEMBER_OVERHEAD
+        if total > MAX_GROWTH * size + GROWTH_ALLOWANCE:
+            raise ValueError(f"it would grow to more than {MAX_GROWTH} times its size, which no archive of images does")
         if total > free:
             raise ValueError("there is not enough space on the disk for what it holds")
         target = into.joinpath(*_parts(member))
@@ -105,14 +105,14 @@ def _write(member: _Member, target: Path) -> None:
         with member.open() as source, open(target, "xb") as file:
             shutil.copyfileobj(source, file, CHUNK)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"its member {_shown(member.name)} differs from another in capital letters or kind") from None
+        raise ValueError(f"its member {_quote(member.name)} differs from another in capital letters or kind") from None
 
 
 def _parts(member: _Member) -> tuple[str, ...]:
     """The path of a member below the folder, part by part; ValueError if it has none that is safe."""
     name = member.name.replace("\\", "/")
     path = PurePosixPath(name)
-    shown = f"its member {_shown(member.name)}"
+    shown = f"its member {_quote(member.name)}"
     if not name or not (path.parts or member.is_folder):
         raise ValueError("it holds a member without a name")
     if any(unicodedata.category(letter) == "Cc" for letter in name):
@@ -120,37 +120,37 @@ def _parts(member: _Member) -> tuple[str, ...]:
     if path.is_absolute() or ".." in path.parts or any(re.match("[A-Za-z]:", part) for part in path.parts):
         raise ValueError(f"{shown} leads out of the folder")
     longest = max((len(part.encode(errors="surrogatepass")) for part in path.parts), default=0)
-    if len(path.parts) > MOST_PARTS or longest > LONGEST_PART:
+    if len(path.parts) > MAX_PATH_PARTS or longest > MAX_NAME_BYTES:
         raise ValueError(f"{shown} has too long a name")
     return path.parts
 
 
-def _shown(name: str) -> str:
+def _quote(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
-def _of_zip(archive: Path) -> Iterator[_Member]:
+def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             name = info.orig_filename  # ``filename`` ends at a NUL
             kind = stat.S_IFMT(info.external_attr >> 16)
             _check_kind(name, is_link=kind == stat.S_IFLNK, is_plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
             if info.flag_bits & 1:
-                raise ValueError(f"its member {_shown(name)} is encrypted")
+                raise ValueError(f"its member {_quote(name)} is encrypted")
             is_folder = name.endswith(("/", "\\"))
             yield _Member(name, is_folder, info.file_size, partial(file.open, info), info.header_offset)
 
 
-def _of_tar(archive: Path) -> Iterator[_Member]:
+def _tar_members(archive: Path) -> Iterator[_Member]:
     with archive.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"  # whatever its name says
         raw.seek(0)
-        stream = _Pieces(gzip.GzipFile(fileobj=raw) if compressed else raw)
+        stream = _BoundedReads(gzip.GzipFile(fileobj=raw) if compressed else raw)
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as tar:
             for info in tar:
                 _check_kind(info.name, is_link=info.issym() or info.islnk(), is_plain=info.isreg() or info.isdir())
                 yield _Member(info.name, info.isdir(), info.size, partial(_content, tar, info), raw.tell())
-        for _ in range(SPARE // CHUNK):  # the checksum of gzip stands behind the padding
+        for _ in range(GROWTH_ALLOWANCE // CHUNK):  # the checksum of gzip stands behind the padding
             if not (compressed and stream.read(CHUNK)):
                 break
 
@@ -161,12 +161,12 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 def _check_kind(name: str, *, is_link: bool, is_plain: bool) -> None:
     if is_link:
-        raise ValueError(f"its member {_shown(name)} is a link")
+        raise ValueError(f"its member {_quote(name)} is a link")
     if not is_plain:
-        raise ValueError(f"its member {_shown(name)} is neither a file nor a folder")
+        raise ValueError(f"its member {_quote(name)} is neither a file nor a folder")
 
 
-class _Pieces:
+class _BoundedReads:
     """A stream that is read in pieces: a header that tells a size of gigabytes would be read whole."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
@@ -181,7 +181,7 @@ class _Pieces:
         return self._file.read(size)
 
 
-def find_ending(folder: Path, ending: str) -> Path | None:
+def find_path_ending(folder: Path, ending: str) -> Path | None:
     """The path below a folder that ends with these parts and is the shortest; None without one."""
     wanted = PurePosixPath(ending).parts
     level = [folder]

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from selfprompt.data.dataset import Dataset, Item, Split
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 
 SIDE = 64
 GAP = 2
@@ -15,7 +15,7 @@ COUNTS: dict[Split, int] = {"train": 5, "test": 3}
 DOMAIN_COUNT = 2
 
 
-def contact_sheet(task: Task, rows: int = 40) -> Image.Image:
+def contact_sheet(task: SuiteTask, rows: int = 40) -> Image.Image:
     """Images of up to ``rows`` classes, evenly spread over all: a row a class, a block of columns a split or domain.
 
     Raises:

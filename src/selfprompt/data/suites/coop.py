@@ -13,20 +13,20 @@ from typing import Any
 from selfprompt.data.class_names import clean_name
 from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
 from selfprompt.data.suites.locate import (
-    again,
-    class_folders,
+    fetch_again_hint,
     find_folder,
-    images_in,
-    is_published,
-    need_folder,
-    need_images,
-    need_json,
-    need_text,
+    is_published_file,
+    list_class_folders,
+    list_images,
+    read_required_json,
+    read_required_lines,
+    require_folder,
+    require_images,
     safe_path,
 )
-from selfprompt.data.suites.sources import ORIGINS
-from selfprompt.data.suites.specs import EXPECTED, Expected
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.sources import SOURCES
+from selfprompt.data.suites.specs import SPECS, DatasetSpec
+from selfprompt.data.suites.task import SuiteTask
 from selfprompt.data.templates import PHOTO, TEMPLATES
 from selfprompt.utils.wording import listing
 
@@ -45,11 +45,11 @@ TASKS = (
 )
 DOMAINS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
-Entry = tuple[str, int, str]
+SplitEntry = tuple[str, int, str]
 """Relative path, label and class name of one image in a split file."""
 
 
-def load(name: str, root: Path | None) -> Task:
+def load_coop_task(name: str, root: Path | None) -> SuiteTask:
     """Read one task; opens no image.
 
     Args:
@@ -59,54 +59,56 @@ def load(name: str, root: Path | None) -> Task:
     Raises:
         ValueError: If the data set is not there or not as published; the message names the file and the remedy.
     """
-    expected = EXPECTED[f"coop/{name}"]
-    dataset = read(expected, root)
+    spec = SPECS[f"coop/{name}"]
+    dataset = read_coop_dataset(spec, root)
     domains = {}
     if name == "imagenet" and root is not None:
-        domains = {domain: read(EXPECTED[f"coop/{domain}"], root) for domain in DOMAINS if _is_there(domain, root)}
+        domains = {
+            domain: read_coop_dataset(SPECS[f"coop/{domain}"], root) for domain in DOMAINS if _is_there(domain, root)
+        }
         absent = [domain for domain in DOMAINS if domain not in domains]
         if absent:
             dataset = replace(dataset, notes=(*dataset.notes, f"Without the shifted test sets {listing(absent)}."))
-    return Task("coop", name, dataset, TEMPLATES.get(name, PHOTO), domains, ORIGINS[expected.key].sentence)
+    return SuiteTask("coop", name, dataset, TEMPLATES.get(name, PHOTO), domains, SOURCES[spec.key].attribution)
 
 
-def read(expected: Expected, root: Path | None) -> Dataset:
+def read_coop_dataset(spec: DatasetSpec, root: Path | None) -> Dataset:
     """Read one data set of the CoOp line, or one of ImageNet's shifted test sets."""
-    folder = need_folder(expected, root)
-    if expected.name == "imagenet":
-        return _imagenet(expected, folder)
-    if expected.name in DOMAINS:
-        return _shifted(expected, folder)
-    if expected.name == "fgvc_aircraft":
-        return _aircraft(expected, folder)
-    return _split_file(expected, folder)
+    folder = require_folder(spec, root)
+    if spec.name == "imagenet":
+        return _imagenet(spec, folder)
+    if spec.name in DOMAINS:
+        return _shifted(spec, folder)
+    if spec.name == "fgvc_aircraft":
+        return _aircraft(spec, folder)
+    return _split_file(spec, folder)
 
 
 def _is_there(domain: str, root: Path) -> bool:
-    return find_folder(EXPECTED[f"coop/{domain}"], root) is not None
+    return find_folder(SPECS[f"coop/{domain}"], root) is not None
 
 
 # --- split_zhou_*.json ---
 
 
-def _split_file(expected: Expected, folder: Path) -> Dataset:
-    images = need_images(expected, folder)
-    base = folder if expected.base == "folder" else images
-    file = expected.lists[0]
-    entries = parse_split(need_json(expected, folder / file), f"{folder / file}", again(expected))
+def _split_file(spec: DatasetSpec, folder: Path) -> Dataset:
+    images = require_images(spec, folder)
+    base = folder if spec.base == "folder" else images
+    file = spec.lists[0]
+    entries = parse_split(read_required_json(spec, folder / file), f"{folder / file}", fetch_again_hint(spec))
     names = {label: name for split in SPLITS for _, label, name in entries[split]}
     notes: tuple[str, ...] = ()
-    if is_published(expected, folder, file) is False:
+    if is_published_file(spec, folder, file) is False:
         notes = (f"{file} is not the published file: results cannot be compared with published ones.",)
     splits = {
         split: tuple(Item(safe_path(base, path, str(folder / file)), label) for path, label, _ in entries[split])
         for split in SPLITS
     }
     classes = tuple(clean_name(names[label]) for label in range(len(names)))
-    return Dataset(expected.key, classes, splits["train"], splits["val"], splits["test"], notes)
+    return Dataset(spec.key, classes, splits["train"], splits["val"], splits["test"], notes)
 
 
-def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[Entry]]:
+def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[SplitEntry]]:
     """The entries of a split file, checked.
 
     Args:
@@ -138,7 +140,7 @@ def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[
     return entries
 
 
-def _entries(rows: Any, where: str, remedy: str) -> list[Entry]:
+def _entries(rows: Any, where: str, remedy: str) -> list[SplitEntry]:
     if not isinstance(rows, list):
         raise ValueError(f"{where} must be a list of [path, label, class name], got {type(rows).__name__}. {remedy}")
     for number, row in enumerate(rows):
@@ -163,64 +165,64 @@ def _words(names: Mapping[int, str]) -> list[str]:
 # --- FGVCAircraft ---
 
 
-def _aircraft(expected: Expected, folder: Path) -> Dataset:
+def _aircraft(spec: DatasetSpec, folder: Path) -> Dataset:
     """Lines ``<image id> <variant>``; a variant's label is its line in variants.txt."""
-    images = need_images(expected, folder)
-    variants = need_text(expected, folder / expected.lists[0])
-    _unique(variants, f"{folder / expected.lists[0]}: a variant", again(expected))
+    images = require_images(spec, folder)
+    variants = read_required_lines(spec, folder / spec.lists[0])
+    _unique(variants, f"{folder / spec.lists[0]}: a variant", fetch_again_hint(spec))
     labels = {variant: label for label, variant in enumerate(variants)}
     splits: dict[Split, tuple[Item, ...]] = {}
-    for split, file in zip(SPLITS, expected.lists[1:], strict=True):
+    for split, file in zip(SPLITS, spec.lists[1:], strict=True):
         where, items = folder / file, []
-        for number, line in enumerate(need_text(expected, where), start=1):
+        for number, line in enumerate(read_required_lines(spec, where), start=1):
             image, _, variant = line.partition(" ")
             if variant.strip() not in labels:
                 raise ValueError(
                     f"{where}, line {number} must be an image id and a variant of variants.txt, got {line!r}. "
-                    f"{again(expected)}"
+                    f"{fetch_again_hint(spec)}"
                 )
             items.append(Item(safe_path(images, f"{image}.jpg", str(where)), labels[variant.strip()]))
         splits[split] = tuple(items)
     notes = ("Splits are the data set's own lists of variants.",)
-    return Dataset(
-        expected.key, tuple(map(clean_name, variants)), splits["train"], splits["val"], splits["test"], notes
-    )
+    return Dataset(spec.key, tuple(map(clean_name, variants)), splits["train"], splits["val"], splits["test"], notes)
 
 
 # --- ImageNet and its shifted test sets ---
 
-ORDER = "Images stand in the order of their names; the published code takes the file system's, so its draws differ."
+ORDER_NOTE = (
+    "Images stand in the order of their names; the published code takes the file system's, so its draws differ."
+)
 
 
-def _imagenet(expected: Expected, folder: Path) -> Dataset:
-    train = need_images(expected, folder)
+def _imagenet(spec: DatasetSpec, folder: Path) -> Dataset:
+    train = require_images(spec, folder)
     test = train.with_name("val")
     if not test.is_dir():
         raise ValueError(f"{test} is missing: ImageNet is tested on its validation images. Put them there.")
-    names = _class_names(expected, folder)
-    wnids = [path.name for path in class_folders(train)]
+    names = _class_names(spec, folder)
+    wnids = [path.name for path in list_class_folders(train)]
     items = {split: _class_folder_items(place, wnids) for split, place in (("train", train), ("test", test))}
-    notes = (ORDER, "The test images are ImageNet's validation images; there is no validation split.")
-    classes = _named(wnids, names, train)
-    return Dataset(expected.key, classes, items["train"], (), items["test"], notes, tuple(wnids))
+    notes = (ORDER_NOTE, "The test images are ImageNet's validation images; there is no validation split.")
+    classes = _clean_names(wnids, names, train)
+    return Dataset(spec.key, classes, items["train"], (), items["test"], notes, tuple(wnids))
 
 
-def _shifted(expected: Expected, folder: Path) -> Dataset:
+def _shifted(spec: DatasetSpec, folder: Path) -> Dataset:
     """A shifted test set: its classes are those of its folders, in the order of their WordNet ids."""
-    images = need_images(expected, folder)
-    names = _class_names(expected, folder)
+    images = require_images(spec, folder)
+    names = _class_names(spec, folder)
     wnids = sorted(names)
-    if expected.name == "imagenetv2":  # folder k holds class k
-        numbered = sorted(class_folders(images), key=_number)
+    if spec.name == "imagenetv2":  # folder k holds class k
+        numbered = sorted(list_class_folders(images), key=_number)
         outside = [path.name for path in numbered if not 0 <= _number(path) < len(wnids)]
         if outside:
             raise ValueError(f"{images} must hold folders 0 to {len(wnids) - 1}, but it holds {listing(outside, 5)}.")
-        items = [Item(file, label) for label, path in enumerate(numbered) for file in images_in(path)]
+        items = [Item(file, label) for label, path in enumerate(numbered) for file in list_images(path)]
         present = [wnids[_number(path)] for path in numbered]
-        return Dataset(expected.key, _named(present, names, images), test=tuple(items), ids=tuple(present))
-    present = [path.name for path in class_folders(images)]
+        return Dataset(spec.key, _clean_names(present, names, images), test=tuple(items), ids=tuple(present))
+    present = [path.name for path in list_class_folders(images)]
     test = _class_folder_items(images, present)
-    return Dataset(expected.key, _named(present, names, images), test=test, ids=tuple(present))
+    return Dataset(spec.key, _clean_names(present, names, images), test=test, ids=tuple(present))
 
 
 def _number(folder: Path) -> int:
@@ -230,28 +232,28 @@ def _number(folder: Path) -> int:
 def _class_folder_items(folder: Path, wnids: Sequence[str]) -> tuple[Item, ...]:
     """The images in class folders; all folders must be among the WordNet ids."""
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    own = [path.name for path in class_folders(folder)]
+    own = [path.name for path in list_class_folders(folder)]
     others = [name for name in own if name not in labels]
     if others or not own:
         held = f"its folders {listing(others, 5)} are no classes of the training images" if others else "it has none"
         raise ValueError(f"{folder} must hold a folder of images for each class, named by WordNet id, but {held}.")
-    return tuple(Item(file, labels[name]) for name in own for file in images_in(folder / name))
+    return tuple(Item(file, labels[name]) for name in own for file in list_images(folder / name))
 
 
-def _named(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
+def _clean_names(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
     unknown = [wnid for wnid in wnids if wnid not in names]
     if unknown or not wnids:
         raise ValueError(f"{where} must hold class folders named in classnames.txt; not in it: {listing(unknown, 5)}.")
     return tuple(clean_name(names[wnid]) for wnid in wnids)
 
 
-def _class_names(expected: Expected, folder: Path) -> dict[str, str]:
+def _class_names(spec: DatasetSpec, folder: Path) -> dict[str, str]:
     """WordNet id -> name, from the classnames.txt of the data set or else of ImageNet beside it, by ascending id."""
-    imagenet = find_folder(EXPECTED["coop/imagenet"], folder.parent) or folder
+    imagenet = find_folder(SPECS["coop/imagenet"], folder.parent) or folder
     own = folder / "classnames.txt"
     path = own if own.is_file() else imagenet / "classnames.txt"
     names = {}
-    for number, line in enumerate(need_text(EXPECTED["coop/imagenet"], path), start=1):
+    for number, line in enumerate(read_required_lines(SPECS["coop/imagenet"], path), start=1):
         wnid, _, name = line.partition(" ")
         if not name.strip() or wnid in names:
             raise ValueError(f"{path}, line {number} must be a WordNet id, each once, and a name, got {line!r}.")

@@ -18,7 +18,7 @@ from selfprompt.data.suites.archives import Progress
 from selfprompt.utils.files import open_to_append, write_atomically
 
 CHUNK = 1 << 20
-PATIENCE = 60.0  # seconds without a byte before a connection counts as broken
+TIMEOUT = 60.0  # seconds without a byte before a connection counts as broken
 
 
 def download(
@@ -35,7 +35,7 @@ def download(
     Args:
         url: An http or https address.
         path: Where to put it; must not exist.
-        checksum: As ``verify`` takes it; "" checks the length only.
+        checksum: As ``verify_checksum`` takes it; "" checks the length only.
         attempts: How often in a row to try without getting a byte.
         wait: Seconds before the second attempt; doubled before each further one.
         progress: Told the bytes.
@@ -48,16 +48,16 @@ def download(
         raise FileExistsError(f"{path} exists and is left as it is.")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with _alone(part) as file:
+    with _open_exclusively(part) as file:
         _fetch(url, file, part.with_name(f"{part.name}.tag"), attempts, wait, progress)
         file.flush()
         os.fsync(file.fileno())
-    verify(part, checksum, url)
+    verify_checksum(part, checksum, url)
     os.replace(part, path)
     part.with_name(f"{part.name}.tag").unlink(missing_ok=True)
 
 
-def verify(path: Path, checksum: str, name: str) -> None:
+def verify_checksum(path: Path, checksum: str, name: str) -> None:
     """Raise RuntimeError, and delete the file, unless it has a checksum.
 
     Args:
@@ -85,7 +85,7 @@ def verify(path: Path, checksum: str, name: str) -> None:
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[IO[bytes]]:
+def _open_exclusively(part: Path) -> Iterator[IO[bytes]]:
     """The part file, open for appending by this process only."""
     with open_to_append(part) as file:
         try:
@@ -133,7 +133,7 @@ def _append(url: str, file: IO[bytes], tag: Path, progress: Progress | None) -> 
         if tag.is_file():  # another file under this address by now comes from its beginning
             request.add_header("If-Range", tag.read_text(encoding="utf-8"))
     try:
-        response = build_opener(_SameScheme).open(request, timeout=PATIENCE)
+        response = build_opener(_NoDowngrade).open(request, timeout=TIMEOUT)
     except HTTPError as error:
         if error.code != 416:
             raise
@@ -162,7 +162,7 @@ def _append(url: str, file: IO[bytes], tag: Path, progress: Progress | None) -> 
     return not total or have == total
 
 
-class _SameScheme(HTTPRedirectHandler):
+class _NoDowngrade(HTTPRedirectHandler):
     """Follows what an address points to, but never from https to where anybody on the way can change the file."""
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:

@@ -7,15 +7,15 @@ from typing import Any
 from zipfile import BadZipFile
 
 from selfprompt.data.dataset import SPLITS, ArchivedFile, Dataset, ImageArchive, Item, Source
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.task import SuiteTask
 
 TASKS = ("animals", "food", "travel", "objects", "faces", "flags", "icons")
 FOLDER = Path(__file__).parents[2] / "suites" / "embedded"
-ARCHIVE = "images.zip"
+ARCHIVE_NAME = "images.zip"
 """The pictures of a task, in one file: thousands of small ones burden a clone and an installation."""
 
 
-def load(name: str, root: Path | None = None) -> Task:
+def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
     """Read one task: 16 images a class to train, 4 to validate, 8 to test, and 2 a class in each shifted domain.
 
     Args:
@@ -32,13 +32,13 @@ def load(name: str, root: Path | None = None) -> Task:
     for image, (_, label, part, _) in zip(sources, index["images"], strict=True):
         items.setdefault(part, []).append(Item(image, label))
     classes = tuple(index["classes"])
-    source = _source(index)
+    source = _attribution(index)
     splits = {split: tuple(items[split]) for split in SPLITS}
     dataset = Dataset(
         f"embedded/{name}", classes, splits["train"], splits["val"], splits["test"], (index["shared"], source)
     )
     domains = {domain: _domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
-    return Task("embedded", name, dataset, index["template"], domains, source)
+    return SuiteTask("embedded", name, dataset, index["template"], domains, source)
 
 
 def _sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
@@ -47,7 +47,7 @@ def _sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
     Raises:
         ValueError: If some are not there, or the archive is broken.
     """
-    archive = ImageArchive(folder / ARCHIVE)
+    archive = ImageArchive(folder / ARCHIVE_NAME)
     if archive.path.is_file():
         try:
             held = set(archive.file.namelist())
@@ -76,7 +76,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def licences(name: str) -> list[str]:
+def list_licences(name: str) -> list[str]:
     """The licences of the drawings of a task that ships."""
     return sorted({about["licence"] for about in read_index(FOLDER / name)["sets"].values()})
 
@@ -89,7 +89,7 @@ def _domain(name: str, classes: tuple[str, ...], items: Sequence[Item]) -> Datas
     return Dataset(name, own, test=tuple(Item(item.source, number[item.label]) for item in items))
 
 
-def _source(index: dict[str, Any]) -> str:
+def _attribution(index: dict[str, Any]) -> str:
     """The sets, their authors and licences in one sentence."""
     sets = [
         f"{about['package']} {about['version']} ({about['author']}, {about['licence']})"

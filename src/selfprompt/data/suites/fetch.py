@@ -6,52 +6,52 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from selfprompt.data.suites.archives import Progress, find_ending, unpack
-from selfprompt.data.suites.download import download, verify
+from selfprompt.data.suites.archives import Progress, find_path_ending, unpack
+from selfprompt.data.suites.download import download, verify_checksum
 from selfprompt.data.suites.locate import find_folder, sha256
-from selfprompt.data.suites.sources import ORIGINS, VTAB, Download, Origin
-from selfprompt.data.suites.specs import EXPECTED
+from selfprompt.data.suites.sources import SOURCES, VTAB_SOURCE, DatasetSource, Download
+from selfprompt.data.suites.specs import SPECS
 from selfprompt.utils.files import write_atomically
 from selfprompt.utils.suggestions import did_you_mean
 
-WORK = ".selfprompt-get"
+WORK_FOLDER = ".selfprompt-get"
 """Folder in the data root for what is on its way."""
-SUMS = "downloads.sha256"
+CHECKSUM_FILE = "downloads.sha256"
 """File in a data set's folder that notes what came where no checksum is known, as ``sha256sum`` writes it."""
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Announces a step; gives a function that is told its progress."""
 
 
-def resolve(name: str) -> tuple[str, Origin]:
-    """The data set that a name means, "coop/oxford_pets" or "oxford_pets", and its origin; "vtab" is all of VTAB-1k.
+def resolve_dataset(name: str) -> tuple[str, DatasetSource]:
+    """The data set that a name means, "coop/oxford_pets" or "oxford_pets", and its source; "vtab" is all of VTAB-1k.
 
     Raises:
         ValueError: If there is no such data set.
     """
-    if name == "vtab" or (name.startswith("vtab/") and name in EXPECTED):
-        return "vtab", VTAB
+    if name == "vtab" or (name.startswith("vtab/") and name in SPECS):
+        return "vtab", VTAB_SOURCE
     for key in (name, f"coop/{name}", f"fgvc/{name}"):
-        if key in ORIGINS:
-            return key, ORIGINS[key]
-    known = [*ORIGINS, "vtab"]
+        if key in SOURCES:
+            return key, SOURCES[key]
+    known = [*SOURCES, "vtab"]
     short = [key.removeprefix("coop/") for key in known]
     raise ValueError(f"Unknown data set {name!r}.{did_you_mean(name, short, str)} Known: {', '.join(short)}.")
 
 
-def folder_of(key: str, root: Path) -> Path:
+def dataset_folder(key: str, root: Path) -> Path:
     """Where a data set is, or will be."""
     if key == "vtab":
         return root
-    return find_folder(EXPECTED[key], root) or root / EXPECTED[key].folder
+    return find_folder(SPECS[key], root) or root / SPECS[key].folder
 
 
-def lacking(origin: Origin, folder: Path) -> tuple[Download, ...]:
+def missing_downloads(source: DatasetSource, folder: Path) -> tuple[Download, ...]:
     """The downloads of which something is not there yet."""
-    return tuple(item for item in origin.downloads if any(not (folder / kept).exists() for kept in item.keep))
+    return tuple(item for item in source.downloads if any(not (folder / kept).exists() for kept in item.keep))
 
 
-def obtain(item: Download, folder: Path, work: Path, stage: Stage) -> list[Path]:
+def fetch_download(item: Download, folder: Path, work: Path, stage: Stage) -> list[Path]:
     """Fetch one file, unpack it, and move what is kept and not there yet into the data set's folder.
 
     Args:
@@ -73,27 +73,27 @@ def obtain(item: Download, folder: Path, work: Path, stage: Stage) -> list[Path]
         with stage(f"fetching {arrived.name}") as progress:
             download(item.url, arrived, checksum=item.checksum, progress=progress)
     else:
-        verify(arrived, item.checksum, item.url)  # an earlier call left it, maybe long ago
-    noted = [] if item.checksum else _note_sum(arrived, folder, item.url)
+        verify_checksum(arrived, item.checksum, item.url)  # an earlier call left it, maybe long ago
+    noted = [] if item.checksum else _record_checksum(arrived, folder, item.url)
     if not item.archive:
-        return noted + _place({item.keep[0]: arrived}, folder)
+        return noted + _move_missing({item.keep[0]: arrived}, folder)
     unpacked = work / f"{item.archive}.unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # what an interrupted call left
     with stage(f"unpacking {arrived.name}") as progress:
         unpack(arrived, unpacked, progress)
-    if item.inner:
-        inner = _wanted(unpacked, item.inner, item)
+    if item.inner_archive:
+        inner = _find_member(unpacked, item.inner_archive, item)
         with stage(f"unpacking {inner.name}") as progress:
             unpack(inner, unpacked / "inner", progress)
-    placed = _place({kept: _wanted(unpacked, kept, item) for kept in item.keep}, folder)
+    placed = _move_missing({kept: _find_member(unpacked, kept, item) for kept in item.keep}, folder)
     shutil.rmtree(unpacked, ignore_errors=True)
     arrived.unlink()
     return noted + placed
 
 
-def _note_sum(arrived: Path, folder: Path, url: str) -> list[Path]:
+def _record_checksum(arrived: Path, folder: Path, url: str) -> list[Path]:
     """Note the hash of a file that has no known one; RuntimeError if another was noted when it came before."""
-    sums, found = folder / SUMS, sha256(arrived)
+    sums, found = folder / CHECKSUM_FILE, sha256(arrived)
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
     before = next((line.split()[0] for line in lines if line.split()[1:] == [arrived.name]), None)
     if before not in (None, found):
@@ -107,14 +107,14 @@ def _note_sum(arrived: Path, folder: Path, url: str) -> list[Path]:
     return [sums] if before is None else []
 
 
-def _wanted(unpacked: Path, ending: str, item: Download) -> Path:
-    found = find_ending(unpacked, ending)
+def _find_member(unpacked: Path, ending: str, item: Download) -> Path:
+    found = find_path_ending(unpacked, ending)
     if found is None:
         raise RuntimeError(f"{item.archive} from {item.url} holds no {ending}: get the data set from its home page.")
     return found
 
 
-def _place(found: dict[str, Path], folder: Path) -> list[Path]:
+def _move_missing(found: dict[str, Path], folder: Path) -> list[Path]:
     """Move files and folders to their places, each whole in one step; what exists stays."""
     placed = []
     for kept, path in found.items():

@@ -23,36 +23,36 @@ class Download:
         url: Where it is.
         keep: What is kept, as paths below the data set's folder. From an archive each is the member whose path
             ends so and is the shortest; a file that is no archive is kept under its one name.
-        checksum: "md5:...", "sha256:..." or "git:..." of the file (see ``download.verify``); "" where none is known.
+        checksum: "md5:...", "sha256:..." or "git:..." of the file (see ``download.verify_checksum``); "" where none is known.
         archive: What it is called here, its ending tells its kind; "" for a file that is kept as it is.
-        inner: An archive inside the archive, which holds what is kept.
+        inner_archive: An archive inside the archive, which holds what is kept.
     """
 
     url: str
     keep: tuple[str, ...]
     checksum: str = ""
     archive: str = ""
-    inner: str = ""
+    inner_archive: str = ""
 
 
 @dataclass(frozen=True)
-class Origin:
+class DatasetSource:
     """Where a data set is from.
 
     Attributes:
         home: Its home page, or what to search for.
         terms: Its licence in a few words.
         downloads: What can be fetched.
-        by_hand: What a person has to do besides, in a sentence; "" if nothing.
+        manual_steps: What a person has to do besides, in a sentence; "" if nothing.
     """
 
     home: str
     terms: str
     downloads: tuple[Download, ...] = ()
-    by_hand: str = ""
+    manual_steps: str = ""
 
     @property
-    def sentence(self) -> str:
+    def attribution(self) -> str:
         """Source and terms in one sentence."""
         return f"{self.home}; terms: {self.terms}."
 
@@ -69,14 +69,14 @@ def _hub(archive: str, *keep: str) -> Download:
 _SEE_IMAGENET = "Its class names are in classnames.txt of imagenet (or a copy of it in its own folder)."
 
 _COOP = {
-    "imagenet": Origin(
+    "imagenet": DatasetSource(
         "https://image-net.org",
         "research only, after registration",
         (Download(f"{_DRIVE}1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF", ("classnames.txt",)),),
         "Register at image-net.org, unpack ILSVRC2012 so that imagenet/images/train and imagenet/images/val hold a "
         "folder for each class.",
     ),
-    "caltech101": Origin(
+    "caltech101": DatasetSource(
         "https://data.caltech.edu/records/mzrjq-6wc02",
         "CC BY 4.0",
         (
@@ -90,7 +90,7 @@ _COOP = {
             _split("Caltech101", "52ce83205ff8ff8a1a18119aad6376120ae35c36e783a984bc560cbf10e73fa5"),
         ),
     ),
-    "oxford_pets": Origin(
+    "oxford_pets": DatasetSource(
         f"{_VGG}/pets",
         "CC BY-SA 4.0",
         (
@@ -103,7 +103,7 @@ _COOP = {
             _split("OxfordPets", "d7f3ffe65b3919f95132e51422894ae18686b83c331fd8c0adcdc3dc2de6301e"),
         ),
     ),
-    "stanford_cars": Origin(
+    "stanford_cars": DatasetSource(
         "Stanford AI Lab (the original pages are gone)",
         "non-commercial research",
         (
@@ -111,7 +111,7 @@ _COOP = {
             _split("StanfordCars", "40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d"),
         ),
     ),
-    "oxford_flowers": Origin(
+    "oxford_flowers": DatasetSource(
         f"{_VGG}/flowers/102",
         "none stated",
         (
@@ -124,7 +124,7 @@ _COOP = {
             _split("OxfordFlowers", "2f50c42fc1a17ca13c271cb4269b1347bdb43d2be672e34f74a4e4cbfbcca794"),
         ),
     ),
-    "food101": Origin(
+    "food101": DatasetSource(
         "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
         "none stated",
         (
@@ -137,7 +137,7 @@ _COOP = {
             _split("Food101", "39557040ee6501bd32aa8b5dfd75f7941a32f0a7"),
         ),
     ),
-    "fgvc_aircraft": Origin(
+    "fgvc_aircraft": DatasetSource(
         f"{_VGG}/fgvc-aircraft",
         "non-commercial research",
         (
@@ -155,7 +155,7 @@ _COOP = {
             ),
         ),
     ),
-    "sun397": Origin(
+    "sun397": DatasetSource(
         "https://vision.princeton.edu/projects/2010/SUN",
         "none stated",
         (
@@ -168,7 +168,7 @@ _COOP = {
             _split("SUN397", "8d5725db8f70bcf02245665304f863e68f96a24c"),
         ),
     ),
-    "dtd": Origin(
+    "dtd": DatasetSource(
         f"{_VGG}/dtd",
         "research",
         (
@@ -181,7 +181,7 @@ _COOP = {
             _split("DescribableTextures", "f26ebeccd2b58e68d70f07a0dc39fe49bf7b69024bac34396b954dfd87969c38"),
         ),
     ),
-    "eurosat": Origin(
+    "eurosat": DatasetSource(
         "https://github.com/phelber/eurosat",
         "MIT",
         (
@@ -195,7 +195,7 @@ _COOP = {
             _split("EuroSAT", "541503a77d0b26b735d85ec7a3e672804fe0aa466c2e5f07da772cc6c0af8ad2"),
         ),
     ),
-    "ucf101": Origin(
+    "ucf101": DatasetSource(
         "https://www.crcv.ucf.edu/data/UCF101.php",
         "none stated",
         (
@@ -207,7 +207,7 @@ _COOP = {
             _split("UCF101", "d78cb834f7c5792ceaff2c5ee2d7c76a9e4086e48a3a6b01232989d29cbefdd8"),
         ),
     ),
-    "imagenetv2": Origin(
+    "imagenetv2": DatasetSource(
         "https://github.com/modestyachts/ImageNetV2",
         "MIT",
         (
@@ -220,19 +220,19 @@ _COOP = {
         ),
         _SEE_IMAGENET,
     ),
-    "imagenet_sketch": Origin(
+    "imagenet_sketch": DatasetSource(
         "https://github.com/HaohanWang/ImageNet-Sketch",
         "MIT",
         (_hub("imagenet-sketch.zip", "images"),),
         _SEE_IMAGENET,
     ),
-    "imagenet_a": Origin(
+    "imagenet_a": DatasetSource(
         "https://github.com/hendrycks/natural-adv-examples",
         "MIT",
         (_hub("imagenet-adversarial.zip", "imagenet-a"),),
         _SEE_IMAGENET,
     ),
-    "imagenet_r": Origin(
+    "imagenet_r": DatasetSource(
         "https://github.com/hendrycks/imagenet-r",
         "MIT",
         (_hub("imagenet-rendition.zip", "imagenet-r"),),
@@ -246,7 +246,7 @@ _VPT = (
 )
 
 _FGVC = {
-    "cub": Origin(
+    "cub": DatasetSource(
         "https://data.caltech.edu/records/65de6-vp158",
         "non-commercial research",
         (
@@ -259,12 +259,12 @@ _FGVC = {
         ),
         _VPT,
     ),
-    "nabirds": Origin(
+    "nabirds": DatasetSource(
         "https://dl.allaboutbirds.org/nabirds",
         "non-commercial research, after registration",
-        by_hand=f"Register at the Cornell Lab of Ornithology and unpack nabirds. {_VPT}",
+        manual_steps=f"Register at the Cornell Lab of Ornithology and unpack nabirds. {_VPT}",
     ),
-    "oxford_flowers": Origin(
+    "oxford_flowers": DatasetSource(
         f"{_VGG}/flowers/102",
         "none stated",
         (
@@ -277,7 +277,7 @@ _FGVC = {
         ),
         _VPT,
     ),
-    "stanford_dogs": Origin(
+    "stanford_dogs": DatasetSource(
         "https://vision.stanford.edu/aditya86/ImageNetDogs",
         "non-commercial research",
         (
@@ -290,14 +290,14 @@ _FGVC = {
         ),
         _VPT,
     ),
-    "stanford_cars": Origin(
+    "stanford_cars": DatasetSource(
         "Stanford AI Lab (the original pages are gone)",
         "non-commercial research",
-        by_hand=f"Unpack car_ims.tgz (https://huggingface.co/datasets/XiN0919/FGVC). {_VPT}",
+        manual_steps=f"Unpack car_ims.tgz (https://huggingface.co/datasets/XiN0919/FGVC). {_VPT}",
     ),
 }
 
-VTAB = Origin(
+VTAB_SOURCE = DatasetSource(
     "https://huggingface.co/datasets/XiN0919/VTAB-1k",
     "those of the 19 data sets",
     (
@@ -310,7 +310,7 @@ VTAB = Origin(
 )
 """All 19 tasks as image lists, in one archive; its JPEG files are a lossy copy (see docs/datasets.md)."""
 
-ORIGINS = {
-    **{f"coop/{name}": origin for name, origin in _COOP.items()},
-    **{f"fgvc/{name}": origin for name, origin in _FGVC.items()},
+SOURCES = {
+    **{f"coop/{name}": source for name, source in _COOP.items()},
+    **{f"fgvc/{name}": source for name, source in _FGVC.items()},
 }

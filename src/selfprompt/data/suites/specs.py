@@ -7,7 +7,7 @@ Counts = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Expected:
+class DatasetSpec:
     """A data set as it is published.
 
     Attributes:
@@ -21,7 +21,7 @@ class Expected:
         lists: The files that hold splits and names.
         checksums: File -> SHA-256, for the files whose published content is known.
         aliases: Other places below the root that are accepted, because other published code uses them.
-        strangers: Folder names that tell of another layout, such as torchvision's; recognised, not accepted.
+        other_layouts: Folder names that tell of another layout, such as torchvision's; recognised, not accepted.
     """
 
     suite: str
@@ -34,7 +34,7 @@ class Expected:
     lists: tuple[str, ...] = ()
     checksums: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
+    other_layouts: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -51,15 +51,15 @@ def _coop(
     counts: Counts,
     sha256: str = "",
     **others: tuple[str, ...],
-) -> Expected:
+) -> DatasetSpec:
     """A data set whose splits are in a split_zhou_*.json."""
     file = f"split_zhou_{split}.json"
     checksums = {file: sha256} if sha256 else {}
-    return Expected("coop", name, folder, classes, counts, (images,), "images", (file,), checksums, **others)
+    return DatasetSpec("coop", name, folder, classes, counts, (images,), "images", (file,), checksums, **others)
 
 
 COOP = (
-    Expected(
+    DatasetSpec(
         "coop",
         "imagenet",
         "imagenet",
@@ -88,9 +88,9 @@ COOP = (
         (2_944, 736, 3_669),
         "d7f3ffe65b3919f95132e51422894ae18686b83c331fd8c0adcdc3dc2de6301e",
         aliases=("OxfordPets",),
-        strangers=("oxford-iiit-pet",),
+        other_layouts=("oxford-iiit-pet",),
     ),
-    Expected(
+    DatasetSpec(
         "coop",
         "stanford_cars",
         "stanford_cars",
@@ -101,7 +101,7 @@ COOP = (
         ("split_zhou_StanfordCars.json",),
         {"split_zhou_StanfordCars.json": "40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d"},
         aliases=("StanfordCars",),
-        strangers=("cars196", "car_data"),
+        other_layouts=("cars196", "car_data"),
     ),
     _coop(
         "oxford_flowers",
@@ -112,10 +112,10 @@ COOP = (
         (4_093, 1_633, 2_463),
         "2f50c42fc1a17ca13c271cb4269b1347bdb43d2be672e34f74a4e4cbfbcca794",
         aliases=("Flower102",),
-        strangers=("flowers-102", "102flowers"),
+        other_layouts=("flowers-102", "102flowers"),
     ),
     _coop("food101", "food-101", "images", "Food101", 101, (50_500, 20_200, 30_300), aliases=("Food101",)),
-    Expected(
+    DatasetSpec(
         "coop",
         "fgvc_aircraft",
         "fgvc_aircraft",
@@ -128,7 +128,7 @@ COOP = (
             "images_variant_val.txt",
             "images_variant_test.txt",
         ),
-        strangers=("fgvc-aircraft-2013b",),
+        other_layouts=("fgvc-aircraft-2013b",),
     ),
     _coop("sun397", "sun397", "SUN397", "SUN397", 397, (15_880, 3_970, 19_850), aliases=("SUN397",)),
     _coop(
@@ -140,7 +140,7 @@ COOP = (
         (2_820, 1_128, 1_692),
         "f26ebeccd2b58e68d70f07a0dc39fe49bf7b69024bac34396b954dfd87969c38",
         aliases=("DTD",),
-        strangers=("dtd-r1.0.1",),
+        other_layouts=("dtd-r1.0.1",),
     ),
     _coop(
         "eurosat",
@@ -161,9 +161,9 @@ COOP = (
         (7_639, 1_898, 3_783),
         "d78cb834f7c5792ceaff2c5ee2d7c76a9e4086e48a3a6b01232989d29cbefdd8",
         aliases=("UCF101",),
-        strangers=("UCF-101",),
+        other_layouts=("UCF-101",),
     ),
-    Expected(
+    DatasetSpec(
         "coop",
         "imagenetv2",
         "imagenetv2",
@@ -171,20 +171,20 @@ COOP = (
         (0, 0, 10_000),
         images=("imagenetv2-matched-frequency-format-val",),
         aliases=("ImageNetV2",),
-        strangers=("imagenetv2-matched-frequency",),
+        other_layouts=("imagenetv2-matched-frequency",),
     ),
-    Expected("coop", "imagenet_sketch", "imagenet-sketch", 1000, (0, 0, 50_889), images=("images",)),
-    Expected("coop", "imagenet_a", "imagenet-adversarial", 200, (0, 0, 7_500), images=("imagenet-a",)),
-    Expected("coop", "imagenet_r", "imagenet-rendition", 200, (0, 0, 30_000), images=("imagenet-r",)),
+    DatasetSpec("coop", "imagenet_sketch", "imagenet-sketch", 1000, (0, 0, 50_889), images=("images",)),
+    DatasetSpec("coop", "imagenet_a", "imagenet-adversarial", 200, (0, 0, 7_500), images=("imagenet-a",)),
+    DatasetSpec("coop", "imagenet_r", "imagenet-rendition", 200, (0, 0, 30_000), images=("imagenet-r",)),
 )
 
 VTAB_LISTS = ("train800.txt", "val200.txt", "test.txt")
 
 
-def _vtab(name: str, classes: int, test: int, spt: str) -> Expected:
+def _vtab(name: str, classes: int, test: int, spt: str) -> DatasetSpec:
     """A task as NOAH and SSF lay it out; ``spt`` is SPT's folder."""
     aliases = (name, f"vtab-1k/{spt}", spt)
-    return Expected(
+    return DatasetSpec(
         "vtab", name, f"vtab-1k/{name}", classes, (800, 200, test), base="folder", lists=VTAB_LISTS, aliases=aliases
     )
 
@@ -222,10 +222,10 @@ def _fgvc(
     images: tuple[str, ...],
     spt_lists: str,
     aliases: tuple[str, ...],
-) -> Expected:
+) -> DatasetSpec:
     """A data set with VPT's splits, or SPT's two lists; these have VPT's validation images in train, or lack them."""
     lists = (*VPT_LISTS, f"{spt_lists}_train.txt", f"{spt_lists}_test.txt")
-    return Expected("fgvc", name, f"fgvc/{folder}", classes, counts, images, lists=lists, aliases=(folder, *aliases))
+    return DatasetSpec("fgvc", name, f"fgvc/{folder}", classes, counts, images, lists=lists, aliases=(folder, *aliases))
 
 
 FGVC = (
@@ -260,4 +260,4 @@ FGVC = (
     ),
 )
 
-EXPECTED = {expected.key: expected for expected in (*COOP, *VTAB, *FGVC)}
+SPECS = {spec.key: spec for spec in (*COOP, *VTAB, *FGVC)}

@@ -8,7 +8,7 @@ from selfprompt.data.templates import PHOTO
 
 
 @dataclass(frozen=True)
-class Task:
+class SuiteTask:
     """One data set of a suite, as the published protocols use it.
 
     Attributes:

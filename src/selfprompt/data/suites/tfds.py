@@ -10,9 +10,9 @@ import numpy as np
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item, Split
 from selfprompt.data.loading.image_inputs import decode_bytes
-from selfprompt.data.suites.tfrecord import Record, Values, find_records, read_all
+from selfprompt.data.suites.tfrecord import Record, Values, find_records, read_records
 
-Part = tuple[str, int, int | None]
+RecordRange = tuple[str, int, int | None]
 """TFDS split, first record, record behind the last (None: to the end)."""
 
 
@@ -21,23 +21,23 @@ class Builder:
     """Which part of which TFDS data set a task is.
 
     Attributes:
-        place: Builder and config, "eurosat/rgb".
+        config: Builder and config, "eurosat/rgb".
         version: Beginning of the version that VPT uses: it decides which records are the first 800.
         train, val, test: The records of each split.
-        reads: The values that give the label.
+        label_features: The values that give the label.
         label: From these values to the label.
     """
 
-    place: str
+    config: str
     version: str
-    val: Part
-    test: Part = ("test", 0, None)
-    train: Part = ("train", 0, 800)
-    reads: tuple[str, ...] = ("label",)
+    val: RecordRange
+    test: RecordRange = ("test", 0, None)
+    train: RecordRange = ("train", 0, 800)
+    label_features: tuple[str, ...] = ("label",)
     label: Callable[[Mapping[str, Any]], int] = lambda values: int(values["label"][0])
 
 
-def _after(start: int) -> Part:
+def _val_after(start: int) -> RecordRange:
     """200 records of TFDS's training split, which follow those that are left for training."""
     return ("train", start, start + 200)
 
@@ -58,44 +58,50 @@ def _kitti_distance(values: Mapping[str, Any]) -> int:
     return sum(min(vehicles, default=math.inf) > edge for edge in (8.0, 20.0, 999.0))
 
 
-def _plain(name: str, every: float = 1) -> dict[str, Any]:
+def _scalar_label(name: str, every: float = 1) -> dict[str, Any]:
     """A label that is one value, or neighbouring values joined to classes."""
-    return {"reads": (name,), "label": lambda values: int(values[name][0] // every)}
+    return {"label_features": (name,), "label": lambda values: int(values[name][0] // every)}
 
 
-_SHORT = ("validation", 0, 200)
-_DSPRITES: dict[str, Any] = {"val": _after(589_824), "test": ("train", 663_552, None)}
+_SHORT_VAL = ("validation", 0, 200)
+_DSPRITES: dict[str, Any] = {"val": _val_after(589_824), "test": ("train", 663_552, None)}
 _NORB: dict[str, Any] = {"val": ("test", 0, 200), "test": ("test", 12_150, None)}
-_CLEVR: dict[str, Any] = {"val": _after(63_000), "test": ("validation", 0, None), "reads": ("objects/pixel_coords",)}
+_CLEVR: dict[str, Any] = {
+    "val": _val_after(63_000),
+    "test": ("validation", 0, None),
+    "label_features": ("objects/pixel_coords",),
+}
 
 BUILDERS = {
-    "cifar": Builder("cifar100", "3.", _after(45_000)),
-    "caltech101": Builder("caltech101", "3.", _after(2_754)),
-    "dtd": Builder("dtd", "3.", _SHORT),
-    "oxford_flowers102": Builder("oxford_flowers102", "2.", _SHORT),
-    "oxford_iiit_pet": Builder("oxford_iiit_pet", "3.", _after(2_944)),
-    "svhn": Builder("svhn_cropped", "3.", _after(65_931)),
-    "sun397": Builder("sun397/tfds", "4.", _SHORT),
-    "patch_camelyon": Builder("patch_camelyon", "2.", _SHORT),
-    "eurosat": Builder("eurosat/rgb", "2.", _after(16_200), ("train", 21_600, None)),
-    "resisc45": Builder("resisc45", "3.", _after(18_900), ("train", 25_200, None)),
-    "diabetic_retinopathy": Builder("diabetic_retinopathy_detection/btgraham-300", "3.", _SHORT),
+    "cifar": Builder("cifar100", "3.", _val_after(45_000)),
+    "caltech101": Builder("caltech101", "3.", _val_after(2_754)),
+    "dtd": Builder("dtd", "3.", _SHORT_VAL),
+    "oxford_flowers102": Builder("oxford_flowers102", "2.", _SHORT_VAL),
+    "oxford_iiit_pet": Builder("oxford_iiit_pet", "3.", _val_after(2_944)),
+    "svhn": Builder("svhn_cropped", "3.", _val_after(65_931)),
+    "sun397": Builder("sun397/tfds", "4.", _SHORT_VAL),
+    "patch_camelyon": Builder("patch_camelyon", "2.", _SHORT_VAL),
+    "eurosat": Builder("eurosat/rgb", "2.", _val_after(16_200), ("train", 21_600, None)),
+    "resisc45": Builder("resisc45", "3.", _val_after(18_900), ("train", 25_200, None)),
+    "diabetic_retinopathy": Builder("diabetic_retinopathy_detection/btgraham-300", "3.", _SHORT_VAL),
     "clevr_count": Builder("clevr", "3.", **_CLEVR, label=_clevr_count),
     "clevr_dist": Builder("clevr", "3.", **_CLEVR, label=_clevr_distance),
-    "dmlab": Builder("dmlab", "2.0.1", _SHORT),
-    "kitti": Builder("kitti", "3.2.0", _SHORT, reads=("objects/location", "objects/type"), label=_kitti_distance),
-    "dsprites_loc": Builder("dsprites", "2.", **_DSPRITES, **_plain("label_x_position", 2)),
-    "dsprites_ori": Builder("dsprites", "2.", **_DSPRITES, **_plain("label_orientation", 2.5)),
-    "smallnorb_azi": Builder("smallnorb", "2.", **_NORB, **_plain("label_azimuth")),
-    "smallnorb_ele": Builder("smallnorb", "2.", **_NORB, **_plain("label_elevation")),
+    "dmlab": Builder("dmlab", "2.0.1", _SHORT_VAL),
+    "kitti": Builder(
+        "kitti", "3.2.0", _SHORT_VAL, label_features=("objects/location", "objects/type"), label=_kitti_distance
+    ),
+    "dsprites_loc": Builder("dsprites", "2.", **_DSPRITES, **_scalar_label("label_x_position", 2)),
+    "dsprites_ori": Builder("dsprites", "2.", **_DSPRITES, **_scalar_label("label_orientation", 2.5)),
+    "smallnorb_azi": Builder("smallnorb", "2.", **_NORB, **_scalar_label("label_azimuth")),
+    "smallnorb_ele": Builder("smallnorb", "2.", **_NORB, **_scalar_label("label_elevation")),
 }
 
 
-def find(task: str, root: Path) -> Path | None:
+def find_version_folder(task: str, root: Path) -> Path | None:
     """The version folder of a task's TFDS data set, below the root or its folder tfds; None without one."""
     builder = BUILDERS[task]
     for base in (root / "tfds", root / "tensorflow_datasets", root):
-        versions = sorted((base / builder.place).glob(f"{builder.version}*"))
+        versions = sorted((base / builder.config).glob(f"{builder.version}*"))
         if versions and list(versions[-1].glob("*.tfrecord-*")):
             return versions[-1]
     return None
@@ -111,18 +117,18 @@ def read_split(task: str, folder: Path, split: Split) -> tuple[Item, ...]:
     part, start, stop = {"train": builder.train, "val": builder.val, "test": builder.test}[split]
     paths = sorted(folder.glob(f"*-{part}.tfrecord-*"))
     if not paths:
-        raise ValueError(f"{folder} has no records of the split {part!r}: prepare {builder.place} again with tfds.")
+        raise ValueError(f"{folder} has no records of the split {part!r}: prepare {builder.config} again with tfds.")
     try:
         records = find_records(paths, start, stop)
-        labels = [builder.label(values) for values in read_all(records, builder.reads)]
+        labels = [builder.label(values) for values in read_records(records, builder.label_features)]
     except (ValueError, KeyError, IndexError) as error:
         reason = str(error).removesuffix(".")
-        raise ValueError(f"{folder}, {part}: {reason}; prepare {builder.place} again with tfds.") from None
+        raise ValueError(f"{folder}, {part}: {reason}; prepare {builder.config} again with tfds.") from None
     table = ImageTable(f"{task}-{split}", lambda index: _image(records[index]))
     return tuple(Item(IndexedSource(table, index), label) for index, label in enumerate(labels))
 
 
-def class_names(folder: Path, count: int) -> tuple[str, ...] | None:
+def read_class_names(folder: Path, count: int) -> tuple[str, ...] | None:
     """The names in the folder's label.labels.txt, if it has one with so many."""
     path = folder / "label.labels.txt"
     names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []

@@ -54,7 +54,7 @@ def find_records(paths: Sequence[Path], start: int, stop: int | None) -> list[Re
     return found
 
 
-def read_all(records: Sequence[Record], names: Sequence[str]) -> Iterator[dict[str, Values]]:
+def read_records(records: Sequence[Record], names: Sequence[str]) -> Iterator[dict[str, Values]]:
     """Some of the values of many records; each file is opened once, and large values that are not asked for stay."""
     path, view = None, memoryview(b"")
     for record in records:

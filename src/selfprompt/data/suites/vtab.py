@@ -14,13 +14,13 @@ from typing import Literal, Protocol, TypeVar
 from selfprompt.data.dataset import SPLITS, Dataset, Item
 from selfprompt.data.suites import tfds
 from selfprompt.data.suites.lists import parse_list
-from selfprompt.data.suites.locate import again, find_folder, need_folder, need_text, safe_path
-from selfprompt.data.suites.sources import VTAB as ORIGIN
-from selfprompt.data.suites.specs import EXPECTED, VTAB, VTAB_LISTS, Expected
-from selfprompt.data.suites.task import Task
+from selfprompt.data.suites.locate import fetch_again_hint, find_folder, read_required_lines, require_folder, safe_path
+from selfprompt.data.suites.sources import VTAB_SOURCE
+from selfprompt.data.suites.specs import SPECS, VTAB, VTAB_LISTS, DatasetSpec
+from selfprompt.data.suites.task import SuiteTask
 from selfprompt.utils.wording import listing
 
-TASKS = tuple(expected.name for expected in VTAB)
+TASKS = tuple(spec.name for spec in VTAB)
 GROUPS = {"natural": TASKS[:7], "specialized": TASKS[7:11], "structured": TASKS[11:]}
 """The tasks of each group; published tables average over 19 tasks or over the groups' means."""
 
@@ -71,7 +71,7 @@ PREPROCESSING = {
 adapter_plus' bilinear resize is TensorFlow's, without anti-aliasing; ours has it, so pixels differ a little."""
 
 
-def load(name: str, root: Path | None, *, layout: Layout = "auto") -> Task:
+def load_vtab_task(name: str, root: Path | None, *, layout: Layout = "auto") -> SuiteTask:
     """Read one task; opens no image.
 
     Args:
@@ -82,55 +82,55 @@ def load(name: str, root: Path | None, *, layout: Layout = "auto") -> Task:
     Raises:
         ValueError: If the data are not there or not as published; the message names the file and the remedy.
     """
-    expected = EXPECTED[f"vtab/{name}"]
-    return Task("vtab", name, read(expected, root, layout=layout), source=ORIGIN.sentence)
+    spec = SPECS[f"vtab/{name}"]
+    return SuiteTask("vtab", name, read_vtab_dataset(spec, root, layout=layout), source=VTAB_SOURCE.attribution)
 
 
-def read(expected: Expected, root: Path | None, *, layout: Layout = "auto") -> Dataset:
-    """Read one task's data; see :func:`load`."""
-    exported = None if root is None else tfds.find(expected.name, root)
-    if root is None or layout == "lists" or exported is None or (layout == "auto" and find_folder(expected, root)):
+def read_vtab_dataset(spec: DatasetSpec, root: Path | None, *, layout: Layout = "auto") -> Dataset:
+    """Read one task's data; see `load_vtab_task`."""
+    exported = None if root is None else tfds.find_version_folder(spec.name, root)
+    if root is None or layout == "lists" or exported is None or (layout == "auto" and find_folder(spec, root)):
         if layout == "tfds" and root is not None:
-            raise ValueError(f"{root} has no TFDS folder {tfds.BUILDERS[expected.name].place}; prepare it with tfds.")
-        return _read_lists(expected, need_folder(expected, root))
-    return _read_tfds(expected, exported)
+            raise ValueError(f"{root} has no TFDS folder {tfds.BUILDERS[spec.name].config}; prepare it with tfds.")
+        return _read_lists(spec, require_folder(spec, root))
+    return _read_tfds(spec, exported)
 
 
-def final(dataset: Dataset) -> Dataset:
+def merge_train_val(dataset: Dataset) -> Dataset:
     """The data of the final run: training and validation images together, nothing held out."""
     note = "Trained on all 1000 images: the validation images are training images now."
     return dataclasses.replace(dataset, train=dataset.train + dataset.val, val=(), notes=(*dataset.notes, note))
 
 
-def _read_lists(expected: Expected, folder: Path) -> Dataset:
+def _read_lists(spec: DatasetSpec, folder: Path) -> Dataset:
     parts = {}
     for split, file in zip(SPLITS, VTAB_LISTS, strict=True):
         where = folder / file
-        rows = parse_list(need_text(expected, where), str(where), again(expected))
+        rows = parse_list(read_required_lines(spec, where), str(where), fetch_again_hint(spec))
         parts[split] = tuple(Item(safe_path(folder, path, str(where)), label) for path, label in rows)
-        _check_labels([label for _, label in rows], expected, str(where))
+        _check_labels([label for _, label in rows], spec, str(where))
     notes = ["Read from image lists."]
     suffixes = {item.source.suffix.lower() for item in parts["test"][:1000] if isinstance(item.source, Path)}
     if suffixes & {".jpg", ".jpeg"}:
         notes.append("The files are JPEG copies: pixels differ from TFDS's.")
-    return Dataset(expected.key, _names(expected.classes), parts["train"], parts["val"], parts["test"], tuple(notes))
+    return Dataset(spec.key, _names(spec.classes), parts["train"], parts["val"], parts["test"], tuple(notes))
 
 
-def _read_tfds(expected: Expected, exported: Path) -> Dataset:
-    parts = {split: tfds.read_split(expected.name, exported, split) for split in SPLITS}
+def _read_tfds(spec: DatasetSpec, exported: Path) -> Dataset:
+    parts = {split: tfds.read_split(spec.name, exported, split) for split in SPLITS}
     for split in SPLITS:
-        _check_labels([item.label for item in parts[split]], expected, f"{exported}, {split}")
-    names = tfds.class_names(exported, expected.classes) or _names(expected.classes)
+        _check_labels([item.label for item in parts[split]], spec, f"{exported}, {split}")
+    names = tfds.read_class_names(exported, spec.classes) or _names(spec.classes)
     place = listing(list(exported.parts[-3:]), separator="/")
     return Dataset(
-        expected.key, names, parts["train"], parts["val"], parts["test"], (f"Read from the TFDS folder {place}.",)
+        spec.key, names, parts["train"], parts["val"], parts["test"], (f"Read from the TFDS folder {place}.",)
     )
 
 
-def _check_labels(labels: Sequence[int], expected: Expected, where: str) -> None:
+def _check_labels(labels: Sequence[int], spec: DatasetSpec, where: str) -> None:
     top = max(labels)
-    if top >= expected.classes:
-        raise ValueError(f"{where}: labels must lie in 0..{expected.classes - 1}, got {top}. {again(expected)}")
+    if top >= spec.classes:
+        raise ValueError(f"{where}: labels must lie in 0..{spec.classes - 1}, got {top}. {fetch_again_hint(spec)}")
 
 
 def _names(classes: int) -> tuple[str, ...]:
