@@ -175,7 +175,7 @@ def test_unsafe_and_broken_archives_are_refused(tmp_path: Path, case: str) -> No
 def test_an_archive_that_grows_beyond_measure_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[dict[str, bytes]], bytes]
 ) -> None:
-    monkeypatch.setattr(archives, "SPARE", 1 << 22)
+    monkeypatch.setattr(archives, "GROWTH_ALLOWANCE", 1 << 22)
     (tmp_path / name).write_bytes(make({f"{number}.bin": bytes(1 << 20) for number in range(8)}))
     with pytest.raises(RuntimeError, match=rf"{name} cannot be unpacked: it would grow to more than 30 times its size"):
         unpack(tmp_path / name, tmp_path / "out")
@@ -183,7 +183,7 @@ def test_an_archive_that_grows_beyond_measure_is_refused(
 
 
 def test_files_without_content_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "SPARE", 1 << 18)
+    monkeypatch.setattr(archives, "GROWTH_ALLOWANCE", 1 << 18)
     (tmp_path / "a.tar.gz").write_bytes(make_tar({f"{number}": b"" for number in range(2000)}))
     with pytest.raises(RuntimeError, match="it would grow to more than 30 times its size"):
         unpack(tmp_path / "a.tar.gz", tmp_path / "out")

@@ -1,6 +1,6 @@
 """Suites of tasks: the one that ships, and the published ones, read from the user's copy of the data.
 
-A suite is a module of this folder with ``TASKS``, its names in published order, and ``load(name, root)``.
+A suite is a module of this folder with ``TASKS``, the task names in published order, and ``load_SUITE_task(name, root)``.
 """
 
 from importlib import import_module
@@ -37,9 +37,8 @@ def load_task(name: str, root: str | Path | None = None, **options: Any) -> "Sui
     """
     check_task(name)
     suite, _, task = name.partition("/")
-    loaded: SuiteTask = getattr(_module(suite), f"load_{suite}_task")(
-        task, None if root is None else Path(root), **options
-    )
+    load = getattr(_module(suite), f"load_{suite}_task")
+    loaded: SuiteTask = load(task, None if root is None else Path(root), **options)
     return loaded
 
 

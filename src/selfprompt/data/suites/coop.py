@@ -2,7 +2,7 @@
 
 Ten data sets come with splits of their own. ImageNet is tested on its validation images and has no validation
 split; its shifted test sets are domains of the task ``imagenet``. Two pairs of ImageNet's classes share a name in the
-published list; their WordNet ids (``Dataset.ids``) tell them apart. Layouts and sizes: `expected`.
+published list; their WordNet ids (``Dataset.ids``) tell them apart. Layouts and sizes: `specs`.
 """
 
 from collections.abc import Mapping, Sequence

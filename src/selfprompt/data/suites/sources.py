@@ -21,11 +21,11 @@ class Download:
 
     Attributes:
         url: Where it is.
-        keep: What is kept, as paths below the data set's folder. From an archive each is the member whose path
-            ends so and is the shortest; a file that is no archive is kept under its one name.
-        checksum: "md5:...", "sha256:..." or "git:..." of the file (see ``download.verify_checksum``); "" where none is known.
-        archive: What it is called here, its ending tells its kind; "" for a file that is kept as it is.
-        inner_archive: An archive inside the archive, which holds what is kept.
+        keep: Paths to keep, relative to the data set's folder. In an archive, each is the member with the shortest
+            path that ends in it; a file that is not an archive is kept under its one name.
+        checksum: "md5:...", "sha256:..." or "git:..." (see `download.verify_checksum`); "" where none is known.
+        archive: Local name of the archive, whose suffix gives its kind; "" for a file that is kept as it is.
+        inner_archive: Archive inside the archive that holds the paths to keep.
     """
 
     url: str
