@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import track
 
 from selfprompt.benchmarks.protocols import cell_recipe, make_cell
-from selfprompt.benchmarks.rows import parse_entries
+from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.suites import load_task
 from selfprompt.training.tune import tune
@@ -60,7 +60,7 @@ def main() -> None:
 def measured(method: str, rate: float, dataset: str, shots: int, seed: int) -> dict[str, Any]:
     """Accuracy in per cent on the validation images of the base classes after tuning with a rate."""
     task = load_task(f"embedded/{dataset}")
-    (entry,) = parse_entries(f"{method}[lr={rate}]")
+    (entry,) = parse_rows(f"{method}[lr={rate}]")
     cell = make_cell("base-to-new", "embedded", dataset, entry, seed, shots, {})
     recipe = cell_recipe(cell, task, shots * len(select_base_new(task.dataset, "base").classes))
     unseen = replace(task.dataset, val=(), test=task.dataset.val)

@@ -20,7 +20,7 @@ from typing import Any
 from rich.progress import track
 
 from selfprompt.benchmarks.protocols import cell_recipe, make_cell
-from selfprompt.benchmarks.rows import parse_entries
+from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.data.dataset import Item
 from selfprompt.data.loading.loader import ImageStore
 from selfprompt.data.suites import list_tasks, load_task
@@ -59,7 +59,7 @@ def main() -> None:
 def measured(dataset: str, method: str, seed: int, shots: int) -> list[dict[str, Any]]:
     """Tune once; right answers of every order and batch size."""
     task = load_task(f"embedded/{dataset}")
-    (entry,) = parse_entries(method)
+    (entry,) = parse_rows(method)
     cell = make_cell("few-shot", "embedded", dataset, entry, seed, shots, {})
     recipe = cell_recipe(cell, task, shots * len(task.dataset.classes))
     classifier = tune(task.dataset, recipe=recipe)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from selfprompt import tune
-from selfprompt.benchmarks.protocols import grid
-from selfprompt.benchmarks.rows import parse_entries
-from selfprompt.benchmarks.run import RunCache, run_grid
+from selfprompt.benchmarks.protocols import build_grid
+from selfprompt.benchmarks.rows import parse_rows
+from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.data.loading.features import FeatureStore
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.inference.classifier import Classifier
@@ -22,7 +22,7 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.models.tower import VisionTower
-from tests.benchmarks.drawn import draw_suite
+from tests.benchmarks.drawn_suite import draw_suite
 
 QUICK = {"shots": 4, "epochs": 3, "workers": 0, "lr": 0.01}
 TRAIN, VAL, TEST = 8, 6, 8  # of ``split_photos`` with 4 shots
@@ -106,11 +106,11 @@ def test_a_later_process_runs_no_tower(split_photos, tmp_path):
 
 
 def test_cells_of_a_bench_share_features(tmp_path):
-    shelf = RunCache(draw_suite(tmp_path / "suite"))
+    cache = RunCache(draw_suite(tmp_path / "suite"))
     rows = "zero-shot,coop[options.prompts=2,options.init_text=''],linear,sep[options.layers=[1]]"
-    cells = grid("few-shot", "embedded", parse_entries(rows), ["animals"], (1, 2), (2,), {"epochs": 1, "workers": 0})
-    with counted(shelf.backbone("embedded/clip").vision) as seen:
-        outcomes = list(run_grid(cells, tmp_path / "out", shelf))
+    cells = build_grid("few-shot", "embedded", parse_rows(rows), ["animals"], (1, 2), (2,), {"epochs": 1, "workers": 0})
+    with counted(cache.get_backbone("embedded/clip").vision) as seen:
+        outcomes = list(run_grid(cells, tmp_path / "out", cache))
     assert [outcome.state for outcome in outcomes] == ["done"] * 7
     test, train, val = 10, 10, 5
     # Of so few images each seed draws the same for validation; the suite's settings have no augmentation.

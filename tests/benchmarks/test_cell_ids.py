@@ -2,8 +2,8 @@
 
 import pytest
 
-from selfprompt.benchmarks.protocols import PROTOCOLS, grid
-from selfprompt.benchmarks.rows import parse_entries
+from selfprompt.benchmarks.protocols import PROTOCOLS, build_grid
+from selfprompt.benchmarks.rows import parse_rows
 
 ROWS = ("sep", "sep[options.layers=[1,2]]", "coop", "spt-authors")
 DATASETS = {"coop": "dtd", "embedded": "animals", "vtab": "dtd", "fgvc": "cub"}
@@ -34,6 +34,6 @@ def test_ids_of_cells_stay(protocol, suite):
     ids = [
         cell.id[:16]
         for row in ROWS
-        for cell in grid(protocol, suite, parse_entries(row), [dataset], (1,), shots, {}, targets, preprocessing)
+        for cell in build_grid(protocol, suite, parse_rows(row), [dataset], (1,), shots, {}, targets, preprocessing)
     ]
     assert ids == IDS[protocol, suite].split()

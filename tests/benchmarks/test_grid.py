@@ -2,34 +2,34 @@
 
 import pytest
 
-from selfprompt.benchmarks.protocols import grid
-from selfprompt.benchmarks.rows import entry_slug, parse_entries
+from selfprompt.benchmarks.protocols import build_grid
+from selfprompt.benchmarks.rows import parse_rows, row_slug
 
 ROWS = "zero-shot,coop,sep[options.layers=[1,2],epochs=3]"
 
 
 def cells(protocol="base-to-new", suite="embedded", rows=ROWS, names=("animals", "food"), **changed):
     settings = {"seeds": (1, 2, 3), "shots": (16,), "overrides": {}} | changed
-    return grid(protocol, suite, parse_entries(rows), names, **settings)
+    return build_grid(protocol, suite, parse_rows(rows), names, **settings)
 
 
 class TestEntries:
     def test_commas_inside_brackets_do_not_part(self):
-        first, second = parse_entries("sep[options.layers=[1,2],epochs=3], coop[options.init_text='a, b',lr=1e-3]")
+        first, second = parse_rows("sep[options.layers=[1,2],epochs=3], coop[options.init_text='a, b',lr=1e-3]")
         assert (first.label, first.name) == ("sep[options.layers=[1,2],epochs=3]", "sep")
         assert first.changes == {"options": {"layers": [1, 2]}, "epochs": 3}
         assert second.changes == {"options": {"init_text": "a, b"}, "lr": 0.001}
 
     def test_nothing_is_an_empty_text(self):
-        (entry,) = parse_entries("coop[options.init_text=]")
+        (entry,) = parse_rows("coop[options.init_text=]")
         assert entry.changes == {"options": {"init_text": ""}}
 
     def test_a_recipe_file_is_a_row(self, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("method: coop\nepochs: 7\n")
-        (entry,) = parse_entries(f"{file}[lr=0.5]")
+        (entry,) = parse_rows(f"{file}[lr=0.5]")
         assert entry.recipe().changed(entry.changes).train.epochs == 7
-        assert entry_slug(str(file)) == "mine"
+        assert row_slug(str(file)) == "mine"
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -47,7 +47,7 @@ class TestEntries:
     )
     def test_what_is_wrong_is_said(self, text, words):
         with pytest.raises(ValueError, match=words):
-            parse_entries(text)
+            parse_rows(text)
 
 
 class TestGrid:
@@ -56,8 +56,8 @@ class TestGrid:
         assert len(found) == 2 * (1 + 3 + 3), "zero-shot sees no training image: once a data set"
         assert len({cell.id for cell in found}) == len({cell.folder for cell in found}) == len(found)
         assert [cell.dataset for cell in found] == ["animals"] * 7 + ["food"] * 7, "decoded images serve all cells"
-        assert {(cell.seed, cell.shots) for cell in found if cell.method == "coop"} == {(1, 16), (2, 16), (3, 16)}
-        assert {(cell.seed, cell.shots) for cell in found if cell.method == "zero-shot"} == {(1, 0)}
+        assert {(cell.seed, cell.shots) for cell in found if cell.row == "coop"} == {(1, 16), (2, 16), (3, 16)}
+        assert {(cell.seed, cell.shots) for cell in found if cell.row == "zero-shot"} == {(1, 0)}
         assert all(cell.recipe.data.classes == "base" for cell in found)
 
     def test_shots_are_drawn_from_all_classes(self):
@@ -85,7 +85,7 @@ class TestGrid:
 
     def test_the_row_wins_over_the_command_line_and_that_over_the_suite(self):
         by_row = {
-            cell.method: cell.recipe
+            cell.row: cell.recipe
             for cell in cells(rows="coop,coop[epochs=9,backbone=mine]", names=("animals",), overrides={"epochs": 5})
         }
         assert (by_row["coop"].train.epochs, by_row["coop"].backbone) == (5, "embedded/clip")
@@ -134,13 +134,13 @@ class TestGrid:
         (cell,) = cells("few-shot", "coop", str(file), ("imagenet",), seeds=(1,), shots=(1,))
         assert (cell.recipe.train.epochs, cell.steps) == (7, 0)
         file.write_text("method: sep\noptions: {template: 'a drawing of a {}.'}\n")
-        assert cells(rows=str(file), names=("animals",), seeds=(1,))[0].own_texts
+        assert cells(rows=str(file), names=("animals",), seeds=(1,))[0].custom_texts
 
     @pytest.mark.parametrize("line", ["seed: 3", "shots: 4", "classes: new"])
     def test_what_the_grid_fixes_is_refused_in_a_recipe_file(self, tmp_path, line):
         file = tmp_path / "mine.yaml"
         file.write_text(f"method: coop\n{line}\n")
-        with pytest.raises(ValueError, match=f"{line.replace(':', '')} stands in the file.*take the line out"):
+        with pytest.raises(ValueError, match=f"the file sets {line.replace(':', '')}.*remove the line"):
             cells(rows=str(file))
 
     def test_the_same_run_under_two_names_is_refused(self, tmp_path):

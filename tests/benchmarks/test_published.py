@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from selfprompt.benchmarks.cells import Cell
-from selfprompt.benchmarks.protocols import cell_recipe, class_texts, grid
-from selfprompt.benchmarks.rows import parse_entries
-from selfprompt.benchmarks.run import RunCache, run_grid
+from selfprompt.benchmarks.protocols import build_grid, cell_recipe, texts_for_dataset
+from selfprompt.benchmarks.rows import parse_rows
+from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.data.suites import load_task
 from selfprompt.data.suites.task import SuiteTask
 from tests.data.roots import draw_split, write_aircraft, write_class_folders, write_coop, write_imagenet
@@ -20,7 +20,7 @@ from tests.data.roots import draw_split, write_aircraft, write_class_folders, wr
 WNIDS = {"n01": "tench", "n02": "dog", "n03": "missile", "n04": "missile", "n05": "goldfish"}
 """The class list repeats a name, as the published one does."""
 PETS = ("abyssinian", "american_bulldog", "beagle", "bengal", "birman")
-FIXED = "tests.benchmarks.own:Fixed[backbone=embedded/mae]"
+FIXED = "tests.benchmarks.journal_methods:Fixed[backbone=embedded/mae]"
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +102,9 @@ def test_from_a_root_to_the_table_in_one_go(root, tmp_path, run):
 
 def results(root: Path, out: Path, protocol: str, rows: str, **targets: tuple[str, ...]) -> dict[str, dict]:
     """The results of a grid on ImageNet, by row."""
-    cells = grid(protocol, "coop", parse_entries(rows), ["imagenet"], (1,), (2,), {"epochs": 1}, targets)
+    cells = build_grid(protocol, "coop", parse_rows(rows), ["imagenet"], (1,), (2,), {"epochs": 1}, targets)
     assert [outcome.state for outcome in run_grid(cells, out, RunCache(root))] == ["done"] * len(cells)
-    return {cell.method: json.loads((out / cell.folder / "result.json").read_text()) for cell in cells}
+    return {cell.row: json.loads((out / cell.folder / "result.json").read_text()) for cell in cells}
 
 
 def test_two_classes_of_one_name_are_two_classes(root, tmp_path):
@@ -144,7 +144,7 @@ def test_an_artifact_of_classes_with_one_name(root, tmp_path):
 
 def cell(row: str, dataset: str, protocol: str = "base-to-new", shots: int = 16, **overrides: int) -> Cell:
     """The only cell of a grid."""
-    (only,) = grid(protocol, "coop", parse_entries(row), [dataset], (1,), (shots,), overrides)
+    (only,) = build_grid(protocol, "coop", parse_rows(row), [dataset], (1,), (shots,), overrides)
     return only
 
 
@@ -164,7 +164,7 @@ def cell(row: str, dataset: str, protocol: str = "base-to-new", shots: int = 16,
 )
 def test_class_texts_are_those_of_the_published_runs(row, dataset, texts):
     template = "{} texture." if row == "zero-shot" else "the task's {}"
-    assert class_texts(cell(row, "imagenet", "cross-dataset"), dataset, template) == texts
+    assert texts_for_dataset(cell(row, "imagenet", "cross-dataset"), dataset, template) == texts
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from selfprompt.benchmarks.protocols import PROTOCOLS
-from selfprompt.benchmarks.results import Spread, _Record, harmonic, read_results, spread
+from selfprompt.benchmarks.results import Spread, _Record, harmonic_spread, read_results, spread
 from selfprompt.cli.console import Console
 from selfprompt.cli.report import print_table
 from selfprompt.data.suites import SUITES
@@ -96,10 +96,10 @@ class TestSpread:
         assert spread({}) is None
 
     def test_h_is_that_of_the_means(self):
-        h = harmonic({1: 80.0, 2: 90.0}, {1: 60.0, 2: 70.0})
+        h = harmonic_spread({1: 80.0, 2: 90.0}, {1: 60.0, 2: 70.0})
         assert h.mean == pytest.approx(2 * 85 * 65 / 150)
         assert h.values == (pytest.approx(2 * 80 * 60 / 140), pytest.approx(2 * 90 * 70 / 160))
-        assert harmonic({1: 80.0}, {}) is None
+        assert harmonic_spread({1: 80.0}, {}) is None
 
 
 class TestBaseToNew:
@@ -222,12 +222,12 @@ class TestReading:
         assert found.notes[0] == "a toy"
         assert "2 different weights" in found.notes[1]
         assert "other images of the batch: sep (batches of 100)" in found.notes[2]
-        assert list(found.broken.values()) == ["ValueError: no"]
+        assert list(found.failed.values()) == ["ValueError: no"]
 
     def test_a_folder_without_results(self, tmp_path):
         with pytest.raises(ValueError, match="holds no results of selfprompt bench"):
             read_results(tmp_path)
-        with pytest.raises(ValueError, match="is no folder"):
+        with pytest.raises(ValueError, match="is not a folder"):
             read_results(tmp_path / "nowhere")
 
 
@@ -354,6 +354,6 @@ def test_a_damaged_result_is_named(name, value, tmp_path):
     folder = write(tmp_path, "few-shot", "animals", "coop", 1, {"all": 50})
     record = json.loads((folder / "result.json").read_text()) | {name: value}
     (folder / "result.json").write_text(json.dumps(record))
-    expected = rf"^{re.escape(str(folder))}/result.json is damaged: .*Delete it; selfprompt bench makes it anew"
+    expected = rf"^{re.escape(str(folder))}/result.json is damaged: .*Delete it; selfprompt bench runs that cell again"
     with pytest.raises(ValueError, match=expected):
         read_results(tmp_path)

@@ -1,1 +1,1 @@
-"""Published protocols as grids of cells: what to run, running it, and reading what was measured."""
+"""Published protocols as grids of cells: building a grid, running it, and reading its results."""

@@ -1,4 +1,4 @@
-"""A cell of a grid: one recipe on one data set, with the id that says whether it is done; imports no torch."""
+"""A cell of a grid: one recipe on one data set, its id, and the state of its folder; imports no torch."""
 
 import hashlib
 import json
@@ -8,16 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfprompt.benchmarks.rows import entry_slug
+from selfprompt.benchmarks.rows import row_slug
 from selfprompt.recipes.options import LATER_OPTIONS
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.recipes.renamed import with_former_names
+from selfprompt.utils.json_files import parse_json
 
-WITHOUT_EFFECT = (
+RESULT, ERROR, SPLIT, LOCK = "result.json", "error.txt", "split.json", ".lock"
+"""The files in a cell's folder."""
+NOT_IN_ID = (
     *("memory", "feature_cache", "accelerator", "devices", "workers"),
     *("checkpoint_every", "keep_every", "log_tensorboard"),
 )
-"""Values of a recipe that move a result by rounding at most: they are no part of a cell's id."""
+"""Values of a recipe that change a result by rounding at most; a cell's id leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -25,69 +28,96 @@ class Cell:
     """One run of a benchmark.
 
     Attributes:
-        protocol, suite, dataset: What is measured, on which task.
-        method: The row of the table, as the user wrote it.
-        recipe: Everything that fixes the run, seed and shots included; texts for class names, and the epochs that
-            make ``steps``, come in when it runs.
-        overrides: What the command line changed for all rows; two runs that differ in it are two rows.
-        own_texts: Whether the user chose texts for class names, which the data set's then do not replace.
-        targets: What it is evaluated on besides: other tasks (cross-dataset), domains (domain-generalization).
-        preprocessing: Whose way from VTAB's images to pixels; empty for the backbone's own.
-        steps: Training steps that its epochs add up to, whatever the number of images; 0: the recipe's epochs.
+        protocol: Name of the protocol.
+        suite: Name of the suite.
+        dataset: The task that is trained on.
+        row: The row of the table, as the user wrote it.
+        recipe: Everything that fixes the run, including seed and shots. Texts for class names and the epochs that
+            amount to ``steps`` are filled in when the cell runs.
+        overrides: Values that the command line sets for all rows; runs that differ in them are different rows.
+        custom_texts: Whether the user chose the texts for class names, so that the data set's do not replace them.
+        targets: Further evaluations: other tasks (cross-dataset) or domains (domain-generalization).
+        preprocessing: Name of a published preprocessing of VTAB's images; empty for the backbone's.
+        steps: Training steps that the epochs should amount to, whatever the number of images; 0 to use the recipe's
+            epochs.
     """
 
     protocol: str
     suite: str
     dataset: str
-    method: str
+    row: str
     recipe: Recipe
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    own_texts: bool = False
+    custom_texts: bool = False
     targets: tuple[str, ...] = ()
     preprocessing: str = ""
     steps: int = 0
 
     @property
     def seed(self) -> int:
-        """Of the draw and of every random start."""
+        """Seed of the few-shot draw and of every random initialisation."""
         return self.recipe.seed
 
     @property
     def shots(self) -> int:
-        """Training images a class; 0 is all of them, or none for a method that sees no training image."""
+        """Training images per class; 0 for all of them, or none if the method uses no training images."""
         return self.recipe.data.shots
 
     @cached_property
     def id(self) -> str:
-        """A hash of protocol, data, recipe and seed; whoever has it measures the same."""
-        flat = {key: value for key, value in self.recipe.flat().items() if key not in WITHOUT_EFFECT}
+        """Hash of protocol, data, recipe and seed; cells with the same id measure the same."""
+        flat = {key: value for key, value in self.recipe.flat().items() if key not in NOT_IN_ID}
         flat["options"] = with_former_names(self.recipe.method, self.recipe.options)
         recipe = {key: value for key, value in flat.items() if (key, value) not in LATER_OPTIONS.items()}
-        facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.own_texts, recipe]
+        facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.custom_texts, recipe]
         facts += [self.steps] if self.steps else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
 
     @property
     def folder(self) -> Path:
-        """Where its files are, below the folder of all runs; the last eight letters keep changed recipes apart."""
+        """Its folder below the output folder; the last eight characters keep changed recipes apart."""
         shots = f"-shots{self.shots}" if self.shots else ""
         run = f"seed{self.seed}{shots}-{self.id[:8]}"
-        return Path(self.protocol, f"{self.suite}-{self.dataset}", entry_slug(self.method), run)
+        return Path(self.protocol, f"{self.suite}-{self.dataset}", row_slug(self.row), run)
 
     def __str__(self) -> str:
         shots = f", {self.shots} shots" if self.shots else ""
-        return f"{self.dataset}  {self.method}  seed {self.seed}{shots}"
+        return f"{self.dataset}  {self.row}  seed {self.seed}{shots}"
 
     def facts(self) -> dict[str, Any]:
-        """What a result says of its cell, as JSON values."""
+        """Return what a result records about its cell, as JSON values."""
         return {
             "id": self.id,
             "protocol": self.protocol,
             "suite": self.suite,
             "dataset": self.dataset,
-            "row": self.method,
+            "row": self.row,
             "seed": self.seed,
             "shots": self.shots,
             "preprocessing": self.preprocessing,
             "overrides": dict(self.overrides),
         }
+
+
+def is_done(folder: Path, cell_id: str) -> bool:
+    """Return whether a folder holds the result of a cell; an unreadable result does not count."""
+    try:
+        return bool(parse_json((folder / RESULT).read_bytes())["id"] == cell_id)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def error_time(folder: Path) -> float | None:
+    """Return when the cell failed, in seconds since 1970; None if it did not."""
+    try:
+        return (folder / ERROR).stat().st_mtime
+    except OSError:
+        return None
+
+
+def error_summary(folder: Path) -> str:
+    """Return the last line of a cell's traceback."""
+    try:
+        return (folder / ERROR).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+    except (OSError, IndexError):
+        return "unknown error"

@@ -1,4 +1,4 @@
-"""The same grid in processes of their own, on this machine or through Slurm, started by submitit."""
+"""Running a grid in several processes, on this machine or through Slurm, with submitit."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +9,19 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.data.suites.task import SuiteTask
 
 MINUTES = 24 * 60
-"""Time limit of a job unless the user sets timeout_min."""
+"""Default time limit of a job (timeout_min)."""
 
-Loader = Callable[[str, str, Path | None], SuiteTask]
+TaskLoader = Callable[[str, str, Path | None], SuiteTask]
+"""Reads a task, given suite, name and the folder of the data."""
 
 
-def work(
-    cells: Sequence[Cell], out: Path, root: Path | None, retry_failed: bool, threads: int, loader: Loader | None
+def run_job(
+    cells: Sequence[Cell], out: Path, root: Path | None, retry_failed: bool, threads: int, loader: TaskLoader | None
 ) -> dict[str, int]:
-    """What a job does: run whatever cell is nobody's, until none is left; returns how many ended how."""
+    """Run the cells that no other process is running, until none is left; returns the number of outcomes by state."""
     import torch
 
-    from selfprompt.benchmarks.run import RunCache, run_grid
+    from selfprompt.benchmarks.runner import RunCache, run_grid
 
     if threads:
         torch.set_num_threads(threads)
@@ -30,7 +31,7 @@ def work(
     return counts
 
 
-def submit(
+def submit_jobs(
     cells: Sequence[Cell],
     out: Path,
     root: Path | None,
@@ -39,28 +40,28 @@ def submit(
     jobs: int,
     options: Mapping[str, Any] | None = None,
     retry_failed: bool = False,
-    loader: Loader | None = None,
+    loader: TaskLoader | None = None,
 ) -> list[Any]:
-    """Start jobs that share the cells among them, cell by cell, as they become free.
+    """Start jobs that share the cells, each taking the next free cell.
 
-    So a slow cell holds up nobody, images and backbones are read once a job, and the cell of a job that is killed is
+    A slow cell holds up no other job, images and backbones are read once per job, and the cell of a killed job becomes
     free again.
 
     Args:
         cells: The grid.
-        out: The folder of all runs; the jobs' logs are in its folder "jobs".
+        out: The output folder; logs of the jobs are in its folder "jobs".
         root: The folder of the data.
-        cluster: "local" starts processes on this machine, "slurm" submits.
-        jobs: How many.
+        cluster: "local" starts processes on this machine, "slurm" submits jobs.
+        jobs: Number of jobs.
         options: Parameters of ``submitit.AutoExecutor``: timeout_min, slurm_partition, gpus_per_node, ...
-        retry_failed: Run broken cells again.
-        loader: Reads a task; the library's own unless given.
+        retry_failed: Whether to run failed cells again.
+        loader: Reads a task; by default ``load_task``.
 
     Returns:
         submitit's jobs.
 
     Raises:
-        ImportError: Without the package submitit.
+        ImportError: If the package submitit is not installed.
         ValueError: If ``jobs`` is below 1.
     """
     if jobs < 1:
@@ -73,17 +74,17 @@ def submit(
     executor.update_parameters(**{"name": "selfprompt", "timeout_min": MINUTES, **(options or {})})
     threads = max(1, (os.cpu_count() or 1) // jobs) if cluster == "local" else 0
     count = min(jobs, max(1, len(cells)))
-    return [executor.submit(work, cells, out, root, retry_failed, threads, loader) for _ in range(count)]
+    return [executor.submit(run_job, cells, out, root, retry_failed, threads, loader) for _ in range(count)]
 
 
-def failures(jobs: Sequence[Any]) -> list[str]:
-    """Why jobs ended badly, one line each; waits for all of them."""
+def failed_jobs(jobs: Sequence[Any]) -> list[str]:
+    """Wait for all jobs and return one line for each that failed."""
     errors = [(job, job.exception()) for job in jobs]
     return [f"job {job.job_id}: {_reason(error)} (log: {job.paths.stderr})" for job, error in errors if error]
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a line; submitit's own first line on a job that died names files only."""
+    """Return the reason in one line; the first line of submitit's error for a dead job names files only."""
     if "has not produced any output" in str(error):
         return "it ended without a result: killed, or out of memory or time"
     lines = str(error).strip().splitlines()

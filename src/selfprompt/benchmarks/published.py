@@ -1,4 +1,4 @@
-"""Averages that others published, to be shown beside one's own and marked as theirs."""
+"""Averages published by others, shown next to one's own results and marked as published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from selfprompt.utils.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedTable:
     """One published table.
 
     Attributes:
-        protocol, suite: Whose averages they are.
-        about: Under which conditions, in one line.
-        columns: Names as our tables have them.
+        protocol: Name of the protocol.
+        suite: Name of the suite.
+        about: The experimental conditions, in one line.
+        columns: Column names, as in our tables.
         rows: Percentages by method.
     """
 
@@ -27,11 +28,11 @@ class Published:
 
 
 @cache
-def published() -> tuple[Published, ...]:
-    """All of them."""
+def published_tables() -> tuple[PublishedTable, ...]:
+    """Read the tables of published.yaml."""
     text = (files("selfprompt.benchmarks") / "published.yaml").read_text(encoding="utf-8")
     return tuple(
-        Published(
+        PublishedTable(
             entry["protocol"],
             entry["suite"],
             entry["about"],

@@ -1,4 +1,4 @@
-"""Reading results and averaging them: result files in, frozen records out; imports no torch."""
+"""Reading and averaging the results of cells; imports no torch."""
 
 import json
 import math
@@ -9,26 +9,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from selfprompt.benchmarks.cell_state import ERROR, RESULT, last_line
+from selfprompt.benchmarks.cells import ERROR, RESULT, error_summary
 from selfprompt.metrics import Metrics, harmonic_mean
 from selfprompt.utils.json_files import read_json
 from selfprompt.utils.validation import check_kinds
 
-ADVICE = "Delete it; selfprompt bench makes it anew."
+ADVICE = "Delete it; selfprompt bench runs that cell again."
 
 Scores = Mapping[int, float]
-"""An accuracy in percent, or a mean of some, by seed."""
+"""Accuracies in percent, in [0, 100], by seed."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class CellResult:
     """The result of one cell.
 
     Attributes:
-        protocol, suite, dataset, row, seed, shots, id: Its cell's.
-        label: The row's name in tables: the row, and what tells it from others of that name.
-        evaluations: Metrics by name; None where the method cannot tell those classes apart.
-        record: All that the file says.
+        protocol: Name of the protocol.
+        suite: Name of the suite.
+        dataset: The task that was trained on.
+        row: The row as the user wrote it.
+        seed: The seed.
+        shots: Training images per class; 0 for all or none.
+        id: The cell's id.
+        label: The row's name in tables: the row, with whatever distinguishes it from other rows of that name.
+        evaluations: Metrics by name; None where the method has no scores for those classes.
+        record: The whole content of the file.
     """
 
     protocol: str
@@ -44,7 +50,7 @@ class Measured:
 
     @property
     def trained(self) -> bool:
-        """Whether it saw training images."""
+        """Whether the method used training images."""
         return bool(self.record["images"]["train"])
 
 
@@ -53,9 +59,9 @@ class Spread:
     """A percentage over several seeds.
 
     Attributes:
-        values: One a seed.
-        centre: What is shown; the mean of the values unless given (H is that of the means, as papers print it).
-        note: What restricts it, "4 of 6 data sets".
+        values: One value per seed.
+        centre: The value to show, if it is not the mean of the values (H is computed from the means, as in papers).
+        note: A restriction of it, such as "4 of 6 data sets".
     """
 
     values: tuple[float, ...]
@@ -64,17 +70,17 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """What is shown, in percent."""
+        """The value to show, in percent."""
         return statistics.fmean(self.values) if self.centre is None else self.centre
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation of the values (n - 1); None for a single one."""
+        """Sample standard deviation of the values (n - 1); None for a single value."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the mean by Student's t; None below three values."""
+        """95 % confidence interval of the mean by Student's t; None below three values."""
         if len(self.values) < 3 or self.deviation is None:
             return None
         from scipy.special import stdtrit
@@ -85,7 +91,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class _Record:
-    """What tables and plots read from the result of a cell; the file says more."""
+    """The part of a result file that tables and plots read."""
 
     id: str
     protocol: Literal["base-to-new", "cross-dataset", "domain-generalization", "few-shot", "vtab", "fgvc"]
@@ -117,43 +123,43 @@ class _RecordedBackbone:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a folder of runs holds.
+class GridResults:
+    """The results in an output folder.
 
     Attributes:
-        results: The finished cells, of cells with the same place the last one.
-        broken: Folders of broken cells with what went wrong.
-        notes: What a reader must know of the results, one sentence each.
+        results: The finished cells; of several with the same place in a table, the latest.
+        failed: Folders of failed cells, each with the last line of its traceback.
+        notes: What a reader must know about the results, one sentence each.
     """
 
-    results: tuple[Measured, ...]
-    broken: Mapping[str, str]
+    results: tuple[CellResult, ...]
+    failed: Mapping[str, str]
     notes: tuple[str, ...]
 
 
-def read_results(runs: Path) -> Found:
+def read_results(runs: Path) -> GridResults:
     """Read all results below a folder.
 
     Raises:
-        ValueError: If there is no folder, or no result in it.
+        ValueError: If the folder does not exist, or holds no result or a damaged one.
     """
     if not runs.is_dir():
-        raise ValueError(f"{runs} is no folder; give the one that selfprompt bench wrote to (--out).")
+        raise ValueError(f"{runs} is not a folder; give the one that selfprompt bench wrote to (--out).")
     records = [record for path in sorted(runs.rglob(RESULT)) if (record := _read(path)) is not None]
-    broken = {
-        str(path.parent.relative_to(runs)): last_line(path.parent)
+    failed = {
+        str(path.parent.relative_to(runs)): error_summary(path.parent)
         for path in sorted(runs.rglob(ERROR))
         if not (path.parent / RESULT).exists()
     }
     if not records:
-        tail = f", but {len(broken)} broken cells" if broken else ""
+        tail = f", only {len(failed)} failed cells" if failed else ""
         raise ValueError(f"{runs} holds no results of selfprompt bench{tail}.")
-    kept, notes = newest(records)
-    return Found(tuple(measured(kept)), broken, (*notes, *warnings(kept)))
+    latest, notes = select_latest(records)
+    return GridResults(tuple(to_results(latest)), failed, (*notes, *result_notes(latest)))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A result of a cell; None for another command's result."""
+    """Read the result of a cell; None if the file is another command's."""
     record = read_json(path, advice=ADVICE)
     if not isinstance(record, dict) or "protocol" not in record:
         return None
@@ -161,7 +167,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         _check_kinds(_Record, record)
         _check_kinds(_RecordedBackbone, record["backbone"])
         if not record["evaluations"]:
-            raise ValueError("evaluations must have an entry")
+            raise ValueError("evaluations must not be empty")
         for metrics in record["evaluations"].values():
             if metrics is not None:
                 _check_kinds(Metrics, {"confusion": [], "reliability": [], **metrics})
@@ -174,7 +180,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _check_kinds(record: type, values: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the values have all of a record's names, and its kinds."""
+    """Raise ValueError unless the values have all fields of a record, with the right types."""
     missing = [entry.name for entry in fields(record) if entry.name not in values]
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
@@ -182,40 +188,40 @@ def _check_kinds(record: type, values: Mapping[str, Any]) -> None:
 
 
 def _check_tables(metrics: Metrics) -> None:
-    """Raise ValueError unless the confusion matrix is square, of counts, and each bin of the reliability has images."""
+    """Raise ValueError unless the confusion matrix is a square of counts and each reliability bin has images."""
     rows, bins = metrics.confusion, metrics.reliability
     if not all(isinstance(row, list) and len(row) == len(rows) for row in rows):
         raise ValueError("confusion must have as many columns as rows")
     if not all(isinstance(count, int) and count >= 0 for row in rows for count in row):
-        raise ValueError("confusion must hold numbers of images")
+        raise ValueError("confusion must hold counts")
     for entry in bins:
         if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, (int, float)) for x in entry)):
-            raise ValueError("reliability must hold three numbers a bin")
+            raise ValueError("reliability must hold three numbers per bin")
         if entry[2] <= 0:
-            raise ValueError("reliability must hold bins with images only")
+            raise ValueError("reliability must not hold empty bins")
 
 
-def newest(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Of records with the same place in a table the last one, and a note if there were others."""
+def select_latest(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Keep the latest of the records with the same place in a table; returns a note if others were dropped."""
     latest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for record in sorted(records, key=lambda record: record["finished"]):
-        latest[(*_line(record), record["dataset"], record["seed"], record["shots"])] = record
+        latest[(*_row_key(record), record["dataset"], record["seed"], record["shots"])] = record
     older = len(records) - len(latest)
-    note = f"{older} results of earlier recipes of the same name are left out; the latest of each counts."
+    note = f"{older} results of earlier recipes with the same name are left out; only the latest of each counts."
     return list(latest.values()), [note] if older else []
 
 
-def _line(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What makes results one row of a table, as far as the user stated it."""
+def _row_key(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what identifies a row of a table among the user's choices."""
     changed = json.dumps(record["overrides"], sort_keys=True)
     names = ("protocol", "suite", "row", "preprocessing")
     return (*(record[name] for name in names), record["backbone"]["name"], changed)
 
 
-def measured(records: Sequence[Mapping[str, Any]]) -> list[Measured]:
-    """The records with labels that differ where the rows differ."""
+def to_results(records: Sequence[Mapping[str, Any]]) -> list[CellResult]:
+    """Convert records, giving different labels to different rows."""
     return [
-        Measured(
+        CellResult(
             **{name: record[name] for name in ("protocol", "suite", "dataset", "row", "seed", "shots", "id")},
             label=_label(record, records),
             evaluations={
@@ -228,32 +234,31 @@ def measured(records: Sequence[Mapping[str, Any]]) -> list[Measured]:
 
 
 def _label(record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """The row's name, with what differs from other rows of that name."""
-    same = [r for r in records if all(r[key] == record[key] for key in ("protocol", "suite", "row"))]
-    facts = [_stated(entry) for entry in same]
-    own = _stated(record)
-    keys = dict.fromkeys(key for entry in facts for key in entry)
-    differing = [key for key in keys if len({json.dumps(entry.get(key)) for entry in facts}) > 1]
-    shown = [f"{key} {own[key]}" if key in own else f"{key} as in the recipe" for key in differing]
+    """Return the row's name, followed by its differences from other rows of that name."""
+    namesakes = [r for r in records if all(r[key] == record[key] for key in ("protocol", "suite", "row"))]
+    all_choices, choices = [_choices(r) for r in namesakes], _choices(record)
+    keys = dict.fromkeys(key for each in all_choices for key in each)
+    differing = [key for key in keys if len({json.dumps(each.get(key)) for each in all_choices}) > 1]
+    shown = [f"{key} {choices[key]}" if key in choices else f"{key} as in the recipe" for key in differing]
     return f"{record['row']} ({', '.join(shown)})" if shown else str(record["row"])
 
 
-def _stated(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user chose for a row: backbone, preprocessing, changed values."""
-    chosen = {"backbone": record["backbone"]["name"], **record["overrides"]}
-    return {**chosen, "preprocessing": record["preprocessing"]} if record["preprocessing"] else chosen
+def _choices(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user chose for a row: backbone, preprocessing, overrides."""
+    choices = {"backbone": record["backbone"]["name"], **record["overrides"]}
+    return {**choices, "preprocessing": record["preprocessing"]} if record["preprocessing"] else choices
 
 
-def warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know: toy backbones, weights that changed meanwhile, methods that mix a batch's images."""
+def result_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return notes on toy backbones, weights that changed between runs, and methods that mix the images of a batch."""
     notes = list(dict.fromkeys(record["backbone"]["note"] for record in records if record["backbone"]["note"]))
-    prints: dict[str, set[str]] = {}
+    fingerprints: dict[str, set[str]] = {}
     for record in records:
-        prints.setdefault(record["backbone"]["name"], set()).add(record["backbone"]["fingerprint"])
+        fingerprints.setdefault(record["backbone"]["name"], set()).add(record["backbone"]["fingerprint"])
     notes += [
-        f"Results of {name} come from {len(found)} different weights: run the older ones again."
-        for name, found in prints.items()
-        if len(found) > 1
+        f"Results of {name} come from {len(prints)} different weights: run the older cells again."
+        for name, prints in fingerprints.items()
+        if len(prints) > 1
     ]
     mixing = sorted({f"{r['row']} (batches of {r['eval_batch_size']})" for r in records if not r["sample_wise"]})
     if mixing:
@@ -261,14 +266,14 @@ def warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def accuracies(results: Iterable[Measured], name: str) -> dict[int, float]:
-    """The accuracy of one evaluation by seed; empty where there is none."""
-    found = {result.seed: result.evaluations.get(name) for result in results}
-    return {seed: metrics.accuracy for seed, metrics in sorted(found.items()) if metrics is not None}
+def accuracy_by_seed(results: Iterable[CellResult], name: str) -> dict[int, float]:
+    """Return the accuracy of one evaluation by seed; empty if there is none."""
+    by_seed = {result.seed: result.evaluations.get(name) for result in results}
+    return {seed: metrics.accuracy for seed, metrics in sorted(by_seed.items()) if metrics is not None}
 
 
-def average(scores: Sequence[Scores]) -> dict[int, float]:
-    """The unweighted mean over data sets, for the seeds that all of them have."""
+def mean_scores(scores: Sequence[Scores]) -> dict[int, float]:
+    """Return the unweighted mean over data sets, for the seeds that all of them have."""
     if not scores:
         return {}
     seeds = sorted(set.intersection(*(set(entry) for entry in scores)))
@@ -276,12 +281,12 @@ def average(scores: Sequence[Scores]) -> dict[int, float]:
 
 
 def spread(scores: Scores, note: str = "") -> Spread | None:
-    """The spread over seeds; None without any."""
+    """Return the spread over seeds; None if there is no score."""
     return Spread(tuple(scores[seed] for seed in sorted(scores)), note=note) if scores else None
 
 
-def harmonic(base: Scores, new: Scores, note: str = "") -> Spread | None:
-    """H of the mean base and the mean new accuracy, with the spread of the seeds' own H; None unless both are there."""
+def harmonic_spread(base: Scores, new: Scores, note: str = "") -> Spread | None:
+    """Return H of the mean base and mean new accuracy, with the spread of H over seeds; None unless both exist."""
     seeds = sorted(set(base) & set(new))
     if not seeds:
         return None
@@ -289,10 +294,10 @@ def harmonic(base: Scores, new: Scores, note: str = "") -> Spread | None:
     return Spread(tuple(harmonic_mean(base[seed], new[seed]) for seed in seeds), centre, note)
 
 
-def average_of(spreads: Sequence[Spread | None], note: str = "") -> Spread | None:
-    """The unweighted mean of spreads over the same seeds; None unless all are there and have as many values."""
-    found = [entry for entry in spreads if entry is not None]
-    if not found or len(found) < len(spreads) or len({len(entry.values) for entry in found}) > 1:
+def mean_of_spreads(spreads: Sequence[Spread | None], note: str = "") -> Spread | None:
+    """Return the unweighted mean of spreads over the same seeds; None if one is missing or their seeds differ."""
+    given = [spread for spread in spreads if spread is not None]
+    if not given or len(given) < len(spreads) or len({len(spread.values) for spread in given}) > 1:
         return None
-    values = tuple(statistics.fmean(entry) for entry in zip(*(entry.values for entry in found), strict=True))
-    return Spread(values, statistics.fmean(entry.mean for entry in found), note)
+    values = tuple(statistics.fmean(of_seed) for of_seed in zip(*(spread.values for spread in given), strict=True))
+    return Spread(values, statistics.fmean(spread.mean for spread in given), note)

@@ -15,13 +15,14 @@ CONDITIONS = ("suite", "protocol", "dataset", "shots", "method", "recipe", "back
 
 @dataclass(frozen=True)
 class Rule:
-    """Values that hold where all conditions do.
+    """Values of a recipe that apply where all conditions match.
 
     Attributes:
-        when: Patterns by condition; one of a condition's patterns must match.
+        when: Patterns by condition; one pattern of each condition must match.
         values: Values of the recipe.
-        why: Where they come from, in one line.
-        steps_per_shot: Training steps that the epochs add up to, for each training image a class; 0: no matter.
+        why: Their source, in one line.
+        steps_per_shot: Training steps per training image per class that the epochs should amount to; 0 to leave the
+            epochs alone.
     """
 
     when: Mapping[str, tuple[str, ...]]
@@ -29,8 +30,8 @@ class Rule:
     why: str
     steps_per_shot: int = 0
 
-    def holds(self, facts: Mapping[str, Any]) -> bool:
-        """Whether a run with these facts is meant."""
+    def applies(self, facts: Mapping[str, Any]) -> bool:
+        """Return whether the rule applies to a run with these facts."""
         return all(
             any(fnmatchcase(str(facts[name]), pattern) for pattern in patterns) for name, patterns in self.when.items()
         )
@@ -38,28 +39,28 @@ class Rule:
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    """The rules of settings.yaml in their order.
+    """Read the rules of settings.yaml, in order.
 
     Raises:
         ValueError: If a rule has an unknown condition.
     """
-    made = []
+    result = []
     for entry in parse_yaml((files("selfprompt.benchmarks") / "settings.yaml").read_text(encoding="utf-8")):
         values, why, steps = entry.pop("set", {}), entry.pop("why"), entry.pop("steps_per_shot", 0)
         unknown = [name for name in entry if name not in CONDITIONS]
         if unknown:
             raise ValueError(f"Unknown condition {unknown[0]!r} in settings.yaml. Known: {', '.join(CONDITIONS)}.")
-        listed = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
-        made.append(Rule({name: tuple(map(str, value)) for name, value in listed.items()}, values, why, steps))
-    return tuple(made)
+        patterns = {name: value if isinstance(value, list) else [value] for name, value in entry.items()}
+        result.append(Rule({name: tuple(map(str, value)) for name, value in patterns.items()}, values, why, steps))
+    return tuple(result)
 
 
 def settings_for(shipped: Recipe, **facts: Any) -> list[Rule]:
-    """The rules that hold for a recipe in a place of the grid.
+    """Return the rules that apply to a recipe in a part of the grid.
 
     Args:
-        shipped: The recipe as it ships; gives the facts method and backbone.
-        **facts: suite, protocol, dataset, shots and recipe, the recipe's name.
+        shipped: The recipe as shipped; its method and backbone are matched, too.
+        **facts: suite, protocol, dataset, shots and recipe (the recipe's name).
     """
     known = {**facts, "method": shipped.method, "backbone": shipped.backbone}
-    return [rule for rule in rules() if rule.holds(known)]
+    return [rule for rule in rules() if rule.applies(known)]

@@ -18,8 +18,8 @@ from selfprompt.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from selfprompt.benchmarks.cells import Cell
-    from selfprompt.benchmarks.rows import Entry
-    from selfprompt.benchmarks.run import Outcome
+    from selfprompt.benchmarks.rows import Row
+    from selfprompt.benchmarks.runner import Outcome
     from selfprompt.data.suites.task import SuiteTask
 
 SUITE_OF = {"vtab": "vtab", "fgvc": "fgvc"}
@@ -79,7 +79,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def bench(options: Namespace) -> int:
     """Run the command."""
-    from selfprompt.benchmarks.cell_state import is_done
+    from selfprompt.benchmarks.cells import is_done
 
     console = make_console()
     cells, missing = planned(options)
@@ -109,8 +109,8 @@ def bench(options: Namespace) -> int:
 
 def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
     """The grid of a command line, and the tasks that are left out because their data are not there."""
-    from selfprompt.benchmarks.protocols import PROTOCOLS, default_sources, grid
-    from selfprompt.benchmarks.rows import parse_entries
+    from selfprompt.benchmarks.protocols import PROTOCOLS, build_grid, default_sources
+    from selfprompt.benchmarks.rows import parse_rows
     from selfprompt.data.suites import list_tasks
 
     protocol = PROTOCOLS[options.protocol]
@@ -124,8 +124,8 @@ def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
     if unknown:
         raise UsageError(f"{suite} has no task {unknown[0]!r}. Its tasks: {', '.join(tasks)}.")
     with usage():
-        entries = parse_entries(options.methods or METHODS.get(options.protocol, TEXT_METHODS), trust=options.trust)
-        changes = overrides(options, entries)
+        rows = parse_rows(options.methods or METHODS.get(options.protocol, TEXT_METHODS), trust=options.trust)
+        changes = overrides(options, rows)
     names = tasks if options.protocol == "cross-dataset" else chosen
     found, missing = readable(suite, names, options.root)
     if not every and (gone := [name for name in chosen if name in missing]):
@@ -138,10 +138,10 @@ def planned(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
         targets = {source: [name for name in found if name != source] for source in sources}
     if options.protocol == "domain-generalization":
         targets = {name: list(task.domains) for name, task in found.items()}
-    cells = grid(
+    cells = build_grid(
         options.protocol,
         suite,
-        entries,
+        rows,
         [name for name in sources if name in found],
         _numbers(options.seeds, "seeds"),
         protocol.shots if options.shots is None else _numbers(options.shots, "shots"),
@@ -167,15 +167,15 @@ def readable(suite: str, names: Sequence[str], root: str | None) -> "tuple[dict[
     return found, reasons
 
 
-def overrides(options: Namespace, entries: "Sequence[Entry]") -> dict[str, Any]:
+def overrides(options: Namespace, rows: "Sequence[Row]") -> dict[str, Any]:
     """What the command line changes for all rows.
 
     Raises:
         ValueError: If a value does not fit one of the recipes.
     """
     changed = {name: value for name in override_types() if (value := getattr(options, name)) is not None}
-    for entry in entries:
-        entry.recipe().changed(changed)
+    for row in rows:
+        row.recipe().changed(changed)
     return changed
 
 
@@ -183,20 +183,20 @@ def check_methods(cells: "Sequence[Cell]") -> None:
     """Raise ValueError for options that a method does not take, before anything runs."""
     from selfprompt.methods.registry import find, make_options
 
-    for cell in {cell.method: cell for cell in cells}.values():
+    for cell in {cell.row: cell for cell in cells}.values():
         make_options(find(cell.recipe.method), cell.recipe.options)
 
 
 def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
     """Tell which rules of settings.yaml hold somewhere in the grid."""
-    from selfprompt.benchmarks.rows import parse_entry
+    from selfprompt.benchmarks.rows import parse_row
     from selfprompt.benchmarks.settings import settings_for
 
     told: dict[str, None] = {}
     for cell in cells:
-        entry = parse_entry(cell.method, trust=True)  # the grid was made of it
-        facts = {"suite": cell.suite, "protocol": cell.protocol, "dataset": cell.dataset, "recipe": entry.name}
-        for rule in settings_for(entry.recipe(), shots=cell.shots, **facts):
+        row = parse_row(cell.row, trust=True)  # the grid was made of it
+        facts = {"suite": cell.suite, "protocol": cell.protocol, "dataset": cell.dataset, "recipe": row.name}
+        for rule in settings_for(row.recipe(), shots=cell.shots, **facts):
             steps = {"steps_per_shot": rule.steps_per_shot} if rule.steps_per_shot else {}
             options = {f"options.{key}": value for key, value in rule.values.get("options", {}).items()}
             plain = {key: value for key, value in rule.values.items() if key != "options"}
@@ -236,7 +236,7 @@ class GridProgress:
         """A cell has ended."""
         self.bar.advance(self.task)
         self.done += 1
-        if outcome.state in ("was done", "elsewhere") or (self.console.is_terminal and outcome.state == "done"):
+        if outcome.state in ("skipped", "locked") or (self.console.is_terminal and outcome.state == "done"):
             return
         left = (self.total - self.done) * (time.monotonic() - self.start) / max(1, self.done - self.before)
         line = f"{self.done}/{self.total}  {outcome.cell}  {outcome.state} in {outcome.seconds:.1f} s"
@@ -255,22 +255,22 @@ class GridProgress:
 
 def run_here(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> None:
     """Run the cells in this process."""
-    from selfprompt.benchmarks.run import RunCache, run_grid
+    from selfprompt.benchmarks.runner import RunCache, run_grid
 
     progress = GridProgress(console, len(cells))
     with progress.bar:
         for outcome in run_grid(
-            cells, out, RunCache(root), retry_failed=options.retry_failed, reporter=progress, begin=progress.begin
+            cells, out, RunCache(root), retry_failed=options.retry_failed, reporter=progress, on_start=progress.begin
         ):
             progress.end(outcome)
 
 
 def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> list[str]:
     """Run the cells in jobs and wait for them; returns how jobs went wrong."""
-    from selfprompt.benchmarks.cell_state import is_done
-    from selfprompt.benchmarks.cluster import failures, submit
+    from selfprompt.benchmarks.cells import is_done
+    from selfprompt.benchmarks.cluster import failed_jobs, submit_jobs
 
-    jobs = submit(
+    jobs = submit_jobs(
         cells,
         out,
         root,
@@ -289,12 +289,12 @@ def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
                 progress.task, completed=done, state=f"{sum(not job.done() for job in jobs)} jobs at work"
             )
             time.sleep(1)
-    return failures(jobs)
+    return failed_jobs(jobs)
 
 
 def summary(unfinished: "Sequence[Cell]", out: Path, lost: Sequence[str], console: Console) -> int:
     """Say how the grid ended; 1 if something has to be done again."""
-    from selfprompt.benchmarks.cell_state import error_time, last_line
+    from selfprompt.benchmarks.cells import error_summary, error_time
 
     def tell(line: str) -> None:
         console.print_text(line)
@@ -304,7 +304,7 @@ def summary(unfinished: "Sequence[Cell]", out: Path, lost: Sequence[str], consol
     for line in lost:
         tell(f"A job ended early: {line}")
     for cell in broken:
-        tell(f"Broken: {cell}: {last_line(out / cell.folder)}")
+        tell(f"Broken: {cell}: {error_summary(out / cell.folder)}")
         tell(f"  {out / cell.folder / 'error.txt'}")
     if broken:
         tell(f"{plural(len(broken), 'cell')} broken; --retry-failed runs them again.")

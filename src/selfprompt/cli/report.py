@@ -44,7 +44,7 @@ def report(options: Namespace) -> int:
         console.print("There are no published averages for these suites and protocols.")
     for note in found.notes:
         console.print_text(f"Note: {note}")
-    for folder, reason in found.broken.items():
+    for folder, reason in found.failed.items():
         console.print_text(f"Broken: {folder}: {reason}")
     written: dict[str | None, Callable[[], str]] = {
         options.csv: lambda: to_csv(tables, guard=options.csv_guard),

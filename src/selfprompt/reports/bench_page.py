@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfprompt.benchmarks.results import Found, Measured, accuracies, average
+from selfprompt.benchmarks.results import CellResult, GridResults, accuracy_by_seed, mean_scores
 from selfprompt.metrics import Metrics
 from selfprompt.reports import plots
 from selfprompt.reports.bench_tables import (
@@ -25,7 +25,7 @@ MATRICES = 12
 """Confusion matrices on a page at most."""
 
 
-def write_bench_page(path: Path, found: Found, *, baseline: str, with_published: bool) -> None:
+def write_bench_page(path: Path, found: GridResults, *, baseline: str, with_published: bool) -> None:
     """Write the page of a folder of runs.
 
     Args:
@@ -47,8 +47,8 @@ def write_bench_page(path: Path, found: Found, *, baseline: str, with_published:
         seen = [side_by_side(blocks) for blocks in (calibration(own), confusion(own)) if blocks]
         if seen:
             sections.append((f"{title}: confidence and confusion", seen))
-    if found.broken:
-        rows = [[folder, reason] for folder, reason in found.broken.items()]
+    if found.failed:
+        rows = [[folder, reason] for folder, reason in found.failed.items()]
         sections.append(("Broken cells", [table(["cell", "what went wrong"], rows)]))
     sections.append(("How to read this", [text(sentence) for sentence in HOW]))
     write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in found.notes))
@@ -70,14 +70,15 @@ def as_blocks(tables: Sequence[Table]) -> list[Block]:
     return [table(layout.columns, layout.rows, caption) for layout, caption in shown]
 
 
-def overview(results: Sequence[Measured]) -> list[Block]:
+def overview(results: Sequence[CellResult]) -> list[Block]:
     """The protocol's own plot: base against new, or accuracy by shots."""
     names, rows = datasets(results), labels(results)
     if results[0].protocol == "base-to-new":
         points = {}
         for row in rows:
             parts = [
-                average([accuracies(pick(results, name, row), part) for name in names]) for part in ("base", "new")
+                mean_scores([accuracy_by_seed(pick(results, name, row), part) for name in names])
+                for part in ("base", "new")
             ]
             if all(parts):
                 points[row] = tuple(math.fsum(part.values()) / len(part) for part in parts)
@@ -91,17 +92,19 @@ def overview(results: Sequence[Measured]) -> list[Block]:
     return []
 
 
-def _each_shots(results: Sequence[Measured], names: Sequence[str]) -> list[Block]:
+def _each_shots(results: Sequence[CellResult], names: Sequence[str]) -> list[Block]:
     return [side_by_side([shots_figure(results, [name], name) for name in names])] if len(names) > 1 else []
 
 
-def shots_figure(results: Sequence[Measured], names: Sequence[str], caption: str) -> Block:
+def shots_figure(results: Sequence[CellResult], names: Sequence[str], caption: str) -> Block:
     """Accuracy by shots over some data sets; what needs no shots is a line across."""
     curves: dict[str, dict[int, list[float]]] = {}
     reference = {}
     for row in labels(results):
         for count in sorted({result.shots for result in results}):
-            scores = average([accuracies(at_shots(pick(results, name, row), count), "test") for name in names])
+            scores = mean_scores(
+                [accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in names]
+            )
             if scores and count:
                 curves.setdefault(row, {})[count] = list(scores.values())
             elif scores:
@@ -110,7 +113,7 @@ def shots_figure(results: Sequence[Measured], names: Sequence[str], caption: str
     return figure(plots.shots_curves(curves, reference=reference), f"Accuracy by shots: {caption}.", alt)
 
 
-def gains(results: Sequence[Measured], baseline: str) -> list[Block]:
+def gains(results: Sequence[CellResult], baseline: str) -> list[Block]:
     """For each method what it gains over the baseline, data set by data set."""
     blocks = []
     for row, by_name in gains_over(results, baseline).items():
@@ -120,7 +123,7 @@ def gains(results: Sequence[Measured], baseline: str) -> list[Block]:
     return blocks
 
 
-def calibration(results: Sequence[Measured]) -> list[Block]:
+def calibration(results: Sequence[CellResult]) -> list[Block]:
     """For each method how confidence and accuracy go together, over all its first evaluations."""
     blocks = []
     for row in labels(results):
@@ -147,7 +150,7 @@ def _pooled(entries: Sequence[Sequence[float]]) -> tuple[float, float, int]:
     return confidence, accuracy, int(count)
 
 
-def confusion(results: Sequence[Measured]) -> list[Block]:
+def confusion(results: Sequence[CellResult]) -> list[Block]:
     """For each data set the confusion matrix of the method that does best there, all its seeds together."""
     blocks = []
     for name in datasets(results)[:MATRICES]:
@@ -169,6 +172,6 @@ def confusion(results: Sequence[Measured]) -> list[Block]:
     return blocks
 
 
-def first(result: Measured) -> Metrics | None:
+def first(result: CellResult) -> Metrics | None:
     """The metrics of the classes that were tuned."""
     return next(iter(result.evaluations.values()))

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from selfprompt.benchmarks.published import published
+from selfprompt.benchmarks.published import published_tables
 from selfprompt.benchmarks.results import (
-    Measured,
+    CellResult,
     Scores,
     Spread,
-    accuracies,
-    average,
-    average_of,
-    harmonic,
+    accuracy_by_seed,
+    harmonic_spread,
+    mean_of_spreads,
+    mean_scores,
     spread,
 )
 from selfprompt.reports.tables import Gain, Table, Value
@@ -24,7 +24,7 @@ Row = Mapping[str, Spread | None]
 
 
 def all_tables(
-    results: Sequence[Measured], *, baseline: str = "zero-shot", with_published: bool = False
+    results: Sequence[CellResult], *, baseline: str = "zero-shot", with_published: bool = False
 ) -> list[Table]:
     """Every table of every protocol and suite.
 
@@ -49,7 +49,7 @@ def heading(protocol: str, suite: str) -> str:
     return protocol if protocol == suite else f"{protocol}, {suite}"
 
 
-def class_notes(results: Sequence[Measured]) -> list[str]:
+def class_notes(results: Sequence[CellResult]) -> list[str]:
     """Why numbers are missing, and which methods chose among a part of their classes."""
     without = sorted({result.label for result in results if None in result.evaluations.values()})
     notes = [f"No number where a method cannot tell the classes apart: {', '.join(without)}."] if without else []
@@ -60,7 +60,7 @@ def class_notes(results: Sequence[Measured]) -> list[str]:
     return notes
 
 
-def base_to_new(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
+def base_to_new(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
     """Base, new and H: the averages with H both ways, then each data set."""
     names, rows = datasets(results), labels(results)
     single = {name: {row: base_new_h(pick(results, name, row)) for row in rows} for name in names}
@@ -74,13 +74,13 @@ def base_to_new(results: Sequence[Measured], title: str, with_published: bool) -
     for row in rows:
         have = [name for name in names if single[name][row]]
         note = _of(len(have), len(names))
-        base = average([accuracies(pick(results, name, row), "base") for name in have])
-        new = average([accuracies(pick(results, name, row), "new") for name in have])
+        base = mean_scores([accuracy_by_seed(pick(results, name, row), "base") for name in have])
+        new = mean_scores([accuracy_by_seed(pick(results, name, row), "new") for name in have])
         averages[row] = {
             "base": spread(base, note),
             "new": spread(new, note),
-            "H of averages": harmonic(base, new, note),
-            "average of H": average_of([single[name][row]["H"] for name in have], note),
+            "H of averages": harmonic_spread(base, new, note),
+            "average of H": mean_of_spreads([single[name][row]["H"] for name in have], note),
         }
     columns = ("base", "new", "H of averages", "average of H")
     whole = make_table(
@@ -90,15 +90,15 @@ def base_to_new(results: Sequence[Measured], title: str, with_published: bool) -
     return [whole, *([make_table(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
 
 
-def base_new_h(results: Sequence[Measured]) -> Row:
+def base_new_h(results: Sequence[CellResult]) -> Row:
     """Base, new and H of one method on one data set; nothing without results."""
     if not results:
         return {}
-    base, new = accuracies(results, "base"), accuracies(results, "new")
-    return {"base": spread(base), "new": spread(new), "H": harmonic(base, new)}
+    base, new = accuracy_by_seed(results, "base"), accuracy_by_seed(results, "new")
+    return {"base": spread(base), "new": spread(new), "H": harmonic_spread(base, new)}
 
 
-def few_shot(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
+def few_shot(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
     """Accuracy by shots: the average, then each data set. What needs no shots stands under 0.
 
     With a single number of shots, the data sets stand side by side in one table.
@@ -107,9 +107,9 @@ def few_shot(results: Sequence[Measured], title: str, with_published: bool) -> l
     shots = sorted({result.shots for result in results})
 
     def by_shots(row: str, count: int, chosen: Sequence[str]) -> Spread | None:
-        found = {name: accuracies(at_shots(pick(results, name, row), count), "test") for name in chosen}
+        found = {name: accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in chosen}
         have = [scores for scores in found.values() if scores]
-        return spread(average(have), _of(len(have), len(chosen)))
+        return spread(mean_scores(have), _of(len(have), len(chosen)))
 
     def table(title: str, chosen: Sequence[str], *, whole: bool) -> Table:
         shown = {row: {str(count): by_shots(row, count, chosen) for count in shots} for row in rows}
@@ -126,7 +126,7 @@ def few_shot(results: Sequence[Measured], title: str, with_published: bool) -> l
     return [whole, *(table(f"{title}: accuracy by shots, {name}", [name], whole=False) for name in names)]
 
 
-def transfer(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
+def transfer(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
     """Accuracy on the source, on each target, and the average over the targets, for each source; then their average."""
     word = "shifted" if results[0].protocol == "domain-generalization" else "targets"
     names, rows = datasets(results), labels(results)
@@ -137,10 +137,10 @@ def transfer(results: Sequence[Measured], title: str, with_published: bool) -> l
         shown = {}
         for row in rows:
             found = pick(own, name, row)
-            scores = {column: accuracies(found, column) for column in columns}
+            scores = {column: accuracy_by_seed(found, column) for column in columns}
             sources[name, row] = scores["source"]
             have = [scores[column] for column in columns if column != "source" and scores[column]]
-            targets[name, row] = average(have) if len(have) == len(columns) - 1 else {}
+            targets[name, row] = mean_scores(have) if len(have) == len(columns) - 1 else {}
             if found:
                 shown[row] = {column: spread(values) for column, values in scores.items()}
                 shown[row][f"average of {word}"] = spread(targets[name, row])
@@ -168,19 +168,19 @@ def _transfer_averages(
     """Averages over data sets of source and target accuracy."""
     columns = {"source": sources, f"average of {word}": targets}
     found = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
-    return {column: spread(average(have), _of(len(have), len(names))) for column, have in found.items()}
+    return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in found.items()}
 
 
-def vtab(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
+def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
     """The means of the three groups, the mean of the tasks and that of the groups; then each task."""
     from selfprompt.data.suites.vtab import GROUPS
 
     names, rows = datasets(results), labels(results)
-    scores = {(name, row): accuracies(pick(results, name, row), "test") for name in names for row in rows}
+    scores = {(name, row): accuracy_by_seed(pick(results, name, row), "test") for name in names for row in rows}
     shown = {}
     for row in rows:
         groups = {
-            group: spread(average(have), _of(len(have), len(tasks)))
+            group: spread(mean_scores(have), _of(len(have), len(tasks)))
             for group, tasks in GROUPS.items()
             for have in [[scores[name, row] for name in tasks if scores.get((name, row))]]
         }
@@ -189,8 +189,8 @@ def vtab(results: Sequence[Measured], title: str, with_published: bool) -> list[
         whole = {group: entry for group, entry in groups.items() if entry}
         shown[row] = {
             **groups,
-            f"mean of {total} tasks": spread(average(every), _of(len(every), total)),
-            "mean of groups": average_of(list(whole.values()), _of(len(whole), len(GROUPS), "groups")),
+            f"mean of {total} tasks": spread(mean_scores(every), _of(len(every), total)),
+            "mean of groups": mean_of_spreads(list(whole.values()), _of(len(whole), len(GROUPS), "groups")),
         }
     columns = tuple(dict.fromkeys(column for row in shown.values() for column in row))
     return [
@@ -199,25 +199,25 @@ def vtab(results: Sequence[Measured], title: str, with_published: bool) -> list[
     ]
 
 
-def fgvc(results: Sequence[Measured], title: str, with_published: bool) -> list[Table]:
+def fgvc(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
     """Each data set and their mean."""
     return [per_dataset(results, f"{title}: every task", mean=True)]
 
 
-def per_dataset(results: Sequence[Measured], title: str, *, mean: bool = False) -> Table:
+def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False) -> Table:
     """A column for each data set, and perhaps their mean."""
     names, rows = datasets(results), labels(results)
     shown: dict[str, dict[str, Spread | None]] = {}
     for row in rows:
-        scores = {name: accuracies(pick(results, name, row), "test") for name in names}
+        scores = {name: accuracy_by_seed(pick(results, name, row), "test") for name in names}
         have = [entry for entry in scores.values() if entry]
         shown[row] = {name: spread(entry) for name, entry in scores.items()}
         if mean:
-            shown[row]["mean"] = spread(average(have), _of(len(have), len(names)))
+            shown[row]["mean"] = spread(mean_scores(have), _of(len(have), len(names)))
     return make_table(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
 
 
-def gain_table(results: Sequence[Measured], title: str, baseline: str) -> list[Table]:
+def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list[Table]:
     """What each method gains over the baseline on each data set; nothing where the baseline was not run."""
     gains = gains_over(results, baseline)
     if not gains:
@@ -231,7 +231,7 @@ def gain_table(results: Sequence[Measured], title: str, baseline: str) -> list[T
     return [Table(f"{title}: gain of {headline(results[0])} over {baseline}", ("method", *names, "mean"), tuple(rows))]
 
 
-def gains_over(results: Sequence[Measured], baseline: str) -> dict[str, dict[str, float]]:
+def gains_over(results: Sequence[CellResult], baseline: str) -> dict[str, dict[str, float]]:
     """Percentage points over the baseline by row and data set, of the protocol's headline number."""
     rows, names = labels(results), datasets(results)
     if baseline not in rows:
@@ -246,14 +246,14 @@ def gains_over(results: Sequence[Measured], baseline: str) -> dict[str, dict[str
     return found
 
 
-def headline(result: Measured) -> str:
+def headline(result: CellResult) -> str:
     """The number that a protocol is about."""
     shots = {"few-shot": "accuracy with the most shots"}
     other = {"base-to-new": "H", "cross-dataset": "the average of targets"}
     return {**shots, **other, "domain-generalization": "the average of shifted"}.get(result.protocol, "accuracy")
 
 
-def headline_value(results: Sequence[Measured]) -> float | None:
+def headline_value(results: Sequence[CellResult]) -> float | None:
     """That number for one method on one data set; None if it is not there."""
     if not results:
         return None
@@ -261,14 +261,14 @@ def headline_value(results: Sequence[Measured]) -> float | None:
     if protocol == "base-to-new":
         found = base_new_h(results)["H"]
     elif protocol in ("cross-dataset", "domain-generalization"):
-        scores = [accuracies(results, name) for name in results[0].evaluations if name != "source"]
-        found = spread(average(scores)) if all(scores) else None
+        scores = [accuracy_by_seed(results, name) for name in results[0].evaluations if name != "source"]
+        found = spread(mean_scores(scores)) if all(scores) else None
     else:
-        found = spread(accuracies(at_shots(results, max(result.shots for result in results)), "test"))
+        found = spread(accuracy_by_seed(at_shots(results, max(result.shots for result in results)), "test"))
     return found.mean if found else None
 
 
-PROTOCOL_TABLES: dict[str, Callable[[Sequence[Measured], str, bool], list[Table]]] = {
+PROTOCOL_TABLES: dict[str, Callable[[Sequence[CellResult], str, bool], list[Table]]] = {
     "base-to-new": base_to_new,
     "few-shot": few_shot,
     "cross-dataset": transfer,
@@ -282,7 +282,7 @@ def make_table(
     title: str,
     columns: Sequence[str],
     rows: Mapping[str, Row],
-    results: Sequence[Measured] = (),
+    results: Sequence[CellResult] = (),
     *,
     with_published: bool = False,
     sizes: bool = False,
@@ -294,7 +294,7 @@ def make_table(
         lines.append((row, *(values.get(column) for column in columns), *cost))
     notes = [SPREADS] if any(isinstance(v, Spread) and v.deviation is not None for line in lines for v in line) else []
     added = 0
-    for table in published() if with_published and results else ():
+    for table in published_tables() if with_published and results else ():
         if (table.protocol, table.suite) == (results[0].protocol, results[0].suite):
             for name, numbers in table.rows.items():
                 shown = dict(zip(table.columns, numbers, strict=True))
@@ -305,7 +305,7 @@ def make_table(
     return Table(title, header, tuple(lines), tuple(notes), added)
 
 
-def costs(results: Sequence[Measured]) -> tuple[Value, Value]:
+def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
     """Tuned numbers (the most of any data set) and the mean time of training."""
     if not results:
         return None, None
@@ -313,7 +313,7 @@ def costs(results: Sequence[Measured]) -> tuple[Value, Value]:
     return max(result.record["trainable_parameters"] for result in results), f"{seconds:.1f}"
 
 
-def datasets(results: Sequence[Measured]) -> list[str]:
+def datasets(results: Sequence[CellResult]) -> list[str]:
     """The data sets that occur, in the suite's order."""
     from selfprompt.data.suites import list_tasks
 
@@ -322,18 +322,18 @@ def datasets(results: Sequence[Measured]) -> list[str]:
     return [name for name in order if name in found] + sorted(found - set(order))
 
 
-def labels(results: Sequence[Measured]) -> list[str]:
+def labels(results: Sequence[CellResult]) -> list[str]:
     """The rows that occur: untrained ones first, then by name."""
     first = {result.label: result.trained for result in results}
     return sorted(first, key=lambda label: (first[label], label))
 
 
-def pick(results: Sequence[Measured], dataset: str, label: str) -> list[Measured]:
+def pick(results: Sequence[CellResult], dataset: str, label: str) -> list[CellResult]:
     """One row's results on one data set."""
     return [result for result in results if (result.dataset, result.label) == (dataset, label)]
 
 
-def at_shots(results: Sequence[Measured], shots: int) -> list[Measured]:
+def at_shots(results: Sequence[CellResult], shots: int) -> list[CellResult]:
     """Those with so many shots."""
     return [result for result in results if result.shots == shots]
 
@@ -346,7 +346,7 @@ def _of(have: int, all_: int, what: str = "data sets") -> str:
     return "" if have == all_ else f"{have} of {all_} {what}"
 
 
-def evaluation_records(results: Sequence[Measured]) -> list[dict[str, Any]]:
+def evaluation_records(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     """Every evaluation of every cell, as JSON values: counts, accuracies, calibration, cost."""
     return [
         {

@@ -14,25 +14,27 @@ from pathlib import Path
 import torch
 
 from selfprompt.benchmarks.cells import Cell
-from selfprompt.benchmarks.protocols import grid
-from selfprompt.benchmarks.rows import parse_entries
-from selfprompt.benchmarks.run import RunCache, run_grid
-from tests.benchmarks.own import place
+from selfprompt.benchmarks.protocols import build_grid
+from selfprompt.benchmarks.rows import parse_rows
+from selfprompt.benchmarks.runner import RunCache, run_grid
+from tests.benchmarks.journal_methods import place
 
-ROW = "tests.benchmarks.own:Quick[workers=0,backbone=embedded/mae]"
+ROW = "tests.benchmarks.journal_methods:Quick[workers=0,backbone=embedded/mae]"
 
 
 def cells() -> tuple[Cell, ...]:
     """Eight quick ones."""
-    return grid("base-to-new", "embedded", parse_entries(ROW), ["animals", "food"], (1, 2, 3, 4), (2,), {"epochs": 1})
+    return build_grid(
+        "base-to-new", "embedded", parse_rows(ROW), ["animals", "food"], (1, 2, 3, 4), (2,), {"epochs": 1}
+    )
 
 
 def forked(root: Path, out: Path) -> int:
     """Run the grid in a process of its own."""
     pid = os.fork()
     if pid == 0:
-        shelf = RunCache(root)
-        for _ in run_grid(cells(), out, shelf):
+        cache = RunCache(root)
+        for _ in run_grid(cells(), out, cache):
             pass
         os._exit(0)
     return pid

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from selfprompt.benchmarks.protocols import grid
-from selfprompt.benchmarks.rows import parse_entries
-from selfprompt.benchmarks.run import RunCache, run_grid
+from selfprompt.benchmarks.protocols import build_grid
+from selfprompt.benchmarks.rows import parse_rows
+from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.models.loading.by_name import load_backbone
-from tests.benchmarks.drawn import CLASSES, TEMPLATE, draw_suite
+from tests.benchmarks.drawn_suite import CLASSES, TEMPLATE, draw_suite
 
 ROOT = Path(__file__).parents[2]
-QUICK, FRAGILE = "tests.benchmarks.own:Quick", "tests.benchmarks.own:Fragile"
+QUICK, FRAGILE = "tests.benchmarks.journal_methods:Quick", "tests.benchmarks.journal_methods:Fragile"
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,12 @@ def bench(root, out, rows, protocol="base-to-new", retry=False, **changed):
     """Run a grid; returns states by row, and the results."""
     settings = {"seeds": (1,), "shots": (2,), "overrides": {"epochs": 1}, "datasets": ("animals",)} | changed
     names = settings.pop("datasets")
-    found = grid(protocol, "embedded", parse_entries(rows), names, **settings)
+    found = build_grid(protocol, "embedded", parse_rows(rows), names, **settings)
     outcomes = list(run_grid(found, out, RunCache(root), retry_failed=retry))
     assert len(outcomes) == len(found)
-    files = {cell.method: out / cell.folder / "result.json" for cell in found}
+    files = {cell.row: out / cell.folder / "result.json" for cell in found}
     results = {row: json.loads(file.read_text()) for row, file in files.items() if file.exists()}
-    return {outcome.cell.method: outcome.state for outcome in outcomes}, results
+    return {outcome.cell.row: outcome.state for outcome in outcomes}, results
 
 
 def counted(root, classes, template=TEMPLATE, part="test", name="animals"):
@@ -97,12 +97,12 @@ def test_each_task_brings_its_template_unless_the_user_does(root, tmp_path):
 def test_a_broken_cell_is_kept_apart_and_retried_on_request(root, tmp_path, journal):
     (tmp_path / "broken").touch()
     rows = f"{FRAGILE},{QUICK}"
-    assert bench(root, tmp_path, rows)[0] == {FRAGILE: "broken", QUICK: "done"}
+    assert bench(root, tmp_path, rows)[0] == {FRAGILE: "failed", QUICK: "done"}
     (error,) = tmp_path.rglob("error.txt")
     assert error.read_text().rstrip().endswith("ValueError: it is broken today")
     (tmp_path / "broken").unlink()
-    assert bench(root, tmp_path, rows)[0] == {FRAGILE: "broken", QUICK: "was done"}
-    assert bench(root, tmp_path, rows, retry=True)[0] == {FRAGILE: "done", QUICK: "was done"}
+    assert bench(root, tmp_path, rows)[0] == {FRAGILE: "failed", QUICK: "skipped"}
+    assert bench(root, tmp_path, rows, retry=True)[0] == {FRAGILE: "done", QUICK: "skipped"}
     assert not list(tmp_path.rglob("error.txt"))
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_result_is_made_anew(root, tmp_path, journal):
 def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
     """Finished cells are neither lost nor repeated; two processes never do the same one."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.killed", str(root), str(tmp_path)],
+        [sys.executable, "-m", "tests.benchmarks.kill_and_resume", str(root), str(tmp_path)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "BENCH_TEST": str(tmp_path)},
         capture_output=True,
@@ -138,18 +138,18 @@ def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
 def test_jobs_of_a_cluster_one_of_them_killed(root, tmp_path, journal):
     """The other job goes on, and the next call finishes what is left."""
     pytest.importorskip("submitit")
-    from selfprompt.benchmarks.cluster import failures, submit
+    from selfprompt.benchmarks.cluster import failed_jobs, submit_jobs
 
     (tmp_path / "deadly").touch()
-    row = "tests.benchmarks.own:Deadly[backbone=embedded/mae]"
-    found = grid("base-to-new", "embedded", parse_entries(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
-    jobs = submit(found, tmp_path, root, cluster="local", jobs=2)
-    (line,) = failures(jobs)
+    row = "tests.benchmarks.journal_methods:Deadly[backbone=embedded/mae]"
+    found = build_grid("base-to-new", "embedded", parse_rows(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
+    jobs = submit_jobs(found, tmp_path, root, cluster="local", jobs=2)
+    (line,) = failed_jobs(jobs)
     (survivor,) = [job for job in jobs if not line.startswith(f"job {job.job_id}:")]
     done = survivor.result()["done"]
     assert done == len(list(tmp_path.rglob("result.json"))) >= 2, "all but the cell of the one that was killed, or all"
     states = [outcome.state for outcome in run_grid(found, tmp_path, RunCache(root))]
-    assert sorted(states) == ["done"] * (3 - done) + ["was done"] * done
+    assert sorted(states) == ["done"] * (3 - done) + ["skipped"] * done
 
 
 def test_the_command_line(root, tmp_path, run):

@@ -1,0 +1,288 @@
+"""Running the cells of a grid, one after another, in any number of processes on one output folder."""
+
+import hashlib
+import logging
+import resource
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from selfprompt.benchmarks.cells import ERROR, LOCK, RESULT, SPLIT, Cell, error_time, is_done
+from selfprompt.benchmarks.cluster import TaskLoader
+from selfprompt.benchmarks.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
+from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
+from selfprompt.data.fewshot import select_base_new
+from selfprompt.data.loading.check_images import check_dataset, check_images
+from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.loader import ImageStore
+from selfprompt.data.suites import embedded, load_task
+from selfprompt.data.suites.task import SuiteTask
+from selfprompt.data.suites.vtab import PREPROCESSING
+from selfprompt.inference.classifier import Classifier
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
+from selfprompt.models.loading.by_name import Backbone, load_backbone
+from selfprompt.recipes.options import DataOptions
+from selfprompt.recipes.recipe import Recipe
+from selfprompt.training.distributed import make_fabric
+from selfprompt.training.loop import CHECKPOINT
+from selfprompt.training.reporter import LogReporter, Reporter
+from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_statistics
+from selfprompt.utils.files import to_json, write_atomically, write_json
+from selfprompt.utils.locks import claimed
+
+logger = logging.getLogger(__name__)
+
+CONFUSION_UP_TO = 60
+"""Largest number of classes for which a result keeps the confusion matrix."""
+
+State = Literal["done", "skipped", "failed", "locked"]
+"""Run now; done before; ended in an error; being run by another process."""
+
+
+class RunCache:
+    """What the cells of one process share: tasks, decoded images, their frozen features, and backbones.
+
+    Args:
+        root: The folder with the data of suites that do not ship with the package.
+        loader: Reads a task, given suite, name and root; by default ``load_task``.
+    """
+
+    def __init__(self, root: Path | None = None, loader: TaskLoader | None = None) -> None:
+        self.root = root
+        self._loader = loader or (lambda suite, name, root: load_task(f"{suite}/{name}", root))
+        self._tasks: dict[tuple[str, str], SuiteTask] = {}
+        self._backbones: dict[str, Backbone] = {}
+        self._stores: tuple[str, ImageStore, FeatureStore] = ("", ImageStore(0), FeatureStore(0))
+
+    def get_task(self, suite: str, name: str) -> SuiteTask:
+        """Return a task, reading it the first time."""
+        if (suite, name) not in self._tasks:
+            self._tasks[suite, name] = self._loader(suite, name, self.root)
+        return self._tasks[suite, name]
+
+    def get_backbone(self, name: str, say: Callable[[str], None] = logger.info) -> Backbone:
+        """Return a backbone, loading it the first time; it is frozen, so cells cannot change it.
+
+        Args:
+            name: Name of the backbone.
+            say: Called with a line about each download.
+        """
+        if name not in self._backbones:
+            self._backbones[name] = load_backbone(name, say=say)
+        return self._backbones[name]
+
+    def get_stores(self, dataset: str, options: DataOptions) -> tuple[ImageStore, FeatureStore]:
+        """Return the stores of a data set's images and features, dropping those of the previous data set."""
+        if self._stores[0] != dataset:
+            self._stores = (dataset, ImageStore(options.memory), FeatureStore(options.memory, options.feature_cache))
+        return self._stores[1:]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to a cell, and how many seconds it ran."""
+
+    cell: Cell
+    state: State
+    seconds: float = 0.0
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    cache: RunCache,
+    *,
+    retry_failed: bool = False,
+    reporter: Reporter | None = None,
+    on_start: Callable[[Cell], None] = lambda cell: None,
+) -> Iterator[Outcome]:
+    """Run the unfinished cells of a grid; several processes may share one output folder.
+
+    Cells that another process was running are tried again at the end, in case that process died.
+
+    Args:
+        cells: The grid.
+        out: The output folder.
+        cache: What the cells share.
+        retry_failed: Whether to run cells again that failed in an earlier call.
+        reporter: Receives the progress of each run.
+        on_start: Called with each cell that starts.
+
+    Yields:
+        The outcome of each cell, once.
+    """
+    started, waiting = time.time(), list(cells)
+    while waiting:
+        locked = []
+        for cell in waiting:
+            outcome = try_cell(cell, out, cache, started if retry_failed else None, reporter or LogReporter(), on_start)
+            if outcome.state == "locked":
+                locked.append(cell)
+            else:
+                yield outcome
+        if len(locked) == len(waiting):
+            yield from (Outcome(cell, "locked") for cell in locked)
+            return
+        waiting = locked
+
+
+def try_cell(
+    cell: Cell, out: Path, cache: RunCache, retry: float | None, reporter: Reporter, on_start: Callable[[Cell], None]
+) -> Outcome:
+    """Run a cell unless it is done or locked, or failed before; errors older than the time ``retry`` do not count."""
+    folder = out / cell.folder
+    if is_done(folder, cell.id):
+        return Outcome(cell, "skipped")
+    with claimed(folder / LOCK) as acquired:
+        if not acquired:
+            return Outcome(cell, "locked")
+        if is_done(folder, cell.id):  # finished between the first check and the lock
+            return Outcome(cell, "skipped")
+        failed = error_time(folder)
+        if failed is not None:
+            if retry is None or failed >= retry:
+                return Outcome(cell, "failed")
+            for name in (ERROR, CHECKPOINT):
+                (folder / name).unlink(missing_ok=True)
+        on_start(cell)
+        start = time.monotonic()
+        try:
+            run_cell(cell, folder, cache, reporter)
+        except Exception as error:  # whatever a method or a data set raises: the other cells still run
+            report = "".join(traceback.format_exception(error))
+            write_atomically(folder / ERROR, report.encode(errors="backslashreplace"))
+            return Outcome(cell, "failed", time.monotonic() - start)
+        return Outcome(cell, "done", time.monotonic() - start)
+
+
+@torch.random.fork_rng(devices=[])  # layers draw initial weights before ours; the caller's random state is restored
+def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> dict[str, Any]:
+    """Tune and evaluate one cell; its folder holds a checkpoint until ``result.json`` is written.
+
+    Raises:
+        ValueError: If data, backbone and recipe do not fit together.
+        RuntimeError: If training diverges or a file cannot be written.
+    """
+    start = time.monotonic()
+    task = cache.get_task(cell.suite, cell.dataset)
+    store, features = cache.get_stores(f"{cell.suite}/{cell.dataset}", cell.recipe.data)
+    fabric = make_fabric(cell.recipe.train)
+    fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+    drawn = draw_images(cell, task, store, reporter)
+    data = RunData(select_base_new(drawn, cell.recipe.data.classes), store, features, "")
+    recipe = cell_recipe(cell, task, len(data.dataset.train))
+    backbone = prepare_backbone(cache.get_backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
+    classifier = build_classifier(recipe, backbone, data.dataset.classes, fabric.device, check=False)
+    training = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
+    parts = tuple(evaluations(cell, drawn, task, lambda name: cache.get_task(cell.suite, name)))
+    metrics = {part.name: evaluate_part(classifier, part, recipe, data, reporter) for part in parts}
+    uses_images = recipe.method not in UNTRAINED
+    result = {
+        **cell.facts(),
+        "evaluations": metrics,
+        "restricted": [part.name for part in parts if metrics[part.name] and is_restricted(classifier.method, part)],
+        **run_record(classifier, data.dataset, training),
+        "images": {split: len(data.dataset.select(split)) if uses_images else 0 for split in SPLITS[:2]},
+        "split": write_split(folder / SPLIT, data.dataset, cache.root) if uses_images else None,
+        "peak_memory": peak_memory_bytes(fabric.device),
+        "seconds": time.monotonic() - start,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / RESULT, result)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return result
+
+
+def draw_images(cell: Cell, task: SuiteTask, store: ImageStore, reporter: Reporter) -> Dataset:
+    """Draw the cell's shots from all classes of the task and decode every image that will be used once."""
+    recipe = cell.recipe
+    drawn = choose_images(training_pool(cell.protocol, task.dataset), recipe.changed({"classes": "all"}))
+    with reporter.stage("reading images") as progress:
+        if recipe.method in UNTRAINED:  # its training images only list the classes
+            test, _ = check_images(drawn.test, store, on_bad=recipe.data.on_bad_image, progress=progress)
+            return replace(drawn, test=test)
+        return check_dataset(drawn, store, on_bad=recipe.data.on_bad_image, progress=progress)[0]
+
+
+def prepare_backbone(backbone: Backbone, recipe: Recipe, preprocessing: str) -> Backbone:
+    """Return the backbone with the image statistics of the recipe and a published preprocessing, if one is named."""
+    backbone = with_statistics(backbone, recipe.statistics)
+    if not preprocessing:
+        return backbone
+    return replace(backbone, preprocess=PREPROCESSING[preprocessing].apply(backbone.preprocess))
+
+
+def evaluate_part(
+    classifier: Classifier, evaluation: Evaluation, recipe: Recipe, data: RunData, reporter: Reporter
+) -> dict[str, Any] | None:
+    """Return the metrics of one evaluation; None if the method has no scores for its classes or it has no images."""
+    method, among = adapt_method(classifier.method, evaluation, recipe.method), None
+    if method is None and evaluation.tuned_labels:
+        method, among = classifier.method, evaluation.tuned_labels
+    with reporter.stage(f"evaluating: {evaluation.name}") as progress:
+        items: Sequence[Item] = evaluation.items
+        if method is None or not items:
+            return None
+        if evaluation.name not in ("base", "new", "test", "source"):  # those were read with the training images
+            items, _ = check_images(items, data.store, on_bad=recipe.data.on_bad_image)
+        adapted = replace(classifier, method=method)
+        metrics = adapted.evaluate(items, data.store, data.features, among=among, progress=progress).to_json()
+    if len(evaluation.classes) > CONFUSION_UP_TO:
+        del metrics["confusion"]
+    return metrics
+
+
+def is_restricted(method: Method, evaluation: Evaluation) -> bool:
+    """Return whether an evaluation chooses among only some of the classes that the method has scores for."""
+    return not method.traits.open_vocabulary and len(evaluation.tuned_labels) not in (0, len(method.classes))
+
+
+def adapt_method(method: Method, evaluation: Evaluation, name: str) -> Method | None:
+    """Return the tuned method for an evaluation's classes and texts; None if it cannot take other class names."""
+    options = {**asdict(method.options), **evaluation.texts}
+    same_texts = options == asdict(method.options)
+    if evaluation.classes == method.classes and same_texts:
+        return method
+    if not method.traits.open_vocabulary:
+        return None
+    if same_texts:
+        return method.with_classes(evaluation.classes, check=False)
+    adapted = build_method(name, method.backbone, evaluation.classes, check=False, **options)
+    adapted.to(next(method.vision.parameters()).device)
+    adapted.load_adapter_state_dict(method.adapter_state_dict())
+    return adapted
+
+
+def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, str]:
+    """Write the training images' paths, relative to the folder of the data; returns the file's name and checksum."""
+    base = root or embedded.FOLDER
+    split = {part: [[_relative(item, base), item.label] for item in training.select(part)] for part in ("train", "val")}
+    text = to_json({"classes": list(training.classes), **split})
+    content = text.encode(errors="backslashreplace")
+    write_atomically(path, content)
+    return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _relative(item: Item, root: Path) -> str:
+    path = Path(str(item.source))
+    if not isinstance(item.source, IndexedSource) and path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    return str(item.source)
+
+
+def peak_memory_bytes(device: torch.device) -> dict[str, int]:
+    """Return the peak memory in bytes: of this process since it started, and of the cell on its GPU."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {"process": 1024 * kilobytes}
+    if device.type == "cuda":
+        result["gpu"] = torch.cuda.max_memory_allocated(device)
+    return result
