@@ -553,7 +553,7 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
     from selfprompt.training.logs import RunLog
 
     settings = [photos, *FAST, "--epochs", "3", "--lr", "0.1"]
-    table = RunLog.table
+    table = RunLog.write_csv
 
     def interrupted(self, history):
         table(self, history)
@@ -562,7 +562,7 @@ def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, 
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "table", interrupted)
+        patch.setattr(RunLog, "write_csv", interrupted)
         done = run("train", *settings, "--out", tmp_path / "out")
     signal.signal(signal.SIGINT, before)
     assert done.status == 130

@@ -72,7 +72,7 @@ def test_another_safetensors_file_is_no_checkpoint(tmp_path):
 
     path = tmp_path / "checkpoint.safetensors"
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is damaged: its checksum does not fit"):
+    with pytest.raises(ValueError, match="is damaged: its checksum does not match"):
         load_checkpoint(path, IDENTITY)
 
 

@@ -139,7 +139,7 @@ def test_a_method_may_combine_its_gradients_itself():
     run(method)
     assert not torch.equal(method.prompts, before["prompts"])
     assert torch.equal(method.head.weight, before["head.weight"]), "it gave the head no gradient"
-    with pytest.raises(ValueError, match="needs accumulate 1 and no 16-mixed precision"):
+    with pytest.raises(ValueError, match="needs accumulate 1 and a precision other than 16-mixed"):
         run(method, accumulate=2)
 
 
@@ -169,7 +169,7 @@ def test_16_mixed_on_a_cpu_is_refused():
 def test_half_precision_parameters_are_refused():
     method = TinyMethod()
     method.prompts.data = method.prompts.data.bfloat16()
-    with pytest.raises(ValueError, match=r"Tuned tensors must be float32, got torch.bfloat16 for prompts"):
+    with pytest.raises(ValueError, match=r"Trainable parameters must be float32, got torch.bfloat16 for prompts"):
         run(method)
 
 
@@ -325,7 +325,7 @@ def test_a_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path):
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path):
     run(TinyMethod(), run_dir=tmp_path, epochs=2)
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="already holds a run"):
         run(TinyMethod(), run_dir=tmp_path, epochs=2)
 
 
@@ -469,7 +469,7 @@ def test_the_bar_shows_epoch_loss_accuracy_and_speed():
 
 
 def test_batches_for_another_number_of_processes_are_refused():
-    with pytest.raises(ValueError, match="The batches are cut for 2 processes, there are 1"):
+    with pytest.raises(ValueError, match="The batches are split for 2 processes, but there are 1"):
         fit(TinyMethod(), batches(21, rank=0, world=2), None, options(), progress=False)
 
 

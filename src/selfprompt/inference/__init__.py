@@ -1,1 +1,1 @@
-"""A trained classifier at work: prediction, evaluation, saving and loading."""
+"""Prediction, evaluation, saving and loading of trained classifiers."""

@@ -1,1 +1,1 @@
-"""Everything that fixes a run, as typed records and as the YAML files that ship."""
+"""Recipes: all settings of a run as typed records, and the YAML files of the package."""

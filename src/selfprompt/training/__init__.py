@@ -1,1 +1,1 @@
-"""Training: one readable loop, its schedules, optimisers, averages, checkpoints and logs."""
+"""Training: the loop, schedules, optimisers, weight averages, checkpoints and logs."""

@@ -1,4 +1,4 @@
-"""Resume checkpoints: one safetensors file; a crash at any moment leaves the old one or the new one."""
+"""Resume checkpoints: one safetensors file; a crash at any moment leaves the old file or the new one."""
 
 import json
 import zlib
@@ -18,21 +18,21 @@ from selfprompt.utils.json_files import parse_json
 from selfprompt.utils.validation import check_kinds
 
 FORMAT = 1
-EPOCHS = "epochs"  # folder of the copies that keep_every asks for
+EPOCHS = "epochs"  # folder for the copies of the option keep_every
 
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
     """The state of a run between two epochs.
 
-    There is no generator state in it: randomness is a function of seed, epoch and step.
+    It has no generator state: randomness is a function of seed, epoch and step.
 
     Attributes:
-        epoch: Epochs that are finished.
-        identity: What the run is: options, seed, method, data, as plain JSON values.
-        tensors: Tensors by section ("trainable", "optimizer", "ema", "best", ...) and name.
-        history: One record per finished epoch.
-        facts: Other plain JSON values (seconds, best epoch, loss scale).
+        epoch: Number of completed epochs.
+        identity: Options, seed, method and data of the run, as JSON values.
+        tensors: Tensors by section ("state", "optimizer", "ema", "best") and name.
+        history: One record per completed epoch.
+        facts: Other JSON values (seconds, best epoch, loss scale).
     """
 
     epoch: int
@@ -43,10 +43,10 @@ class TrainingCheckpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: TrainingCheckpoint) -> None:
-    """Write a checkpoint in place of the one that may be there.
+    """Write a checkpoint, replacing an earlier one.
 
     Raises:
-        RuntimeError: If it cannot be written, the disk being full say; the one that was there is untouched.
+        RuntimeError: If it cannot be written, for example to a full disk; the earlier one is untouched.
     """
     flat = {
         f"{section}/{name}": tensor.detach().cpu().contiguous().clone()
@@ -65,11 +65,11 @@ def save_checkpoint(path: Path, checkpoint: TrainingCheckpoint) -> None:
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> TrainingCheckpoint:
-    """Read a checkpoint of the same run; tensors are on the CPU.
+    """Read a checkpoint of the same run; its tensors are on the CPU.
 
     Args:
-        path: The file.
-        identity: What the run is now.
+        path: Path of the file.
+        identity: Identity of the current run.
 
     Raises:
         ValueError: If the file is damaged, or was written by a run with another identity.
@@ -78,14 +78,14 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> TrainingCheckpoi
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:  # torch raises of odd dtypes
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:  # torch raises for unusual dtypes
         raise ValueError(
             f"{path} is not a readable checkpoint ({str(error)[:200]}). Delete it to start again."
         ) from error
     text = metadata.get("state", "")
     if metadata.get("checksum") != str(_checksum(text, flat)):
-        raise ValueError(f"{path} is damaged: its checksum does not fit. Delete it to start again.")
-    state = _state(path, text)
+        raise ValueError(f"{path} is damaged: its checksum does not match. Delete it to start again.")
+    state = _parse_state(path, text)
     check_identity(path, state["identity"], identity)
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
@@ -94,25 +94,25 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> TrainingCheckpoi
     return TrainingCheckpoint(state["epoch"], state["identity"], tensors, state["history"], state["facts"])
 
 
-def _state(path: Path, text: str) -> dict[str, Any]:
-    """The plain values of a checkpoint, of the kinds that ``save_checkpoint`` wrote."""
+def _parse_state(path: Path, text: str) -> dict[str, Any]:
+    """Parse and check the JSON values of a checkpoint."""
     try:
         state = parse_json(text.encode())
-        form = state["format"]
-        if form == FORMAT:
+        version = state["format"]
+        if version == FORMAT:
             check_kinds(TrainingCheckpoint, state)
             missing = [name for name in ("epoch", "identity", "history", "facts") if name not in state]
             if missing or not all(isinstance(entry, dict) for entry in state["history"]):
                 raise ValueError(f"it has no {', '.join(missing) or 'records in its history'}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it to start again.") from error
-    if form != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {str(form)[:40]}, this version reads {FORMAT}.")
+    if version != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {str(version)[:40]}, this version reads {FORMAT}.")
     return state
 
 
 def keep_epoch(folder: Path, epoch: int, tensors: Mapping[str, Tensor]) -> None:
-    """Write the tensors as they are after ``epoch`` epochs into the folder of a run.
+    """Write the trained tensors after ``epoch`` epochs to the folder of a run.
 
     Raises:
         RuntimeError: If the file cannot be written.
@@ -122,7 +122,7 @@ def keep_epoch(folder: Path, epoch: int, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_epochs(folder: Path) -> dict[int, dict[str, Tensor]]:
-    """What ``keep_epoch`` wrote into the folder of a run, in order; empty where nothing was kept.
+    """Read what ``keep_epoch`` wrote to the folder of a run, by epoch; empty if nothing was kept.
 
     Raises:
         ValueError: If a file is damaged.
@@ -132,61 +132,61 @@ def read_epochs(folder: Path) -> dict[int, dict[str, Tensor]]:
         try:
             kept[int(path.stem)] = load(path.read_bytes())
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} is damaged or not of a run: {error}. Delete it.") from error
+            raise ValueError(f"{path} is damaged or not from a run: {error}. Delete it.") from error
     return kept
 
 
-def check_identity(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError that names every difference between two runs."""
-    before, after = _flatten(then), _flatten(json.loads(json.dumps(now)))
+def check_identity(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming every difference, unless two identities are equal."""
+    before, after = _flatten(stored), _flatten(json.loads(json.dumps(current)))
     missing = object()
     differences = [
-        f"{name} was {_shown(before, name)} and is {_shown(after, name)}"
+        f"{name} was {_format(before, name)} and is {_format(after, name)}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name, missing) != after.get(name, missing)
     ]
     if differences:
         raise ValueError(
             f"{path} belongs to another run: {'; '.join(differences)}. "
-            "Resume with what the run was started with, or use another folder."
+            "Resume with the settings that the run was started with, or use another folder."
         )
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as ``name/key`` to tensor; names as in its groups (see ``parameter_groups``)."""
+    """Return an optimiser's state as ``name/key`` to tensor, with names from its groups (see ``parameter_groups``)."""
     tensors = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):  # sgd keeps None where a parameter has had no gradient yet
+                if isinstance(value, Tensor):  # sgd stores None for a parameter without a gradient so far
                     tensors[f"{name}/{key}"] = value
     return tensors
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser of the same groups the state that ``optimizer_tensors`` took.
+    """Load the state from ``optimizer_tensors`` into an optimiser with the same groups.
 
     Raises:
-        KeyError: If the state is of a tensor that the optimiser does not have.
-        ValueError: If a tensor's state lacks something, has more than it should, or is of another shape.
+        KeyError: If the state belongs to a parameter that the optimiser does not have.
+        ValueError: If the state of a parameter has missing or unexpected entries, or the wrong shape.
     """
     named = [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
-    places = {name: index for index, (name, _) in enumerate(named)}
-    kept = {"momentum_buffer"} if isinstance(optimizer, SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    indices = {name: index for index, (name, _) in enumerate(named)}
+    expected = {"momentum_buffer"} if isinstance(optimizer, SGD) else {"step", "exp_avg", "exp_avg_sq"}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition("/")
-        state.setdefault(places[name], {})[entry] = tensor
-    for place, entries in state.items():
-        name, parameter = named[place]
-        fit = all(tensor.shape == (() if key == "step" else parameter.shape) for key, tensor in entries.items())
-        if entries.keys() != kept or not fit:
-            raise ValueError(f"the state of {name} must be {', '.join(sorted(kept))}, of its shape")
+        state.setdefault(indices[name], {})[entry] = tensor
+    for index, entries in state.items():
+        name, parameter = named[index]
+        shapes = {key: torch.Size() if key == "step" else parameter.shape for key in expected}
+        if {key: tensor.shape for key, tensor in entries.items()} != shapes:
+            raise ValueError(f"the state of {name} must be {', '.join(sorted(expected))}, of its shape")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of the state and of every tensor's name and bytes; safetensors has none of its own."""
+    """Return the CRC-32 of the state and of each tensor's name and bytes; safetensors has no checksum."""
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
@@ -195,7 +195,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested dictionaries as dotted names."""
+    """Flatten nested dictionaries into dotted names."""
     if not isinstance(value, Mapping) or not value:
         return {name: value}
     flat: dict[str, Any] = {}
@@ -204,7 +204,7 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(values: Mapping[str, Any], name: str) -> str:
-    """A value in a message, shortened."""
+def _format(values: Mapping[str, Any], name: str) -> str:
+    """Format a value for a message, shortened."""
     text = repr(values[name]) if name in values else "absent"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Devices and the little that processes say to each other; a method itself is never wrapped."""
+"""Devices, and communication between processes; a method itself is never wrapped."""
 
 import os
 from collections.abc import Mapping
@@ -13,14 +13,13 @@ from selfprompt.utils.cores import most_processes
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
-    """Fabric for the options' devices and precision.
+    """Return a Fabric for the devices and precision of the options.
 
-    With one device it is ready. With several, call ``fabric.launch()`` before anything else: run as a script
-    it starts the other processes itself; under torchrun there are as many as torchrun started, whatever
-    ``devices`` says.
+    With one device it is ready to use. With several, call ``fabric.launch()`` first: in a script this starts the
+    other processes; under torchrun, torchrun has started them and ``devices`` is ignored.
 
     Raises:
-        ValueError: If the machine has no such devices; see ``check_devices``.
+        ValueError: If this machine has no such devices; see ``check_devices``.
     """
     check_devices(options)
     devices, nodes = options.devices, 1
@@ -35,7 +34,7 @@ def make_fabric(options: TrainOptions) -> Fabric:
 
 
 def check_devices(options: TrainOptions) -> None:
-    """Raise ValueError for more devices than this machine has, or for a precision that its kind does not have."""
+    """Raise ValueError for more devices than this machine has, or a precision that the device does not support."""
     no_gpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.accelerator.is_available())
     if options.precision == "16-mixed" and no_gpu:
         raise ValueError("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
@@ -50,7 +49,7 @@ def check_devices(options: TrainOptions) -> None:
 
 @torch.no_grad()
 def broadcast(fabric: Fabric, tensors: Mapping[str, Tensor]) -> None:
-    """Give every process the tensors of the first."""
+    """Copy the tensors of the first process to every other."""
     if fabric.world_size == 1:
         return
     values = fabric.broadcast({name: tensor.detach().cpu() for name, tensor in tensors.items()})
@@ -58,39 +57,38 @@ def broadcast(fabric: Fabric, tensors: Mapping[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
-def total(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """Sum of a tensor over all processes."""
+def sum_over_processes(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes."""
     return cast(Tensor, fabric.all_reduce(tensor, reduce_op="sum"))
 
 
 def mean_over_processes(fabric: Fabric, tensor: Tensor, weight: float) -> Tensor:
-    """Weighted mean of a tensor over all processes.
+    """Return the weighted mean of a tensor over all processes.
 
     Args:
-        fabric: Launched.
-        tensor: Any shape, the same in every process.
-        weight: Of this process: its number of images.
+        fabric: A launched Fabric.
+        tensor: A tensor of any shape, the same shape in every process.
+        weight: Weight of this process: its number of images.
     """
     if fabric.world_size == 1:
         return tensor
     message = torch.cat([tensor.detach().flatten() * weight, tensor.new_tensor([weight])])
-    message = total(fabric, message)
+    message = sum_over_processes(fabric, message)
     return (message[:-1] / message[-1]).view_as(tensor)
 
 
 def average_gradients(fabric: Fabric, parameters: Mapping[str, nn.Parameter], weight: float) -> None:
     """Replace each ``p.grad`` by its weighted mean over all processes, in one message.
 
-    A parameter that has no gradient in any process keeps None, so that the optimiser skips it as it does in
-    a single process.
+    A parameter without a gradient in any process keeps None: the optimiser skips it, as in a single process.
     """
     if fabric.world_size == 1:
         return
-    held = list(parameters.values())
-    flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in held]
-    present = torch.tensor([p.grad is not None for p in held], dtype=flat[0].dtype, device=flat[0].device)
-    # Flags are weighted like gradients: above zero where any process that has images has a gradient.
+    tensors = list(parameters.values())
+    flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in tensors]
+    present = torch.tensor([p.grad is not None for p in tensors], dtype=flat[0].dtype, device=flat[0].device)
+    # Flags are weighted like gradients: positive if any process with images has a gradient.
     mean = mean_over_processes(fabric, torch.cat([*flat, present]), weight)
-    *parts, present = mean.split([p.numel() for p in held] + [len(held)])
-    for parameter, part, there in zip(held, parts, present.tolist(), strict=True):
-        parameter.grad = part.view_as(parameter) if there > 0 else None
+    *parts, present = mean.split([p.numel() for p in tensors] + [len(tensors)])
+    for parameter, part, flag in zip(tensors, parts, present.tolist(), strict=True):
+        parameter.grad = part.view_as(parameter) if flag > 0 else None

@@ -1,4 +1,4 @@
-"""An exponential moving average of the tuned tensors."""
+"""An exponential moving average of the trainable parameters."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 class Ema:
     """``e <- d e + (1 - d) m`` after every optimiser step, starting as a copy of m; no warm-up of d.
 
-    Only tuned tensors are averaged. Differs from the reference code (SPT, ``--model_ema``): it averages the
-    frozen weights as well, which stay the same but for rounding.
+    Differs from the reference code (SPT, ``--model_ema``): it also averages the frozen weights, which only adds
+    rounding errors.
 
     Args:
-        tensors: The tuned tensors by name, as ``Method.trainable()`` gives them.
+        tensors: The trainable parameters by name, as returned by ``Method.trainable()``.
         decay: d, in (0, 1).
     """
 
@@ -30,20 +30,20 @@ class Ema:
 
     @torch.no_grad()
     def update(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take in the tensors as they are after a step."""
+        """Update the average after an optimiser step."""
         for name, average in self.average.items():
-            average.lerp_(tensors[name], 1 - self.decay)  # exact where a tensor does not change
+            average.lerp_(tensors[name], 1 - self.decay)  # exact if a tensor does not change
 
     @contextmanager
     def applied(self, method: "Method") -> Iterator[None]:
-        """Put the average in place of the method's tuned tensors; on leaving, those are back, bit for bit."""
+        """Replace the method's trainable parameters by their average inside the context; they are restored exactly."""
         tensors = method.trainable()
-        own = {name: tensors[name].detach().clone() for name in self.average}
+        saved = {name: tensors[name].detach().clone() for name in self.average}
         overwrite(tensors, self.average)
         try:
             yield
         finally:
-            overwrite(tensors, own)
+            overwrite(tensors, saved)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a run writes for people: log.csv, and TensorBoard files on request."""
+"""The logs of a run: log.csv, and TensorBoard files on request."""
 
 import csv
 import io
@@ -12,18 +12,18 @@ from selfprompt.utils.files import write_atomically
 
 
 class RunLog:
-    """The logs of a run's epochs.
+    """Writes the epochs of a run to log.csv and TensorBoard.
 
-    Not Fabric's CSVLogger: it starts a new or an emptied file in every process. This one writes the whole
-    history each time, so after a crash and a resume there is one row per epoch, whichever process trained it.
+    Fabric's CSVLogger starts a new or empty file in every process. This class writes the whole history each
+    time: after a crash and a resume there is one row per epoch.
 
     Args:
-        folder: The run's folder; None writes nothing.
-        tensorboard: Whether to write TensorBoard files too.
-        finished: Epochs that an earlier process finished; what it wrote behind them is hidden by TensorBoard.
+        folder: Folder of the run; None writes nothing.
+        tensorboard: Whether to write TensorBoard files, too.
+        finished: Epochs that earlier processes completed; TensorBoard hides what they wrote after these.
 
     Raises:
-        RuntimeError: If TensorBoard is asked for and not installed.
+        RuntimeError: If ``tensorboard`` is set and the package is not installed.
     """
 
     def __init__(self, folder: Path | None, *, tensorboard: bool = False, finished: int = 0) -> None:
@@ -38,13 +38,13 @@ class RunLog:
                     "Install selfprompt[tensorboard], or leave log_tensorboard out."
                 ) from error
 
-    def table(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write log.csv."""
+    def write_csv(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write log.csv anew."""
         if self.folder is not None and history:
-            write_atomically(self.folder / "log.csv", as_csv(history).encode())
+            write_atomically(self.folder / "log.csv", history_csv(history).encode())
 
-    def point(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch to TensorBoard's curves."""
+    def add_point(self, record: Mapping[str, Any]) -> None:
+        """Add an epoch to the curves of TensorBoard."""
         if self.tensorboard is not None:
             self.tensorboard.log_metrics(dict(record), step=record["epoch"])
             self.tensorboard.save()
@@ -57,8 +57,8 @@ class RunLog:
             self.tensorboard.finalize("success")
 
 
-def as_csv(history: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV; the columns are all names that occur, in their first order."""
+def history_csv(history: Sequence[Mapping[str, Any]]) -> str:
+    """Format records as CSV; the columns are all keys that occur, in order of first appearance."""
     columns = list(dict.fromkeys(name for record in history for name in record))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")

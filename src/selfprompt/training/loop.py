@@ -34,17 +34,17 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run went. The method holds the weights that ``weights`` names, and is in eval mode.
+    """Outcome of a training run. The method holds the weights that ``weights`` names and is in eval mode.
 
     Attributes:
         history: One record per epoch: epoch (from 1), lr (of its last step), loss and its terms,
-            train_accuracy (while training, under augmentation), val_accuracy, images_per_second, seconds.
-        seconds: Time of all epochs, those of earlier processes included.
-        weights: Those of the last step, of the best epoch on validation images, or of the average over the
-            steps (ema).
+            train_accuracy (measured while training, under augmentation), val_accuracy, images_per_second, seconds.
+        seconds: Duration of all epochs, including those of earlier processes.
+        weights: Which weights were kept: of the last step, of the best epoch on validation images, or the average
+            over the steps (ema).
         best_epoch: Epoch (from 1) with the best validation accuracy, the first on a tie; None without
             validation.
-        resumed_from: Epochs that earlier processes had finished.
+        resumed_from: Epochs that earlier processes completed.
     """
 
     history: tuple[dict[str, Any], ...]
@@ -68,35 +68,35 @@ def fit(
     fabric: Fabric | None = None,
     log: Callable[[str], None] = logger.info,
 ) -> FitResult:
-    """Train a method; on return it holds the final weights.
+    """Train a method in place; on return it holds the final weights.
 
     Args:
-        method: Prepared. It is moved to the device and changed in place, never wrapped.
-        train: Training batches; with several processes, each has its part of every batch.
-        val: Validation batches, None for none. Test images have no place here.
+        method: A prepared method. It is moved to the device and never wrapped.
+        train: Training batches; with several processes, each has its share of every batch.
+        val: Validation batches, or None. Never test images.
         options: How to train.
-        seed: Of dropout and what else is random in a forward; the order of the images is ``train``'s.
+        seed: Seed of dropout and other randomness in a forward; ``train`` has its own seed for the order of images.
         run_dir: Folder for the checkpoint and the logs; None writes nothing.
-        resume: Go on from the folder's checkpoint, or start if there is none yet.
-        identity: What the run is besides options and seed (method, data, backbone), as JSON values.
-        progress: Show a bar, in a terminal.
-        fabric: From ``make_fabric``, launched; None makes one, which suits a single device.
-        log: Takes one line per epoch where no bar is shown.
+        resume: Whether to resume from the checkpoint in the folder, or start if there is none yet.
+        identity: Identity of the run besides options and seed (method, data, backbone), as JSON values.
+        progress: Whether to show a progress bar, in a terminal.
+        fabric: A launched Fabric from ``make_fabric``; None makes one, for a single device.
+        log: Receives one line per epoch if no bar is shown.
 
     Raises:
-        ValueError: If the arguments do not fit each other, or the checkpoint is damaged or another run's.
-        RuntimeError: If the loss is not finite any more, or a checkpoint cannot be written.
+        ValueError: If the arguments are inconsistent, or the checkpoint is damaged or belongs to another run.
+        RuntimeError: If the loss is no longer finite, or a checkpoint cannot be written.
     """
     fabric = fabric or make_fabric(options)
     _check(method, train, val, options, run_dir, fabric)
     path = None if run_dir is None else Path(run_dir) / CHECKPOINT
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # the caller's random state stays as it is
-        who = checkpoint_identity(method, len(train), options, seed, identity)
-        state = TrainingState(method, options, fabric, seed=seed, identity=who)
+    with torch.random.fork_rng(devices=devices):  # keeps the caller's random state
+        full_identity = checkpoint_identity(method, len(train), options, seed, identity)
+        state = TrainingState(method, options, fabric, seed=seed, identity=full_identity)
         if path is not None and path.exists():
             if not resume:
-                raise ValueError(f"{run_dir} holds a run already. Resume it, or use another folder.")
+                raise ValueError(f"{run_dir} already holds a run. Resume it, or use another folder.")
             state.restore(path)
         resumed_from = state.epoch
         _train(state, train, val, path, progress=progress, log=log)
@@ -112,13 +112,13 @@ def _train(
     progress: bool,
     log: Callable[[str], None],
 ) -> None:
-    """The epochs that are left, each followed by its checkpoint and logs."""
+    """Train the remaining epochs; write a checkpoint and logs after each."""
     options, first = state.options, state.fabric.is_global_zero
     folder = path.parent if path is not None and first else None
     logs = RunLog(folder, tensorboard=options.log_tensorboard, finished=state.epoch)
     bar = ProgressBar(progress and first, epochs=options.epochs, steps=len(train), finished=state.epoch)
     with logs, bar:
-        logs.table(state.history)
+        logs.write_csv(state.history)
         if path is not None and state.epoch == 0:
             state.keep(path.parent)
         while state.epoch < options.epochs:
@@ -133,14 +133,14 @@ def _train(
             if path is not None:
                 state.keep(path.parent)
                 state.save(path)
-            logs.table(state.history)
-            logs.point(record)
+            logs.write_csv(state.history)
+            logs.add_point(record)
             if first and not bar.shown:
                 log(f"epoch {state.epoch}/{options.epochs}  {epoch_summary(record)}")
 
 
 def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str, float]:
-    """Train for one epoch; returns its numbers."""
+    """Train for one epoch; return the means of its losses and accuracy."""
     method, options, steps = state.method, state.options, len(train)
     start, meter, rate = time.monotonic(), Meter(state.fabric.device), 0.0
     method.train()
@@ -158,10 +158,10 @@ def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str
         raise RuntimeError(
             f"The loss became {means['loss']} in epoch {state.epoch + 1} at learning rate {rate:.3g}. {advice}"
         )
-    broken = [name for name, tensor in state.tensors.items() if not tensor.isfinite().all()]
-    if broken:
+    bad = [name for name, tensor in state.tensors.items() if not tensor.isfinite().all()]
+    if bad:
         raise RuntimeError(
-            f"{broken[0]} holds NaN or infinity after epoch {state.epoch + 1} at learning rate {rate:.3g}. {advice}"
+            f"{bad[0]} holds NaN or infinity after epoch {state.epoch + 1} at learning rate {rate:.3g}. {advice}"
         )
     speed = means.pop("images") / (time.monotonic() - start)
     return {"lr": rate, **means, "images_per_second": speed}
@@ -171,7 +171,7 @@ def _step(state: TrainingState, batch: Part, meter: Meter) -> None:
     """One optimiser step on this process's part of a batch."""
     fabric, options = state.fabric, state.options
     weight = len(batch.labels)
-    if weight == 0:  # a short last batch has nothing for this process, but the others wait for its message
+    if weight == 0:  # no image of a short last batch for this process, but the others wait for its gradients
         if state.spare is None:
             raise ValueError(f"There are fewer training images than processes ({fabric.world_size}).")
         batch = state.spare
@@ -196,7 +196,7 @@ def _step(state: TrainingState, batch: Part, meter: Meter) -> None:
 
 
 def _validate(state: TrainingState, val: "Batches") -> float:
-    """Validation accuracy of the tensors that would be kept now; remembers the best."""
+    """Return the validation accuracy of the current weights and remember the best epoch."""
     if state.ema:
         with state.ema.applied(state.method):
             value = accuracy(state.method, val, state.fabric)
@@ -206,15 +206,15 @@ def _validate(state: TrainingState, val: "Batches") -> float:
     if value > best:
         state.best_epoch = state.epoch
         if state.options.select == "best-val":
-            state.best = {name: tensor.detach().clone() for name, tensor in state.evaluated().items()}
+            state.best = {name: tensor.detach().clone() for name, tensor in state.current_weights().items()}
     return value
 
 
 def _reseed(device: torch.device, *key: int | str) -> None:
-    """Seed torch's global generator, the one dropout uses, from a position: a resumed run repeats it."""
+    """Seed torch's global generator, which dropout uses, from the position in the run, so that resuming repeats it."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     seed = int.from_bytes(digest, "big") >> 1
-    if device.type == "cpu":  # seeding every kind of device takes as long as a step on kept features
+    if device.type == "cpu":  # seeding all kinds of devices takes as long as a step on cached features
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
@@ -228,18 +228,18 @@ def _check(
     run_dir: Path | None,
     fabric: Fabric,
 ) -> None:
-    """Raise ValueError where the arguments do not fit each other."""
+    """Raise ValueError if the arguments are inconsistent."""
     if options.select == "best-val" and val is None:
         raise ValueError("select 'best-val' needs validation images. Add a val split, or use select 'last'.")
     if options.log_tensorboard and run_dir is None:
         raise ValueError("log_tensorboard needs run_dir, the folder to write to.")
     if train.world != fabric.world_size:
-        raise ValueError(f"The batches are cut for {train.world} processes, there are {fabric.world_size}.")
+        raise ValueError(f"The batches are split for {train.world} processes, but there are {fabric.world_size}.")
     for name, parameter in method.trainable().items():
         if parameter.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f"Tuned tensors must be float32, got {parameter.dtype} for {name}.")
+            raise ValueError(f"Trainable parameters must be float32, got {parameter.dtype} for {name}.")
     if method.own_gradients and (options.accumulate > 1 or options.precision == "16-mixed"):
         raise ValueError(
-            "A method that combines gradients itself needs accumulate 1 and no 16-mixed precision, "
+            "A method that combines gradients itself needs accumulate 1 and a precision other than 16-mixed, "
             f"got accumulate {options.accumulate} and precision {options.precision}."
         )

@@ -1,4 +1,4 @@
-"""What is counted while training: means over an epoch, and the accuracy on validation images."""
+"""Means over an epoch of training, and the accuracy on validation images."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfprompt.training.batches import parts
-from selfprompt.training.distributed import total
+from selfprompt.training.distributed import sum_over_processes
 
 if TYPE_CHECKING:
     from selfprompt.data.loading.loader import Batches
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Sums of losses and correct predictions over an epoch, on the device, so that no step waits for them."""
+    """Sums losses and correct predictions over an epoch, on the device, so that no step waits for a transfer.
+
+    Sums are float64 (float32 on MPS).
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -24,13 +27,13 @@ class Meter:
 
     @torch.no_grad()
     def add(self, terms: "LossTerms", loss: Tensor, labels: Tensor, count: int) -> None:
-        """Take in one loss.
+        """Add the loss of one batch.
 
         Args:
-            terms: Named terms; their ``logits``, where there are any, give the training accuracy.
+            terms: Named terms; their ``logits``, if present, give the training accuracy.
             loss: The total that is minimised, a scalar.
-            labels: (B,).
-            count: Images that it stands for: B, or 0 to leave it out.
+            labels: Class indices, (B,).
+            count: Number of images that it counts for: B, or 0 to ignore it.
         """
         self._add("images", torch.ones((), device=self.device), count)
         self._add("loss", loss, count)
@@ -41,11 +44,11 @@ class Meter:
             self._add("train_accuracy", (terms.logits.argmax(dim=-1) == labels).to(self.dtype).mean(), count)
 
     def means(self, fabric: Fabric | None = None) -> dict[str, float]:
-        """Mean of everything per image, and the number of images; over all processes when given a fabric."""
+        """Return the mean of each sum per image, and the number of images; over all processes if given a fabric."""
         names = sorted(self.sums)
         sums = torch.stack([self.sums[name] for name in names])
         if fabric is not None:
-            sums = total(fabric, sums)
+            sums = sum_over_processes(fabric, sums)
         values = dict(zip(names, sums.tolist(), strict=True))
         images = values.pop("images")
         return {"images": images} | {name: value / max(images, 1) for name, value in values.items()}
@@ -57,14 +60,14 @@ class Meter:
 
 @torch.no_grad()
 def accuracy(method: "Method", batches: "Batches", fabric: Fabric) -> float:
-    """Share of images whose highest score is their label's, in [0, 1], over all processes; in eval mode."""
+    """Return the accuracy in eval mode over all processes, in [0, 1]."""
     method.eval()
     counts = torch.zeros(2, dtype=torch.long, device=fabric.device)
     for part in parts(method, batches, 0, fabric):
         if len(part.labels):
             with fabric.autocast():
                 logits = part.logits(method)
-            right = (logits.argmax(dim=-1) == part.labels).sum()
-            counts += torch.stack([right, part.labels.new_tensor(len(part.labels))])
-    correct, seen = total(fabric, counts).tolist()
+            hits = (logits.argmax(dim=-1) == part.labels).sum()
+            counts += torch.stack([hits, part.labels.new_tensor(len(part.labels))])
+    correct, seen = sum_over_processes(fabric, counts).tolist()
     return correct / seen

@@ -1,4 +1,4 @@
-"""Parameter groups and optimisers; knows parameters by their names only."""
+"""Parameter groups and optimisers; parameters are sorted by their names only."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,15 +14,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Sort parameters into groups of equal weight decay.
 
-    With ``decay="weights"`` there are three, in this order, and an empty one stays: vectors, scalars and
-    biases without decay; the rest, prompts among them, with ``weight_decay``; what is left of a module called
-    ``head`` with ``head_weight_decay``. With ``decay="all"`` there is one.
+    ``decay="weights"`` makes three groups in this order, empty ones included: vectors, scalars and biases without
+    decay; all others, such as prompts, with ``weight_decay``; the weights of a module called ``head`` with
+    ``head_weight_decay``. ``decay="all"`` makes one group.
 
     Returns:
         Dictionaries with ``params``, their ``names`` in the same order, and ``weight_decay``.
 
-    Source: SPT's released ``param_groups_weight_decay``. Differs from the reference code: it takes every
-    parameter whose name contains the letters "head"; here a module of the path must be called so.
+    Source: SPT's released ``param_groups_weight_decay``. Differs from the reference code: it matches every
+    name that contains "head"; here a module of the path must have that name.
     """
     named = list(named_parameters)
     if options.decay == "all":
@@ -41,17 +41,17 @@ def parameter_groups(
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], options: TrainOptions) -> Optimizer:
-    """The optimiser that the options name. It skips parameters without a gradient, decay included.
+    """Build the optimiser of the options. It skips parameters without a gradient, including their decay.
 
     Raises:
         ValueError: If there is nothing to train.
     """
     groups = parameter_groups(named_parameters, options)
     if not any(group["params"] for group in groups):
-        raise ValueError("There is nothing to train: the method has no tuned tensors. Evaluate it as it is.")
-    fused = options.precision != "16-mixed"  # Fabric cannot clip scaled gradients that a fused step unscales itself
+        raise ValueError("There is nothing to train: the method has no trainable parameters. Evaluate it as it is.")
+    fused = options.precision != "16-mixed"  # Fabric cannot clip scaled gradients if a fused step unscales them
     if options.optimizer == "sgd":
-        return SGD(groups, lr=options.lr, momentum=options.momentum)  # fused, it starts from memory that nobody set
+        return SGD(groups, lr=options.lr, momentum=options.momentum)  # fused, momentum starts uninitialised
     if options.optimizer == "adam":
         return Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
     return AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)

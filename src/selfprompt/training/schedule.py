@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the position in a run: a resumed run needs no scheduler state."""
+"""Learning rates as functions of the position in a run, so that resuming needs no scheduler state."""
 
 import math
 
@@ -16,19 +16,19 @@ def dassl_cosine(
     warmup_lr: float = 1e-5,
     min_lr: float = 0.0,
 ) -> float:
-    """The schedule of Dassl, the engine of CoOp and its successors; constant within an epoch.
+    """Return the learning rate of Dassl, the trainer of CoOp and its successors; constant within an epoch.
 
-    Epochs before ``warmup_epochs`` have ``warmup_lr``. Then the cosine starts at the full rate, but its
+    The first ``warmup_epochs`` have ``warmup_lr``. Then the cosine starts at the full rate, but its
     period is ``epochs``, so the last epoch does not reach ``min_lr``: with T epochs and one of warm-up,
     ``lr(e) = lr/2 (1 + cos(pi (e - 1) / T))``.
 
     Args:
-        epoch: From 0.
+        epoch: Epoch, from 0.
         epochs: Length of the run, T.
-        lr: Highest rate.
+        lr: Peak rate.
         warmup_epochs: Epochs of warm-up.
         warmup_lr: Rate during the warm-up.
-        min_lr: Rate that the cosine falls towards; Dassl has 0.
+        min_lr: Final rate of the cosine; 0 in Dassl.
     """
     if epoch < warmup_epochs:
         return warmup_lr
@@ -36,12 +36,12 @@ def dassl_cosine(
 
 
 def warmup_cosine(time: float, *, epochs: int, lr: float, warmup_epochs: float = 10, min_lr: float = 0.0) -> float:
-    """SPT's schedule: linear from 0, then a cosine that ends at ``min_lr``. The very first step has rate 0.
+    """Return SPT's learning rate: linear from 0, then a cosine to ``min_lr``. The first step has rate 0.
 
     Args:
         time: Position in epochs, ``epoch + step / steps_per_epoch``.
         epochs: Length of the run.
-        lr: Highest rate.
+        lr: Peak rate.
         warmup_epochs: Length of the linear part.
         min_lr: Rate at the end.
     """
@@ -51,13 +51,13 @@ def warmup_cosine(time: float, *, epochs: int, lr: float, warmup_epochs: float =
 
 
 def learning_rate(options: TrainOptions, epoch: int, step: int, steps: int) -> float:
-    """The rate of one step.
+    """Return the learning rate of one step.
 
     Args:
-        options: Which schedule, and its values.
-        epoch: From 0.
-        step: Within the epoch, from 0.
-        steps: Per epoch.
+        options: The schedule and its values.
+        epoch: Epoch, from 0.
+        step: Step within the epoch, from 0.
+        steps: Steps per epoch.
     """
     if options.schedule == "dassl_cosine":
         return dassl_cosine(
@@ -80,7 +80,7 @@ def learning_rate(options: TrainOptions, epoch: int, step: int, steps: int) -> f
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every parameter group that rate, times the group's ``lr_scale`` where it has one."""
+    """Set the rate of every parameter group, times its ``lr_scale`` if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
 

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and how that becomes a checkpoint and comes back."""
+"""The state of a training run, and how it is saved to a checkpoint and restored."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,22 +28,22 @@ Weights = Literal["last", "best-val", "ema", "best-val-ema"]
 
 
 class TrainingState:
-    """The moving parts of a run.
+    """Everything that changes while a method is trained.
 
     Args:
-        method: It is moved to the device.
+        method: The method; it is moved to the device.
         options: How to train.
-        fabric: Launched.
-        seed: Of randomness in a forward.
-        identity: What the run is, as plain JSON values; a checkpoint with another one is refused.
+        fabric: A launched Fabric.
+        seed: Seed of the randomness in a forward.
+        identity: Identity of the run, as JSON values; a checkpoint with another identity is refused.
 
     Attributes:
-        parameters: The tuned tensors by name.
+        parameters: The trainable parameters by name.
         tensors: The trainable parameters and the method's ``running()`` tensors.
-        epoch: Epochs that are finished.
-        best_epoch: The epoch, from 1, of the best validation accuracy.
-        best: The tensors of that epoch, kept only when they will be wanted.
-        spare: A batch of one image, for a process without a part of a short batch.
+        epoch: Number of completed epochs.
+        best_epoch: Epoch, from 1, with the best validation accuracy.
+        best: Tensors of that epoch, if ``select`` is "best-val".
+        spare: A batch of one image, for a process that gets no image of a short batch.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainingState:
         self.tensors: dict[str, Tensor] = {**self.parameters, **method.running()}
         broadcast(fabric, self.tensors)
         self.optimizer = build_optimizer(self.parameters.items(), options)
-        self.optimizer_step = cast(Any, fabric.setup_optimizers(self.optimizer)).step  # minds the loss scale
+        self.optimizer_step = cast(Any, fabric.setup_optimizers(self.optimizer)).step  # respects the loss scale
         self.ema = Ema(self.parameters, options.ema_decay) if options.ema_decay else None
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
@@ -74,21 +74,21 @@ class TrainingState:
         self.best: dict[str, Tensor] = {}
         self.spare: Part | None = None
 
-    def evaluated(self) -> dict[str, Tensor]:
-        """The tensors that are judged and kept: the average over the steps where there is one."""
+    def current_weights(self) -> dict[str, Tensor]:
+        """Return the tensors to evaluate and keep: the average over the steps if there is one."""
         return {**self.tensors, **(self.ema.average if self.ema else {})}
 
     def finish(self) -> Weights:
-        """Put the final tensors into the method and say which they are."""
+        """Load the final tensors into the method; return which ones they are."""
         self.method.eval()
         if self.options.select == "best-val":
             overwrite(self.tensors, self.best)
             return "best-val-ema" if self.ema else "best-val"
-        overwrite(self.tensors, self.evaluated())
+        overwrite(self.tensors, self.current_weights())
         return "ema" if self.ema else "last"
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint if this process is the first and the epoch that just ended has one."""
+        """Write a checkpoint if one is due after this epoch and this process is the first."""
         due = self.epoch % self.options.checkpoint_every == 0 or self.epoch == self.options.epochs
         if not (due and self.fabric.is_global_zero):
             return
@@ -103,28 +103,28 @@ class TrainingState:
         save_checkpoint(path, TrainingCheckpoint(self.epoch, self.identity, sections, self.history, facts))
 
     def keep(self, folder: Path) -> None:
-        """Write a copy of what would be saved now if this process is the first and the epoch just ended has one."""
+        """Write a copy of the current weights if one is due after this epoch and this process is the first."""
         every = self.options.keep_every
         due = every and (self.epoch % every == 0 or self.epoch == self.options.epochs)
         if due and self.fabric.is_global_zero:
-            now = self.evaluated()
+            now = self.current_weights()
             stored = self.method.adapter_state_dict()
             keep_epoch(folder, self.epoch, {name: now.get(name, tensor) for name, tensor in stored.items()})
 
     def restore(self, path: Path) -> None:
-        """Go on where a checkpoint was written.
+        """Restore the state from a checkpoint.
 
         Raises:
-            ValueError: If the file is damaged, is another run's, or lacks what the run goes on from.
+            ValueError: If the file is damaged, belongs to another run, or lacks part of the state.
         """
         checkpoint = load_checkpoint(path, self.identity)
         try:
-            self._take(checkpoint)
+            self._restore_from(checkpoint)
         except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
-            raise ValueError(f"{path} does not hold what its run needs ({error}). Delete it to start again.") from error
+            raise ValueError(f"{path} is not the state of this run ({error}). Delete it to start again.") from error
 
-    def _take(self, checkpoint: TrainingCheckpoint) -> None:
-        """Take over a checkpoint's tensors and facts."""
+    def _restore_from(self, checkpoint: TrainingCheckpoint) -> None:
+        """Copy the tensors and facts of a checkpoint."""
         tensors, facts = checkpoint.tensors, checkpoint.facts
         overwrite(self.tensors, tensors["state"])
         load_optimizer(self.optimizer, tensors.get("optimizer", {}))
