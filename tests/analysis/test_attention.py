@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from selfprompt.analysis.attention import class_token_asks, look
+from selfprompt.analysis.attention import attention_mass, pools_class_token
 from selfprompt.models.open_clip_vit import vision_tower
 from selfprompt.models.timm_vit import TimmViT
 from tests.analysis.tiny import seen
@@ -16,7 +16,7 @@ CASES = [("sep", "clip"), ("vpt", "mae"), ("gatevpt", "mae"), ("maple", "clip")]
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_parts_of_an_image_sum_to_one(name: str, kind: str) -> None:
     stream = seen(small(name, kind), 3)
-    found = look(stream)
+    found = attention_mass(stream)
     tokens = stream.inputs[0]
     depth, total = stream.tower.depth, found.prefix.sum(-1) + found.prompts.sum(-1) + found.patches.sum(-1)
     assert found.prompts.shape == (depth, 3, tokens.count)
@@ -30,24 +30,24 @@ def test_who_asks_is_what_the_features_are_made_of() -> None:
         "class token": (vision_tower(clip().visual), TimmViT(vit())),
         "patches": (vision_tower(clip(vision={"pool_type": "avg"}).visual), TimmViT(vit(global_pool="avg"))),
     }
-    assert all(class_token_asks(tower, "native") for tower in towers["class token"])
-    assert not any(class_token_asks(tower, "native") for tower in towers["patches"])
+    assert all(pools_class_token(tower, "native") for tower in towers["class token"])
+    assert not any(pools_class_token(tower, "native") for tower in towers["patches"])
     for tower in (*towers["class token"], *towers["patches"]):
-        assert class_token_asks(tower, "cls")
-        assert not class_token_asks(tower, "avg")
+        assert pools_class_token(tower, "cls")
+        assert not pools_class_token(tower, "avg")
 
 
 def test_the_class_token_asks_where_it_is_the_feature() -> None:
     stream = seen(small("vpt", "mae", pooling="cls"))
     weights = stream.attention(1)
-    assert (look(stream).prefix[1] - weights[:, :, 0, :1].mean(dim=1)).abs().max() < 1e-7
+    assert (attention_mass(stream).prefix[1] - weights[:, :, 0, :1].mean(dim=1)).abs().max() < 1e-7
 
 
 def test_patches_ask_where_features_are_averaged() -> None:
     stream = seen(small("vpt", "mae", pooling="avg"))
     first = stream.inputs[1].prefix + stream.inputs[1].count
     rows = stream.attention(1)[:, :, first:]
-    assert (look(stream).patches[1] - rows[..., first:].mean(dim=(1, 2))).abs().max() < 1e-7
+    assert (attention_mass(stream).patches[1] - rows[..., first:].mean(dim=(1, 2))).abs().max() < 1e-7
 
 
 def test_a_temperature_that_the_block_was_given_counts() -> None:

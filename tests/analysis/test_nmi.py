@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from selfprompt.analysis.nmi import asked_by_block, block_attention, information, raw_attention, raw_by_block
-from selfprompt.analysis.streams import plain_stream
+from selfprompt.analysis.nmi import block_attention, information, projected_information, raw_attention, raw_information
+from selfprompt.analysis.tower_runs import run_without_prompts
 from selfprompt.models.tokens import Tokens
 from tests.analysis.tiny import by_hand, seen
 from tests.methods.tiny import images, small
@@ -120,7 +120,7 @@ def test_information_by_block_is_the_mean_over_images() -> None:
     x = 3 * random(2, 10, 16)
     prompted, plain = by_hand([Tokens(x, 1, 3)]), by_hand([Tokens(random(2, 7, 16, seed=4), 1)])
     own = [information(raw_attention(x[i, 1:4], plain.inputs[0].body[i])).normalised() for i in range(2)]
-    assert raw_by_block(prompted, plain) == [pytest.approx(float(sum(own)) / 2)]
+    assert raw_information(prompted, plain) == [pytest.approx(float(sum(own)) / 2)]
 
 
 def test_what_prompts_ask_is_attention_through_the_blocks_projections() -> None:
@@ -129,14 +129,14 @@ def test_what_prompts_ask_is_attention_through_the_blocks_projections() -> None:
     block, tokens = method.vision.vit.blocks[2], stream.inputs[2]
     rows = block_attention(method.prompts[2], tokens.body, block.norm1, block.attn.qkv, block.attn.num_heads)
     expected = float(information(rows.detach().double()).normalised().mean())
-    assert asked_by_block(stream)[2] == pytest.approx(expected, abs=1e-6)
+    assert projected_information(stream)[2] == pytest.approx(expected, abs=1e-6)
 
 
 def test_prompts_that_are_patches_share_more_than_prompts_at_random() -> None:
     method = small("vpt", "mae", prompts=8)
-    plain = plain_stream(method.vision, images(2))
-    at_random = raw_by_block(seen(method), plain)
+    plain = run_without_prompts(method.vision, images(2))
+    at_random = raw_information(seen(method), plain)
     with torch.no_grad():
         for index, tokens in enumerate(plain.inputs):
             method.prompts[index].copy_(tokens.body[0, :8])
-    assert all(own > other for own, other in zip(raw_by_block(seen(method), plain), at_random, strict=True))
+    assert all(own > other for own, other in zip(raw_information(seen(method), plain), at_random, strict=True))

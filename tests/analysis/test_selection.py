@@ -2,7 +2,7 @@
 
 import torch
 
-from selfprompt.analysis.selection import selected
+from selfprompt.analysis.selection import selected_tokens
 from selfprompt.prompts.fusion import Fuse, strongest
 from tests.analysis.tiny import seen
 from tests.methods.tiny import small
@@ -12,7 +12,7 @@ from tests.methods.tiny import small
 def test_they_are_the_strongest_recorded_tokens() -> None:
     method = small("sep", layers=[1, 3])
     stream = seen(method, 3)
-    found = selected(stream)
+    found = selected_tokens(stream)
     assert list(found) == [1, 3]
     for index, places in found.items():
         before = stream.record.outputs[index - 1]  # what the prompter chose from
@@ -26,11 +26,11 @@ def test_the_prompter_chose_the_same() -> None:
         stream = seen(method, 3)
         inner = stream.record.inner
         assert isinstance(inner, Fuse)
-        for index, places in selected(stream, selection).items():
+        for index, places in selected_tokens(stream, selection).items():
             taken = inner.choose(stream.record.outputs[index - 1])
             others = stream.inputs[index].others()
             assert torch.equal(others.gather(1, places[..., None].expand_as(taken)), taken)
 
 
 def test_other_methods_select_nothing() -> None:
-    assert selected(seen(small("vpt", "mae"))) == {}
+    assert selected_tokens(seen(small("vpt", "mae"))) == {}

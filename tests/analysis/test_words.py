@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from selfprompt.analysis.words import input_prompts, near_words, nearest, spacing, spelled, vocabulary
+from selfprompt.analysis.words import input_prompts, nearest, nearest_words, spacing, spell, vocabulary
 from selfprompt.methods.class_texts import word_embeddings
 from tests.methods.tiny import NAMES, backbone, small
 
@@ -13,7 +13,7 @@ def test_a_word_is_next_to_itself() -> None:
     text, tokenizer = clip.text_side()
     words = vocabulary(text)
     assert words.shape == (text.facts()["vocabulary"], text.width)
-    rows = near_words(word_embeddings(clip, "a photo of a dog"), words, tokenizer, count=3)
+    rows = nearest_words(word_embeddings(clip, "a photo of a dog"), words, tokenizer, count=3)
     assert [row[0].word for row in rows] == ["a", "photo", "of", "a", "dog"]
     assert all(row[0].distance == pytest.approx(0, abs=1e-5) for row in rows)
     assert all(row[0].distance <= row[1].distance <= row[2].distance for row in rows)
@@ -58,6 +58,6 @@ def test_deep_prompts_are_read_at_the_input() -> None:
 def test_pieces_of_words_are_marked() -> None:
     _, tokenizer = backbone("clip").text_side()
     whole, piece = tokenizer.ids["dog</w>"], tokenizer.ids["do"]
-    assert (spelled(tokenizer, whole), spelled(tokenizer, piece)) == ("dog", "do-")
-    assert spelled(tokenizer, tokenizer.end) == "<end_of_text>"
-    assert spelled(lambda texts: texts, 7) == "token 7"  # a tokenizer that cannot spell
+    assert (spell(tokenizer, whole), spell(tokenizer, piece)) == ("dog", "do-")
+    assert spell(tokenizer, tokenizer.end) == "<end_of_text>"
+    assert spell(lambda texts: texts, 7) == "token 7"  # a tokenizer that cannot spell

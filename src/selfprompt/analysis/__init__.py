@@ -1,1 +1,1 @@
-"""Looking at what prompts have learned."""
+"""Analysis of what prompts have learned."""

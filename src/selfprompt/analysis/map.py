@@ -1,21 +1,21 @@
-"""A flat map of prompts among patch tokens: the two directions in which the tokens of a block differ most."""
+"""A map of prompts among patch tokens: the plane of the two principal components of a block's input."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from selfprompt.analysis.streams import Stream
+from selfprompt.analysis.tower_runs import TowerRun
 
 
 @dataclass(frozen=True)
 class TokenMap:
-    """Places of tokens on the plane of their two main directions.
+    """Coordinates of tokens on the plane of their first two principal components.
 
     Attributes:
         patches: (B, N, 2).
-        prompts: (1, P, 2) where all images have the same prompts, else (B, P, 2).
-        share: Part of the variance of all these tokens that the plane shows, in [0, 1].
+        prompts: (1, P, 2) if all images have the same prompts, else (B, P, 2).
+        share: Fraction of the variance of all these tokens that the plane shows, in [0, 1].
     """
 
     patches: Tensor
@@ -24,14 +24,17 @@ class TokenMap:
 
 
 def plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The plane of points, (n, D): their mean, (D,), its two directions, (D, 2), and its share of the variance.
+    """Return the principal plane of points, (n, D).
 
-    Points in another order give the same plane: a direction points to where its largest coordinate is positive.
+    The order of the points does not matter: the sign of each direction makes its largest coordinate positive.
+
+    Returns:
+        Mean, (D,), directions, (D, 2), and their fraction of the variance.
     """
     points = points.double()
     centre = points.mean(dim=0)
-    away = points - centre
-    variances, directions = torch.linalg.eigh(away.T @ away)  # ascending
+    centred = points - centre
+    variances, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
     axes = directions[:, -2:].flip(-1)
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
     total = float(variances.sum())
@@ -40,9 +43,9 @@ def plane(points: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 @torch.no_grad()
-def token_map(stream: Stream, index: int) -> TokenMap:
-    """Prompts and patch tokens entering a block."""
-    tokens = stream.inputs[index]
+def token_map(run: TowerRun, index: int) -> TokenMap:
+    """Map the prompts and patch tokens of a block's input."""
+    tokens = run.inputs[index]
     patches, prompts = tokens.body.double(), tokens.prompts.double()
     if torch.equal(prompts, prompts[:1].expand_as(prompts)):
         prompts = prompts[:1]

@@ -1,30 +1,30 @@
-"""Which tokens SEP takes as representatives in front of each block."""
+"""The representative tokens that SEP selects before each block."""
 
 import torch
 from torch import Tensor
 
-from selfprompt.analysis.streams import Stream
+from selfprompt.analysis.tower_runs import TowerRun
 from selfprompt.prompts.fusion import Fuse, Selection, strongest
 
 
 @torch.no_grad()
-def selected(stream: Stream, selection: Selection = "image") -> dict[int, Tensor]:
-    """The tokens whose power is largest, strongest first, by refreshed block; empty for a run without fusion.
+def selected_tokens(run: TowerRun, selection: Selection = "image") -> dict[int, Tensor]:
+    """Return the tokens of largest mean square before each refreshed block, strongest first.
 
-    The prompter chose among the same tokens: refreshing exchanges the prompts only, which are never chosen.
+    These are the prompter's own choices: refreshing replaces the prompts alone, and they are never selected.
 
     Args:
-        stream: A run.
-        selection: As the method has it; "batch" chooses once for all images of the run.
+        run: A recorded run.
+        selection: The method's option; "batch" selects once for all images of the run.
 
     Returns:
-        By block index: positions in prefix and patches without the prompts, (B, P).
+        By block index: positions in prefix and patches, not counting prompts, (B, P). Empty for a run without fusion.
     """
-    inner = stream.record.inner
+    inner = run.record.inner
     if not isinstance(inner, Fuse):
         return {}
-    found = {}
+    positions = {}
     for index in sorted(inner.fusions):
-        tokens = stream.inputs[index]
-        found[index] = strongest(tokens, tokens.count, selection).expand(tokens.x.shape[0], -1)
-    return found
+        tokens = run.inputs[index]
+        positions[index] = strongest(tokens, tokens.count, selection).expand(tokens.x.shape[0], -1)
+    return positions

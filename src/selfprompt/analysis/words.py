@@ -1,4 +1,4 @@
-"""Learned text prompts in words: the entries of the vocabulary that lie next to them."""
+"""The vocabulary entries nearest to learned text prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from selfprompt.methods.base import Method
 from selfprompt.models.tower import TextTower
 
 SPACING = 512
-"""How many words say how far words lie from one another."""
+"""Number of words that ``spacing`` samples."""
 
 
 @dataclass(frozen=True)
-class Near:
-    """A word of the vocabulary near a prompt.
+class NearWord:
+    """A vocabulary entry near a prompt.
 
     Attributes:
-        word: The word; a piece of a word that others follow ends in a hyphen.
-        distance: Euclidean, in the space of token embeddings.
+        word: The word; a piece that does not end a word has a hyphen.
+        distance: Euclidean distance of the token embeddings.
     """
 
     word: str
@@ -28,61 +28,66 @@ class Near:
 
 
 def input_prompts(method: Method) -> dict[str, Tensor]:
-    """Learned vectors that stand where words would, (P, D) each, by the class that they belong to ("" for all).
+    """Return the prompts at the input of the text tower, where a text has words.
 
-    They are the tuned tensors called ``context`` (CoOp and its line) and ``text_prompts`` (SEP, IVLP, MaPLe); those of
-    deeper blocks are left out, because there no words stand beside them. Empty without text prompts.
+    These are the parameters called ``context`` (CoOp and its successors) or ``text_prompts`` (SEP, IVLP, MaPLe).
+    Prompts of deeper blocks are left out, because word embeddings do not reach these blocks.
+
+    Returns:
+        Prompts, (P, D), by class name ("" for all classes); empty without text prompts.
     """
-    tuned = method.trainable()
-    if "text_prompts" in tuned:
-        prompts = tuned["text_prompts"].detach()
+    parameters = method.trainable()
+    if "text_prompts" in parameters:
+        prompts = parameters["text_prompts"].detach()
         return {"": prompts[0] if prompts.ndim == 3 else prompts}  # (depth, P, D): those at the input
-    if "context" not in tuned:
+    if "context" not in parameters:
         return {}
-    context = tuned["context"].detach()
+    context = parameters["context"].detach()
     return dict(zip(method.classes, context, strict=True)) if context.ndim == 3 else {"": context}
 
 
 @torch.no_grad()
 def vocabulary(text: TextTower) -> Tensor:
-    """The embedding of every token that the text tower knows, without positions, (V, D)."""
+    """Return the embeddings of all tokens of the text tower, without positions, (V, D)."""
     ids = torch.arange(int(str(text.facts()["vocabulary"])), device=next(text.parameters()).device)
     return text.embed(ids[:, None]).x[:, 0].float()
 
 
 def nearest(vectors: Tensor, words: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices, (P, count) each, of the words, (V, D), next to vectors, (P, D); nearest first."""
+    """Return distances and indices, (P, count) each, of the words, (V, D), nearest to vectors, (P, D), in order."""
     distances = torch.cdist(vectors.double(), words.double())
-    found = distances.topk(min(count, len(words)), dim=1, largest=False)
-    return found.values, found.indices
+    smallest = distances.topk(min(count, len(words)), dim=1, largest=False)
+    return smallest.values, smallest.indices
 
 
-def near_words(vectors: Tensor, words: Tensor, tokenizer: Callable[..., Any], count: int = 5) -> list[list[Near]]:
-    """The words next to each vector, nearest first.
+def nearest_words(
+    vectors: Tensor, words: Tensor, tokenizer: Callable[..., Any], count: int = 5
+) -> list[list[NearWord]]:
+    """Return the words nearest to each vector, nearest first.
 
     Args:
         vectors: (P, D).
         words: From ``vocabulary``, (V, D).
-        tokenizer: The backbone's.
-        count: How many words.
+        tokenizer: The backbone's tokenizer.
+        count: Number of words per vector.
     """
     rows = zip(*(part.tolist() for part in nearest(vectors, words, count)), strict=True)
-    return [[Near(spelled(tokenizer, i), d) for d, i in zip(*row, strict=True)] for row in rows]
+    return [[NearWord(spell(tokenizer, i), d) for d, i in zip(*row, strict=True)] for row in rows]
 
 
 def spacing(words: Tensor) -> float:
-    """How far a word's nearest other word typically is: the median over words spread evenly over the vocabulary."""
-    some = words[:: max(1, len(words) // SPACING)]
-    return float(nearest(some, words, 2)[0][:, -1].median())
+    """Return the median distance from a word to the nearest other word, over an even sample of the vocabulary."""
+    sample = words[:: max(1, len(words) // SPACING)]
+    return float(nearest(sample, words, 2)[0][:, -1].median())
 
 
-def spelled(tokenizer: Callable[..., Any], number: int) -> str:
-    """A token as a reader knows it: ``photo``, or ``pho-`` for a piece that others follow."""
+def spell(tokenizer: Callable[..., Any], number: int) -> str:
+    """Return a token as text: ``photo``, or ``pho-`` for a piece that does not end a word."""
     decode = getattr(tokenizer, "decode", None)
     if decode is None:
         return f"token {number}"
     text = str(decode([number]))
-    if "\ufffd" in text or not text.strip():  # a part of a letter's bytes
+    if "\ufffd" in text or not text.strip():  # some of the bytes of a letter
         return f"token {number}"
     if text.startswith("<"):
         return text.strip()

@@ -79,7 +79,7 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
     """
     import torch
 
-    from selfprompt.analysis.streams import plain_stream, prompted_stream
+    from selfprompt.analysis.tower_runs import run_with_prompts, run_without_prompts
     from selfprompt.analysis.words import input_prompts
     from selfprompt.data.loading.transforms import eval_transform
     from selfprompt.reports.analysis_page import AnalysisInputs, ImageRun
@@ -88,7 +88,7 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
     method = classifier.method.eval()
     command = shlex.join(["selfprompt", "analyze", options.classifier, *_changed_arguments(options)])
     blank = torch.zeros(1, 3, *method.image_size, device=classifier.device)
-    if prompted_stream(method, blank) is None:
+    if run_with_prompts(method, blank) is None:
         if not input_prompts(method):
             raise ValueError(f"{method.name} has no prompts, so there is nothing to look at.")
         return AnalysisInputs(method, None, {}, options.words, command)
@@ -96,10 +96,10 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
     transform = eval_transform(classifier.preprocess)
     pixels = torch.stack([transform.pixels(item.load()) for item in items])  # (B, 3, S, S), uint8
     images = transform.normalise(pixels).to(classifier.device)
-    stream = prompted_stream(method, images)
+    stream = run_with_prompts(method, images)
     assert stream is not None
     pictures = pixels.permute(0, 2, 3, 1).numpy()
-    run = ImageRun(images, pictures, tuple(names), stream, plain_stream(method.vision, images))
+    run = ImageRun(images, pictures, tuple(names), stream, run_without_prompts(method.vision, images))
     return AnalysisInputs(method, run, read_epochs(folder), options.words, command)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from open_clip.model import CLIP, CustomTextCLIP
     from open_clip.transformer import VisionTransformer
 
-    from selfprompt.models.loading.embedded import EmbeddedClip, EmbeddedVision
+    from selfprompt.models.embedded_clip import EmbeddedClip, EmbeddedVision
 
 
 def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]:

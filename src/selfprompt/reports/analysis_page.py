@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from selfprompt.analysis.streams import Stream
+    from selfprompt.analysis.tower_runs import TowerRun
     from selfprompt.methods.base import Method
     from selfprompt.prompts.fusion import Selection
 
@@ -37,8 +37,8 @@ class ImageRun:
     images: "Tensor"
     pictures: "np.ndarray"
     names: tuple[str, ...]
-    stream: "Stream"
-    unprompted: "Stream"
+    stream: "TowerRun"
+    unprompted: "TowerRun"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -133,8 +133,8 @@ def information_section(inputs: AnalysisInputs) -> Section | str:
 
 def information_values(inputs: AnalysisInputs, run: ImageRun) -> dict[str, dict[int, list[float]]]:
     """Information by panel, finished epochs and block; the method is the tuned one again afterwards."""
-    from selfprompt.analysis.nmi import asked_by_block, raw_by_block
-    from selfprompt.analysis.streams import prompted_stream
+    from selfprompt.analysis.nmi import projected_information, raw_information
+    from selfprompt.analysis.tower_runs import run_with_prompts
 
     method = inputs.method
     tuned = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
@@ -143,11 +143,11 @@ def information_values(inputs: AnalysisInputs, run: ImageRun) -> dict[str, dict[
     try:
         for epoch, tensors in (inputs.epochs or {-1: tuned}).items():
             method.load_adapter_state_dict(tensors)
-            stream = prompted_stream(method, run.images)
+            stream = run_with_prompts(method, run.images)
             assert stream is not None
-            raw[epoch] = raw_by_block(stream, run.unprompted)
+            raw[epoch] = raw_information(stream, run.unprompted)
             if why_no_attention(stream) is None:
-                asked[epoch] = asked_by_block(stream)
+                asked[epoch] = projected_information(stream)
     except ValueError as error:
         raise ValueError(
             f"The tensors kept of epoch {epoch} are of another run: {error} Delete its epochs/."
@@ -159,7 +159,7 @@ def information_values(inputs: AnalysisInputs, run: ImageRun) -> dict[str, dict[
 
 def words_section(inputs: AnalysisInputs) -> Section | str:
     """The words of the vocabulary next to learned text prompts."""
-    from selfprompt.analysis.words import input_prompts, near_words, spacing, vocabulary
+    from selfprompt.analysis.words import input_prompts, nearest_words, spacing, vocabulary
 
     prompts = input_prompts(inputs.method)
     if not prompts:
@@ -168,7 +168,7 @@ def words_section(inputs: AnalysisInputs) -> Section | str:
     words = vocabulary(tower)
     rows = []
     for owner, vectors in prompts.items():
-        for number, near in enumerate(near_words(vectors, words, tokenizer, inputs.words), 1):
+        for number, near in enumerate(nearest_words(vectors, words, tokenizer, inputs.words), 1):
             cells = [f"{entry.word} ({entry.distance:.2f})" for entry in near]
             rows.append([*([owner] if owner else []), str(number), *cells])
     columns = ["class"] if "" not in prompts else []
@@ -185,11 +185,11 @@ def words_section(inputs: AnalysisInputs) -> Section | str:
 
 def selection_section(inputs: AnalysisInputs) -> Section | str:
     """The patches that SEP takes as representatives."""
-    from selfprompt.analysis.selection import selected
+    from selfprompt.analysis.selection import selected_tokens
 
     run = inputs.run
     selection: Selection = getattr(inputs.method.options, "selection", "image")
-    chosen = {} if run is None else selected(run.stream, selection)
+    chosen = {} if run is None else selected_tokens(run.stream, selection)
     if run is None or not chosen:
         return f"Selected patches are left out: {inputs.method.name} does not select any."
     places = {block: index.cpu().numpy() for block, index in chosen.items()}
@@ -207,7 +207,7 @@ def selection_section(inputs: AnalysisInputs) -> Section | str:
 
 def attention_section(inputs: AnalysisInputs) -> Section | str:
     """Where the tokens that make the features look."""
-    from selfprompt.analysis.attention import class_token_asks, look
+    from selfprompt.analysis.attention import attention_mass, pools_class_token
 
     run = inputs.run
     if run is None:
@@ -215,12 +215,12 @@ def attention_section(inputs: AnalysisInputs) -> Section | str:
     if fault := why_no_attention(run.stream):
         return f"Attention is left out: {fault}"
     stream = run.stream
-    found = look(stream)
+    found = attention_mass(stream)
     tokens = stream.inputs[0]
     pictures = plots.attention_pictures(run.pictures, run.names, found.patches.cpu().numpy(), run.grid)
     even = tokens.count / tokens.x.shape[1]
     shares = plots.attention_shares(found.shares().cpu().numpy(), found.prompts.mean(dim=1).cpu().numpy(), even)
-    by_class = class_token_asks(stream.tower, stream.pooling)
+    by_class = pools_class_token(stream.tower, stream.pooling)
     asking = (
         "the class token, whose last state becomes the features"
         if by_class
@@ -260,7 +260,7 @@ def map_section(inputs: AnalysisInputs) -> Section | str:
     return Section("Prompts among patch tokens", (text(how), shown), {"map.png": plots.to_png(drawn)})
 
 
-def why_no_attention(stream: "Stream") -> str | None:
+def why_no_attention(stream: "TowerRun") -> str | None:
     """Why a tower's attention cannot be looked at; None where it can."""
     try:
         stream.attention(0)

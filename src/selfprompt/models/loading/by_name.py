@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
+from selfprompt.models.embedded_clip import EmbeddedClip
 from selfprompt.models.loading import embedded
 from selfprompt.models.loading.checkpoint_files import load_strict, read_checkpoint
 
@@ -91,12 +92,12 @@ def _load_embedded(name: str, rest: str, say: Say) -> Backbone:
     if rest not in ("clip", "mae"):
         raise _unknown(name, ["embedded/clip", "embedded/mae"])
     with _seeded():
-        model = embedded.EmbeddedClip() if rest == "clip" else embedded.build_mae()
+        model = embedded.build_clip() if rest == "clip" else embedded.build_mae()
     path = embedded.weights_file(rest)
     load_strict(model, read_checkpoint(path).state, path)
     note = f"{name}: a small backbone that ships with the package: for trying and testing, not for photographs"
-    if isinstance(model, embedded.EmbeddedClip):
-        return model.backbone(name, note)
+    if isinstance(model, EmbeddedClip):
+        return embedded.clip_backbone(name, model, note)
 
     from selfprompt.models.loading import assemble
 

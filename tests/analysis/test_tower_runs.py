@@ -2,7 +2,7 @@
 
 import torch
 
-from selfprompt.analysis.streams import plain_stream, prompted_stream, watched
+from selfprompt.analysis.tower_runs import recorded_runs, run_with_prompts, run_without_prompts
 from tests.analysis.tiny import seen
 from tests.methods.tiny import images, small
 from tests.models.tiny import assert_same
@@ -12,7 +12,7 @@ from tests.models.tiny import assert_same
 def test_looking_changes_no_result_and_leaves_no_trace() -> None:
     method = small("sep")
     before = method.logits(images(2))
-    with watched(method.vision) as streams:
+    with recorded_runs(method.vision) as streams:
         assert_same(method.logits(images(2)), before)  # whoever looks on makes the last block compute all tokens
     assert [stream.prompted for stream in streams] == [False, True]  # frozen, prompted
     method.logits(images(2))
@@ -29,13 +29,13 @@ def test_prompts_that_enter_each_block_are_recorded() -> None:
 
 
 def test_a_method_without_image_prompts_has_no_stream() -> None:
-    assert prompted_stream(small("coop"), images(1)) is None
-    assert prompted_stream(small("linear", "mae"), images(1)) is None
+    assert run_with_prompts(small("coop"), images(1)) is None
+    assert run_with_prompts(small("linear", "mae"), images(1)) is None
 
 
 @torch.no_grad()
 def test_the_plain_run_has_no_prompts() -> None:
     tower = small("vpt", "mae").vision
-    stream = plain_stream(tower, images(2))
+    stream = run_without_prompts(tower, images(2))
     assert not stream.prompted
     assert torch.equal(stream.inputs[0].x, tower.enter(tower.embed(images(2))).x)
