@@ -160,12 +160,12 @@ def test_the_command_line(root, tmp_path, run):
     done = run(*words, "--list")
     assert (done.status, list(tmp_path.iterdir())) == (0, [])
     assert "embedded-animals/zero-shot/seed1-" in done.out
-    assert "backbone embedded/clip" in done.out, "settings are told"
+    assert "backbone embedded/clip" in done.out, "settings are printed"
     done = run(*words)
     assert done.status == 0, done.err
     assert "3/3" in done.out
     done = run(*words)
-    assert "3 cells, 3 of them done before" in done.out
+    assert "3 cells, 3 already done" in done.out
     assert "2/3" not in done.out
     (file,) = tmp_path.glob("*/*/zero-shot/*/result.json")
     found = json.loads(file.read_text())["evaluations"]

@@ -15,14 +15,14 @@ from selfprompt.reports.tables import Table, lay_out
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     parser.add_argument("runs", type=str, help="folder that selfprompt bench wrote to (its --out)")
-    parser.add_argument("--baseline", type=str, default="zero-shot", help="row that gains are counted from")
-    parser.add_argument("--published", action="store_true", help="also show averages that others published, marked")
-    parser.add_argument("--html", type=str | None, help="write a page with tables and plots, one file")
-    parser.add_argument("--csv", type=str | None, help="write the tables, one line a value")
+    parser.add_argument("--baseline", type=str, default="zero-shot", help="row that gains are measured against")
+    parser.add_argument("--published", action="store_true", help="add averages published by others, marked as such")
+    parser.add_argument("--html", type=str | None, help="write the tables and plots as one HTML page")
+    parser.add_argument("--csv", type=str | None, help="write the tables as CSV, one line per value")
     parser.add_argument("--csv_guard", action="store_true", help=CSV_GUARD)
-    parser.add_argument("--json", type=str | None, help="write the tables and every single result")
+    parser.add_argument("--json", type=str | None, help="write the tables and every evaluation as JSON")
     parser.add_argument("--markdown", type=str | None, help="write the tables as Markdown")
-    parser.add_argument("--latex", type=str | None, help="write the tables for the package booktabs")
+    parser.add_argument("--latex", type=str | None, help="write the tables as LaTeX, for the package booktabs")
 
 
 def report(options: Namespace) -> int:
@@ -36,7 +36,7 @@ def report(options: Namespace) -> int:
     console = make_console()
     rows = sorted({result.label for result in found.results})
     if options.baseline not in rows and options.baseline != "zero-shot":
-        raise ValueError(f"There is no row {options.baseline!r} to count gains from. Rows: {', '.join(rows)}.")
+        raise ValueError(f"There is no row {options.baseline!r} to measure gains against. Rows: {', '.join(rows)}.")
     tables = all_tables(found.results, baseline=options.baseline, with_published=options.published)
     for table in tables:
         print_table(table, console)
@@ -45,7 +45,7 @@ def report(options: Namespace) -> int:
     for note in found.notes:
         console.print_text(f"Note: {note}")
     for folder, reason in found.failed.items():
-        console.print_text(f"Broken: {folder}: {reason}")
+        console.print_text(f"Failed: {folder}: {reason}")
     written: dict[str | None, Callable[[], str]] = {
         options.csv: lambda: to_csv(tables, guard=options.csv_guard),
         options.markdown: lambda: to_markdown(tables),

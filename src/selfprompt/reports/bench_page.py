@@ -49,7 +49,7 @@ def write_bench_page(path: Path, found: GridResults, *, baseline: str, with_publ
             sections.append((f"{title}: confidence and confusion", seen))
     if found.failed:
         rows = [[folder, reason] for folder, reason in found.failed.items()]
-        sections.append(("Broken cells", [table(["cell", "what went wrong"], rows)]))
+        sections.append(("Failed cells", [table(["cell", "error"], rows)]))
     sections.append(("How to read this", [text(sentence) for sentence in HOW]))
     write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in found.notes))
 
