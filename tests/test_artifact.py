@@ -121,7 +121,7 @@ def test_a_folder_that_was_half_replaced_is_refused(tmp_path):
     classifier("vpt").save(tmp_path / "old")
     classifier("linear").save(tmp_path / "new")
     shutil.copy(tmp_path / "new" / TENSORS, tmp_path / "old" / TENSORS)
-    with pytest.raises(ValueError, match="is damaged or of another run: its hash is not the one in config"):
+    with pytest.raises(ValueError, match="is damaged or belongs to another run: its hash is not the one in config"):
         read_artifact(tmp_path / "old")
 
 

@@ -228,7 +228,7 @@ class TestJob:
     def test_no_images_begin_no_job(self, tmp_path):
         with pytest.raises(ValueError, match="There are no images to predict"):
             open_job(tmp_path, job_spec(), [])
-        with pytest.raises(ValueError, match="holds a zero byte"):
+        with pytest.raises(ValueError, match="has a zero byte"):
             open_job(tmp_path, job_spec(), ["fine", "not\0fine"])
         assert open_job(tmp_path, job_spec(), ["fine"]).count == 1
 

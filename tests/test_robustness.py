@@ -414,7 +414,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no tensors": (lambda out: (out / "prompts.safetensors").unlink(), ("it has no prompts.safetensors",)),
     "no config": (lambda out: (out / "config.json").unlink(), ("is not a saved classifier: it has no config.json",)),
-    "config cut off": (truncate_config, ("config.json is damaged", "Restore it from a copy, or tune again")),
+    "config cut off": (truncate_config, ("config.json is damaged", "Restore it from a copy, or train again")),
     "config empty": (lambda out: (out / "config.json").write_text(""), ("config.json is damaged",)),
     "config of bytes": (lambda out: (out / "config.json").write_bytes(b"\xff\xfe"), ("config.json is damaged",)),
     "config of something else": (
@@ -441,7 +441,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "fewer classes": (edit(classes=["a", "b"]), ("head.bias has shape (4,), expected (2,)",)),
     "weights that changed": (
         edit(backbone={"name": "embedded/mae", "fingerprint": "0" * 64}),
-        ("was tuned on embedded/mae with fingerprint 000000000000", "its weights or architecture differ"),
+        ("was trained on embedded/mae with fingerprint 000000000000", "its weights or architecture differ"),
     ),
 }
 
@@ -462,7 +462,7 @@ def test_a_damaged_classifier_is_refused_in_a_sentence(case, run, linear, photos
 def test_another_backbone_is_refused_by_its_fingerprint(run, linear, photos):
     done = run("predict", linear, photos, "--backbone", "embedded/clip")
     assert done.status == 1
-    assert f"{linear} cannot be loaded: it was tuned on embedded/mae with fingerprint " in done.err
+    assert f"{linear} cannot be loaded: it was trained on embedded/mae with fingerprint " in done.err
     assert "but embedded/clip has " in done.err
 
 

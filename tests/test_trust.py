@@ -208,13 +208,11 @@ class TestHub:
         said: list[str] = []
         selfprompt.load(f"{HUB}owner/name@v1.0", say=said.append)
         assert asked == [("owner/name", "v1.0", True), ("owner/name", "c" * 40, False)]
-        assert said == [f"fetching {CONFIG}, {TENSORS} (3,345 bytes) of owner/name from the Hugging Face hub"]
+        assert said == [f"downloading {CONFIG}, {TENSORS} (3,345 bytes) of owner/name from the Hugging Face hub"]
 
     def test_what_is_too_large_is_not_fetched(self, linear, monkeypatch):
         asked = self.fake(monkeypatch, linear, {CONFIG: MAX_BYTES[CONFIG] + 1})
-        with pytest.raises(
-            ValueError, match=r"hf-hub:owner/name could not be fetched .*too many for what it should be"
-        ):
+        with pytest.raises(ValueError, match=r"hf-hub:owner/name could not be downloaded .*more than the allowed"):
             selfprompt.load(f"{HUB}owner/name")
         assert asked == [("owner/name", None, True)]
 
@@ -235,7 +233,7 @@ class TestHub:
         assert len(asked) == 2
 
     def test_without_a_network(self):
-        with pytest.raises(ValueError, match=r"^hf-hub:owner/none could not be fetched from the Hugging Face hub: "):
+        with pytest.raises(ValueError, match=r"^hf-hub:owner/none could not be downloaded from the Hugging Face hub: "):
             selfprompt.load(f"{HUB}owner/none")
 
 

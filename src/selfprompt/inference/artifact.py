@@ -1,11 +1,11 @@
-"""The folder that a tuned classifier is saved to: what was learned, everything needed to use it, a model card.
+"""The folder of a saved classifier: the trained tensors, everything needed to use them, and a model card.
 
-    prompts.safetensors   what is tuned, nothing else
+    prompts.safetensors   the trained tensors and nothing else
     config.json           method, options, backbone and its fingerprint, classes, preprocessing, versions, results
     README.md             the model card
 
-Each file is written under a temporary name and renamed; config.json comes last and holds the hash of the tensors, so
-that a folder is either whole or refused.
+Each file is written under a temporary name and renamed. config.json is written last and holds the hash of the tensors,
+so that an incomplete folder is rejected.
 """
 
 import hashlib
@@ -33,32 +33,32 @@ from selfprompt.utils.suggestions import did_you_mean
 logger = logging.getLogger(__name__)
 
 CONFIG, TENSORS, CARD = "config.json", "prompts.safetensors", "README.md"
-CHECKPOINT = "checkpoint.safetensors"  # what an unfinished run has instead
+CHECKPOINT = "checkpoint.safetensors"  # present while the run is unfinished
 HUB = "hf-hub:"
-"""What stands before owner/name of a repository of the Hugging Face hub, as open_clip writes it."""
+"""Prefix of owner/name for a repository of the Hugging Face hub, as in open_clip."""
 MAX_BYTES = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
-"""The files that are fetched from a repository, and the bytes that each may have."""
+"""The files that are downloaded from a repository, with their maximum sizes."""
 ALLOWED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
-"""Types of tensors that methods store."""
-ADVICE = "Restore it from a copy, or tune again."
+"""Data types that methods store."""
+ADVICE = "Restore it from a copy, or train again."
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a folder holds: the configuration and the learned tensors by name."""
+    """Content of an artifact folder: the configuration, and the trained tensors by name."""
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
 
 def save_artifact(folder: Path, artifact: Artifact) -> None:
-    """Write the folder, which may exist.
+    """Write an artifact to a new or existing folder.
 
     Raises:
-        ValueError: If a value of the configuration could not be read back.
-        RuntimeError: If a file cannot be written; what was there is untouched.
+        ValueError: If a value of the configuration would be rejected by ``read_artifact``.
+        RuntimeError: If a file cannot be written; an existing file is untouched.
     """
     content = save_tensors({name: t.detach().cpu().contiguous().clone() for name, t in artifact.tensors.items()})
     config = {**artifact.config, "format": FORMAT, "tensors_sha256": hashlib.sha256(content).hexdigest()}
@@ -69,21 +69,21 @@ def save_artifact(folder: Path, artifact: Artifact) -> None:
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Read a folder.
+    """Read an artifact and check its files.
 
     Raises:
-        ValueError: If it is no artifact, is damaged, holds a value that cannot be, or was written by a newer version of
-            the library; the message names the file.
+        ValueError: If the folder is not an artifact, a file is damaged or has an invalid value, or a newer version of
+            the library wrote it; the message names the file.
     """
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
-            hint = " Its run is not finished: go on with it (--resume)." if (folder / CHECKPOINT).exists() else ""
+            hint = " The run has not finished; resume it with --resume." if (folder / CHECKPOINT).exists() else ""
             raise ValueError(f"{folder} is not a saved classifier: it has no {name}.{hint}")
     config = _read_config(folder / CONFIG)
     content = (folder / TENSORS).read_bytes()
     if hashlib.sha256(content).hexdigest() != config["tensors_sha256"]:
         raise ValueError(
-            f"{folder / TENSORS} is damaged or of another run: its hash is not the one in {CONFIG}. {ADVICE}"
+            f"{folder / TENSORS} is damaged or belongs to another run: its hash is not the one in {CONFIG}. {ADVICE}"
         )
     try:
         tensors = load_tensors(content)
@@ -98,7 +98,7 @@ def read_artifact(folder: Path) -> Artifact:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """config.json, every key of which was checked."""
+    """Read config.json and check every key."""
     config = read_json(path, advice=ADVICE)
     if not isinstance(config, dict) or "format" not in config:
         raise ValueError(f"{path} is not the {CONFIG} of a saved classifier.")
@@ -112,27 +112,27 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def artifact_folder(source: str | Path, *, say: Callable[[str], None] = logger.info) -> Path:
-    """The folder of an artifact: a local one, or "hf-hub:owner/name" or "hf-hub:owner/name@revision", which is fetched.
+    """Return the folder of an artifact; download it if it is in a repository of the Hugging Face hub.
 
     Args:
-        source: Where the artifact is.
-        say: Is told what is fetched before it is.
+        source: A local folder, "hf-hub:owner/name" or "hf-hub:owner/name@revision".
+        say: Receives one line before a download.
 
     Raises:
         ValueError: If there is no such folder or repository, or its files are too large.
     """
     if isinstance(source, str) and source.startswith(HUB):
-        return _fetched(source, say)
+        return _download(source, say)
     folder = Path(source)
-    if os.path.isdir(folder):  # of a name that is too long, too
+    if os.path.isdir(folder):  # also False for a name that is too long
         return folder
     if os.path.exists(folder):
         raise ValueError(f"{source} is a file; give the folder of a saved classifier.")
-    raise ValueError(f"{source}: there is no such folder.{_nearest(folder)}{_as_repository(str(source))}")
+    raise ValueError(f"{source}: there is no such folder.{_similar_folder(folder)}{_as_repository(str(source))}")
 
 
-def _nearest(folder: Path) -> str:
-    """A hint at the folder beside it with the most similar name."""
+def _similar_folder(folder: Path) -> str:
+    """Suggest the sibling folder with the most similar name."""
     try:
         names = [entry.name for entry in islice(os.scandir(folder.parent), 10_000) if entry.is_dir()]
     except OSError:
@@ -144,56 +144,57 @@ def _as_repository(source: str) -> str:
     return f" A repository of the Hugging Face hub is written {HUB}{source}." if _REPOSITORY.fullmatch(source) else ""
 
 
-def _fetched(source: str, say: Callable[[str], None]) -> Path:
-    """The folder in the hub's cache; what is missing there is fetched."""
+def _download(source: str, say: Callable[[str], None]) -> Path:
+    """Return the folder in the cache of the hub; download missing files."""
     repository, _, revision = source.removeprefix(HUB).partition("@")
     if not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"A hub repository is written {HUB}owner/name or {HUB}owner/name@revision, got {source}.")
     try:
-        return _snapshot(repository, revision or None, say)
+        return _download_files(repository, revision or None, say)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{source} could not be fetched from the Hugging Face hub: {reason}") from error
+        raise ValueError(f"{source} could not be downloaded from the Hugging Face hub: {reason}") from error
 
 
-def _snapshot(repository: str, revision: str | None, say: Callable[[str], None]) -> Path:
-    """The folder of a repository at one commit; without a network, the one that was fetched earlier."""
+def _download_files(repository: str, revision: str | None, say: Callable[[str], None]) -> Path:
+    """Return the folder of a repository at one commit; without a network, the one downloaded earlier."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
 
-    wanted = list(MAX_BYTES)
+    names = list(MAX_BYTES)
     try:
-        planned = snapshot_download(repository, revision=revision, allow_patterns=wanted, dry_run=True)
+        planned = snapshot_download(repository, revision=revision, allow_patterns=names, dry_run=True)
     except DryRunError:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=names, local_files_only=True))
     missing = [file for file in planned if file.will_download]
     for file in missing:
         if (file.file_size or 0) > MAX_BYTES[file.filename]:
-            raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, too many for what it should be")
+            limit = f"more than the allowed {MAX_BYTES[file.filename]:,}"
+            raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, {limit}")
     if missing:
         size = sum(file.file_size or 0 for file in missing)
-        names = ", ".join(file.filename for file in missing)
-        say(f"fetching {names} ({size:,} bytes) of {repository} from the Hugging Face hub")
+        listed = ", ".join(file.filename for file in missing)
+        say(f"downloading {listed} ({size:,} bytes) of {repository} from the Hugging Face hub")
     if planned:
-        revision = planned[0].commit_hash  # what was looked at, and nothing newer
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        revision = planned[0].commit_hash  # exactly the commit that was checked
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of this library and those that its results depend on."""
-    found = {}
+    """Return the versions of this library and of those that its results depend on."""
+    result = {}
     for name in ("selfprompt", "torch", "timm", "open_clip_torch", "pillow"):
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            result[name] = "unknown"
+    return result
 
 
 def model_card(config: Mapping[str, Any]) -> str:
-    """A short card that says what the folder is, how good, and how to use it."""
+    """Return a model card: what the classifier is, its accuracy, how to use it and how it was trained."""
     backbone, classes = config["backbone"], config["classes"]
-    more = " ..." if len(classes) > 20 else ""
+    ellipsis = " ..." if len(classes) > 20 else ""
     lines = [
         "---",
         "library_name: selfprompt",
@@ -202,8 +203,8 @@ def model_card(config: Mapping[str, Any]) -> str:
         "",
         f"# {config['method']} on {backbone['name']}",
         "",
-        f"An image classifier for {len(classes)} classes: {', '.join(classes[:20])}{more}.",
-        f"Only the tensors in `{TENSORS}` were trained; the backbone is frozen and is not part of this folder.",
+        f"An image classifier for {len(classes)} classes: {', '.join(classes[:20])}{ellipsis}.",
+        f"Only the tensors in `{TENSORS}` were trained; the backbone is frozen and not part of this folder.",
     ]
     if backbone.get("note"):
         lines += ["", f"**{backbone['note']}**"]
@@ -217,19 +218,19 @@ def model_card(config: Mapping[str, Any]) -> str:
         "",
         'classifier = selfprompt.load("this/folder")',
     ]
-    lines += ['print(classifier.predict(["photo.jpg"]))', "```", "", "## How it was made", ""]
+    lines += ['print(classifier.predict(["photo.jpg"]))', "```", "", "## Training", ""]
     lines += [f"- {name}: {value}" for name, value in (config.get("recipe") or {}).items() if value not in ({}, None)]
     lines += [f"- {note}" for note in (config.get("results") or {}).get("notes", [])]
     return "\n".join(lines) + "\n"
 
 
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
-    rows = [(name, results[name]) for name in ("zero_shot", "tuned") if results.get(name)]
-    if not rows:
-        return ["Not measured."]
+    evaluated = [(name, results[name]) for name in ("zero_shot", "tuned") if results.get(name)]
+    if not evaluated:
+        return ["There were no test images, so the accuracy is unknown."]
     table = ["| model | accuracy | 95 % interval | test images |", "|---|---|---|---|"]
-    for name, metrics in rows:
+    for name, metrics in evaluated:
         low, high = metrics["interval"]
-        shown = "untuned" if name == "tuned" and results.get("weights") == "untouched" else name.replace("_", "-")
-        table.append(f"| {shown} | {metrics['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {metrics['total']} |")
+        label = "untuned" if name == "tuned" and results.get("weights") == "untouched" else name.replace("_", "-")
+        table.append(f"| {label} | {metrics['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {metrics['total']} |")
     return table

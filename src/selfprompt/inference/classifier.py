@@ -1,4 +1,4 @@
-"""A tuned classifier as its user holds it: predict, evaluate, save, load, take new class names."""
+"""The trained classifier: predict, evaluate, save, load, and change class names."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -28,7 +28,7 @@ from selfprompt.inference.artifact import (
     read_artifact,
     save_artifact,
 )
-from selfprompt.inference.inputs import each_image, image_name
+from selfprompt.inference.inputs import image_name, iterate_images
 from selfprompt.inference.predictions import Prediction
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
@@ -44,14 +44,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(repr=False)
 class Classifier:
-    """A method with its tuned tensors, and all that is needed to feed it images.
+    """An image classifier: a trained method with the preprocessing of its images.
 
     Attributes:
-        method: The tuned method, a ``torch.nn.Module``.
+        method: The trained method, a ``torch.nn.Module``.
         preprocess: Size and statistics of the images.
-        batch_size: Images a batch in evaluation; part of the result unless ``method.traits.batch_independent``.
-        recipe: How it was tuned.
-        results: What was measured: metrics by name, notes, seconds.
+        batch_size: Images per batch; it affects predictions unless ``method.traits.batch_independent``.
+        recipe: The recipe it was trained with, as keys and values.
+        results: The record of its training: metrics by name, notes, seconds.
     """
 
     method: Method
@@ -63,8 +63,8 @@ class Classifier:
     def __repr__(self) -> str:
         tuned = self.results.get("tuned")
         accuracy = f", {tuned['accuracy']:.1f} % of {tuned['total']} test images" if tuned else ""
-        named = listing([ascii(name)[1:-1] if not name.isprintable() else name for name in self.classes], 5)
-        return f"Classifier({self.method.name} on {self.method.backbone.name}{accuracy}; classes: {named})"
+        classes = listing([ascii(name)[1:-1] if not name.isprintable() else name for name in self.classes], 5)
+        return f"Classifier({self.method.name} on {self.method.backbone.name}{accuracy}; classes: {classes})"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,17 +73,17 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return next(self.method.vision.parameters()).device
 
     def to(self, device: str | torch.device) -> "Classifier":
-        """Move the model."""
+        """Move the model to a device."""
         self.method.to(device)
         return self
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Scores of preprocessed images, (B, 3, H, W) to (B, C), on the CPU."""
+        """Return the logits of preprocessed images, (B, 3, H, W) to (B, C), float32 on the CPU."""
         self.method.eval()
         return self.method.logits(images.to(self.device)).detach().float().cpu()
 
@@ -91,19 +91,19 @@ class Classifier:
         """Classify images.
 
         Args:
-            images: One image: a path, a PIL image, an array (H, W, 3), a tensor (3, H, W), the bytes of a file, an open
-                binary file (it stays open). A folder, for the images below it. A batch, as array (N, H, W, 3) or
-                tensor (N, 3, H, W). Or any iterable of images.
-            top: How many classes to give for each image.
-            progress: Called with (images done, images in all; those done where their number is not known before).
+            images: One image: a path, a PIL image, an array (H, W, 3), a tensor (3, H, W), the bytes of a file, or an
+                open binary file (which stays open). A folder, for all images below it. A batch, as array (N, H, W, 3)
+                or tensor (N, 3, H, W). Or any iterable of images.
+            top: Number of classes to return per image.
+            progress: Called with (done, total) images; if the total is unknown, it equals done.
 
         Returns:
-            One prediction an image, in order; unreadable images have an ``error``.
+            One prediction per image, in order; unreadable images have an ``error``.
 
         Raises:
             ValueError: If ``top`` is below 1, or a folder has no images.
         """
-        images = each_image(images)
+        images = iterate_images(images)
         total = len(images) if isinstance(images, Sized) else 0
         predictions: list[Prediction] = []
         for batch in self.stream(images, top=top):
@@ -116,10 +116,10 @@ class Classifier:
         """Classify any number of images in constant memory, batch by batch.
 
         Args:
-            images: What ``predict`` takes; taken as they are needed, at most three batches ahead.
-            top: How many classes to give for each image.
-            workers: Threads that read images ahead of the model; they change nothing but the speed. 0 reads them in the
-                calling thread.
+            images: As for ``predict``; consumed lazily, at most three batches ahead.
+            top: Number of classes to return per image.
+            workers: Threads that read images ahead of the model; they affect only the speed. 0 reads in the calling
+                thread.
 
         Returns:
             An iterator over lists of ``batch_size`` predictions, in order; unreadable images have an ``error``.
@@ -133,25 +133,26 @@ class Classifier:
             raise ValueError(f"workers must be at least 0, got {workers}.")
         transform = eval_transform(self.preprocess)
         read = partial(_read, transform, DecodingLimit())
-        batches = prefetch(read, batched(enumerate(each_image(images)), self.batch_size), workers)
-        return (self._classified(batch, transform, top) for batch in batches)
+        batches = prefetch(read, batched(enumerate(iterate_images(images)), self.batch_size), workers)
+        return (self._predict_batch(batch, transform, top) for batch in batches)
 
-    def _classified(
+    def _predict_batch(
         self, batch: Sequence[tuple[Prediction, Tensor | None]], transform: Transform, top: int
     ) -> list[Prediction]:
-        """The predictions of a batch that was read."""
+        """Return the predictions of a batch of images that were read."""
         pixels = [pixels for _, pixels in batch if pixels is not None]
         if not pixels:
-            return [found for found, _ in batch]
+            return [prediction for prediction, _ in batch]
         scores = iter(self.logits(transform.batch(pixels, self.device)).softmax(dim=-1))
-        return [found if found.error else self._named(found, next(scores), top) for found, _ in batch]
+        return [one if one.error else self._filled(one, next(scores), top) for one, _ in batch]
 
-    def _named(self, found: Prediction, scores: Tensor, top: int) -> Prediction:
+    def _filled(self, empty: Prediction, scores: Tensor, top: int) -> Prediction:
+        """Return a prediction with its classes and probabilities."""
         if not scores.isfinite().all():
-            return replace(found, error="the model's scores for it are not finite numbers")
+            return replace(empty, error="the model's scores for it are not finite numbers")
         best = scores.topk(min(top, len(scores)))
         pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
-        return replace(found, label=pairs[0][0], score=pairs[0][1], top=pairs)
+        return replace(empty, label=pairs[0][0], score=pairs[0][1], top=pairs)
 
     def evaluate(
         self,
@@ -194,20 +195,24 @@ class Classifier:
         )
 
     def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Classifier":
-        """The same tuned prompts for other class names, without training.
+        """Return a classifier with the same trained prompts for other class names, without training.
 
         Args:
-            names: At least two, all different.
-            check: Whether to refuse others. A published protocol's may repeat (ImageNet's list) or be a single one.
+            names: At least two different class names.
+            check: Whether to reject repeated or single names, which published protocols may have.
 
         Raises:
-            ValueError: If the method's head belongs to its training classes.
+            ValueError: If the head of the method was trained for its classes.
         """
         method = self.method.with_classes(names, check=check)
         return Classifier(method, self.preprocess, self.batch_size, self.recipe)
 
     def save(self, folder: str | Path) -> None:
-        """Write the artifact: learned tensors, configuration, model card."""
+        """Save the classifier to a folder: trained tensors, configuration and model card.
+
+        Raises:
+            RuntimeError: If a file cannot be written.
+        """
         backbone = self.method.backbone
         config = {
             "method": self.method.name,
@@ -241,19 +246,19 @@ def _check_items(items: Any) -> None:
 
 
 def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
-    """A prediction to be filled in, and the image's pixels, (3, S, S), uint8; None if it cannot be read."""
+    """Return an empty prediction and the pixels of an image, (3, S, S), uint8; None if it cannot be read."""
     number, image = numbered
-    found = Prediction(image_name(image, number))
+    empty = Prediction(image_name(image, number))
     try:
         with decoding.image() as reserve:
             opened = read_image(image, reserve)
-            return replace(found, remarks=remarks_on(opened)), transform.pixels(opened)
-    except Exception as error:  # decoders, arrays, open files and transforms raise nearly every kind
-        return replace(found, error=error_reason(error)), None
+            return replace(empty, remarks=remarks_on(opened)), transform.pixels(opened)
+    except Exception as error:  # decoders, arrays, open files and transforms raise almost anything
+        return replace(empty, error=error_reason(error)), None
 
 
 def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results without what grows with the classes squared or the epochs, is private, or stands in the artifact."""
+    """Return results without what is private, large (history, confusion) or stored in the artifact elsewhere."""
     kept = {
         name: value
         for name, value in results.items()
@@ -265,7 +270,7 @@ def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
+@torch.random.fork_rng(devices=[])  # layers draw their own initial values; the caller's random state stays
 def load(
     source: str | Path,
     *,
@@ -274,56 +279,59 @@ def load(
     trust: bool = False,
     say: Callable[[str], None] = logger.info,
 ) -> Classifier:
-    """Load a classifier that ``save`` wrote. No code from the folder runs, whoever made it.
+    """Load a classifier written by ``Classifier.save``. No code in the folder is run.
 
     Args:
         source: A folder, or a repository of the Hugging Face hub: "hf-hub:owner/name" or "hf-hub:owner/name@revision".
-        backbone: Where to find the backbone now: a moved file, say. Needed where the artifact names a file or a
+        backbone: The backbone to use: a loaded one, or its name or path. Required if the artifact names a file or a
             repository instead of a published model.
-        device: "auto" takes a GPU where there is one.
-        trust: Whether a method "package.module:Class" that the artifact names may be imported, which runs that module.
-        say: Is told what is fetched over the network, before it is.
+        device: "cpu", "cuda", "cuda:NUMBER" or "mps"; "auto" uses a GPU if there is one.
+        trust: Whether to import a method "package.module:Class" named by the artifact, which runs that module.
+        say: Receives one line before each download.
+
+    Returns:
+        The classifier, on the device.
 
     Raises:
-        ValueError: If the folder is no artifact or damaged, wants more trust than it has, or the backbone is not the
-            one it was tuned on.
+        ValueError: If the folder is not an artifact or is damaged, needs ``trust`` or ``backbone``, or the backbone is
+            not the one that it was trained on.
     """
-    place = pick_device(device)
+    target = pick_device(device)
     folder = artifact_folder(source, say=say)
     artifact = read_artifact(folder)
     try:
         check_method(artifact.config["method"], trust=trust, folder=folder)
-        found = backbone if isinstance(backbone, Backbone) else _backbone(artifact.config, backbone, say)
-        return _rebuilt(artifact.config, artifact.tensors, found).to(place)
+        model = backbone if isinstance(backbone, Backbone) else _load_backbone(artifact.config, backbone, say)
+        return _rebuild(artifact.config, artifact.tensors, model).to(target)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source} cannot be loaded: {str(error).rstrip('.')}.") from error
 
 
-def _backbone(config: Mapping[str, Any], given: str | None, say: Callable[[str], None]) -> Backbone:
-    """The backbone that the caller names, or else the one that the artifact names, if it is a published model."""
+def _load_backbone(config: Mapping[str, Any], given: str | None, say: Callable[[str], None]) -> Backbone:
+    """Load the backbone that the caller names, or the one that the artifact names if it is a published model."""
     if given is None:
         check_backbone(config["backbone"]["name"])
     return load_backbone(given or config["backbone"]["name"], say=say)
 
 
-def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], found: Backbone) -> Classifier:
-    """The classifier of an artifact, on the backbone that is there now.
+def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Classifier:
+    """Rebuild the classifier of an artifact on a loaded backbone.
 
     Raises:
-        ValueError: If the backbone is another one, or options, tensors or image size do not fit it.
+        ValueError: If it is another backbone, or options, tensors or image size do not match it.
     """
-    then = config["backbone"]
-    found.check_finite()
-    if found.fingerprint != then["fingerprint"]:
+    original = config["backbone"]
+    backbone.check_finite()
+    if backbone.fingerprint != original["fingerprint"]:
         raise ValueError(
-            f"it was tuned on {then['name']} with fingerprint {then['fingerprint'][:12]}, but {found.name} has "
-            f"{found.fingerprint[:12]}: its weights or architecture differ. Give the one that it was tuned on"
+            f"it was trained on {original['name']} with fingerprint {original['fingerprint'][:12]}, but "
+            f"{backbone.name} has {backbone.fingerprint[:12]}: its weights or architecture differ. Give the original"
         )
     try:
-        method = build_method(config["method"], found, config["classes"], check=False, **config["options"])
+        method = build_method(config["method"], backbone, config["classes"], check=False, **config["options"])
     except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"method, options and classes in its {CONFIG} do not fit: {reason}") from error
+        raise ValueError(f"method, options and classes in its {CONFIG} do not match: {reason}") from error
     size = config["preprocess"]["size"]
     if method.image_size != (size, size):
         raise ValueError(f"preprocess.size in its {CONFIG} must be {method.image_size[0]}, the backbone's, got {size}")
@@ -336,10 +344,10 @@ def _rebuilt(config: Mapping[str, Any], tensors: Mapping[str, Tensor], found: Ba
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device of that name; "auto" is the GPU where there is one.
+    """Return the device of a name; "auto" is the GPU if there is one.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If this machine has no such device.
     """
     kind = device.partition(":")[0]
     if kind not in ("auto", "cpu", "cuda", "mps"):

@@ -1,13 +1,13 @@
-"""A large prediction as a folder: its list of images, its parts, and any number of processes that make them.
+"""Large prediction jobs: a folder with a list of images and parts that any number of processes write.
 
-    images.txt             the paths in order, one a line; a line break in one is a zero byte and n or r
-    job.json               what the job is; written by the first process, the same for all later ones
+    images.txt             the paths in order, one per line; a line break in a path is a zero byte and n or r
+    job.json               the specification of the job; written by the first process
     part-00000.csv, ...    predictions of ``part_size`` images each, or .jsonl
-    summary.json           counts; written last, when all parts are there
+    summary.json           counts; written last, when all parts exist
 
-Nothing else is needed to go on: a part is there, whole, or not. A process claims a part with a lock that dies with it,
-so every part is made once, and what a killed process had begun is begun again by another. Batches begin anew in each
-part: a part depends on its own images only, whoever makes it.
+A part is written atomically, so an interrupted job resumes with the missing parts. A process locks the part that it
+writes; the lock dies with the process, so that another one can redo the part. Each part starts a new batch: it depends
+on its own images only.
 """
 
 import csv
@@ -31,25 +31,25 @@ from selfprompt.utils.locks import claimed
 FORMAT = 1
 JOB, LIST, SUMMARY = "job.json", "images.txt", "summary.json"
 START_LOCK, END_LOCK = ".start.lock", ".end.lock"
-MAKE_ANEW = "Delete it: repeating the command makes it anew."
+ADVICE = "Delete it and repeat the command, which writes it again."
 POLL = 0.5
-"""Seconds between two looks at the parts that other processes are making."""
+"""Seconds between two checks of the parts that other processes are writing."""
 
 Predict = Callable[[Iterable[str]], Iterator[list[Prediction]]]
-"""Paths -> predictions, batch by batch, in order."""
+"""From paths to predictions, batch by batch, in order."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What decides the content of the parts, beside the images.
+    """Everything besides the images that determines the content of the parts.
 
     Attributes:
-        classifier: Hash of its configuration, which holds the hashes of its tensors and of its backbone.
-        classes: Names, in order.
-        top: How many classes each image gets.
-        form: How parts are written: "csv" or "jsonl".
-        part_size: Images in a part.
-        guard: Whether names in CSV are guarded against spreadsheets.
+        classifier: Hash of the classifier's configuration, which has the hashes of its tensors and its backbone.
+        classes: Class names, in order.
+        top: Number of classes per image.
+        form: Format of the parts: "csv" or "jsonl".
+        part_size: Images per part.
+        guard: Whether an apostrophe is put before names in CSV that a spreadsheet might run as formulas.
     """
 
     classifier: str
@@ -61,7 +61,7 @@ class JobSpec:
 
 
 class Job:
-    """A job whose terms and images are fixed; ``open_job`` makes one."""
+    """A prediction job in a folder, as ``open_job`` returns it."""
 
     def __init__(self, folder: Path, spec: JobSpec, index: PathIndex) -> None:
         self.folder = folder
@@ -71,36 +71,36 @@ class Job:
         self._index = index
 
     def path(self, number: int) -> Path:
-        """Where a part is, or will be."""
+        """Return the path of a part, which may not exist yet."""
         return self.folder / f"part-{number:05d}.{self.spec.form}"
 
     def size(self, number: int) -> int:
-        """Images in a part."""
+        """Return the number of images in a part."""
         return min(self.spec.part_size, self.count - number * self.spec.part_size)
 
     def images(self, number: int) -> list[str]:
-        """The paths of a part's images."""
+        """Return the paths of the images of a part."""
         with (self.folder / LIST).open("rb") as file:
             return self._index.group(number, file)
 
     def finished(self) -> int:
-        """Images in the parts that are there."""
-        there = set(os.listdir(self.folder))
-        return sum(self.size(number) for number in range(self.parts) if self.path(number).name in there)
+        """Return the number of images in the finished parts."""
+        existing = set(os.listdir(self.folder))
+        return sum(self.size(number) for number in range(self.parts) if self.path(number).name in existing)
 
     @property
     def is_done(self) -> bool:
-        """Whether all parts are there."""
+        """Whether all parts exist."""
         return all(self.path(number).exists() for number in range(self.parts))
 
 
 def open_job(folder: Path, spec: JobSpec, paths: Iterable[str]) -> Job:
-    """Begin a job, or find the one that was begun with the same terms and images.
+    """Start a job, or open the one in the folder if it has the same specification and images.
 
     Args:
-        folder: Of the job; is made.
-        terms: What is wanted.
-        paths: The images; gone through once, and not kept.
+        folder: Folder of the job; it is created.
+        spec: Specification of the job.
+        paths: Paths of the images; iterated once and not held in memory.
 
     Raises:
         ValueError: If there are no images, or the folder holds another job.
@@ -111,7 +111,7 @@ def open_job(folder: Path, spec: JobSpec, paths: Iterable[str]) -> Job:
     if not (folder / JOB).exists():
         with claimed(folder / START_LOCK, wait=True):
             if not (folder / JOB).exists():
-                _begin(folder, spec, index, lines)
+                _start(folder, spec, index, lines)
                 return Job(folder, spec, index)
     for _ in lines:
         pass
@@ -119,7 +119,7 @@ def open_job(folder: Path, spec: JobSpec, paths: Iterable[str]) -> Job:
     return Job(folder, spec, index)
 
 
-def _begin(folder: Path, spec: JobSpec, index: PathIndex, lines: Iterator[bytes]) -> None:
+def _start(folder: Path, spec: JobSpec, index: PathIndex, lines: Iterator[bytes]) -> None:
     first = next(lines, None)
     if first is None:
         raise ValueError("There are no images to predict: the list is empty.")
@@ -132,48 +132,48 @@ def _record(spec: JobSpec, index: PathIndex) -> dict[str, Any]:
     return {"format": FORMAT, **asdict(spec), "classes": classes, "count": index.count, "list_sha256": index.sha256}
 
 
-def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
-    """Raise ValueError unless the folder holds the job that is wanted."""
+def _check_same(folder: Path, expected: dict[str, Any]) -> None:
+    """Raise ValueError unless the folder holds the expected job."""
     try:
-        found = {"guard": False, **read_json(folder / JOB, advice="Give another folder.")}  # which came later
-        others = [key for key in wanted if found[key] != wanted[key]]
+        stored = {"guard": False, **read_json(folder / JOB, advice="Use another folder.")}  # older jobs have no guard
+        different = [key for key in expected if stored[key] != expected[key]]
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{folder / JOB} is damaged ({error}); give another folder with --out.") from error
-    if others:
-        told = [
-            f"its {key} is {found[key]!r}, not {wanted[key]!r}"
-            if isinstance(wanted[key], int) or key == "form"
+        raise ValueError(f"{folder / JOB} is damaged ({error}); use another folder with --out.") from error
+    if different:
+        reasons = [
+            f"its {key} is {stored[key]!r}, not {expected[key]!r}"
+            if isinstance(expected[key], int) or key == "form"
             else f"its {key} {'are' if key == 'classes' else 'is'} not the same"
-            for key in others
+            for key in different
         ]
         raise ValueError(
-            f"{folder} holds another job: {'; '.join(told)}. Repeat the first command to go on with it, or give "
+            f"{folder} holds another job: {'; '.join(reasons)}. Repeat the first command to resume it, or use "
             "another folder with --out."
         )
 
 
-def run_job(job: Job, predict: Predict, progress: Callable[[int], None] = lambda own: None) -> None:
-    """Make parts until all are there, whoever makes them; several processes may do so on one folder.
+def run_job(job: Job, predict: Predict, progress: Callable[[int], None] = lambda done: None) -> None:
+    """Write parts until all exist; several processes may work on one folder.
 
     Args:
-        job: Whose parts.
-        predict: Such as ``Classifier.stream``.
-        progress: Called now and then with the number of images that this process has done in the part that it makes.
+        job: The job.
+        predict: A function such as ``Classifier.stream``.
+        progress: Called with the number of images that this process has predicted in its current part.
 
     Raises:
         RuntimeError: If a part cannot be written.
     """
-    waiting = list(range(job.parts))
+    missing = list(range(job.parts))
     while True:
-        waiting = [number for number in waiting if not _attempt(job, number, predict, progress)]
-        if not waiting:
+        missing = [number for number in missing if not _write_part(job, number, predict, progress)]
+        if not missing:
             return
         progress(0)
-        time.sleep(POLL)  # others are at them; should one die, its part is free
+        time.sleep(POLL)  # other processes write them; the lock of one that dies is released
 
 
-def _attempt(job: Job, number: int, predict: Predict, progress: Callable[[int], None]) -> bool:
-    """Make a part if it is nobody's; whether it is there now."""
+def _write_part(job: Job, number: int, predict: Predict, progress: Callable[[int], None]) -> bool:
+    """Write a part unless it exists or is locked by another process; return whether it exists now."""
     path = job.path(number)
     if path.exists():
         return True
@@ -181,54 +181,57 @@ def _attempt(job: Job, number: int, predict: Predict, progress: Callable[[int], 
     with claimed(lock) as mine:
         if not mine:
             return False
-        if not path.exists():  # it may have come between the look above and the claim
+        if not path.exists():  # it may have been written since the check above
             write_atomically(path, _content(job, predict(job.images(number)), progress))
-        lock.unlink(missing_ok=True)  # the part is there: whoever claims it once more leaves it alone
+        lock.unlink(missing_ok=True)  # the part exists: a process that locks it again does nothing
     return True
 
 
 def _content(job: Job, batches: Iterator[list[Prediction]], progress: Callable[[int], None]) -> Iterator[bytes]:
-    """A part's bytes, batch by batch."""
-    as_table = job.spec.form == "csv"
-    if as_table:
+    """Yield the bytes of a part, batch by batch."""
+    is_csv = job.spec.form == "csv"
+    if is_csv:
         yield csv_header(errors=True).encode()
     done = 0
     for batch in batches:
-        text = as_csv(batch, errors=True, guard=job.spec.guard) if as_table else as_lines(batch)
-        yield text.encode(errors="backslashreplace")  # names may be no Unicode
+        text = as_csv(batch, errors=True, guard=job.spec.guard) if is_csv else as_lines(batch)
+        yield text.encode(errors="backslashreplace")  # file names may not be valid Unicode
         done += len(batch)
         progress(done)
 
 
 def finish_job(job: Job, *, merge: bool = False) -> dict[str, Any]:
-    """Count what the parts hold and write ``summary.json``; the process that comes first does it for all.
+    """Count the predictions in the parts and write ``summary.json``, if no other process has done so.
 
     Args:
-        job: All of whose parts are there.
-        merge: Whether to write the parts into one file beside them too, ``predictions.csv`` or ``.jsonl``.
+        job: A job whose parts all exist.
+        merge: Whether to write all parts into one file, too: ``predictions.csv`` or ``.jsonl``.
 
     Returns:
-        The summary: numbers of images, of parts and of unreadable images, and how many images each class was found on.
+        The summary: numbers of images, parts and unreadable images, and the number of images of each predicted class.
+
+    Raises:
+        ValueError: If a part or the summary is damaged.
     """
     with claimed(job.folder / END_LOCK, wait=True):
         if not (job.folder / SUMMARY).exists():
             write_json(job.folder / SUMMARY, _summary(job))
         if merge and not merged_file(job).exists():
             write_atomically(merged_file(job), _merged(job))
-    summary = read_json(job.folder / SUMMARY, advice=MAKE_ANEW)
+    summary = read_json(job.folder / SUMMARY, advice=ADVICE)
     counts = [summary.get(key) for key in ("images", "parts", "unreadable")] if isinstance(summary, dict) else [None]
     if not all(type(count) is int for count in counts):
-        raise ValueError(f"{job.folder / SUMMARY} is damaged: it holds no counts. {MAKE_ANEW}")
+        raise ValueError(f"{job.folder / SUMMARY} is damaged: it has no counts. {ADVICE}")
     return dict(summary)
 
 
 def merged_file(job: Job) -> Path:
-    """Where all predictions stand together, if that was asked for."""
+    """Return the path of the file with all predictions, written by ``finish_job(merge=True)``."""
     return job.folder / f"predictions.{job.spec.form}"
 
 
 def _merged(job: Job) -> Iterator[bytes]:
-    """The lines of all parts, under one header."""
+    """Yield the lines of all parts, under one header."""
     for number in range(job.parts):
         with job.path(number).open("rb") as file:
             if job.spec.form == "csv" and number:
@@ -245,12 +248,12 @@ def _summary(job: Job) -> dict[str, Any]:
         else:
             labels[label] += 1
     is_guarded = job.spec.guard and job.spec.form == "csv"
-    found = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.spec.classes)}
-    return {"images": job.count, "parts": job.parts, "unreadable": unreadable, "labels": found}
+    counts = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.spec.classes)}
+    return {"images": job.count, "parts": job.parts, "unreadable": unreadable, "labels": counts}
 
 
 def _labels(part: Path) -> Iterator[str | None]:
-    """The most likely class of each image of a part; None for the unreadable ones.
+    """Yield the most likely class of each image in a part; None for an unreadable image.
 
     Raises:
         ValueError: If the part is damaged.
@@ -266,4 +269,4 @@ def _labels(part: Path) -> Iterator[str | None]:
                 elif row["rank"] == "1":
                     yield row["label"]
     except (ValueError, KeyError, AttributeError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{part} is damaged. Delete it and repeat the command, which makes it anew.") from error
+        raise ValueError(f"{part} is damaged. {ADVICE}") from error

@@ -1,4 +1,4 @@
-"""What an image shows, and the forms in which that is written: a record, rows of CSV, lines of JSON."""
+"""The prediction of one image, and its formats: a record, CSV rows, JSON lines."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ ERROR_COLUMN = "error"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an image shows.
+    """The predicted classes of one image.
 
     Attributes:
-        image: The image's path, or its number where it has none.
-        label: The most likely class; empty when there is an error.
-        score: Its probability, in [0, 1].
+        image: Path of the image, or its number if it has no path.
+        label: The most likely class; empty if there is an error.
+        score: Probability of ``label``, in [0, 1].
         top: The most likely classes with their probabilities, best first.
-        error: Why there is no prediction: the image cannot be read, or its scores are not finite numbers. Else empty.
-        remarks: What is odd about an image that can be read: "of one colour throughout".
+        error: Why there is no prediction: the image is unreadable, or its scores are not finite. Otherwise empty.
+        remarks: Warnings about a readable image, such as "of one colour throughout".
     """
 
     image: str
@@ -32,7 +32,7 @@ class Prediction:
 
 
 def as_record(prediction: Prediction) -> dict[str, object]:
-    """A prediction as JSON values."""
+    """Return a prediction as JSON values."""
     if prediction.error:
         return {"image": prediction.image, "error": prediction.error}
     top = [list(pair) for pair in prediction.top]
@@ -41,28 +41,27 @@ def as_record(prediction: Prediction) -> dict[str, object]:
 
 
 def as_lines(predictions: Iterable[Prediction]) -> str:
-    """A line of JSON an image."""
+    """Format predictions as JSON, one line per image."""
     return "".join(to_json(as_record(prediction)) + "\n" for prediction in predictions)
 
 
 def as_csv(predictions: Iterable[Prediction], *, errors: bool, guard: bool = False) -> str:
-    """Rows image, rank, label, score: one for each of an image's most likely classes.
+    """Format predictions as CSV rows image, rank, label, score: one row per likely class of an image.
 
     Args:
-        predictions: Of any number of images.
-        errors: Whether there is a last column with the reason why an image could not be read; without it such images
-            are left out.
+        predictions: Predictions of any number of images.
+        errors: Whether to add a last column with the error of unreadable images; without it these are left out.
         guard: Whether to put an apostrophe before names that a spreadsheet might run as formulas.
     """
     rows: list[Sequence[object]] = []
-    for found in predictions:
-        if found.error and errors:
-            rows.append([found.image, "", "", "", found.error])
-        last = [""] if errors else []
-        rows += [[found.image, rank, label, f"{score:.6f}", *last] for rank, (label, score) in enumerate(found.top, 1)]
+    last = [""] if errors else []
+    for one in predictions:
+        if one.error and errors:
+            rows.append([one.image, "", "", "", one.error])
+        rows += [[one.image, rank, label, f"{score:.6f}", *last] for rank, (label, score) in enumerate(one.top, 1)]
     return csv_text(rows, guard=guard)
 
 
 def csv_header(*, errors: bool) -> str:
-    """The first line of what ``as_csv`` gives."""
+    """Return the header line for ``as_csv``."""
     return csv_text([(*COLUMNS, ERROR_COLUMN) if errors else COLUMNS])
