@@ -644,7 +644,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_then_used(photos, tmp_pat
 def test_two_processes_give_what_one_gives_and_one_of_them_speaks(photos, tmp_path):
     settings = ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "3", "--shots", "5", "--batch-size", "7"]
     two = ran(
-        *("train", photos, "--out", tmp_path / "two", *settings, "--devices", "2", "--accelerator", "cpu"),
+        *("train", photos, "--out", tmp_path / "two", *settings, "--devices", "2", "--device", "cpu"),
         env={"GLOO_SOCKET_IFNAME": "lo"},
     )
     assert (two.status, two.err) == (0, "")

@@ -25,7 +25,7 @@ from selfprompt.utils.validation import check_kinds
 
 # What belongs to the machine or to the user's data and never to a recipe.
 MACHINE = {
-    *("memory", "feature_cache", "workers", "devices", "accelerator", "on_bad_image", "on_empty_class"),
+    *("memory", "feature_cache", "workers", "devices", "device", "on_bad_image", "on_empty_class"),
     *(
         "class_names",
         "checkpoint_every",

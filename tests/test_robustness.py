@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], tuple[str, ...
     ),
     "16-mixed without a GPU": (
         lambda root: write_photos(root, TWO),
-        ("--precision", "16-mixed", "--accelerator", "cpu"),
+        ("--precision", "16-mixed", "--device", "cpu"),
         ("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.",),
     ),
     "a loss that is no number": (

@@ -23,7 +23,7 @@ OPTIONS = TrainOptions(
     schedule="warmup_cosine",
     ema_decay=0.9,
     select="best-val",
-    accelerator="cpu",
+    device="cpu",
     workers=0,
 )
 

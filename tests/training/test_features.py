@@ -17,7 +17,7 @@ views = pytest.mark.parametrize("views", VIEWS, ids=["none", "two"])
 
 def run(method: TinyMethod, store: FeatureStore | None, views: dict[str, int], **changes) -> FitResult:
     own = {name: changes.pop(name) for name in ("run_dir", "resume") if name in changes}
-    options = {"epochs": 6, "batch_size": 8, "lr": 0.05, "accelerator": "cpu", "views": views.get("views", 0)}
+    options = {"epochs": 6, "batch_size": 8, "lr": 0.05, "device": "cpu", "views": views.get("views", 0)}
     train = batches(TRAIN, features=store, **views)
     return fit(method, train, validation(features=store), TrainOptions(**options | changes), progress=False, **own)
 

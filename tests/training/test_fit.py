@@ -21,7 +21,7 @@ TIMES = ("seconds", "images_per_second")
 
 
 def options(**changes) -> TrainOptions:
-    defaults = {"epochs": 4, "batch_size": 8, "lr": 0.05, "accelerator": "cpu", "workers": 0}
+    defaults = {"epochs": 4, "batch_size": 8, "lr": 0.05, "device": "cpu", "workers": 0}
     return TrainOptions(**(defaults | changes))
 
 

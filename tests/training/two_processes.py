@@ -40,7 +40,7 @@ CASES = {
 def train(case: str, devices: int, fabric=None, run_dir: Path | None = None) -> tuple[TinyMethod, FitResult]:
     """One of the cases."""
     kind, count, changes = CASES[case]
-    options = {"epochs": 4, "batch_size": 8, "lr": 0.05, "accelerator": "cpu", "devices": devices}
+    options = {"epochs": 4, "batch_size": 8, "lr": 0.05, "device": "cpu", "devices": devices}
     options = TrainOptions(**(options | changes))
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     method = kind()
@@ -55,7 +55,7 @@ def train(case: str, devices: int, fabric=None, run_dir: Path | None = None) -> 
 
 def main(folder: Path) -> None:
     """Every case, as this process's part; each process stores its own tensors."""
-    fabric = make_fabric(TrainOptions(devices=2, accelerator="cpu"))
+    fabric = make_fabric(TrainOptions(devices=2, device="cpu"))
     fabric.launch()
     assert fabric.world_size == 2
     for case in CASES:

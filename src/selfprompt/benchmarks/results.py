@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from selfprompt.benchmarks.cells import ERROR, RESULT, error_summary
 from selfprompt.metrics import Metrics, harmonic_mean
+from selfprompt.recipes.renamed import with_present_keys
 from selfprompt.utils.json_files import read_json
 from selfprompt.utils.validation import check_kinds
 
@@ -173,10 +174,10 @@ def _read(path: Path) -> dict[str, Any] | None:
                 _check_kinds(Metrics, {"confusion": [], "reliability": [], **metrics})
                 _check_tables(Metrics.from_json({"confusion": [], **metrics}))
         record["images"]["train"]
+        return {**record, "overrides": with_present_keys(record["overrides"], log=False)}
     except (ValueError, TypeError, KeyError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ValueError(f"{path} is damaged: {reason}. {ADVICE}") from error
-    return record
 
 
 def _check_kinds(record: type, values: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ class TrainOptions:
     """Precision of the computation; trainable parameters are always float32. 16-mixed needs a GPU."""
     devices: int | str = 1
     """Number of devices on this machine, or 'auto' for all."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; 'auto' uses a GPU if there is one."""
     drop_last: bool = False
     """Drop the last batch of an epoch if it is not full, unless it is the only one."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from selfprompt.recipes.options import DataOptions, TrainOptions
-from selfprompt.recipes.renamed import with_present_names
+from selfprompt.recipes.renamed import with_present_keys, with_present_names
 from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_kinds
 from selfprompt.utils.yaml_text import read_yaml, write_yaml
@@ -70,8 +70,8 @@ class Recipe:
         Raises:
             ValueError: If a key is unknown (the message suggests the nearest one) or a value is not valid.
         """
+        overrides = with_present_keys(overrides)
         check_keys(overrides)
-        overrides = dict(overrides)
         check_kinds(TrainOptions, overrides)
         check_kinds(Recipe, overrides)
         epochs = overrides.get("epochs", self.train.epochs)
@@ -102,13 +102,13 @@ FIELDS = {
 }
 
 
-def check_keys(values: Mapping[str, Any], where: str = "") -> None:
+def check_keys(values: Mapping[str, Any]) -> None:
     """Raise ValueError for the first unknown key and suggest the nearest known one."""
     known = [key for keys in FIELDS.values() for key in keys]
     for key in values:
         if key not in known:
             hint = did_you_mean(str(key), known) or " The options of the method go under 'options'."
-            raise ValueError(f"{where}unknown key {key!r}.{hint}")
+            raise ValueError(f"unknown key {key!r}.{hint}")
 
 
 def recipe_names() -> list[str]:
@@ -198,8 +198,9 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe consists of 'key: value' lines, got {type(values).__name__}.")
-    check_keys(values, f"{path}: ")
     try:
+        values = with_present_keys(values)
+        check_keys(values)
         check_kinds(Recipe, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

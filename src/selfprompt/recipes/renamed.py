@@ -1,4 +1,4 @@
-"""Options of methods that were renamed: old recipes, artifacts and checkpoints keep working; imports no torch."""
+"""Options and recipe keys that were renamed: old recipes, artifacts and checkpoints keep working; imports no torch."""
 
 import logging
 from collections.abc import Mapping
@@ -48,3 +48,21 @@ def with_former_names(method: str, options: Mapping[str, Any]) -> dict[str, Any]
 @cache
 def _log_once(message: str) -> None:
     logger.warning(message)
+
+
+RECIPE_KEYS: Mapping[str, str] = {"accelerator": "device"}
+"""Former and present names of renamed recipe keys; none of them is part of an id or of a checkpoint."""
+
+
+def with_present_keys(values: Mapping[str, Any], *, log: bool = True) -> dict[str, Any]:
+    """Return the values of a recipe under the present names of their keys, and log each former name once.
+
+    Raises:
+        ValueError: If a key is given under both names.
+    """
+    for former, present in RECIPE_KEYS.items():
+        if former in values and present in values:
+            raise ValueError(f"{former} is the former name of {present}, and both are given: keep {present}.")
+        if log and former in values:
+            _log_once(f"{former} is now called {present}.")
+    return {RECIPE_KEYS.get(key, key): value for key, value in values.items()}

@@ -26,7 +26,7 @@ def make_fabric(options: TrainOptions) -> Fabric:
     if torch.distributed.is_torchelastic_launched():
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", 1))
     return Fabric(
-        accelerator=options.accelerator,
+        accelerator=options.device,
         devices=devices if devices == "auto" else int(devices),
         num_nodes=nodes,
         precision=options.precision,
@@ -35,14 +35,14 @@ def make_fabric(options: TrainOptions) -> Fabric:
 
 def check_devices(options: TrainOptions) -> None:
     """Raise ValueError for more devices than this machine has, or a precision that the device does not support."""
-    no_gpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.accelerator.is_available())
+    no_gpu = options.device == "cpu" or (options.device == "auto" and not torch.accelerator.is_available())
     if options.precision == "16-mixed" and no_gpu:
         raise ValueError("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
     if options.devices == "auto" or torch.distributed.is_torchelastic_launched():
         return
     most = most_processes() if no_gpu else torch.accelerator.device_count()
     if not most:
-        raise ValueError(f"accelerator {options.accelerator!r} is not available here. Use auto or cpu.")
+        raise ValueError(f"device {options.device!r} is not available here. Use auto or cpu.")
     if int(options.devices) > most:
         raise ValueError(f"devices may be {most} on {'the CPU' if no_gpu else 'the GPUs'} here, got {options.devices}.")
 
