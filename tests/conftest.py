@@ -104,7 +104,7 @@ def run(capsys) -> Callable[..., Ran]:
             status = int(end.code or 0)
         said = capsys.readouterr()
         assert "Traceback" not in said.err
-        assert "should not happen" not in said.err
+        assert "This is a bug" not in said.err
         return Ran(status, said.out, said.err)
 
     return run

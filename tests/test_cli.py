@@ -113,7 +113,7 @@ USAGE = {
     "no whole number": (["train", "x", "--epochs", "3.5"], 2, "--epochs must be a whole number, got '3.5'."),
     "no number": (["train", "x", "--lr", "fast"], 2, "--lr must be a number, got 'fast'."),
     "no number or null": (["train", "x", "--head-weight-decay", "a"], 2, "must be a number or null, got 'a'."),
-    "no switch": (["train", "x", "--drop-last", "maybe"], 2, "--drop_last must be true or false, got 'maybe'."),
+    "no switch": (["train", "x", "--drop-last", "maybe"], 2, "--drop-last must be true or false, got 'maybe'."),
     "no choice": (
         ["train", "x", "--augment", "crop-flop"],
         2,
@@ -129,7 +129,7 @@ USAGE = {
     "unknown method": (["train", "x", "--method", "seep"], 2, "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
     "no such recipe": (["train", "x", "--config", "none.yaml"], 2, "none.yaml: there is no such recipe file."),
     "top 0": (["predict", "a", "b", "--top", "0"], 2, "--top must be at least 1, got 0."),
-    "batch size 0": (["eval", "a", "b", "--batch-size", "0"], 2, "--batch_size must be at least 1, got 0."),
+    "batch size 0": (["eval", "a", "b", "--batch-size", "0"], 2, "--batch-size must be at least 1, got 0."),
     "nothing for --out": (["train", "x", "--out", ""], 2, "out must not be empty: give it a value, or leave it out."),
     "blanks for --out": (["predict", "a", "b", "--out", " "], 2, "out must not be empty"),
     "nothing for --out of a bench": (["bench", "few-shot", "--out="], 2, "out must not be empty"),
@@ -153,9 +153,9 @@ USAGE = {
     "two kinds of names": (
         ["predict", "a", "b", "--classes", "c,d", "--class_names", "e"],
         2,
-        "--classes and --class_names both give the class names: leave one of them out.",
+        "--classes and --class-names both give the class names: leave one of them out.",
     ),
-    "a guard of no CSV": (["predict", "a", "b", "--csv_guard"], 2, "--csv_guard is for CSV, got --format table."),
+    "a guard of no CSV": (["predict", "a", "b", "--csv_guard"], 2, "--csv-guard is for CSV, got --format table."),
     "unknown suite": (["data", "list", "zoo"], 2, "Unknown suite 'zoo'."),
     "unknown task": (["data", "show", "embedded/zoo"], 2, "Unknown task 'embedded/zoo'."),
     "unknown data set": (["data", "get", "zoo"], 2, "Unknown data set 'zoo'."),
@@ -184,9 +184,9 @@ def test_wrong_usage_is_told_in_a_sentence(fault, run):
 
 
 OPTIONS = {
-    "unknown": (["--options.prompt", "3"], "unknown option --options.prompt. Did you mean --options.text_prompts?"),
+    "unknown": (["--options.prompt", "3"], "unknown option --options.prompt. Did you mean --options.text-prompts?"),
     "like no other": (["--options.zzz", "3"], "unknown option --options.zzz. See selfprompt train --help."),
-    "of the wrong kind": (["--options.text-prompts", "x"], "--options.text_prompts must be a whole number, got 'x'."),
+    "of the wrong kind": (["--options.text-prompts", "x"], "--options.text-prompts must be a whole number, got 'x'."),
     "no list": (["--options.layers", "3"], "--options.layers must be a list like [1,2], got '3'."),
     "a list of words": (["--options.layers", "[a]"], "layers must be a list, each a whole number, got ['a']."),
     "out of range": (["--options.text_prompts=0"], "text_prompts must be at least 1, got 0."),
@@ -543,7 +543,7 @@ def test_a_bug_of_ours_is_told_in_a_sentence_and_shown_on_request(capsys, photos
     command = ["train", str(photos), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     said = capsys.readouterr().err
-    assert "KeyError: 'missing'. This should not happen; SELFPROMPT_DEBUG=1 shows where it did." in said
+    assert "KeyError: 'missing'. This is a bug; SELFPROMPT_DEBUG=1 shows where it happened." in said
     monkeypatch.setenv("SELFPROMPT_DEBUG", "1")
     with pytest.raises(KeyError):
         main(command)

@@ -53,7 +53,7 @@ def test_sep_shows_words_and_selected_patches(photos, tmp_path, run) -> None:
     assert (tmp_path / "look" / "selection.png").is_file()
     assert "nearest 2" in page
     assert "nearest 3" not in page
-    assert "train with <code>--keep_every 1</code>" in page
+    assert "train with <code>--keep-every 1</code>" in page
 
 
 def test_coop_needs_no_images(coop, tmp_path, run) -> None:

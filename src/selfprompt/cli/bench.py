@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from selfprompt.cli.console import Console, make_console
-from selfprompt.cli.printable import printable
+from selfprompt.cli.terminal_text import printable
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.recipe import Recipe

@@ -19,10 +19,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from selfprompt.cli.printable import printable
+from selfprompt.cli.terminal_text import fill, printable
 
 CSV_GUARD = "in CSV, put an apostrophe before names that a spreadsheet might run as formulas (= + - @)"
-"""What --csv_guard does."""
+"""What --csv-guard does."""
 FILE_WIDTH = 160
 """Columns of output that goes to a file or a pipe."""
 
@@ -31,8 +31,9 @@ class Console(RichConsole):
     """A console that shows text as it is, but spells out what would steer the terminal: it may come from anywhere."""
 
     def print_text(self, text: str) -> None:
-        """One line of text, whatever is in it; never markup. A terminal gets it broken between words."""
-        self.print(printable(text), markup=False, soft_wrap=not self.is_terminal)
+        """Print one line of text, never as markup; a terminal gets it broken between words."""
+        line = printable(text)
+        self.print(fill(line, self.width) if self.is_terminal else line, markup=False, soft_wrap=True)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """The pieces of what is shown, also of bars and of tables that did not come through ``table``."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from selfprompt.cli.console import CSV_GUARD, Output, make_console, table
 from selfprompt.cli.predict_steps import PredictionCounter, load_classifier, reader_threads
-from selfprompt.cli.printable import printable
+from selfprompt.cli.terminal_text import printable
 from selfprompt.cli.usage import UsageError, check_at_least
 from selfprompt.inference.predictions import Prediction, as_csv, as_lines, as_record, csv_header
 from selfprompt.utils.files import to_json
@@ -64,9 +64,9 @@ def predict(options: Namespace) -> int:
     check_at_least(options, 1, "top", "devices", "part_size")
     check_at_least(options, 0, "workers")
     if options.classes is not None and options.class_names is not None:
-        raise UsageError("--classes and --class_names both give the class names: leave one of them out.")
+        raise UsageError("--classes and --class-names both give the class names: leave one of them out.")
     if options.csv_guard and options.format not in (("csv",) if options.out is None else ("csv", None)):
-        raise UsageError(f"--csv_guard is for CSV, got --format {options.format or 'table'}.")
+        raise UsageError(f"--csv-guard is for CSV, got --format {options.format or 'table'}.")
     if options.out is not None:
         from selfprompt.cli.predict_job import predict_parts
 

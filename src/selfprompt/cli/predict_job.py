@@ -89,7 +89,7 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     batch = classifier.batch_size
     size = options.part_size or -(-DEFAULT_PART_SIZE // batch) * batch
     if size % batch:
-        raise UsageError(f"--part_size must be a multiple of the classifier's batch size {batch}, got {size}.")
+        raise UsageError(f"--part-size must be a multiple of the classifier's batch size {batch}, got {size}.")
     config = (artifact_folder(options.classifier) / CONFIG).read_bytes()
     digest = hashlib.sha256(config).hexdigest()
     return JobSpec(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)

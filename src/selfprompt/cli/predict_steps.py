@@ -92,7 +92,7 @@ def reader_threads(options: Namespace) -> int:
 
 
 def class_names_from(options: Namespace, tuned: Sequence[str]) -> list[str] | None:
-    """The class names of --classes or --class_names; None without them.
+    """The class names of --classes or --class-names; None without them.
 
     Args:
         options: Of the command.

@@ -8,7 +8,7 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 from selfprompt.cli.console import CSV_GUARD, Console, make_console
-from selfprompt.cli.printable import printable
+from selfprompt.cli.terminal_text import printable
 from selfprompt.reports.tables import Table, lay_out
 
 

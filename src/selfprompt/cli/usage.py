@@ -3,32 +3,35 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
+
+from selfprompt.cli.parsing import dashed
 
 
 class UsageError(ValueError):
-    """An option, or a name given for one, is wrong whatever the data are."""
+    """An option or its value is wrong, whatever the data are."""
 
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """Count the errors of what is done inside as wrong usage."""
+    """Turn a ValueError or TypeError raised inside into a UsageError."""
     try:
         yield
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
 
 
-def check_not_empty(options: Namespace) -> None:
-    """Raise UsageError for the first argument that is given as nothing, such as ``--out ""``; a method's own may be."""
+def check_not_empty(options: Namespace, parser: ArgumentParser) -> None:
+    """Raise UsageError for the first empty argument, such as ``--out ""``; options of a method may be empty."""
+    names = {action.dest: next(iter(action.option_strings), action.dest) for action in parser._actions}
     for name, value in vars(options).items():
-        words = value if isinstance(value, list) else [value]
-        if any(isinstance(word, str) and not word.strip() for word in words):
-            raise UsageError(f"{name} must not be empty: give it a value, or leave it out.")
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and not text.strip() for text in texts):
+            raise UsageError(f"{dashed(names.get(name, name))} must not be empty: give it a value, or leave it out.")
 
 
 def check_at_least(options: Namespace, smallest: int, *names: str) -> None:
-    """Raise UsageError for the first of these options that is a smaller number."""
+    """Raise UsageError for the first of these options that is below ``smallest``."""
     for name in names:
         if options[name] is not None and options[name] < smallest:
-            raise UsageError(f"--{name} must be at least {smallest}, got {options[name]}.")
+            raise UsageError(f"--{dashed(name)} must be at least {smallest}, got {options[name]}.")

@@ -75,13 +75,13 @@ def notes_on_names(names: Sequence[str]) -> list[str]:
         kind = "WordNet ids" if names[0].startswith("n") else "numbers"
         notes.append(
             f"The class names are {kind}, no words ({listing(list(names), 3)}): zero-shot and methods that read names "
-            "know nothing of such classes. Name them: --class_names, or a classes.txt beside the images."
+            "know nothing of such classes. Name them: --class-names, or a classes.txt beside the images."
         )
     numbered = [match.group(1) for name in names if (match := AFTER_A_NUMBER.match(name))]
     if len(set(numbered)) == len(names) > 1:
         notes.append(
             f"The class names begin with numbers ({listing(list(names), 3)}), which methods that read names read, too. "
-            "Name them without: --class_names, or a classes.txt beside the images."
+            "Name them without: --class-names, or a classes.txt beside the images."
         )
     return notes
 

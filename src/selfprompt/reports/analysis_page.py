@@ -124,7 +124,7 @@ def information_section(inputs: AnalysisInputs) -> Section | str:
         "beside them with the block's own projections. The definition is ours (SPT's code has none), and values depend "
         "on the tokens' scale: compare only values of the same panel."
     )
-    only = "Only the tuned state is shown; train with `--keep_every 1` to see how it came about."
+    only = "Only the tuned state is shown; train with `--keep-every 1` to see how it came about."
     caption = "By finished epochs, a line for each block." if along else "After tuning, by block."
     shown = figure(drawn, caption, "Normalised mutual information of prompts and patch tokens.")
     blocks = (text(how), *(() if along else (text(only),)), shown)

@@ -304,7 +304,7 @@ def _yours(demo: DemoResults) -> list[Block]:
         ),
         text(
             "The training values in the commands further up suit the small backbones. Leave them out for a real one: "
-            "each method has a recipe of its own, and `selfprompt train --method sep --print_config` shows it."
+            "each method has a recipe of its own, and `selfprompt train --method sep --print-config` shows it."
         ),
     ]
 
@@ -326,7 +326,7 @@ def write_summary_picture(demo: DemoResults, path: Path) -> None:
 def train_command(values: Mapping[str, Any], name: str) -> str:
     """The command line that trains on a task of this name as ``tune`` does with these arguments."""
     flat = {**values, **{f"options.{option}": value for option, value in values["options"].items()}}
-    words = [f"--{key} {quoted(value)}" for key, value in flat.items() if key != "options"]
+    words = [f"--{key.replace('_', '-')} {quoted(value)}" for key, value in flat.items() if key != "options"]
     return " ".join(["selfprompt train", name, *words, f"--out {own_folder(values, name)}"])
 
 
