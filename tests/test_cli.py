@@ -268,6 +268,15 @@ class TestConfig:
         assert yaml.safe_load(one.out)["on_bad_image"] == "fail"
 
 
+def test_the_former_name_of_an_option_is_still_taken(run):
+    done = run("train", "--accelerator", "cpu", "--print-config")
+    assert yaml.safe_load(done.out)["device"] == "cpu"
+    assert done.err == "selfprompt: note: --accelerator is now called --device.\n"
+    listed = run("bench", "few-shot", "--list", "--accelerator=cpu", "--seeds", "1", "--datasets", "animals")
+    assert listed.status == 0
+    assert "--accelerator is now called --device" in listed.err
+
+
 class TestTrain:
     def test_says_what_was_chosen_and_how_good_it_is(self, run, photos, tmp_path):
         out = tmp_path / "out"

@@ -21,6 +21,7 @@ from selfprompt.recipes.recipe import (
     recipe_names,
     shipped_recipe,
 )
+from selfprompt.recipes.renamed import _log_once
 from selfprompt.utils.validation import check_kinds
 
 # What belongs to the machine or to the user's data and never to a recipe.
@@ -306,3 +307,14 @@ def test_an_empty_file_is_the_default_recipe(tmp_path):
 def test_check_kinds_leaves_other_names_and_other_kinds_alone():
     check_kinds(TrainOptions, {"nonsense": 1, "epochs": 3, "lr": 1, "devices": "auto"})
     check_kinds(dict, {"a": 1})
+
+
+def test_the_former_name_of_a_key_is_still_read(tmp_path, caplog):
+    _log_once.cache_clear()
+    path = tmp_path / "old.yaml"
+    path.write_text("method: coop\naccelerator: cpu\n", encoding="utf-8")
+    assert load_recipe(str(path)).train.device == "cpu"
+    assert load_recipe("coop").changed({"accelerator": "cpu"}).train.device == "cpu"
+    assert [record.message for record in caplog.records] == ["accelerator is now called device."]
+    with pytest.raises(ValueError, match="accelerator is the former name of device, and both are given: keep device"):
+        load_recipe("coop").changed({"accelerator": "cpu", "device": "cpu"})

@@ -7,14 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from selfprompt.cli.console import Console, make_console
+from selfprompt.cli.parsing import Parser
 from selfprompt.cli.terminal_text import printable
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.recipes.renamed import RECIPE_KEYS
 from selfprompt.utils.wording import plural
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ def override_types() -> dict[str, Any]:
     return {name: hints[name] for name in ("backbone", "eval_batch_size", "statistics", *options)}
 
 
-def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
+    parser.former_names |= RECIPE_KEYS
     from selfprompt.benchmarks.protocols import PROTOCOLS
     from selfprompt.data.suites import SUITES
     from selfprompt.data.suites.vtab import PREPROCESSING

@@ -9,19 +9,22 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output, table
+from selfprompt.cli.parsing import Parser
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import option_texts
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.recipe import Recipe, load_recipe, read_recipe
+from selfprompt.recipes.renamed import RECIPE_KEYS
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_rows
 
 FIRST_PAGE = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
 """What --help shows; --help-all shows the rest, too."""
 
 
-def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     """Declare the command's arguments; the recipe that ``given`` names supplies their defaults."""
     recipe = base_recipe(given)
+    parser.former_names |= RECIPE_KEYS
     parser.add_argument("--help_all", action="help", help="show every option, the method's own among them, and exit")
     parser.add_argument(
         "data",
