@@ -215,7 +215,7 @@ def test_batches_and_iterators_are_many_images(linear, photos):
 @pytest.mark.parametrize(
     ("image", "error"),
     [
-        ("https://a.org/b.jpg", "it is an address, not a file: download it first"),
+        ("https://a.org/b.jpg", "it is a URL, not a file: download it first"),
         (b"no image", "not an image"),
         (b"", "the file is empty"),
         (None, "got NoneType"),

@@ -367,7 +367,7 @@ class TestCommand:
         with (tmp_path / "out" / "part-00000.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == ["image", "rank", "label", "score", "error"]
-        assert {row["error"] for row in rows} == {"", "not an image, or of an unknown kind"}
+        assert {row["error"] for row in rows} == {"", "not an image, or of an unknown format"}
 
     def test_names_with_line_breaks_do_not_end_a_folder(self, run, small, pile, tmp_path):
         names = ["two\nlines.png", "end.png\r", "bell\a.png", "=1+2.png"]

@@ -268,7 +268,7 @@ class TestPredict:
         records = json.loads(done.out)
         assert len(records) == 9
         (bad,) = [record for record in records if "error" in record]
-        assert bad == {"image": f"{data}/cat/broken.png", "error": "not an image, or of an unknown kind"}
+        assert bad == {"image": f"{data}/cat/broken.png", "error": "not an image, or of an unknown format"}
 
     def test_unreadable_images_are_refused_on_request(self, run, linear, tmp_path):
         done = run("predict", linear, corrupt(tmp_path / "data"), "--on-bad-image", "fail")

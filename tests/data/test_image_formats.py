@@ -158,7 +158,7 @@ def test_a_heic_photo_without_the_package_names_it(tmp_path: Path, monkeypatch: 
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG image.*resvg-py"),
         (b"\0\0\1\0\1\0\x10\x10\0\0\1\0" + bytes(40), "an ICO image.*convert it to PNG"),
         (b"\n<!DOCTYPE html><html>", "an HTML page, not an image"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS.*git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer.*git lfs pull"),
         (b"II*\0" + bytes(100), "a kind of TIFF that cannot be decoded"),
         (b"hello", "not an image"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG|truncated|broken"),

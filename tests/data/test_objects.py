@@ -314,7 +314,7 @@ def test_images_by_path_bytes_and_open_file(tmp_path: Path) -> None:
         for item in (*dataset.train, *dataset.train):
             assert np.array_equal(np.asarray(item.load()), np.asarray(picture(0)))
         assert not file.closed
-    with pytest.raises(ValueError, match=r"images\[0\]: 'https://a.org/b.png' cannot be an image: it is an address"):
+    with pytest.raises(ValueError, match=r"images\[0\]: 'https://a.org/b.png' cannot be an image: it is a URL"):
         read_dataset([("https://a.org/b.png", 0), (path, 1)])
 
 

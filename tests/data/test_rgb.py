@@ -103,7 +103,7 @@ def test_floats_beside_their_range_are_rounding() -> None:
     ("value", "told"),
     [
         (np.array([[0.0, 1.5]]), "which is meant"),
-        (np.array([[-1.0, 1.0]]), "before they were normalised"),
+        (np.array([[-1.0, 1.0]]), "pass the pixels before normalisation"),
         (np.array([[0.0, 4000.0]]), "divide them by the largest"),
         (np.array([[np.nan, 1.0]]), "no numbers"),
         (np.array([[-1, 5]]), r"0\.\.65535, got -1\.\.5"),

@@ -69,10 +69,10 @@ def test_normalise_is_the_same_for_one_and_for_many() -> None:
 def test_a_batch_is_its_images_where_they_are_wanted() -> None:
     transform = eval_transform(Preprocess())
     images = [picture(seed) for seed in range(3)]
-    cuts = [transform.pixels(image) for image in images]
+    crops = [transform.pixels(image) for image in images]
     expected = torch.stack([transform(image) for image in images])
-    assert torch.equal(transform.batch(cuts, torch.device("cpu")), expected)
-    away = transform.batch(cuts, torch.device("meta"))
+    assert torch.equal(transform.batch(crops, torch.device("cpu")), expected)
+    away = transform.batch(crops, torch.device("meta"))
     assert (away.device.type, away.shape, away.dtype) == ("meta", expected.shape, torch.float32)
     assert transform.batch([], torch.device("cpu")).shape == (0, 3, 16, 16)
 
@@ -107,8 +107,18 @@ def test_squash_keeps_the_whole_image() -> None:
     assert shortest.max() < 10
 
 
+def test_the_repr_is_pinned_as_keys_of_cached_features_contain_it() -> None:
+    fields = (
+        "size=16, normalise=Normalise(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, "
+        "0.27577711)), interpolation=<Resampling.BICUBIC: 3>, squash=False"
+    )
+    assert repr(eval_transform(Preprocess())) == f"Transform({fields})"
+    assert repr(train_transform(Preprocess())) == f"CropFlip({fields}, scale=(0.08, 1.0))"
+
+
 def test_no_augmentation_is_the_eval_transform() -> None:
     assert train_transform(Preprocess(), "none") == eval_transform(Preprocess())
+    assert train_transform(Preprocess()).deterministic() == eval_transform(Preprocess())
     assert not eval_transform(Preprocess()).random
     assert train_transform(Preprocess()).random
 

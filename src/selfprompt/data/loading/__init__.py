@@ -1,1 +1,1 @@
-"""From image files to batches of pixels and of frozen features."""
+"""From image files to batches of pixels and frozen features."""

@@ -1,7 +1,7 @@
-"""Opens one image file, whatever its kind, as upright 8-bit RGB; knows only PIL.
+"""Opens an image file of any supported format as upright 8-bit RGB; knows only PIL.
 
-Nothing is decoded before the header says how large it is. An animation gives its first frame. What the pixels become
-is told in `selfprompt.data.loading.rgb`.
+Nothing is decoded before its size is known from the header. An animation gives its first frame.
+`selfprompt.data.loading.rgb` converts the pixels.
 """
 
 import os
@@ -29,9 +29,9 @@ from selfprompt.data.loading.sixteen_bit_colour import raw_mode, with_lower_byte
 __all__ = ["BadImage", "BadImageError", "decode", "error_reason", "open_image", "pixels_to_rgb", "to_8_bits", "to_rgb"]
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
-"""Whatever the file's name; none runs other programs. A phone's MPO opens as the JPEG that it begins with."""
+"""Tried whatever the file's name; none of their decoders runs other programs. An MPO opens as its first JPEG."""
 SCALED_FORMATS = ("PPM", "JPEG2000")
-"""Formats whose 16-bit values PIL has scaled to 0..65535, by what the file says of them."""
+"""Formats whose 16-bit values PIL scales to 0..65535, by the maximum stated in the file."""
 REMEDIES = {
     "HEIC": "pip install 'selfprompt[heif]' (the package pillow-heif)",
     "AVIF": "pip install 'pillow>=11.3'",
@@ -40,22 +40,31 @@ REMEDIES = {
     "SVG": "convert it to PNG (the package resvg-py reads it)",
     "PSD": "convert it to PNG (the package psd-tools reads it)",
 }
-"""Format -> what to do where it cannot be decoded; otherwise: convert it to PNG."""
+"""Format -> what to do about an image that cannot be decoded; for other formats: convert it to PNG."""
 TEXT_SIGNATURES = {
     b"<!doctype html": "an HTML page, not an image: the download went wrong",
     b"<html": "an HTML page, not an image: the download went wrong",
-    b"version https://git-lfs": "a pointer of Git LFS, not an image: fetch it with git lfs pull",
+    b"version https://git-lfs": "a Git LFS pointer, not an image: fetch the image with git lfs pull",
 }
-"""How files begin that often stand under an image's name."""
+"""First bytes of text files that often carry an image's name."""
 PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 262, 322, 323  # tags of TIFF
-PATH_COLUMNS = ("file_name", "filename", "file", "path", "image", "id", "image_id")  # first cells of tables of images
+PATH_COLUMNS = (
+    "file_name",
+    "filename",
+    "file",
+    "path",
+    "image",
+    "id",
+    "image_id",
+)  # headers of the first column of a table of images
+UNKNOWN_FORMAT = "not an image, or of an unknown format"
 MAX_TILE_PIXELS = 1 << 24
-"""Pixels of a TIFF's tile, at most; its memory is taken whole, however small the image is."""
+"""Largest tile of a TIFF: a whole tile is allocated, however small the image is."""
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image that cannot be used: its file (or ``name[index]``) and the reason in one line."""
+    """An image that cannot be used: its file (or ``name[index]``) and the reason, in one line."""
 
     path: str
     reason: str
@@ -65,7 +74,7 @@ class BadImage:
 
 
 class BadImageError(ValueError):
-    """Raised where one image cannot be read; carries the `BadImage`."""
+    """Raised if an image cannot be read; ``bad`` holds the `BadImage`."""
 
     def __init__(self, bad: BadImage) -> None:
         super().__init__(str(bad))
@@ -80,7 +89,7 @@ def open_image(path: Path, reserve: Reserve = unbounded) -> Image.Image:
         reserve: Called with the bytes that the image will take, before it is decoded.
 
     Raises:
-        BadImageError: If the file is missing, empty, cut off, no image, or too large to be opened safely.
+        BadImageError: If the file is missing, empty, truncated, not an image, or too large to be opened safely.
     """
     try:
         status = path.stat()
@@ -91,34 +100,34 @@ def open_image(path: Path, reserve: Reserve = unbounded) -> Image.Image:
         with open(path, "rb") as file:
             return decode(file, path.suffix, reserve)
     except FileNotFoundError:
-        fault = f"the file does not exist{missing_path_hint(path)}"
+        reason = f"the file does not exist{missing_path_hint(path)}"
     except Exception as error:  # PIL's decoders raise nearly every kind of exception on broken files
-        fault = error_reason(error)
-    raise BadImageError(BadImage(str(path), fault))
+        reason = error_reason(error)
+    raise BadImageError(BadImage(str(path), reason))
 
 
 def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Image.Image:
-    """The upright RGB image in an open file; raises whatever is wrong with it.
+    """Decode an open file as an upright RGB image.
 
     Args:
-        file: Open as binary, at its start.
-        suffix: The ending of its name, by which a camera's raw file is told from a TIFF.
-        reserve: As in `open_image`.
+        file: A binary file at its start.
+        suffix: Extension of its name, which distinguishes a camera raw file from a TIFF.
+        reserve: See `open_image`.
+
+    Raises:
+        Exception: Of nearly any type, if the file is damaged or not an image; see `error_reason`.
     """
     head = file.read(HEADER_BYTES)
-    found = detect_format(head, suffix)
-    if found == "HEIC":
+    kind = detect_format(head, suffix)
+    if kind == "HEIC":
         return _read_heic(file, reserve)
-    if found == "camera raw" or (found == "AVIF" and "avif" not in features.get_supported_modules()):
-        raise ValueError(_no_decoder(found))
-    formats = ("AVIF",) if found == "AVIF" else FORMATS
+    if kind == "camera raw" or (kind == "AVIF" and "avif" not in features.get_supported_modules()):
+        raise ValueError(_no_decoder(kind))
+    formats = ("AVIF",) if kind == "AVIF" else FORMATS
     try:
         image = _open_as(file, formats)
     except UnidentifiedImageError:
-        damaged = f"damaged, or a kind of {found} that cannot be decoded"
-        raise ValueError(
-            damaged if found in formats else _no_decoder(found) if found else _not_an_image(head)
-        ) from None
+        raise ValueError(_why_unidentified(head, kind, formats)) from None
     with image:
         check_size(image.size)
         _check_tiles(image)
@@ -126,12 +135,12 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
         reserve(decoded_bytes(image) + (4 * image.width * image.height if mode else 0))
         image.load()
         if mode is None:
-            made = to_rgb(image, 16 if image.format in SCALED_FORMATS else None)
+            rgb = to_rgb(image, 16 if image.format in SCALED_FORMATS else None)
         else:
-            made = with_lower_bytes(image, mode, lambda: _open_as(file, formats))
-        if image.mode.startswith("I;16") and _tag(image, PHOTOMETRIC, 1) == 0:  # white is 0: PIL heeds it in 8 bits
-            made = ImageOps.invert(made)
-        return apply_orientation(made, exif_orientation(image))
+            rgb = with_lower_bytes(image, mode, lambda: _open_as(file, formats))
+        if image.mode.startswith("I;16") and _tag(image, PHOTOMETRIC, 1) == 0:  # white is 0; PIL inverts 8 bits only
+            rgb = ImageOps.invert(rgb)
+        return apply_orientation(rgb, exif_orientation(image))
 
 
 def _open_as(file: BinaryIO, formats: tuple[str, ...]) -> ImageFile:
@@ -145,15 +154,15 @@ def _read_heic(file: BinaryIO, reserve: Reserve) -> Image.Image:
     except ImportError:
         raise ValueError(_no_decoder("HEIC")) from None
     file.seek(0)
-    found = open_heif(file)
-    check_size(found.size)
-    reserve(20 * found.size[0] * found.size[1])
-    image = found.to_pillow()
+    heif = open_heif(file)
+    check_size(heif.size)
+    reserve(20 * heif.size[0] * heif.size[1])
+    image = heif.to_pillow()
     return apply_orientation(to_rgb(image), exif_orientation(image))
 
 
 def _check_tiles(image: Image.Image) -> None:
-    """Refuse a TIFF whose tiles take more memory than its size promises."""
+    """Raise ValueError for a TIFF whose tiles take more memory than its size suggests."""
     width, length = _tag(image, TILE_WIDTH, 0), _tag(image, TILE_LENGTH, 0)
     if width * length > max(MAX_TILE_PIXELS, image.width * image.height):
         raise ValueError(
@@ -161,10 +170,16 @@ def _check_tiles(image: Image.Image) -> None:
         )
 
 
-def _tag(image: Image.Image, tag: int, otherwise: int) -> int:
-    """A tag of a TIFF."""
-    value = getattr(image, "tag_v2", {}).get(tag, otherwise)
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+    """Return a tag of a TIFF; the default for other formats."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
     return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _why_unidentified(head: bytes, kind: str | None, formats: tuple[str, ...]) -> str:
+    if kind is None:
+        return _not_an_image(head)
+    return f"damaged, or a kind of {kind} that cannot be decoded" if kind in formats else _no_decoder(kind)
 
 
 def _no_decoder(name: str) -> str:
@@ -174,12 +189,12 @@ def _no_decoder(name: str) -> str:
 
 def _not_an_image(head: bytes) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    found = next((told for start, told in TEXT_SIGNATURES.items() if text.startswith(start)), None)
-    return found or "not an image, or of an unknown kind"
+    reason = next((reason for start, reason in TEXT_SIGNATURES.items() if text.startswith(start)), None)
+    return reason or UNKNOWN_FORMAT
 
 
 def missing_path_hint(path: Path) -> str:
-    """What may have been meant by a path that does not exist, as the rest of a sentence; else nothing."""
+    """Guess what a path that does not exist should have been; returns the end of a sentence, or ""."""
     name = str(path)
     if "\\" in name and os.path.exists(meant := Path(name.replace("\\", "/"))):
         return f", but {meant} does: write paths with /"
@@ -194,13 +209,13 @@ def missing_path_hint(path: Path) -> str:
 
 
 def error_reason(error: Exception) -> str:
-    """Why an image cannot be used, in one line."""
+    """Return in one line why an image cannot be used."""
     if isinstance(error, BadImageError):
         return error.bad.reason
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of an unknown kind"
+        return UNKNOWN_FORMAT
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or "no details"

@@ -1,4 +1,4 @@
-"""Which files are images: by the ending of their name, else by their first bytes; decodes nothing."""
+"""Tells image files from others by their extension, else by their first bytes; decodes nothing."""
 
 import os
 import re
@@ -11,9 +11,9 @@ EXTENSIONS = frozenset(
         *(".pbm", ".pgm", ".ppm", ".pnm", ".avif", ".heic", ".heif", ".jp2"),
     }
 )
-"""Endings that are believed without a look at the file: folders may hold millions. In lower case."""
+"""Extensions, in lower case, that are trusted without opening the file: a folder may hold millions."""
 HEADER_BYTES = 512
-"""Bytes at the start of a file that tell its format."""
+"""Bytes at the start of a file that determine its format."""
 SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -38,37 +38,37 @@ SIGNATURES = {
     b"IIRO": "camera raw",
     b"IIU\0": "camera raw",
 }
-"""How the files of a format begin; those that need a second look stand in `detect_format`."""
+"""First bytes of a file -> its format; `detect_format` handles the formats that need more than a prefix."""
 BRAND_FORMATS = {
     b"avif": "AVIF",
     b"avis": "AVIF",
     b"crx ": "camera raw",
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
 }
-"""What stands behind ``ftyp`` in the container that videos use, too."""
+"""Brand that follows ``ftyp`` in an ISO media file, a container that videos use, too -> format."""
 GENERIC_BRANDS = (b"mif1", b"msf1")
-"""Brands of images whose codec is told by the brands after them."""
+"""Brands of images whose codec is given by the compatible brands that follow."""
 RAW_EXTENSIONS = frozenset(
     {
         *(".dng", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".cr2", ".cr3", ".crw", ".orf", ".rw2", ".raf"),
         *(".pef", ".srw", ".3fr", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".rwl", ".mos", ".mef", ".fff"),
     }
 )
-"""Endings of cameras' raw files. Most begin like a TIFF, and hold a thumbnail that is not the picture."""
+"""Extensions of camera raw files. Most begin like a TIFF whose first image is only a thumbnail."""
 BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
-"""Sizes of the second header of a BMP: its name is two letters, which texts begin with, too."""
+"""Sizes of a BMP's second header: its signature is only two letters, with which texts may begin, too."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image, readable or not: by the ending of its name, else by its first bytes."""
+    """Return whether a file is an image, readable or not: by its extension, else by its first bytes."""
     suffix = path.suffix.lower()
     return suffix in EXTENSIONS or file_format(path) is not None
 
 
 def file_format(path: Path) -> str | None:
-    """The format of an image file; None for other files, and for those that cannot be opened."""
+    """Return the format of an image file; None for other files and for those that cannot be opened."""
     try:
-        if not S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        if not S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
             return None
         with open(path, "rb") as file:
             return detect_format(file.read(HEADER_BYTES), path.suffix)
@@ -77,14 +77,14 @@ def file_format(path: Path) -> str | None:
 
 
 def detect_format(head: bytes, suffix: str = "") -> str | None:
-    """The format of an image whose file begins with ``head``; None if it is no image."""
-    found = next((name for start, name in SIGNATURES.items() if head.startswith(start)), None)
-    if found == "TIFF" and suffix.lower() in RAW_EXTENSIONS:
+    """Return the format of an image file that begins with ``head``; None if it is not an image."""
+    kind = next((name for signature, name in SIGNATURES.items() if head.startswith(signature)), None)
+    if kind == "TIFF" and suffix.lower() in RAW_EXTENSIONS:
         return "camera raw"
-    if found == "ICO" and not (head[4:6] > b"\0\0" and head[9:10] == b"\0"):
+    if kind == "ICO" and not (head[4:6] > b"\0\0" and head[9:10] == b"\0"):
         return None
-    if found is not None:
-        return found
+    if kind is not None:
+        return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp":

@@ -1,4 +1,4 @@
-"""Turns whatever a user hands over as an image into RGB: a path, the bytes of a file, an open file, an array."""
+"""Reads whatever a user passes as an image as RGB: a path, the bytes of a file, an open file, an array."""
 
 import os
 import re
@@ -17,17 +17,17 @@ URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
 
 def read_image(value: Any, reserve: Reserve = unbounded) -> Image.Image:
-    """An image as RGB.
+    """Return an image as RGB.
 
     Args:
-        value: A path, the bytes of an image file, a binary file that is open (it stays open, and is left where it
-            was if it can be), a mapping with "bytes" or "path" as Hugging Face's, nested lists of gray or colour
-            values, or what `image_files.pixels_to_rgb` takes.
+        value: A path, the bytes of an image file, an open binary file (it stays open, and its position is restored
+            if possible), a mapping with "bytes" or "path" as in Hugging Face data sets, nested lists of gray or
+            colour values, or anything that `rgb.pixels_to_rgb` takes.
         reserve: Called with the bytes that the image will take, before it is decoded.
 
     Raises:
-        ValueError: If it is no image, or cannot be read; the message gives the reason.
-        TypeError: If it is of another kind.
+        ValueError: If it is not an image, or cannot be read; the message gives the reason.
+        TypeError: If it has another type.
     """
     if isinstance(value, Mapping):
         data, path = value.get("bytes"), value.get("path")
@@ -46,29 +46,29 @@ def read_image(value: Any, reserve: Reserve = unbounded) -> Image.Image:
 
 
 def is_path_like(value: Any) -> bool:
-    """Whether a value is a path: a text, or what ``os.fspath`` takes."""
+    """Return whether a value is a path: a string, or anything that ``os.fspath`` takes."""
     return isinstance(value, (str, os.PathLike))
 
 
 def is_open_file(value: Any) -> bool:
-    """Whether a value is an open file, or reads like one."""
+    """Return whether a value is an open file or file-like object."""
     return hasattr(value, "read") and not isinstance(value, (Image.Image, os.PathLike))
 
 
 def to_path(value: str | os.PathLike[Any]) -> Path:
-    """The path that a value stands for.
+    """Return a value as a path.
 
     Raises:
-        ValueError: If it is an address on the web.
+        ValueError: If it is a URL.
     """
     text = os.fsdecode(value)
     if URL.match(text) and not os.path.lexists(text):
-        raise ValueError("it is an address, not a file: download it first, and give the file or its bytes")
+        raise ValueError("it is a URL, not a file: download it first, then pass the file or its bytes")
     return Path(text)
 
 
 def read_open_file(file: Any) -> bytes:
-    """What is left to read of an open binary file, which is put back to where it stood if it can be.
+    """Read the rest of an open binary file, and restore its position if it is seekable.
 
     Raises:
         ValueError: If the file is closed, or was opened as text.
@@ -87,7 +87,7 @@ def read_open_file(file: Any) -> bytes:
 
 
 def decode_bytes(data: bytes, reserve: Reserve = unbounded) -> Image.Image:
-    """The image in the bytes of a file, upright, as RGB."""
+    """Decode the bytes of an image file as upright RGB."""
     if not data:
         raise ValueError("the file is empty")
     return decode(BytesIO(data), reserve=reserve)

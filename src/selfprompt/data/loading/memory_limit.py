@@ -1,21 +1,21 @@
-"""A bound on the memory that threads take for decoded images at the same time."""
+"""A limit on the memory of the images that threads decode at the same time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition
 
 Reserve = Callable[[int], None]
-"""Waits until so many bytes are free, and takes them; called once an image, before it is decoded."""
+"""Waits until that many bytes are free, and takes them; called once per image, before it is decoded."""
 
 MAX_DECODING_BYTES = 10**9
-"""Bytes of images in decoding, unless less is asked for."""
+"""Default limit for images that are being decoded."""
 
 
 class DecodingLimit:
-    """Bytes that threads share while they decode images; an image that is larger than all of them is decoded alone.
+    """A budget of bytes that threads share while they decode images; a larger image is decoded alone.
 
     Args:
-        size: Bytes in all.
+        size: The budget in bytes.
     """
 
     def __init__(self, size: int = MAX_DECODING_BYTES) -> None:
@@ -25,20 +25,19 @@ class DecodingLimit:
 
     @contextmanager
     def image(self) -> Iterator[Reserve]:
-        """Memory for one image, given back at the end.
+        """Provide a function that reserves memory for one image, and release the memory on exit.
 
-        Returns:
-            What reserves it. It is called at most once: who held some and waited for more could wait forever.
+        The function must be called at most once: a thread that holds memory and waits for more could wait forever.
         """
         taken = 0
 
         def reserve(size: int) -> None:
             nonlocal taken
-            wanted = min(size, self.size)
+            size = min(size, self.size)
             with self._changed:
-                self._changed.wait_for(lambda: self.used + wanted <= self.size)
-                self.used += wanted
-                taken = wanted
+                self._changed.wait_for(lambda: self.used + size <= self.size)
+                self.used += size
+                taken = size
 
         try:
             yield reserve
@@ -49,4 +48,4 @@ class DecodingLimit:
 
 
 def unbounded(size: int) -> None:
-    """Reserves nothing: for a single image."""
+    """Reserve nothing: for a single image."""

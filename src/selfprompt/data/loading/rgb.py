@@ -1,8 +1,8 @@
-"""Pixels of any kind as 8-bit RGB: modes of PIL, arrays, tensors, and values of more than 8 bits.
+"""Converts pixels of any kind to 8-bit RGB: PIL images of any mode, arrays, tensors, and values of more than 8 bits.
 
-A plain RGB or gray image becomes exactly what ``convert("RGB")`` gives, so published numbers stay comparable. The rest
-is made visible the way a person would see it: transparent pixels stand on white, and values of more than 8 bits are
-scaled by the range that they use.
+An opaque 8-bit RGB or gray image becomes exactly what ``convert("RGB")`` gives, so results stay comparable with
+published ones. Other images become what a person would see: transparent pixels are composited on white, and values of
+more than 8 bits are scaled by the range that they use.
 """
 
 from collections.abc import Callable
@@ -25,23 +25,23 @@ TRANSPOSES = {
     8: Transpose.ROTATE_90,
 }
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Bits of which cameras, scanners and microscopes make values; all but the first are stored in 16."""
-BIT_DEPTH = "depth taken"
-"""Where `Image.Image.info` tells that 16-bit samples were read as values of fewer bits."""
-TILE_PIXELS = 1 << 20  # pixels that are converted at a time, so that a large image is not held three times
-TOLERANCE = 1e-3  # of the range of floats: what resizing makes of 1.0
+"""Bits per value of cameras, scanners and microscopes; all but the first are stored in 16 bits."""
+BIT_DEPTH = "bit depth"
+"""Key in `Image.Image.info` for the number of bits if 16-bit samples were read as values of fewer bits."""
+TILE_PIXELS = 1 << 20  # pixels converted at a time, so that a large image is not held three times
+TOLERANCE = 1e-3  # of the range of floats, for rounding, as after resizing
 MAX_PIXELS = 178_956_970
-"""Pixels of an image, at most: 1.4 GB while it is decoded. PIL's own bound, unless somebody has changed that one."""
+"""Largest image: 1.4 GB while it is decoded. Equals PIL's default limit, which a program may change."""
 
 DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 12}
-"""Bytes a pixel that a format's decoder takes beside PIL's image."""
+"""Bytes per pixel that a format's decoder takes in addition to PIL's image."""
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuse an image without pixels or with too many, (width, height); called before it is decoded.
+    """Check the size (width, height) of an image before it is decoded.
 
     Raises:
-        ValueError: If it is one of these.
+        ValueError: If it has no pixels or more than `MAX_PIXELS`.
     """
     width, height = size
     if width < 1 or height < 1:
@@ -51,7 +51,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def decoded_bytes(image: Image.Image) -> int:
-    """About how much memory an image takes while it is decoded and becomes upright RGB."""
+    """Estimate the memory that an image takes while it is decoded and converted to upright RGB, in bytes."""
     stored = 1 if image.mode in ("1", "L", "P") else 4
     if image.mode == "F" or image.mode.startswith("I"):
         stored = 8  # the values, and a copy of them
@@ -63,33 +63,33 @@ def decoded_bytes(image: Image.Image) -> int:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """How an image is to be turned, as EXIF counts; 1, as it is, where nothing is said or it cannot be read."""
+    """Return the EXIF orientation of an image; 1 (upright) if there is none or it cannot be read."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # broken EXIF of an image that is otherwise fine
+    except Exception:  # broken EXIF in an otherwise intact image
         return 1
 
 
 def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
-    """The image turned upright."""
+    """Rotate and flip an image upright, given its EXIF orientation."""
     return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
 
 
 def to_rgb(image: Image.Image, depth: int | None = None) -> Image.Image:
-    """An image of any mode as 8-bit RGB; transparent pixels are composited on white.
+    """Convert an image of any mode to 8-bit RGB; transparent pixels are composited on white.
 
     Args:
-        image: Of at least one pixel.
-        depth: Bits of the values of a 16-bit gray image; None: as many as they need.
+        image: The image.
+        depth: Bits per value of a 16-bit gray image; None: as many as its values need.
 
     Raises:
-        ValueError: If the values of a 32-bit image have no place in 0..65535 (integers) or 0..255 (floats), or the
-            image has no pixels.
+        ValueError: If the image has no pixels, or the values of a 32-bit image lie outside of 0..65535 (integers) or
+            of [0, 1] and [0, 255] (floats).
     """
     check_size(image.size)
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_values(image, depth)
-    if image.mode == "La":  # gray, multiplied by alpha: PIL goes no other way
+    if image.mode == "La":  # premultiplied alpha: PIL converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
         return by_tiles(_on_white, image)
@@ -102,45 +102,45 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _from_values(image: Image.Image, depth: int | None) -> Image.Image:
-    """The RGB image of one whose mode is I, I;16 or F."""
+    """Convert an image of mode I, I;16 or F."""
     values = np.asarray(image)
-    scale = _scale_of(values, depth)
-    found = by_tiles(lambda tile: Image.fromarray(scale(np.asarray(tile))).convert("RGB"), image)
-    return _with_depth(found, values, depth)
+    scale = _make_scaler(values, depth)
+    rgb = by_tiles(lambda tile: Image.fromarray(scale(np.asarray(tile))).convert("RGB"), image)
+    return _with_depth(rgb, values, depth)
 
 
 def by_tiles(convert: Callable[..., Image.Image], *images: Image.Image) -> Image.Image:
-    """What ``convert`` makes of one or more images of one size, a part of them at a time, as RGB."""
+    """Apply ``convert`` to images of the same size tile by tile, and return the resulting RGB image."""
     width, height = images[0].size
     if width * height <= TILE_PIXELS:
         return convert(*images)
-    made = Image.new("RGB", (width, height))
+    result = Image.new("RGB", (width, height))
     columns = min(width, TILE_PIXELS)
     rows = TILE_PIXELS // columns
     for top in range(0, height, rows):
         for left in range(0, width, columns):
             box = (left, top, min(left + columns, width), min(top + rows, height))
-            made.paste(convert(*(image.crop(box) for image in images)), box)
-    return made
+            result.paste(convert(*(image.crop(box) for image in images)), box)
+    return result
 
 
 def to_8_bits(values: np.ndarray, depth: int | None = None) -> np.ndarray:
     """Scale gray or colour values to 0..255 without clipping.
 
     Args:
-        values: uint8 stays; bool becomes 0 or 255. Of other integers the 8 upper bits of ``depth`` are taken (as PIL
-            does for 16-bit colours). Floats lie in [0, 1], or in [0, 255].
-        depth: Bits of integers; None: the least of 8, 10, 12, 14 and 16 that hold them all.
+        values: uint8 is unchanged; bool becomes 0 or 255. Other integers keep the upper 8 of their ``depth`` bits (as
+            in PIL for 16-bit colours). Floats must lie in [0, 1] or in [0, 255].
+        depth: Bits per integer; None: the smallest of 8, 10, 12, 14 and 16 that holds them all.
 
     Raises:
-        TypeError: If they are no numbers.
-        ValueError: If they lie elsewhere.
+        TypeError: If they are not numbers.
+        ValueError: If they are outside of these ranges.
     """
-    return _scale_of(values, depth)(values)
+    return _make_scaler(values, depth)(values)
 
 
-def _scale_of(values: np.ndarray, depth: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """What scales these values, or a part of them, to 0..255."""
+def _make_scaler(values: np.ndarray, depth: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that scales these values, or a part of them, to 0..255."""
     kind = values.dtype.kind
     if values.dtype == np.uint8:
         return lambda part: part
@@ -170,17 +170,17 @@ def _wide(values: np.ndarray) -> np.ndarray:
 def _float_fault(low: float, high: float) -> str:
     fault = f"pixel values must lie in [0, 1] or [0, 255], got {low:.4g}..{high:.4g}"
     if np.isnan(low) or np.isinf((low, high)).any():
-        return f"{fault}: there are values that are no numbers"
+        return f"{fault}: some values are NaN or infinite"
     if low < 0:
-        return f"{fault}: give the pixels as they were before they were normalised"
-    return f"{fault}: divide them by the largest value possible"
+        return f"{fault}: pass the pixels before normalisation"
+    return f"{fault}: divide them by the largest possible value"
 
 
 def needed_bits(values: np.ndarray) -> int:
-    """The least of 8, 10, 12, 14 and 16 bits that hold all of these integers.
+    """Return the smallest of 8, 10, 12, 14 and 16 bits that holds all of these integers.
 
     Raises:
-        ValueError: If some lie outside of 0..65535.
+        ValueError: If any is outside of 0..65535.
     """
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
@@ -189,31 +189,31 @@ def needed_bits(values: np.ndarray) -> int:
 
 
 def _with_depth(image: Image.Image, values: np.ndarray, depth: int | None) -> Image.Image:
-    """The image with a remark on the depth that its values were taken for, where that is a guess."""
+    """Record in the image the bit depth that was assumed for its values, if that is a guess."""
     if depth is None and values.dtype.kind in "iu" and values.dtype != np.uint8:
-        found = needed_bits(values)
-        wider_type = values.dtype.itemsize > 2 or values.dtype.kind == "i"  # Python's own integers
-        if found < 16 and not (found == 8 and wider_type):
-            image.info[BIT_DEPTH] = found
+        bits = needed_bits(values)
+        wider_type = values.dtype.itemsize > 2 or values.dtype.kind == "i"  # as Python's integers
+        if bits < 16 and not (bits == 8 and wider_type):
+            image.info[BIT_DEPTH] = bits
     return image
 
 
 def pixels_to_rgb(value: Any, reserve: Reserve = unbounded) -> Image.Image:
-    """A data set's image as upright RGB: from a PIL image, an array (H, W[, C]) or a tensor ([C,] H, W).
+    """Convert a PIL image, an array (H, W[, C]) or a tensor ([C,] H, W) to upright RGB.
 
     Args:
-        value: C is 1 (gray), 3 (RGB) or 4 (RGBA).
-        reserve: Called with the bytes that it will take.
+        value: The image; C is 1 (gray), 3 (RGB) or 4 (RGBA).
+        reserve: Called with the bytes that the image will take.
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If its shape or values are not an image's.
+        ValueError: If its shape or values are not those of an image.
     """
     if isinstance(value, Image.Image):
         check_size(value.size)
         reserve(decoded_bytes(value))
         return apply_orientation(to_rgb(value), exif_orientation(value))
-    is_tensor = hasattr(value, "detach")  # known without importing torch
+    is_tensor = hasattr(value, "detach")  # recognised without importing torch
     if is_tensor:
         value = value.detach().cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
@@ -230,25 +230,25 @@ def pixels_to_rgb(value: Any, reserve: Reserve = unbounded) -> Image.Image:
 
 
 def _shape_fault(shape: tuple[int, ...], is_tensor: bool) -> str:
-    """Why an array of this shape is no image, (H, W, C); a tensor's channels have been moved to the end."""
+    """Explain why an array of this shape is not an image, (H, W, C); a tensor's channels are already last."""
     given = (shape[-1], *shape[:-1]) if is_tensor and len(shape) == 3 else shape
     kind, axes = ("a tensor", "(C, H, W)") if is_tensor else ("an array", "(H, W, C)")
     fault = f"an image must have 1, 3 or 4 channels, {axes}, got {kind} of shape {given}"
     if 0 in shape:
         return f"{fault}: it is empty"
     if len(shape) == 4:
-        return f"{fault}: of a batch give the images one by one, as a list"
+        return f"{fault}: pass the images of a batch one by one, as a list"
     if len(shape) == 3 and is_tensor and given[-1] in (1, 3, 4):
         return f"{fault}: its channels come last, so move them: tensor.permute(2, 0, 1)"
     if len(shape) == 3 and not is_tensor and given[0] in (1, 3, 4):
         return f"{fault}: its channels come first, so move them: array.transpose(1, 2, 0)"
     if len(shape) == 3 and shape[-1] == 2:
-        return f"{fault}: if the second one is alpha, give Image.fromarray(array, 'LA')"
+        return f"{fault}: if the second one is alpha, pass Image.fromarray(array, 'LA')"
     return fault
 
 
 def array_to_rgb(values: np.ndarray, depth: int | None = None) -> Image.Image:
-    """An RGB image from values (H, W), (H, W, 3) or (H, W, 4); the fourth channel is alpha, on a scale of its own."""
+    """Convert values (H, W), (H, W, 3) or (H, W, 4) to RGB; the fourth channel, alpha, is scaled separately."""
     colours = values[..., :3] if values.ndim == 3 else values
     pixels = to_8_bits(colours, depth)
     if values.ndim == 3 and values.shape[-1] == 4:

@@ -1,14 +1,13 @@
-"""From an RGB image to normalised pixels: the CLIP line's published transforms, on the PIL path.
+"""Transforms from an RGB image to normalised pixels, as published for CLIP, on PIL images.
 
-Test: the short side is resized to S (or, in mode "squash", both sides), then the centre S x S is cut out.
-Training: a random crop of 8 to 100 % of the area with aspect ratio 3/4 to 4/3, resized to S x S, and a flip
-of every second image.
+Evaluation: resize the short side to S (in mode "squash", both sides), then crop the centre S x S.
+Training: a random crop of 8 to 100 % of the area with aspect ratio 3/4 to 4/3, resized to S x S, then a horizontal flip
+with probability 1/2.
 
-PIL alone does what torchvision's functions on PIL images do, bit for bit, and is imported in a hundredth of the time.
-Randomness comes from a `torch.Generator`, which torchvision's random transforms do not take (they know only
-the global generator, which threads cannot share). `CropFlip` draws the same numbers in the same order, so
-that a generator seeded s gives exactly what ``torch.manual_seed(s)`` and torchvision's v2
-``RandomResizedCrop`` + ``RandomHorizontalFlip`` give.
+PIL alone gives the same bits as torchvision's functions on PIL images, and takes a hundredth of the time to import.
+Randomness comes from a `torch.Generator`; torchvision's random transforms use only the global generator, which threads
+cannot share. `CropFlip` draws the same numbers in the same order: a generator seeded s gives exactly what
+``torch.manual_seed(s)`` and torchvision's v2 ``RandomResizedCrop`` + ``RandomHorizontalFlip`` give.
 """
 
 import math
@@ -25,12 +24,12 @@ Augment = Literal["crop-flip", "half-crop-flip", "none"]
 SCALES = {"crop-flip": (0.08, 1.0), "half-crop-flip": (0.5, 1.0)}  # the second is Tip-Adapter's
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 MAX_RESIZED_PIXELS = 1 << 24
-"""Pixels of a whole image that is resized before it is cut: at size 224 one that is 334 times as long as it is wide."""
+"""Largest image that is resized before it is cropped: at S = 224, one that is 334 times as long as it is wide."""
 MAX_ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
 
 
 class PreprocessLike(Protocol):
-    """What a backbone asks of its images; `selfprompt.models.loading.by_name.Preprocess` is one."""
+    """A backbone's preprocessing; `selfprompt.models.loading.by_name.Preprocess` is one."""
 
     @property
     def size(self) -> int: ...
@@ -46,13 +45,13 @@ class PreprocessLike(Protocol):
 
 @dataclass(frozen=True)
 class Normalise:
-    """8-bit values to ``(x / 255 - mean) / std``, per channel."""
+    """Maps 8-bit values to ``(x / 255 - mean) / std``, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels ([B,] 3, S, S), uint8, as float32 of the same shape, where they are."""
+        """Normalise pixels ([B,] 3, S, S), uint8; returns float32 of the same shape on the same device."""
         values = pixels.to(torch.float32).div_(255)
         for channel, mean, std in zip(values.unbind(-3), self.mean, self.std, strict=True):
             channel.sub_(mean).div_(std)  # plain numbers: a tensor of them would have to be sent to a GPU
@@ -61,9 +60,10 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Transform:
-    """The deterministic transform; called on an image it gives normalised float32 pixels, (3, S, S).
+    """The evaluation transform: maps an RGB image to normalised float32 pixels, (3, S, S).
 
-    The loader calls the two halves by themselves: `pixels` on each image in a thread, `batch` on those of a batch.
+    The loader calls its two halves separately: `pixels` on each image in a thread, `batch` on the crops of a batch.
+    Keys of cached features contain the repr of a transform, so class and field names must not change.
     """
 
     size: int
@@ -77,15 +77,15 @@ class Transform:
         return self.normalise(self.pixels(image, generator))
 
     def deterministic(self) -> "Transform":
-        """The deterministic transform of the same settings."""
+        """Return the evaluation transform with the same settings."""
         return Transform(self.size, self.normalise, self.interpolation, self.squash)
 
     def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
-        """The S x S cut of an RGB image, (3, S, S), uint8."""
+        """Return the S x S crop of an RGB image, (3, S, S), uint8."""
         size, short = self.size, min(image.size)
         width, height = (size if self.squash else size * side // short for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
-        if width * height > MAX_RESIZED_PIXELS:  # a strip: only what the cut shows is scaled up
+        if width * height > MAX_RESIZED_PIXELS:  # a strip: scale only what the crop shows
             across, down = image.width / width, image.height / height
             box = (left * across, top * down, (left + size) * across, (top + size) * down)
             return to_tensor(image.resize((size, size), self.interpolation, box))
@@ -93,9 +93,9 @@ class Transform:
         return to_tensor(resized.crop((left, top, left + size, top + size)))
 
     def batch(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Normalised float32 pixels on a device, (B, 3, S, S), of cuts (3, S, S), uint8; B may be 0.
+        """Stack crops (3, S, S), uint8, and return normalised float32 pixels, (B, 3, S, S), on a device; B may be 0.
 
-        The bytes travel, a quarter of the floats, and are normalised where they are used.
+        The bytes are sent to the device before they are normalised: a quarter of the size of the floats.
         """
         if not pixels:
             return torch.empty(0, 3, self.size, self.size, device=device)
@@ -104,40 +104,39 @@ class Transform:
 
 @dataclass(frozen=True)
 class CropFlip(Transform):
-    """Random resized crop and horizontal flip; without a generator the global one is used."""
+    """Random resized crop and horizontal flip; without a generator, uses the global one."""
 
     scale: tuple[float, float]
 
     random = True
 
     def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
-        """A random S x S cut of an RGB image, (3, S, S), uint8."""
+        """Return a random S x S crop of an RGB image, (3, S, S), uint8."""
         top, left, height, width = draw_crop(image.height, image.width, self.scale, generator)
-        crop = image.crop((left, top, left + width, top + height))
-        cut = crop.resize((self.size, self.size), self.interpolation)
+        crop = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.interpolation)
         if torch.rand(1, generator=generator) < 0.5:
-            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_tensor(cut)
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return to_tensor(crop)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as a tensor, (3, H, W), uint8."""
+    """Return an RGB image as a tensor, (3, H, W), uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; a GPU fetches it from pinned memory, and nobody waits for that."""
+    """Send a CPU tensor to a device; to a GPU from pinned memory, without waiting."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def eval_transform(preprocess: PreprocessLike) -> Transform:
-    """The transform for evaluation.
+    """Return the transform for evaluation.
 
     Args:
-        preprocess: The backbone's wishes; ``mode`` is "shortest" (resize the short side, cut the centre) or
-            "squash".
+        preprocess: The backbone's preprocessing; ``mode`` is "shortest" (resize the short side, crop the centre) or
+            "squash" (resize both sides).
 
     Raises:
         ValueError: If the mode or the interpolation is unknown.
@@ -149,12 +148,12 @@ def eval_transform(preprocess: PreprocessLike) -> Transform:
 def train_transform(
     preprocess: PreprocessLike, augment: Augment = "crop-flip", scale: tuple[float, float] | None = None
 ) -> Transform:
-    """The transform for training.
+    """Return the transform for training.
 
     Args:
-        preprocess: The backbone's wishes.
+        preprocess: The backbone's preprocessing.
         augment: "crop-flip", "half-crop-flip", or "none" for the evaluation transform.
-        scale: Smallest and largest part of the area that a crop keeps; None for those of ``augment``.
+        scale: Smallest and largest fraction of the area that a crop covers; None for that of ``augment``.
 
     Raises:
         ValueError: If an argument is unknown or out of range.
@@ -173,7 +172,7 @@ def train_transform(
 def draw_crop(
     height: int, width: int, scale: tuple[float, float], generator: Generator | None
 ) -> tuple[int, int, int, int]:
-    """Draw a crop as torchvision's RandomResizedCrop does: (top, left, height, width)."""
+    """Draw a crop as torchvision's RandomResizedCrop does; returns (top, left, height, width)."""
     log_ratio = [math.log(side) for side in ASPECT_RATIOS]
     for _ in range(MAX_ATTEMPTS):
         area = height * width * torch.empty(1).uniform_(*scale, generator=generator).item()
@@ -187,7 +186,7 @@ def draw_crop(
 
 
 def _central_crop(height: int, width: int) -> tuple[int, int, int, int]:
-    """The largest central crop whose aspect ratio is allowed."""
+    """Return the largest central crop with an allowed aspect ratio."""
     h, w = height, width
     if width / height < ASPECT_RATIOS[0]:
         h = round(w / ASPECT_RATIOS[0])

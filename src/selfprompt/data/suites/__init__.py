@@ -1,6 +1,7 @@
 """Suites of tasks: the one that ships, and the published ones, read from the user's copy of the data.
 
-A suite is a module of this folder with ``TASKS``, the task names in published order, and ``load_SUITE_task(name, root)``.
+A suite is a module of this folder with ``TASKS``, the task names in published order, and
+``load_SUITE_task(name, root)``.
 """
 
 from importlib import import_module
