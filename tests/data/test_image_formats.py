@@ -12,7 +12,7 @@ from PIL import Image, features
 from selfprompt.data.loading.image_files import BadImageError, open_image
 from selfprompt.data.loading.image_formats import file_format, is_image
 from selfprompt.data.readers.folders import read_folder
-from selfprompt.inference.image_paths import image_paths, left_out
+from selfprompt.inference.image_paths import ignored_summary, image_paths
 from tests.data.images import picture
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
@@ -84,8 +84,8 @@ def test_no_image_vanishes_from_a_folder_to_predict(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_told_in_a_sentence(tmp_path: Path) -> None:
-    assert left_out(Counter({".csv": 1, ".txt": 2})) == "Left out 3 files that are no images (2 .txt, 1 .csv)."
-    assert left_out(Counter({".txt": 1})) == "Left out 1 file that is no image (1 .txt)."
+    assert ignored_summary(Counter({".csv": 1, ".txt": 2})) == "Left out 3 files that are no images (2 .txt, 1 .csv)."
+    assert ignored_summary(Counter({".txt": 1})) == "Left out 1 file that is no image (1 .txt)."
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"has no images\. Left out 1 file that is no image \(1 \.txt\)\."):
         list(image_paths([str(tmp_path)]))

@@ -487,7 +487,7 @@ def test_hugging_face_columns_of_every_kind(tmp_path: Path) -> None:
     for columns, message in [
         ({"image": files["path"], "breed": ["a", "b"]}, r"columns are: image \(string\), breed \(string\)\. Name the"),
         ({"text": ["a", "b"], "label": [0, 1]}, r"needs an Image column; .*rename_column\(\.\.\., 'image'\)"),
-        ({"image": ["http://a.org/b.png"] * 2, "label": [0, 1]}, "column 'image' must hold paths .* an address"),
+        ({"image": ["http://a.org/b.png"] * 2, "label": [0, 1]}, "column 'image' must hold paths .* a URL"),
         ({"image": files["path"], "label": [None, 1]}, r"data set\[0\] has no label"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -105,7 +105,7 @@ def test_floats_beside_their_range_are_rounding() -> None:
         (np.array([[0.0, 1.5]]), "which is meant"),
         (np.array([[-1.0, 1.0]]), "pass the pixels before normalisation"),
         (np.array([[0.0, 4000.0]]), "divide them by the largest"),
-        (np.array([[np.nan, 1.0]]), "no numbers"),
+        (np.array([[np.nan, 1.0]]), "NaN or infinite"),
         (np.array([[-1, 5]]), r"0\.\.65535, got -1\.\.5"),
         (np.array([[1 + 2j]]), "integers, floats or bool, got complex"),
         (np.array([["a"]]), "integers, floats or bool"),
