@@ -84,13 +84,13 @@ def text_file(root: Path) -> Path:
 REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], tuple[str, ...]]] = {
     "no such folder": (lambda root: root, (), ("data does not exist: give a folder of images or a manifest",)),
     "no folder": (text_file, (), ("notes.txt must be a folder or a manifest",)),
-    "empty folder": (no_images, (), ("must hold a folder of images for each class", "Sort them into folders")),
-    "no class folders": (no_classes, (), ("holds 3 images but no folder", "Sort them into folders")),
+    "empty folder": (no_images, (), ("must contain a folder of images for each class", "Sort them into folders")),
+    "no class folders": (no_classes, (), ("contains 3 images but no folder", "Sort them into folders")),
     "one class": (lambda root: write_photos(root, {"cat": 3}), (), ("needs at least 2 classes, got cat",)),
     "empty class, to be refused": (
         empty_class,
         ("--on-empty-class", "fail"),
-        ("has empty class folders: bird: add images or remove the folder",),
+        ("has empty class folders: bird: add images or remove the folders",),
     ),
     "two folders of one name": (same_names, (), ("Class names must differ, got red panda twice",)),
     "a class of the test alone": (class_unknown_to_train, (), ("needs training images; only in test: eel",)),
@@ -186,7 +186,7 @@ def test_a_class_without_readable_images_is_named_and_left_out(run, tmp_path):
     (data / "owl").mkdir()
     done = run("train", data, "--out", tmp_path / "out", *FAST)
     assert done.status == 0
-    assert "No images in the class folders owl of data." in done.out
+    assert "Left out class folders of data without images: owl." in done.out
     assert "Left out 2 classes without a readable image: eel, hen." in done.out
     result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert result["classes"] == ["cat", "dog"]
@@ -214,7 +214,7 @@ def test_a_class_with_one_image_is_trained_and_not_tested(run, tmp_path):
     data = write_photos(tmp_path / "data", {"cat": 5, "dog": 5, "eel": 1})
     done = run("train", data, "--out", tmp_path / "out", *FAST)
     assert done.status == 0
-    assert "A single image, kept for training, so none to test on: eel." in done.out
+    assert "Classes with a single image, which is kept for training: eel." in done.out
     result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert set(result["tuned"]["per_class"]) == {"cat", "dog"}
     assert len(result["tuned"]["confusion"]) == 3

@@ -184,7 +184,7 @@ def test_ones_own_photos_are_looked_through(tmp_path: Path, run) -> None:
     assert done.status == 0
     for told in (
         "pets: 3 classes, 17 images",
-        "No images in the class folders owl of pets.",
+        "Left out class folders of pets without images: owl.",
         "1 picture with conflicting labels: cat/1.png (cat) = dog/a cat.png (dog).",
         "1 training image is a copy of another: cat/copy.png.",
         "By their pixels: 1 training image is a copy of another: dog/again.bmp.",

@@ -133,7 +133,7 @@ def test_a_class_of_one_picture_keeps_it_for_training(tmp_path: Path) -> None:
         shutil.copyfile(root / "b/0.png", root / f"b/copy {number}.png")
     dataset = read_dataset(root)
     assert [item.label for item in dataset.test] == [0]
-    assert any("none to test on: b" in note for note in dataset.notes)
+    assert any("which is kept for training: b" in note for note in dataset.notes)
 
 
 def test_only_files_of_the_same_size_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def test_a_test_split_is_held_out(tmp_path: Path) -> None:
     dataset = read_dataset(root)
     assert dataset.summary() == [("train", 8, 3, 1, 6), ("val", 0, 0, 0, 0), ("test", 3, 2, 1, 2)]
     assert "held out 3 images of 11 for testing (25% of each class, seed 1)" in dataset.notes[0]
-    assert "A single image, kept for training, so none to test on: c" in dataset.notes[1]
+    assert "Classes with a single image, which is kept for training: c" in dataset.notes[1]
     assert dataset.test == read_dataset(str(root)).test != read_dataset(root, seed=2).test
     renamed = read_dataset(root, classes={"a": "zebra"})
     assert [item.source for item in renamed.test] == [item.source for item in dataset.test]
@@ -50,8 +50,8 @@ def test_what_is_no_image_is_ignored_and_counted(tmp_path: Path) -> None:
         (root / folder).mkdir()
     dataset = read_dataset(root, holdout=0)
     assert names(dataset.train, root) == ["a/0.png", "a/UPPER.JPG", "a/x.gif", "b/0.png"]
-    assert dataset.notes[0] == "Ignored 6 files in pets that are no images (2 .txt, 3 hidden, 1 no extension)."
-    assert dataset.notes[1] == "Ignored 1 image in pets outside of its class folders."
+    assert dataset.notes[0] == "Ignored 6 files in pets that are not images (2 .txt, 3 hidden, 1 no extension)."
+    assert dataset.notes[1] == "Ignored 1 image in pets outside its class folders."
 
 
 def test_nested_folders_and_links_are_followed_once(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_split_folders(tmp_path: Path, val: str, test: str) -> None:
     (tmp_path / "testing").mkdir(exist_ok=True)  # an empty split folder is none
     dataset = read_dataset(tmp_path)
     assert [row[1] for row in dataset.summary()] == ([8, 4, 6] if test else [6, 4, 2])
-    assert "Ignored what lies beside" in dataset.notes[0]
+    assert "Ignored the folders next to" in dataset.notes[0]
     assert "annotations" in dataset.notes[0]
     assert any("held out" in note for note in dataset.notes) == (not test)
 
@@ -104,12 +104,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 def test_empty_classes_are_named_and_left_out_or_refused(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 2, "b": 2})
     write_classes(tmp_path / "test", {"a": 2, "b": 0})
-    assert "No images in the class folders b of test." in read_dataset(tmp_path).notes
+    assert "Left out class folders of test without images: b." in read_dataset(tmp_path).notes
     (tmp_path / "train" / "d").mkdir()
     (tmp_path / "train" / "d" / "notes.txt").touch()
     dataset = read_dataset(tmp_path)
     assert dataset.classes == ("a", "b")
-    assert "No images in the class folders d of train." in dataset.notes
+    assert "Left out class folders of train without images: d." in dataset.notes
     with pytest.raises(ValueError, match=r"train has empty class folders: d: add images or remove the folder"):
         read_dataset(tmp_path, on_empty="fail")
 
@@ -126,14 +126,14 @@ def test_classes_file_is_used_by_itself(tmp_path: Path) -> None:
 def test_folders_that_hold_nothing_useful_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere does not exist: give a folder of images or a manifest"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="it holds neither images nor folders"):
+    with pytest.raises(ValueError, match="it contains neither images nor folders"):
         read_dataset(tmp_path)
     picture(0).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"it holds 1 image but no folder\. Sort them into folders"):
+    with pytest.raises(ValueError, match=r"it contains 1 image but no folder\. Sort them into folders"):
         read_dataset(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "a.npy").touch()
-    with pytest.raises(ValueError, match=r"has empty class folders: a \(only files that are no images: 1 \.npy\)"):
+    with pytest.raises(ValueError, match=r"has empty class folders: a \(only files that are not images: 1 \.npy\)"):
         read_dataset(tmp_path)
     picture(0).save(tmp_path / "a" / "a.png")
     with pytest.raises(ValueError, match=r"at least 2 classes, got a in .*If its class folders lie deeper"):
@@ -154,7 +154,7 @@ def test_split_folders_that_do_not_fit_are_named(tmp_path: Path) -> None:
         read_dataset(tmp_path)
     picture(0).save(tmp_path / "train" / "loose.png")
     (tmp_path / "valid").rename(tmp_path / "other")
-    with pytest.raises(ValueError, match="train must hold a folder for each class and no images beside them"):
+    with pytest.raises(ValueError, match="train must contain a folder for each class and no images next to them"):
         read_dataset(write_flat(tmp_path / "flat"))
 
 

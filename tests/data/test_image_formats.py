@@ -96,7 +96,7 @@ def test_no_image_vanishes_from_a_class_folder(tmp_path: Path) -> None:
     fill(tmp_path / "pets" / "dog")
     part = read_folder(tmp_path / "pets")["train"]
     assert [Path(str(source)).name for source in part.sources] == names * 2
-    assert "Ignored 10 files in pets that are no images" in part.notes[0]
+    assert "Ignored 10 files in pets that are not images" in part.notes[0]
 
 
 def test_a_million_known_names_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

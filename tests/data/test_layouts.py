@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from selfprompt.data.dataset import Dataset
-from selfprompt.data.readers.label_inference import label_in_name
+from selfprompt.data.readers.label_inference import label_from_name
 from selfprompt.data.readers.layout import detect_layout
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.readers.splits import parse_split
@@ -86,7 +86,7 @@ def test_a_split_among_its_classes(tmp_path: Path) -> None:
     write(tmp_path, "cat", "dog", "test/cat", "test/dog")
     assert sizes(read_dataset(tmp_path)) == [4, 0, 4]
     os.rename(tmp_path / "test", tmp_path / "train")
-    with pytest.raises(ValueError, match="either folders for splits or for classes, but it holds train and"):
+    with pytest.raises(ValueError, match="either split folders or class folders, but it contains train and"):
         read_dataset(tmp_path)
 
 
@@ -102,16 +102,15 @@ def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:
         tmp_path, *(f"{name}/{image}.png" for name in ("a", "b") for image in ("x (1)", "x (1)_mask", "x (1)_mask_1"))
     )
     write(tmp_path, "a/face_mask.png")
-    note = (
-        "4 images of here may be masks, taken as photos: x (1)_mask.png, x (1)_mask.png, x (1)_mask_1.png and 1 more."
-    )
+    names = "x (1)_mask.png, x (1)_mask.png, x (1)_mask_1.png and 1 more"
+    note = f"4 images of here may be masks, but are used as photos: {names}."
     assert note.replace("here", tmp_path.name) in read_dataset(tmp_path).notes
 
 
 @pytest.mark.parametrize("names", [("Cat", "Hot dog"), ("0_cat", "1_hot dog"), ("CAT", "hot-dog")])
 def test_classes_written_otherwise_in_a_split_are_told(tmp_path: Path, names: tuple[str, str]) -> None:
     write(tmp_path, *(f"train/{name}" for name in names), "test/cat", "test/hot_dog")
-    with pytest.raises(ValueError, match=f"only in test: cat, hot_dog. train has {names[0]}, {names[1]}: call a class"):
+    with pytest.raises(ValueError, match=f"only in test: cat, hot_dog. train has {names[0]}, {names[1]}: name a class"):
         read_dataset(tmp_path)
 
 
@@ -120,7 +119,7 @@ def test_folders_that_all_classes_hold_are_named(tmp_path: Path, inner: str) -> 
     write(tmp_path, *(f"{thing}/{inner}{state}" for thing in ("cable", "screw") for state in ("bad", "good")))
     dataset = read_dataset(tmp_path)
     assert dataset.classes == ("cable", "screw")
-    assert "Each of the classes cable, screw holds folders bad, good: these are no classes." in dataset.notes
+    assert "Each of the classes cable, screw contains the folders bad, good: they are not classes." in dataset.notes
 
 
 def test_an_evaluation_beside_a_validation_is_the_test(tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_a_test_folder_without_labels_is_left_out(tmp_path: Path, more: tuple[st
     write(tmp_path, "test/1.png", "test/2.png", *more)
     dataset = read_dataset(tmp_path)
     assert sizes(dataset) == [6, 0, 2]
-    assert "Left out test: it has 2 images in no class folder, so their labels are not known." in dataset.notes
+    assert "Left out test: it has 2 images outside class folders, so their labels are unknown." in dataset.notes
 
 
 @pytest.mark.parametrize(
@@ -150,16 +149,16 @@ def test_a_test_folder_without_labels_is_left_out(tmp_path: Path, more: tuple[st
         (("split1", "split2"), "folds of a cross-validation"),
         (("images", "masks"), "images, masks look like parts of a collection"),
         (("images_001/images", "images_002/images"), "images_001, images_002 look like parts of a collection"),
-        (("train", "test1"), "train, test1 must hold a folder for each class and no images beside them"),
-        (("train/train", "test1/test1"), "must hold a folder for each class and no images beside them"),
-        (("train_images", "test_images"), "must hold a folder for each class and no images beside them"),
-        (("training_set", "test_set", "masks"), "must hold a folder for each class and no images beside them"),
-        (("rose", "lily", "flowers/rose", "flowers/lily"), "flowers holds lily, rose, which are beside it, too"),
+        (("train", "test1"), "train, test1 must contain a folder for each class and no images next to them"),
+        (("train/train", "test1/test1"), "must contain a folder for each class and no images next to them"),
+        (("train_images", "test_images"), "must contain a folder for each class and no images next to them"),
+        (("training_set", "test_set", "masks"), "must contain a folder for each class and no images next to them"),
+        (("rose", "lily", "flowers/rose", "flowers/lily"), "flowers contains lily, rose, which are also next to it"),
         (("Scans_part_1", "Scans_part_2"), "Scans_part_1, Scans_part_2 look like parts of a collection"),
-        (("labeled/cat", "labeled/dog", "unlabeled"), r"Class folders seem to lie in \S*labeled: give one of these"),
+        (("labeled/cat", "labeled/dog", "unlabeled"), r"Class folders seem to be in \S*labeled: give one of these"),
         (("Original Images/a", "Augmented Images/a"), "Augmented Images, Original Images look like parts"),
-        (("train/a", "train/b", "dev/a", "dev/b", "held/a", "held/b"), "held holds the classes of dev, train, too"),
-        (("train", "test", "Meta"), "train, test must hold a folder for each class"),
+        (("train/a", "train/b", "dev/a", "dev/b", "held/a", "held/b"), "held also contains the classes of dev, train:"),
+        (("train", "test", "Meta"), "train, test must contain a folder for each class"),
         (("train/a", "train/b", "train_2/a", "test/a"), "one folder for each split, got train, train_2"),
     ],
 )
@@ -218,14 +217,14 @@ def test_a_link_that_loops_is_no_folder(tmp_path: Path) -> None:
 def test_a_class_that_reaches_other_classes_through_a_link_is_refused(tmp_path: Path, target: str) -> None:
     root = write(tmp_path / "pets", "cat", "dog", "dog/deep")
     os.symlink(root / target, root / "cat" / "more")
-    with pytest.raises(ValueError, match=r"must belong to one class, but .* leads to .*remove the link"):
+    with pytest.raises(ValueError, match=r"must belong to one class, but .* links to .*remove the link"):
         read_dataset(root)
 
 
 def test_two_classes_of_one_folder_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path / "pets", "cat")
     os.symlink(root / "cat", root / "dog")
-    with pytest.raises(ValueError, match=r"must belong to one class.*of class 'cat', too"):
+    with pytest.raises(ValueError, match=r"must belong to one class.*which belongs to class 'cat'"):
         read_dataset(root)
 
 
@@ -254,7 +253,7 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
     ],
 )
 def test_labels_in_names(name: str, label: str) -> None:
-    assert label_in_name(name) == label
+    assert label_from_name(name) == label
 
 
 def in_names(root: Path) -> Path:
@@ -300,12 +299,12 @@ def marked(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "place", "classes"),
     [
-        (in_names, "The names of the files", "cat (4), dog (4)"),
+        (in_names, "The file names", "cat (4), dog (4)"),
         (in_a_table, "The columns id and breed of labels.csv", "boxer (4), pug (4)"),
         (beside_one_folder, "The columns image and diagnosis of meta.tsv", "healthy (4), sick (4)"),
-        (beside_masks, "The names of the files", "cat (4), dog (4)"),
-        (in_one_folder, "The names of the files", "cat (4), dog (4)"),
-        (unsorted, "The names of the files", "cat (4), dog (4)"),
+        (beside_masks, "The file names", "cat (4), dog (4)"),
+        (in_one_folder, "The file names", "cat (4), dog (4)"),
+        (unsorted, "The file names", "cat (4), dog (4)"),
         (marked, "The columns filename and cat, dog of _classes.csv", "cat (4), dog (4)"),
     ],
 )
@@ -313,7 +312,7 @@ def test_labels_elsewhere_are_offered_and_written(tmp_path: Path, run, make, pla
     root = make(tmp_path / "pets")
     with pytest.raises(ValueError, match="data manifest") as caught:
         read_dataset(root)
-    assert f"{place} seem to tell the classes: {classes}." in str(caught.value)
+    assert f"{place} seem to contain the classes: {classes}." in str(caught.value)
     done = run("data", "manifest", root)
     assert done.status == 0
     assert classes in done.out
@@ -339,7 +338,7 @@ def test_tables_of_one_form_beside_each_split_are_joined(tmp_path: Path, run) ->
         boxes = [f"{number}.jpg,{'cat' if number < 2 else 'dog'},1,2" for number in range(4)]
         (tmp_path / split / "_annotations.csv").write_text("\n".join(["filename,class,xmin,ymin", *boxes, *boxes]))
     done = run("data", "manifest", tmp_path)
-    assert "of test/_annotations.csv, train/_annotations.csv, valid/_annotations.csv tell the classes" in done.out
+    assert "of test/_annotations.csv, train/_annotations.csv, valid/_annotations.csv contain the classes" in done.out
     dataset = read_dataset(tmp_path / "manifest.csv")
     assert sizes(dataset) == [4, 4, 4]
     assert dataset.classes == ("cat", "dog")

@@ -55,7 +55,7 @@ def test_a_split_in_a_column_of_another_name(folder: Path) -> None:
     rows = [(*row, split) for row, split in zip(ROWS, ("train", "train", "valid", "test"), strict=True)]
     dataset = read_dataset(write(folder / "a.csv", "filepaths,labels,data set", rows))
     assert [images for _, images, *_ in dataset.summary()] == [2, 1, 1]
-    assert dataset.notes[0] == "The column 'data set' tells the splits."
+    assert dataset.notes[0] == "The splits are from the column 'data set'."
 
 
 def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
@@ -72,14 +72,14 @@ def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
     [
         (["path,label,Label ", "images/0.png,cat,dog"], "one column 'label', but it has several"),
         (["path,label", "images/0.png,nan", "images/1.png,dog"], "line 2 has no label"),
-        (["images/0.png,cat", "images/1.png,dog"], "That is a row: let the first line name the columns"),
+        (["images/0.png,cat", "images/1.png,dog"], "The first line must name the columns"),
         (["id,label", "0,cat", "1,dog"], "let `selfprompt data manifest .*` find the images"),
         (["path,label", "images\\0.png,cat", "images/1.png,dog"], "write paths with /"),
         (["path,label", "images/0,cat", "images/1,dog"], r"\. 0 does not exist, but 0\.png does: give the whole name"),
-        (["path,label", "/kaggle/input/0.png,cat", "1.png,dog"], r"There is images/0\.png: write paths so"),
-        (["path,label", "0.png,cat", "1.png,dog"], r"There is images/0\.png: write paths so"),
-        (["path,label", "/elsewhere/a.csv,cat", "1.png,dog"], r"There is a\.csv: write paths so"),
-        (["path,label", "https://example.org/0.png,cat", "images/1.png,dog"], "Addresses are not fetched"),
+        (["path,label", "/kaggle/input/0.png,cat", "1.png,dog"], r"There is images/0\.png: write the paths like that"),
+        (["path,label", "0.png,cat", "1.png,dog"], r"There is images/0\.png: write the paths like that"),
+        (["path,label", "/elsewhere/a.csv,cat", "1.png,dog"], r"There is a\.csv: write the paths like that"),
+        (["path,label", "https://example.org/0.png,cat", "images/1.png,dog"], "URLs are not fetched"),
     ],
 )
 def test_what_helps_is_said(folder: Path, lines: list[str], message: str) -> None:
@@ -186,7 +186,7 @@ def test_parquet_manifests(folder: Path) -> None:
     with pytest.raises(ValueError, match="row 1 has no path"):
         read_dataset(file)
     parquet.write_table(arrow.table({"image": [{"bytes": b"", "path": "a"}], "label": [0]}), file)
-    with pytest.raises(ValueError, match="holds the images themselves"):
+    with pytest.raises(ValueError, match="contains the images themselves"):
         read_dataset(file)
     file.write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="readable parquet file"):
@@ -215,7 +215,7 @@ def test_parquet_needs_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             r'line 2, has more cells than the header \(2\): .*"salt, pepper"',
         ),
         (["path;label", "images/0.png;a;b"], "line 2, has more cells than the header"),
-        (["path,label", 'images/0.png,"a', "images/1.png,b"], "up to line 3: a quote is opened there and not closed"),
+        (["path,label", 'images/0.png,"a', "images/1.png,b"], "up to line 3: a quote is opened but not closed"),
         (["path,label", "images/0.png, "], "line 2 has no label"),
         (["path,label,class_name", "images/0.png,1,cat", "images/1.png,1,dog"], "line 3: label 1 has two names"),
         (["path,label", "images/0.png,1", "images/1.png,1.0"], "written in one way, got '1' and '1.0'"),
@@ -248,6 +248,6 @@ def test_a_label_that_nobody_can_see_is_refused_by_the_manifest_s_path(tmp_path:
     file.write_text("path,label\na.png,\u202e\nb.png,cat\n", encoding="utf-8")
     for name in ("a.png", "b.png"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="a label must have a letter or digit that can be seen") as refused:
+    with pytest.raises(ValueError, match="a label must have a visible letter or digit") as refused:
         read_dataset(file)
     assert str(refused.value).startswith(f"{file}: ")

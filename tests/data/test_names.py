@@ -44,7 +44,7 @@ def test_list_of_other_names_follows_the_order() -> None:
 def test_numbers_count_the_names() -> None:
     naming = name_classes(["0", "2"], {}, ["a", "b", "c"])
     assert naming.index == {"0": 0, "2": 2}
-    assert any("they count the names, from 0; 2 is 'c'" in note for note in naming.notes)
+    assert any("they index the names from 0; 2 is 'c'" in note for note in naming.notes)
     assert name_classes(["1", "2", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "2": 1, "3": 2}
     assert name_classes(["1", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "3": 2}
     assert name_classes(["5", "7"], {}, ["a", "b"]).index == {"5": 0, "7": 1}
@@ -122,7 +122,7 @@ def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("x\ny\nz\n", r"classes\.txt: 3 class names cannot name 2 labels \(a, b\)"),
         (
             "x,a\ny,b\n",
-            r"classes\.txt must hold folder,name, but its lines end with the folders \(x,a\): swap the two columns",
+            r"classes\.txt must contain folder,name, but its lines end with the folders \(x,a\): swap the two columns",
         ),
         ("names:\n  0: a\n  1: b\n", r"classes\.txt must be plain text, but it looks like YAML"),
         ('{"a": "x", "b": "y"}', r"classes\.txt must be plain text, but it looks like JSON"),

@@ -61,7 +61,7 @@ def test_labels_are_decoded_where_nothing_else_helps() -> None:
     dataset = read_dataset(photos, holdout=0)
     assert dataset.classes == ("class 0", "class 1")
     assert photos.read == list(range(6))
-    assert "Photos does not tell its labels: 6 images were read" in dataset.notes[0]
+    assert "Photos does not list its labels: 6 images were read" in dataset.notes[0]
 
 
 def test_a_tensor_transform_is_undone_and_told() -> None:
@@ -244,10 +244,10 @@ def test_items_of_every_form(item: Any) -> None:
     ("item", "message"),
     [
         ((picture(0), 0, "a"), r"must be a pair \(image, label\), got 3 values"),
-        ((0, picture(0)), "It holds the label first"),
+        ((0, picture(0)), "Its label comes first"),
         (picture(0), "got Image without a label"),
-        ({"photo_of_it": picture(0), "label": 0}, "needs an image, called .*; its keys are: photo_of_it, label"),
-        ({"image": picture(0)}, "needs a label, called label, .*; its keys are: image"),
+        ({"photo_of_it": picture(0), "label": 0}, "needs an image under .*; its keys are: photo_of_it, label"),
+        ({"image": picture(0)}, "needs a label under one of the keys label, .*; its keys are: image"),
     ],
 )
 def test_items_of_other_forms_are_refused(item: Any, message: str) -> None:
@@ -300,7 +300,7 @@ def test_joined_data_sets_must_agree(tmp_path: Path) -> None:
     one, two = (write_classes(tmp_path / name, {"a": 1, name: 1}) for name in ("one", "two"))
     dataset = read_dataset(ConcatDataset([ImageFolder(str(one)), ImageFolder(str(one))]), holdout=0)
     assert (dataset.classes, len(dataset.train)) == (("a", "one"), 4)
-    with pytest.raises(ValueError, match="number classes alike; 1 is 'one' and 'two'"):
+    with pytest.raises(ValueError, match="number their classes alike; 1 is 'one' and 'two'"):
         read_dataset(ConcatDataset([ImageFolder(str(one)), ImageFolder(str(two))]))
 
 
@@ -328,10 +328,10 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (DataLoader(Items((picture(0), 0))), r"got DataLoader: give its data set, loader\.dataset"),
+        (DataLoader(Items((picture(0), 0))), r"got DataLoader: give the loader's data set, loader\.dataset"),
         (((picture(0), 0) for _ in range(2)), r"got generator: .* give a list of its pairs, list\(\.\.\.\)"),
         (zip([picture(0)], [0], strict=True), "got zip: .* give a list of its pairs"),
-        (Stream(), "got Stream: .* has no order to draw from"),
+        (Stream(), "got Stream: .* cannot be indexed"),
         (np.zeros((4, 8, 8, 3), np.uint8), r"got ndarray: .* list\(zip\(images, labels\)\)"),
         ((np.zeros((4, 8, 8, 3), np.uint8), np.arange(4)), r"Give list\(zip\(images, labels\)\)"),
         (TensorDataset(torch.rand(4, 3, 8, 8)), r"must be a pair \(image, label\), got 1 value"),
@@ -386,7 +386,7 @@ def test_pairs_of_images_and_numbers() -> None:
         ([picture(0)], "must hold pairs"),
         ([(picture(0), 1.5)], "all ints or all class names, got float"),
         ([(picture(0), 1), (picture(0), "a")], "got int, str"),
-        ([(7, "a")], r"images\[0\] must hold an image or its path, got int"),
+        ([(7, "a")], r"images\[0\] must have an image or its path, got int"),
         (7, "A data source must be a folder, .*got int"),
         (iter([]), "got list_iterator"),
     ],
@@ -485,7 +485,7 @@ def test_hugging_face_columns_of_every_kind(tmp_path: Path) -> None:
         assert [item.label for item in dataset.train] == [0, 1]
         assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1)))
     for columns, message in [
-        ({"image": files["path"], "breed": ["a", "b"]}, r"columns are: image \(string\), breed \(string\)\. Name the"),
+        ({"image": files["path"], "breed": ["a", "b"]}, r"image \(string\), breed \(string\)\. Rename the"),
         ({"text": ["a", "b"], "label": [0, 1]}, r"needs an Image column; .*rename_column\(\.\.\., 'image'\)"),
         ({"image": ["http://a.org/b.png"] * 2, "label": [0, 1]}, "column 'image' must hold paths .* a URL"),
         ({"image": files["path"], "label": [None, 1]}, r"data set\[0\] has no label"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from selfprompt.data.fewshot import select_base_new
-from selfprompt.data.label_spelling import sort_labels, tidy
+from selfprompt.data.label_spelling import normalize_text, sort_labels
 from selfprompt.data.readers.read import read_dataset
 from tests.data.images import picture, write_classes
 
@@ -24,7 +24,7 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
     ],
 )
 def test_what_cannot_be_seen_is_left_out(written: str, meant: str) -> None:
-    assert tidy(written) == meant
+    assert normalize_text(written) == meant
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_folder_meets_its_name_in_another_normal_form(tmp_path: Path) -> None:
 
 
 def test_a_label_that_cannot_be_seen_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"images: a label must have a letter .*got '\\u200b'"):
+    with pytest.raises(ValueError, match=r"images: a label must have a visible letter .*got '\\u200b'"):
         read_dataset([(picture(0), "\u200b"), (picture(1), "a")])
 
 
@@ -71,9 +71,9 @@ def test_numbers_are_written_in_one_way() -> None:
         )
     dataset = read_dataset([(picture(index), label) for index, label in enumerate(["10.0", "9.0", "1.0"])], holdout=0)
     assert (dataset.classes, [item.label for item in dataset.train]) == (("1", "9", "10"), [2, 1, 0])
-    assert "Labels are whole numbers: 1.0 is taken as 1." in dataset.notes
+    assert "Labels are whole numbers: 1.0 is read as 1." in dataset.notes
     dataset = read_dataset([(picture(index), label) for index, label in enumerate(["1", "01", "cat"])], holdout=0)
-    assert "Labels that are one number are classes of their own: '01' and '1'." in dataset.notes
+    assert "Labels that are the same number stay separate classes: '01' and '1'." in dataset.notes
 
 
 def test_numbered_folders_are_named_in_order(tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_numbered_folders_are_named_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
-        (["Cat", "cat", "dog"], "Class names that differ in case only: 'Cat' and 'cat'."),
-        (["1", "2"], "The class names are numbers, no words (1, 2)"),
-        ([0, 1], "The class names are numbers, no words (class 0, class 1)"),
-        (["n01440764", "n01443537"], "The class names are WordNet ids, no words (n01440764, n01443537)"),
+        (["Cat", "cat", "dog"], "Class names that differ only in case: 'Cat' and 'cat'."),
+        (["1", "2"], "The class names are numbers, not words (1, 2)"),
+        ([0, 1], "The class names are numbers, not words (class 0, class 1)"),
+        (["n01440764", "n01443537"], "The class names are WordNet ids, not words (n01440764, n01443537)"),
     ],
 )
 def test_names_that_say_little_to_a_model_are_told(labels: list[str], note: str) -> None:

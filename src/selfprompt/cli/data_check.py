@@ -69,13 +69,13 @@ def check_photos(source: Path, strict: bool) -> int:
     """Show what a data set of one's own holds and what is odd about it; 1 with ``strict`` if anything is."""
     from selfprompt.data.dataset import SPLITS
     from selfprompt.data.readers.read import read_dataset
-    from selfprompt.data.survey import survey
+    from selfprompt.data.survey import survey_dataset
     from selfprompt.utils.wording import listing, plural
 
     output, console = Output(make_console(stderr=True)), make_console()
     dataset = read_dataset(source, holdout=0)
     with output.stage("reading images") as progress:
-        found = survey(dataset, progress)
+        found = survey_dataset(dataset, progress)
     counts = found.counts()
     splits = [split for split in SPLITS if found.dataset.select(split)]
     shown = sorted(counts, key=lambda row: row[1]["train"])[:MOST_CLASSES] if len(counts) > MOST_CLASSES else counts

@@ -27,14 +27,14 @@ def manifest(options: Namespace) -> int:
         raise ValueError(f"--out must end in .csv, got {out}.")
     if out.exists():
         raise ValueError(f"{out} is there already: delete it, or name another file with --out.")
-    found = infer_labels(root)
-    if found is None:
+    labels = infer_labels(root)
+    if labels is None:
         raise ValueError(
             f"{root}: neither the names of the files nor a table tell classes. Names are understood like cat.0.jpg and "
             "dog_12.png; a table (.csv, .tsv) needs a column of file names and one of classes."
         )
-    write_atomically(out, format_manifest(found, root, out.parent).encode())
+    write_atomically(out, format_manifest(labels, root, out.parent).encode())
     console = make_console()
-    console.print(f"{found.place} tell the classes: {found.counts}.", markup=False, soft_wrap=True)
-    console.print(f"Manifest: {out} ({len(found.rows)} images)", markup=False, soft_wrap=True)
+    console.print(f"{labels.origin} contain the classes: {labels.counts}.", markup=False, soft_wrap=True)
+    console.print(f"Manifest: {out} ({len(labels.rows)} images)", markup=False, soft_wrap=True)
     return 0

@@ -1,5 +1,5 @@
-"""From the user's images to batches: finding and checking them, splits and shots, transforms, the loader.
+"""Reads images and serves them in batches: readers, few-shot draws, published suites, transforms and the loader.
 
-A user's folder is enough (`sources.read_dataset`); every choice made on the way is a sentence in
-`Dataset.notes`. Knows nothing of towers or methods, and prints nothing: progress goes to a callback.
+The user's folder is enough (`readers.read.read_dataset`); `Dataset.notes` lists every decision made on the way. Knows
+no models or methods, and prints nothing: progress goes to a callback.
 """

@@ -1,4 +1,4 @@
-"""Class names: their order, their cleaning, and those a user gives by a list, a mapping or a classes.txt."""
+"""Class names: their order, their spelling, and names that the user gives as a list, a mapping or a classes.txt."""
 
 import re
 from collections import Counter
@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfprompt.data.label_spelling import notes_on_names, tidy
+from selfprompt.data.label_spelling import describe_unclear_names, normalize_text
 from selfprompt.utils.files import read_text
 from selfprompt.utils.wording import listing, plural
 
 ClassNames = str | Path | Mapping[str, str] | Sequence[str]
 SEPARATORS = ("\t", "=>", "=", ",")  # between folder and name in a line of classes.txt; white space is tried last
+CLEAR_SEPARATORS = ("\t", "=>")  # those that occur in no name
 
 
 @dataclass(frozen=True)
-class Naming:
-    """Which label means which class.
+class ClassMapping:
+    """The classes of a data set and the label of each.
 
     Attributes:
-        index: The labels as found in the data (folder names, words of a manifest) -> class index.
-        names: The class names, by class index; there may be classes without a label.
+        index: Label in the data (a folder name, a manifest cell) -> class index.
+        names: The class names by class index; a class may be without a label.
         notes: What was decided, one sentence each.
     """
 
@@ -30,190 +31,223 @@ class Naming:
 
 
 def clean_name(text: str) -> str:
-    """Underscores to spaces, white space collapsed, accents composed, invisible characters left out."""
-    return " ".join(tidy(text).replace("_", " ").split())
+    """Replace underscores by spaces, collapse white space, compose accents and remove invisible characters."""
+    return " ".join(normalize_text(text).replace("_", " ").split())
 
 
-def name_classes(found: Sequence[str], given: Mapping[str, str], classes: ClassNames | None) -> Naming:
-    """Decide order and names of the classes.
+def name_classes(labels: Sequence[str], label_names: Mapping[str, str], classes: ClassNames | None) -> ClassMapping:
+    """Decide the order and the names of the classes.
 
     Args:
-        found: The labels of the data, in their own order.
-        given: Names that the data itself gives some labels.
-        classes: What the user gave: a file, a mapping label -> name, or a list of names. A list that holds
-            the labels (or their names) fixes the order; any other list names the labels in their order.
+        labels: The labels of the data, in their order.
+        label_names: Names that the data gives for some labels.
+        classes: The user's names: a file, a mapping label -> name, or a list of names. A list that contains the labels
+            (or their names) defines the order; any other list names the labels in their order.
 
     Raises:
         ValueError: If a name is empty, or the names do not fit the labels.
     """
     if isinstance(classes, (str, Path)):
         try:
-            return name_classes(found, given, read_class_file(Path(classes), found))
+            return name_classes(labels, label_names, read_class_file(Path(classes), labels))
         except ValueError as error:
             raise ValueError(str(error) if str(classes) in str(error) else f"{classes}: {error}") from None
     if classes is None:
-        naming = _in_order(found, [given.get(label, label) for label in found])
+        mapping = _number_in_order(labels, [label_names.get(label, label) for label in labels])
     elif isinstance(classes, Mapping):
-        naming = _by_mapping(found, given, {tidy(str(label)): str(name) for label, name in classes.items()})
+        names = {normalize_text(str(label)): str(name) for label, name in classes.items()}
+        mapping = _name_by_mapping(labels, label_names, names)
     else:
-        naming = _by_list(found, given, [clean_name(str(name)) for name in classes])
-    unnamed = [label for label, index in naming.index.items() if not naming.names[index]]
+        mapping = _name_by_list(labels, label_names, [clean_name(str(name)) for name in classes])
+    unnamed = [label for label, index in mapping.index.items() if not mapping.names[index]]
     if unnamed:
         raise ValueError(f"Every class needs a name; nothing is left of {listing([repr(n) for n in unnamed])}.")
-    notes = [*naming.notes, *_notes_on_repeats(naming), *notes_on_names(naming.names)]
-    return Naming(naming.index, naming.names, tuple(notes))
+    notes = (*mapping.notes, *_repeated_name_notes(mapping), *describe_unclear_names(mapping.names))
+    return ClassMapping(mapping.index, mapping.names, notes)
 
 
 def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[str]:
     """Read a classes.txt.
 
     Args:
-        path: Lines ``folder<TAB or => or = or comma>name``, or just names in the order of the sorted folders; names
+        path: Lines ``folder<TAB or => or = or comma>name``, or only names in the order of the sorted folders; names
             may be numbered, from 0 or 1.
-        labels: The labels of the data: they tell a mapping from names that hold a comma.
+        labels: The labels of the data; they distinguish a mapping from names that contain a comma.
+
+    Returns:
+        A mapping label -> name, or a list of names.
 
     Raises:
-        ValueError: If the file is missing, empty, no text, holds lines of two kinds, or says something twice.
+        ValueError: If the file is missing, empty, not text, mixes two kinds of lines, or repeats a folder or name.
     """
+    lines = _read_lines(path)
+    numbered = _parse_numbered(lines)
+    if numbered and all(map(str.isdecimal, labels)):
+        numbers = {number for number, _ in numbered.values()}
+        missing = [label for label in labels if int(label) not in numbers]
+        if missing:
+            example = listing(sorted(set(labels) - set(map(str, numbers)), key=int), 5)
+            raise ValueError(
+                f"{path} must name the labels of the data, but none of its numbered lines is for {example}."
+            )
+    for separator in (*SEPARATORS, None):
+        names = _parse_mapping(path, lines, separator, labels, bool(numbered))
+        if names is not None:
+            return names
+    listed = {line: name for line, (_, name) in numbered.items()} or lines
+    _check_repeats(path, {line: clean_name(name) for line, name in listed.items()}, "class")
+    return list(listed.values())
+
+
+def _read_lines(path: Path) -> dict[int, str]:
+    """Return the lines of a file by line number, without empty ones."""
     text = read_text(path)
-    lines = {number: tidy(line) for number, line in enumerate(text.splitlines(), start=1) if tidy(line)}
+    lines = {number: normalize_text(line) for number, line in enumerate(text.splitlines(), start=1)}
+    lines = {number: line for number, line in lines.items() if line}
     if not lines:
         raise ValueError(f"{path} must name at least one class, but it is empty.")
     if text.lstrip().startswith(("{", "[")):
         raise ValueError(f"{path} must be plain text, but it looks like JSON: write folder,name on each line.")
     if path.suffix.lower() in (".yaml", ".yml") or next(iter(lines.values())).startswith(("names:", "- ", "---")):
         raise ValueError(f"{path} must be plain text, but it looks like YAML: write folder,name on each line.")
-    numbered = _numbered(lines)
-    if numbered and all(map(str.isdecimal, labels)) and not set(map(int, labels)) <= {n for n, _ in numbered.values()}:
-        lacking = listing(sorted(set(labels) - {str(n) for n, _ in numbered.values()}, key=int), 5)
-        raise ValueError(f"{path} must name the labels of the data, but none of its numbered lines is for {lacking}.")
-    for separator in (*SEPARATORS, None):
-        pairs = {number: [tidy(part) for part in line.split(separator, 1)] for number, line in lines.items()}
-        keys = {number: pair[0] for number, pair in pairs.items() if len(pair) == 2}
-        whole, known = len(keys) == len(lines), set(keys.values()) & set(labels)
-        if whole and (known if separator else set(labels) <= known):
-            _check_repeats(path, keys, "folder")
-            return dict(pairs.values())
-        clear = separator in ("\t", "=>")  # no name holds these
-        odd = [number for number, line in lines.items() if number not in keys and (clear or line not in labels)]
-        if separator and known and odd:
-            example = next(lines[number] for number, key in keys.items() if key in known)
-            raise ValueError(f"{path}, line {odd[0]}: must be like {example!r}, got {lines[odd[0]]!r}.")
-        turned = whole and not (known or numbered) and set(labels) <= {pair[1] for pair in pairs.values()}
-        if turned and (separator or all(map(str.isdecimal, labels))):
-            example = next(iter(lines.values()))
-            raise ValueError(
-                f"{path} must hold folder,name, but its lines end with the folders ({example}): swap the two columns."
-            )
-        if whole and clear:
-            raise ValueError(
-                f"{path} must name the labels of the data ({listing(list(labels), 5)}), "
-                f"but its lines are for {listing(list(keys.values()), 5)}."
-            )
-    lines = {at: name for at, (_, name) in numbered.items()} or lines
-    _check_repeats(path, {number: clean_name(line) for number, line in lines.items()}, "class")
-    return list(lines.values())
+    return lines
 
 
-def _numbered(lines: Mapping[int, str]) -> dict[int, tuple[int, str]]:
-    """Numbers and names in lines that are numbered through from 0 or 1, "0 cat", "1: dog"; nothing in others."""
+def _parse_numbered(lines: Mapping[int, str]) -> dict[int, tuple[int, str]]:
+    """Return the number and name in each line if they are numbered from 0 or 1, "0 cat" or "1: dog"; else nothing."""
     matches = {at: re.fullmatch(r"(\d{1,9})[\s.:,=>)]+(\S.*)", line) for at, line in lines.items()}
-    found = {at: (int(match[1]), match[2]) for at, match in matches.items() if match}
-    numbers = [number for number, _ in found.values()]
-    through = numbers in (list(range(len(lines))), list(range(1, len(lines) + 1)))
-    return found if through and len(lines) > 1 else {}
+    numbered = {at: (int(match[1]), match[2]) for at, match in matches.items() if match}
+    numbers = [number for number, _ in numbered.values()]
+    consecutive = numbers in (list(range(len(lines))), list(range(1, len(lines) + 1)))
+    return numbered if consecutive and len(lines) > 1 else {}
 
 
-def _check_repeats(path: Path, words: Mapping[int, str], kind: str) -> None:
-    """Raise ValueError where two lines say the same."""
-    first: dict[str, int] = {}
-    twice = [f"{word!r} in lines {at} and {n}" for n, word in words.items() if (at := first.setdefault(word, n)) != n]
-    if twice:
-        raise ValueError(f"{path} must name each {kind} once, got {listing(twice)}.")
+def _parse_mapping(
+    path: Path, lines: Mapping[int, str], separator: str | None, labels: Sequence[str], numbered: bool
+) -> dict[str, str] | None:
+    """Return the mapping label -> name in lines with a separator; None if they hold no such mapping.
 
-
-def _notes_on_repeats(naming: Naming) -> list[str]:
-    """A note on classes of one name, with the labels that have it."""
-    twice = [name for name, count in Counter(naming.names).items() if count > 1]
-    labels = {name: [label for label, index in naming.index.items() if naming.names[index] == name] for name in twice}
-    told = [f"{name} ({', '.join(labels[name])})" for name in twice]
-    return [f"Several classes share a name and cannot be told apart by text: {listing(told)}."] if twice else []
-
-
-def _by_mapping(found: Sequence[str], given: Mapping[str, str], names: Mapping[str, str]) -> Naming:
-    """Rename some or all labels; their order stays."""
-    missing = [label for label in found if label not in names]
-    if len(missing) == len(found):
+    Raises:
+        ValueError: If they look like a mapping with a mistake.
+    """
+    pairs = {number: [normalize_text(part) for part in line.split(separator, 1)] for number, line in lines.items()}
+    keys = {number: pair[0] for number, pair in pairs.items() if len(pair) == 2}
+    complete, known = len(keys) == len(lines), set(keys.values()) & set(labels)
+    if complete and (known if separator else set(labels) <= known):
+        _check_repeats(path, keys, "folder")
+        return dict(pairs.values())
+    clear = separator in CLEAR_SEPARATORS
+    odd = [number for number, line in lines.items() if number not in keys and (clear or line not in labels)]
+    if separator and known and odd:
+        example = next(lines[number] for number, key in keys.items() if key in known)
+        raise ValueError(f"{path}, line {odd[0]}: must be like {example!r}, got {lines[odd[0]]!r}.")
+    swapped = complete and not (known or numbered) and set(labels) <= {pair[1] for pair in pairs.values()}
+    if swapped and (separator or all(map(str.isdecimal, labels))):
+        example = next(iter(lines.values()))
         raise ValueError(
-            f"Class names must be for the labels of the data ({listing(list(found), 5)}), "
+            f"{path} must contain folder,name, but its lines end with the folders ({example}): swap the two columns."
+        )
+    if complete and clear:
+        raise ValueError(
+            f"{path} must name the labels of the data ({listing(labels, 5)}), "
+            f"but its lines are for {listing(list(keys.values()), 5)}."
+        )
+    return None
+
+
+def _check_repeats(path: Path, texts: Mapping[int, str], kind: str) -> None:
+    """Raise ValueError if two lines have the same text."""
+    first: dict[str, int] = {}
+    repeats = [f"{text!r} in lines {at} and {n}" for n, text in texts.items() if (at := first.setdefault(text, n)) != n]
+    if repeats:
+        raise ValueError(f"{path} must name each {kind} once, got {listing(repeats)}.")
+
+
+def _repeated_name_notes(mapping: ClassMapping) -> list[str]:
+    """Return a note on classes with the same name and the labels of each."""
+    repeated = [name for name, count in Counter(mapping.names).items() if count > 1]
+    labels = {
+        name: [label for label, index in mapping.index.items() if mapping.names[index] == name] for name in repeated
+    }
+    names = [f"{name} ({', '.join(labels[name])})" for name in repeated]
+    return [f"Several classes share a name and cannot be told apart by text: {listing(names)}."] if repeated else []
+
+
+def _name_by_mapping(labels: Sequence[str], label_names: Mapping[str, str], names: Mapping[str, str]) -> ClassMapping:
+    """Rename some or all labels; their order stays."""
+    missing = [label for label in labels if label not in names]
+    if len(missing) == len(labels):
+        raise ValueError(
+            f"Class names must be for the labels of the data ({listing(labels, 5)}), "
             f"got names for {listing(list(names), 5)}."
         )
     notes = []
     if missing:
-        notes.append(f"No name was given for {listing(missing)}: the label itself is the name.")
-    unused = [label for label in names if label not in set(found)]
+        notes.append(f"No name was given for {listing(missing)}: the label is used as the name.")
+    unused = [label for label in names if label not in set(labels)]
     if unused:
-        notes.append(f"Ignored {plural(len(unused), 'class name')} without images here: {listing(unused, 5)}.")
-    return _in_order(found, [names.get(label, given.get(label, label)) for label in found], *notes)
+        notes.append(f"Ignored {plural(len(unused), 'class name')} without images: {listing(unused, 5)}.")
+    return _number_in_order(labels, [names.get(label, label_names.get(label, label)) for label in labels], *notes)
 
 
-def _by_list(found: Sequence[str], given: Mapping[str, str], names: Sequence[str]) -> Naming:
-    """A list that holds the labels gives the order; another names them in theirs, if none contradicts it."""
+def _name_by_list(labels: Sequence[str], label_names: Mapping[str, str], names: Sequence[str]) -> ClassMapping:
+    """Order the labels by a list that contains them; any other list names them in their order, if nothing conflicts."""
     listed = set(names)
-    spellings = {label: (clean_name(label), clean_name(given.get(label, label))) for label in found}
-    known = {label: name for label, words in spellings.items() for name in words if name in listed}
+    spellings = {label: (clean_name(label), clean_name(label_names.get(label, label))) for label in labels}
+    known = {label: name for label, texts in spellings.items() for name in texts if name in listed}
     distinct = len(listed) == len(names)
-    if distinct and len(set(known.values())) == len(found):
-        return _by_name(names, known)
-    start = _counted_from(found, len(names)) if distinct and not known else None
+    if distinct and len(set(known.values())) == len(labels):
+        return _number_by_name(names, known)
+    start = _find_index_base(labels, len(names)) if distinct and not known else None
     if start is not None:
-        counted = {label: names[int(label) - start] for label in found}
-        note = f"Labels are numbers: they count the names, from {start}; {found[-1]} is {counted[found[-1]]!r}."
-        return _by_name(names, counted, note)
-    if len(names) == len(found) and all(
-        known.get(label, name) == name for label, name in zip(found, names, strict=True)
-    ):
-        renamed = [f"{label} is {name!r}" for label, name in zip(found, names, strict=True) if label not in known]
-        return _in_order(found, names, f"Classes were named in the order of their labels: {listing(renamed)}.")
-    unknown = [label for label in found if label not in known]
+        indexed = {label: names[int(label) - start] for label in labels}
+        note = f"Labels are numbers: they index the names from {start}; {labels[-1]} is {indexed[labels[-1]]!r}."
+        return _number_by_name(names, indexed, note)
+    pairs = list(zip(labels, names, strict=False))
+    if len(names) == len(labels) and all(known.get(label, name) == name for label, name in pairs):
+        renamed = [f"{label} is {name!r}" for label, name in pairs if label not in known]
+        return _number_in_order(labels, names, f"Classes were named in the order of their labels: {listing(renamed)}.")
+    unknown = [label for label in labels if label not in known]
     if known and unknown:
         raise ValueError(f"Every label must be among the classes; not among them: {listing(unknown)}.")
     raise ValueError(
-        f"{plural(len(names), 'class name')} cannot name {plural(len(found), 'label')} "
-        f"({listing(list(found), 5)}): give each label one name, or a mapping label -> name."
+        f"{plural(len(names), 'class name')} cannot name {plural(len(labels), 'label')} "
+        f"({listing(labels, 5)}): give each label one name, or a mapping label -> name."
     )
 
 
-def _counted_from(found: Sequence[str], count: int) -> int | None:
-    """From where numbers count that many names: 0 or 1; None where they do not, or name each one in order.
+def _find_index_base(labels: Sequence[str], count: int) -> int | None:
+    """Return the number of the first of ``count`` names, 0 or 1, if the labels are indices into the names; else None.
+
+    None also if there is one label for each name, so that their order is enough.
 
     Raises:
-        ValueError: If they may be meant either way.
+        ValueError: If the labels may count from 0 or from 1.
     """
-    if not all(label.isdecimal() and len(label) < 10 for label in found):
+    if not all(label.isdecimal() and len(label) < 10 for label in labels):
         return None
-    numbers = {int(label) for label in found}
+    numbers = {int(label) for label in labels}
     if not numbers or max(numbers) > count or (0 in numbers and count in numbers):
         return None
     if 0 in numbers or count in numbers:
         return 0 if 0 in numbers else 1
-    if len(found) == count:
+    if len(labels) == count:
         return None
     raise ValueError(
-        f"Labels are numbers ({listing(list(found), 5)}) without 0 and without {count}: do they count the "
+        f"Labels are numbers ({listing(labels, 5)}) without 0 and without {count}: do they count the "
         f"{count} names from 0 or from 1? Give a mapping label -> name."
     )
 
 
-def _in_order(found: Sequence[str], names: Sequence[str], *notes: str) -> Naming:
-    """Class i is the i-th label."""
-    return Naming({label: i for i, label in enumerate(found)}, tuple(map(clean_name, names)), notes)
+def _number_in_order(labels: Sequence[str], names: Sequence[str], *notes: str) -> ClassMapping:
+    """Make the i-th label class i."""
+    return ClassMapping({label: i for i, label in enumerate(labels)}, tuple(map(clean_name, names)), notes)
 
 
-def _by_name(names: Sequence[str], name_of: Mapping[str, str], *notes: str) -> Naming:
-    """Class i is the i-th name; names that no label has are classes without images."""
-    position = {name: i for i, name in enumerate(names)}
-    empty = sorted(set(names) - set(name_of.values()), key=position.__getitem__)
+def _number_by_name(names: Sequence[str], name_of: Mapping[str, str], *notes: str) -> ClassMapping:
+    """Make the i-th name class i; names of no label are classes without images."""
+    index = {name: i for i, name in enumerate(names)}
+    empty = sorted(set(names) - set(name_of.values()), key=index.__getitem__)
     if empty:
         notes = (*notes, f"Classes without an image: {listing(empty)}.")
-    return Naming({label: position[name] for label, name in name_of.items()}, tuple(names), notes)
+    return ClassMapping({label: index[name] for label, name in name_of.items()}, tuple(names), notes)

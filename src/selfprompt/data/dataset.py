@@ -1,4 +1,4 @@
-"""The records of a data set: images with labels, and splits of them with class names."""
+"""The records of a data set: labelled images, and splits of them with class names."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -22,12 +22,12 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(eq=False)
 class ImageTable:
-    """Images that live in an object: fetched by index, one at a time, because few such objects bear threads.
+    """Images in an object, fetched by index and one at a time, because few such objects are thread-safe.
 
     Attributes:
-        name: What to call it in messages.
-        fetch: Index -> an image of any kind that `image_inputs.read_image` takes.
-        in_memory: Whether fetching costs next to nothing, so that images can be compared before they are needed.
+        name: The object's name, for messages.
+        fetch: Index -> an image of any kind that `image_inputs.read_image` accepts.
+        in_memory: Whether fetching is nearly free, so that images can be compared before they are needed.
     """
 
     name: str
@@ -36,18 +36,26 @@ class ImageTable:
     lock: Lock = field(default_factory=Lock, repr=False)
 
     def image(self, index: int, reserve: Reserve = unbounded) -> Image.Image:
-        """One image as RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes that it will take."""
+        """Return one image as 8-bit RGB.
+
+        Args:
+            index: Index of the image in the object.
+            reserve: Called with the bytes that the image will take, before it is decoded.
+
+        Raises:
+            BadImageError: If the image cannot be read.
+        """
         try:
             with self.lock:
                 value = self.fetch(index)
             return read_image(value, reserve)
-        except Exception as error:  # whatever the object's own reading raises
+        except Exception as error:  # whatever the object's own code raises
             raise BadImageError(BadImage(f"{self.name}[{index}]", error_reason(error))) from None
 
 
 @dataclass(frozen=True)
 class IndexedSource:
-    """A lazy reference to image ``index`` of a table; equal when both mean the same image of one object."""
+    """A lazy reference to image ``index`` of a table; equal if both refer to the same image of one object."""
 
     table: ImageTable
     index: int
@@ -58,7 +66,7 @@ class IndexedSource:
 
 @dataclass(frozen=True)
 class ImageArchive:
-    """A zip file of images, opened when it is first read; equal when both mean the same file."""
+    """A zip file of images, opened on first use; equal if both refer to the same file."""
 
     path: Path
 
@@ -70,7 +78,7 @@ class ImageArchive:
 
 @dataclass(frozen=True)
 class ArchivedFile:
-    """An image file inside of an archive; is called as if the archive were unpacked where it stands."""
+    """An image file in an archive; as text, the path it would have if the archive were unpacked in its folder."""
 
     archive: ImageArchive
     name: str
@@ -80,16 +88,16 @@ class ArchivedFile:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Size of the uncompressed file in bytes."""
         return self.archive.file.getinfo(self.name).file_size
 
     def read_bytes(self) -> bytes:
-        """Its content."""
+        """Return the content of the file."""
         return self.archive.file.read(self.name)
 
 
 Source = Path | IndexedSource | ArchivedFile
-"""Where one image is."""
+"""A reference to one image."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,14 @@ class Item:
     label: int
 
     def load(self, reserve: Reserve = unbounded) -> Image.Image:
-        """The image as 8-bit RGB; BadImageError if it cannot be read. Calls ``reserve`` with the bytes it will take."""
+        """Return the image as 8-bit RGB.
+
+        Args:
+            reserve: Called with the bytes that the image will take, before it is decoded.
+
+        Raises:
+            BadImageError: If the image cannot be read.
+        """
         if isinstance(self.source, Path):
             return open_image(self.source, reserve)
         if isinstance(self.source, ArchivedFile):
@@ -119,10 +134,9 @@ class Dataset:
         name: A short name for results.
         classes: Cleaned class names; an item's label is an index into them.
         train, val, test: The items of each split; each may be empty.
-        notes: Every choice that was made for the user, one sentence each.
-        ids: What tells the classes apart where a published list repeats a name (ImageNet's WordNet ids); empty where
-            their names do.
-        held_out: Whether the test images were drawn from the training images by `sources.hold_out`.
+        notes: Every decision made for the user, one sentence each.
+        ids: Unique ids of the classes if a published list repeats a name (ImageNet's WordNet ids); empty otherwise.
+        held_out: Whether the test images were drawn from the training images by `holdout.hold_out`.
     """
 
     name: str
@@ -136,11 +150,11 @@ class Dataset:
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """What tells each class apart from the others: its id, or its name."""
+        """Unique keys of the classes: their ids, or else their names."""
         return self.ids or self.classes
 
     def select(self, split: Split | Literal["all"]) -> tuple[Item, ...]:
-        """The items of one split, or of all three."""
+        """Return the items of one split, or of all three."""
         if split == "all":
             return self.train + self.val + self.test
         if split not in SPLITS:
@@ -148,7 +162,7 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
     def summary(self) -> list[tuple[str, int, int, int, int]]:
-        """Rows of a table: split, images, classes with images, fewest and most images of these classes."""
+        """Return a row for each split: name, images, classes with images, fewest and most images of these classes."""
         rows: list[tuple[str, int, int, int, int]] = []
         for split in SPLITS:
             counts = Counter(item.label for item in self.select(split)).values()

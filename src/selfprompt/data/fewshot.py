@@ -1,9 +1,9 @@
-"""Few-shot draws and base/new halves, exactly as the CLIP line's published protocol makes them.
+"""Few-shot draws and base/new classes, exactly as in the published protocol of the CLIP line.
 
 The draw is Dassl's ``generate_fewshot_dataset`` (``repeat=False``): classes in order of first appearance,
-``random.sample`` of K items where a class has at least K, all of them as they are otherwise. CoOp draws K
-training images and then, with the same generator, min(K, 4) validation images per class. The halves are
-CoOp's ``subsample_classes``.
+``random.sample`` of K items if a class has at least K, otherwise all of them in order. CoOp draws K training images
+and then, with the same generator, min(K, 4) validation images per class. The base and new classes are CoOp's
+``subsample_classes``.
 """
 
 import random
@@ -16,18 +16,18 @@ from selfprompt.data.relabel import keep_classes
 VAL_SHOTS = 4
 
 
-class Labelled(Protocol):
-    """Anything with a label."""
+class HasLabel(Protocol):
+    """An object with a label."""
 
     @property
     def label(self) -> int: ...
 
 
-T = TypeVar("T", bound=Labelled)
+T = TypeVar("T", bound=HasLabel)
 
 
 def draw_shots(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, ...]:
-    """Draw ``shots`` items of each class without replacement; all of a class that has fewer.
+    """Draw ``shots`` items of each class without replacement, or all items of a class that has fewer.
 
     Args:
         items: The items to draw from.
@@ -35,7 +35,7 @@ def draw_shots(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, .
         rng: The generator; it is advanced.
 
     Returns:
-        Class by class in order of first appearance, within a class in the order of the draw.
+        The items, class by class in order of first appearance, and within a class in the order of the draw.
     """
     if shots < 1:
         return tuple(items)
@@ -49,7 +49,7 @@ def draw_shots(items: Sequence[T], shots: int, rng: random.Random) -> tuple[T, .
 
 
 def draw_few_shot(train: Sequence[T], val: Sequence[T], shots: int, seed: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """CoOp's draw: K training items per class, then min(K, 4) validation items, with one generator.
+    """Draw K training items per class, then min(K, 4) validation items, with one generator, as CoOp does.
 
     Args:
         train: Training items.
@@ -62,7 +62,7 @@ def draw_few_shot(train: Sequence[T], val: Sequence[T], shots: int, seed: int) -
 
 
 def select_base_new(dataset: Dataset, part: Literal["base", "new", "all"]) -> Dataset:
-    """One half of the classes, renumbered from 0, in all three splits.
+    """Return the base or the new classes, renumbered from 0, in all three splits.
 
     Of the n labels that occur in ``train``, in ascending order, the first ceil(n / 2) are "base" and the rest
     "new". Draw the shots first: base, new and all classes then share the draw.
@@ -76,8 +76,8 @@ def select_base_new(dataset: Dataset, part: Literal["base", "new", "all"]) -> Da
         return dataset
     labels = sorted({item.label for item in dataset.train})
     half = (len(labels) + 1) // 2
-    chosen = labels[:half] if part == "base" else labels[half:]
-    if not chosen:
+    selected = labels[:half] if part == "base" else labels[half:]
+    if not selected:
         raise ValueError(f"The {part!r} half needs classes; the training split of {dataset.name} has {len(labels)}.")
-    note = f"Only the {part} classes: {len(chosen)} of {len(labels)}, renumbered from 0."
-    return keep_classes(dataset, chosen, note)
+    note = f"Only the {part} classes: {len(selected)} of {len(labels)}, renumbered from 0."
+    return keep_classes(dataset, selected, note)

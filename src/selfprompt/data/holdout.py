@@ -1,4 +1,4 @@
-"""Draws test images from the training images of a data set that comes without a test split."""
+"""Holds out test images from the training images of a data set without a test split."""
 
 import dataclasses
 import random
@@ -10,41 +10,50 @@ from selfprompt.data.duplicates import DuplicateMap, find_duplicates
 from selfprompt.utils.wording import listing, plural
 
 
-def hold_out(dataset: Dataset, part: float, seed: int, copies: DuplicateMap | None = None) -> Dataset:
-    """Move a part of each class from train to test.
+def hold_out(dataset: Dataset, fraction: float, seed: int, duplicates: DuplicateMap | None = None) -> Dataset:
+    """Move a fraction of each class from train to test.
 
-    Of a class with n >= 2 training images ``round(part * n)`` are moved, at least 1 and never all; a single
-    image stays. Which ones depends on the seed and n only: renaming, adding or reordering classes moves none.
-    Copies of one picture count as one image and stay together; those that stand under several labels stay in train.
+    Of a class with n >= 2 training images ``round(fraction * n)`` are moved, at least 1 and never all; a single
+    image stays. The choice depends on the seed and n only: renaming, adding or reordering classes changes none.
+    Copies of an image count as one image and stay together; copies with different labels stay in train.
 
     Args:
-        dataset: Whose training images are parted.
-        part: How much of each class.
+        dataset: The data set.
+        fraction: Fraction of each class, in (0, 1).
         seed: Seed of the choice.
-        copies: What `find_duplicates` found among the images; found anew by default.
+        duplicates: The result of `find_duplicates` for the training images; computed by default.
     """
-    copies = find_duplicates(item.source for item in dataset.train) if copies is None else copies
-    pictures: dict[Source, list[int]] = defaultdict(list)  # -> indices of the training images that show it
-    for index, item in enumerate(dataset.train):
-        pictures[copies.get(item.source, item.source)].append(index)
-    members: dict[int, list[list[int]]] = defaultdict(list)  # label -> pictures that have this label only
-    for indices in pictures.values():
-        labels = {dataset.train[index].label for index in indices}
-        if len(labels) == 1:
-            members[labels.pop()].append(indices)
-    chosen: set[int] = set()
-    for own in members.values():
-        count = min(max(1, round(part * len(own))), len(own) - 1)
-        chosen.update(chain.from_iterable(random.Random(f"{seed}:{len(own)}").sample(own, count)))
-    single = [
-        dataset.classes[label] for label in sorted({item.label for item in dataset.train}) if len(members[label]) < 2
-    ]
-    train = tuple(item for index, item in enumerate(dataset.train) if index not in chosen)
-    test = tuple(item for index, item in enumerate(dataset.train) if index in chosen)
+    if duplicates is None:
+        duplicates = find_duplicates(item.source for item in dataset.train)
+    pictures_of = _group_copies(dataset, duplicates)
+    held: set[int] = set()
+    for pictures in pictures_of.values():
+        count = min(max(1, round(fraction * len(pictures))), len(pictures) - 1)
+        held.update(chain.from_iterable(random.Random(f"{seed}:{len(pictures)}").sample(pictures, count)))
+    train = tuple(item for index, item in enumerate(dataset.train) if index not in held)
+    test = tuple(item for index, item in enumerate(dataset.train) if index in held)
     notes = [
         f"There is no test split: held out {plural(len(test), 'image')} of {len(dataset.train)} for testing "
-        f"({part:.0%} of each class, seed {seed})."
+        f"({fraction:.0%} of each class, seed {seed})."
     ]
+    labels = sorted({item.label for item in dataset.train})
+    single = [dataset.classes[label] for label in labels if len(pictures_of.get(label, ())) < 2]
     if single:
-        notes.append(f"A single image, kept for training, so none to test on: {listing(single)}.")
+        notes.append(f"Classes with a single image, which is kept for training: {listing(single)}.")
     return dataclasses.replace(dataset, train=train, test=test, notes=(*dataset.notes, *notes), held_out=True)
+
+
+def _group_copies(dataset: Dataset, duplicates: DuplicateMap) -> dict[int, list[list[int]]]:
+    """Return the different pictures of each label, each as the indices of its training images.
+
+    Pictures with several labels are left out.
+    """
+    copies: dict[Source, list[int]] = defaultdict(list)
+    for index, item in enumerate(dataset.train):
+        copies[duplicates.get(item.source, item.source)].append(index)
+    pictures_of: dict[int, list[list[int]]] = defaultdict(list)
+    for indices in copies.values():
+        labels = {dataset.train[index].label for index in indices}
+        if len(labels) == 1:
+            pictures_of[labels.pop()].append(indices)
+    return pictures_of

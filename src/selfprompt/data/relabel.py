@@ -1,4 +1,4 @@
-"""Changes the class list of a data set: some of its classes, other names, or another model's list."""
+"""Changes the class list of a data set: to some of its classes, to other names, or to a model's list."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from selfprompt.utils.wording import listing
 
 
 def keep_classes(dataset: Dataset, labels: Sequence[int], *notes: str) -> Dataset:
-    """Some of the classes, renumbered from 0 in the order given, in all three splits; with further notes."""
+    """Return the data set with some of its classes, renumbered from 0 in the order given, and with further notes."""
     renumbered = {label: number for number, label in enumerate(labels)}
     train, val, test = (
         tuple(Item(item.source, renumbered[item.label]) for item in dataset.select(split) if item.label in renumbered)
@@ -17,28 +17,32 @@ def keep_classes(dataset: Dataset, labels: Sequence[int], *notes: str) -> Datase
     )
     classes = tuple(dataset.classes[label] for label in labels)
     ids = tuple(dataset.ids[label] for label in labels) if dataset.ids else ()
-    told = (*dataset.notes, *notes)
-    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=told, ids=ids)
+    all_notes = (*dataset.notes, *notes)
+    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=all_notes, ids=ids)
 
 
 def rename_classes(dataset: Dataset, classes: ClassNames | None) -> Dataset:
-    """A ready data set under the user's class names; as it is without any."""
+    """Return the data set with the user's class names; unchanged for None.
+
+    Raises:
+        ValueError: If the names do not fit the classes.
+    """
     if classes is None:
         return dataset
-    naming = name_classes(dataset.classes, {}, classes)
+    mapping = name_classes(dataset.classes, {}, classes)
     train, val, test = (
-        tuple(Item(item.source, naming.index[dataset.classes[item.label]]) for item in dataset.select(split))
+        tuple(Item(item.source, mapping.index[dataset.classes[item.label]]) for item in dataset.select(split))
         for split in SPLITS
     )
-    notes = (*dataset.notes, *naming.notes)
-    return dataclasses.replace(dataset, classes=naming.names, train=train, val=val, test=test, notes=notes, ids=())
+    notes = (*dataset.notes, *mapping.notes)
+    return dataclasses.replace(dataset, classes=mapping.names, train=train, val=val, test=test, notes=notes, ids=())
 
 
 def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The data set with the labels of another class list, to evaluate a model that was trained on that list.
+    """Return the data set with the labels of another class list, to evaluate a model trained on that list.
 
     Raises:
-        ValueError: If the data set has images of a class that is not in the list.
+        ValueError: If the data set has images of a class that is not in the list, or the list repeats a name.
     """
     if tuple(names) == dataset.classes:
         return dataset

@@ -1,4 +1,4 @@
-"""What there is to know of a data set before a model is tuned on it: every image is decoded once."""
+"""Surveys a data set before a model is trained on it: decodes every image once and describes what it finds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from selfprompt.data.loading.image_files import BadImage
 from selfprompt.utils.wording import listing, plural
 
 SMALL = 64
-"""Pixels of a shorter side below which an image shows little."""
+"""Pixels; an image with a shorter side below this shows little."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found.
+    """The result of `survey_dataset`.
 
     Attributes:
-        dataset: What can be used of the data set; its notes tell the rest.
+        dataset: The usable part of the data set; its notes describe the rest.
         bad: The images that cannot be read.
-        remarks: One sentence each on what deserves a look, besides the notes.
-        sizes: A sentence on the images' sizes; "" without images.
+        remarks: Further remarks, one sentence each.
+        sizes: A sentence on the sizes of the images; "" without images.
     """
 
     dataset: Dataset
@@ -32,7 +32,7 @@ class Survey:
     sizes: str
 
     def counts(self) -> list[tuple[str, dict[Split, int]]]:
-        """The number of usable images of each class in each split."""
+        """Return each class name with its number of usable images in each split."""
         counted = {split: Counter(item.label for item in self.dataset.select(split)) for split in SPLITS}
         return [
             (name, {split: counted[split][label] for split in SPLITS})
@@ -40,32 +40,32 @@ class Survey:
         ]
 
 
-def survey(dataset: Dataset, progress: Progress | None = None) -> Survey:
-    """Decode the images of a data set and tell what is odd about them.
+def survey_dataset(dataset: Dataset, progress: Progress | None = None) -> Survey:
+    """Decode the images of a data set and describe what is unusual about them.
 
     Raises:
         ValueError: If fewer than two classes have readable training images.
     """
-    found = list(inspect_images(dataset.select("all"), progress=progress))
-    looks = [(item, look) for item, look in found if isinstance(look, ImageInfo)]
-    bad = tuple(look for _, look in found if isinstance(look, BadImage))
-    checked = drop_unusable(dataset, found, range(len(dataset.classes)))
-    return Survey(checked, bad, tuple(_remarks(dataset, looks)), _sizes([look.size for _, look in looks]))
+    inspected = list(inspect_images(dataset.select("all"), progress=progress))
+    good = [(item, info) for item, info in inspected if isinstance(info, ImageInfo)]
+    bad = tuple(info for _, info in inspected if isinstance(info, BadImage))
+    usable = drop_unusable(dataset, inspected, range(len(dataset.classes)))
+    return Survey(usable, bad, tuple(_remarks(dataset, good)), _describe_sizes([info.size for _, info in good]))
 
 
-def _remarks(dataset: Dataset, looks: Sequence[tuple[Item, ImageInfo]]) -> list[str]:
+def _remarks(dataset: Dataset, images: Sequence[tuple[Item, ImageInfo]]) -> list[str]:
     name = make_shortener(dataset)
-    small = [name(item.source) for item, look in looks if min(look.size) < SMALL]
+    small = [name(item.source) for item, info in images if min(info.size) < SMALL]
     if not small:
         return []
     return [f"{plural(len(small), 'image')} with a side of less than {SMALL} pixels: {listing(small, 5)}."]
 
 
-def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    """Smallest, middle and largest size by area."""
+def _describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    """Describe the smallest, median and largest size by area."""
     if not sizes:
         return ""
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    middle = by_area[median_low(range(len(by_area)))]
-    words = [f"{width} x {height}" for width, height in (by_area[0], middle, by_area[-1])]
-    return f"Sizes in pixels: smallest {words[0]}, median {words[1]}, largest {words[2]}."
+    median = by_area[median_low(range(len(by_area)))]
+    smallest, middle, largest = (f"{width} x {height}" for width, height in (by_area[0], median, by_area[-1]))
+    return f"Sizes in pixels: smallest {smallest}, median {middle}, largest {largest}."

@@ -1,9 +1,8 @@
-"""Hand-written texts for class names, by data set; plain strings, so that data and texts can both read them."""
+"""Hand-written templates for class names, by data set; plain strings that both `data` and `methods` may import."""
 
 PHOTO = "a photo of a {}."
 
-# As CoOp's zero-shot CLIP has them, which is the first row of every table; what other authors wrote instead is in
-# benchmarks/settings.yaml.
+# CoOp's templates for zero-shot CLIP, the first row of every table; other authors' are in benchmarks/settings.yaml.
 TEMPLATES = {
     "oxford_pets": "a photo of a {}, a type of pet.",
     "oxford_flowers": "a photo of a {}, a type of flower.",

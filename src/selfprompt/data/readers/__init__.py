@@ -1,1 +1,1 @@
-"""From what the user has (folders, tables, objects) to splits of labelled images."""
+"""Reads the user's folders, tables and data-set objects into splits of labelled images."""

@@ -1,4 +1,4 @@
-"""Tells what the folders in a folder are: classes, or train, val and test, or neither; opens no image."""
+"""Decides what the folders in a folder are: classes, splits (train, val and test), or neither; opens no image."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -7,28 +7,33 @@ from pathlib import Path
 
 from selfprompt.data.class_names import clean_name
 from selfprompt.data.dataset import SPLITS, Split
-from selfprompt.data.readers.label_inference import advice
-from selfprompt.data.readers.splits import parse_split, split_and_rest, words_of
-from selfprompt.data.readers.walk import contains_images, folders_in, images_in
+from selfprompt.data.readers.label_inference import advise_on_labels
+from selfprompt.data.readers.splits import list_words, parse_split, parse_split_name
+from selfprompt.data.readers.walk import contains_images, list_folders, list_images
 from selfprompt.utils.wording import listing, plural
 
-CONTAINERS = frozenset(
+FOLDS = frozenset({"fold", "folds", "kfold", "split", "splits"})
+"""Words in the names of the folds of a cross-validation."""
+CONTAINERS = FOLDS | frozenset(
     {
-        *("fold", "folds", "kfold", "split", "splits", "batch", "chunk", "shard", "data", "dataset", "images", "image"),
+        *("batch", "chunk", "shard", "data", "dataset", "images", "image"),
         *("imgs", "img", "photos", "pictures", "mask", "masks", "labels", "annotation", "annotations", "part"),
         *("original", "originals", "augmented", "labeled", "labelled", "unlabeled", "unlabelled"),
     }
 )
-"""Words of folders that hold something of every class."""
+"""Words in the names of folders that contain images of every class."""
+
+ClassFolders = dict[str, Path]
+"""Class name -> folder."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the classes of each split are.
+    """The class folders of each split.
 
     Attributes:
-        root: The folder that holds the folders of classes or splits.
-        splits: Split -> folder of each class, by its name; one for "train" alone where nothing is split.
+        root: The folder that contains the folders of classes or splits.
+        splits: Split -> class name -> folder; only "train" if there are no splits.
         notes: What was decided, one sentence each.
     """
 
@@ -38,195 +43,241 @@ class Layout:
 
 
 def detect_layout(root: Path, known: Collection[str] = ()) -> Layout:
-    """What the folders in a folder are.
+    """Decide what the folders in a folder are.
 
     Args:
-        root: Holds a folder for each class; or folders for train, val and test that do, under any usual names; or
-            class folders that hold train and test; or one folder that does.
-        known: Names of classes; a folder of such a name is one, whatever it holds.
+        root: A folder with a folder for each class; with split folders, under any usual names, that contain class
+            folders; with class folders that contain split folders; or with one folder that is any of these.
+        known: Class names; a folder with such a name is a class, whatever it contains.
 
     Raises:
-        ValueError: If the folders are neither; the message says what could be done.
+        ValueError: If the folders are none of these; the message says what to do.
     """
-    place = unwrapped(root, known)
-    notes = (f"The images are in {place.relative_to(root)}, the only folder that has any.",) if place != root else ()
-    full = [folder for folder in folders_in(place) if contains_images(folder)]
-    found = _split_folders(place, full)
-    splits, more = _splits(place, found, full, known)
+    top = unwrap_folder(root, known)
+    notes = (f"The images are in {top.relative_to(root)}, the only folder with images.",) if top != root else ()
+    folders = _folders_with_images(top)
+    split_folders = _find_split_folders(top, folders)
+    splits, split_notes = _read_splits(top, split_folders, folders, known)
     if splits:
-        return Layout(place, splits, (*notes, *more))
-    inner = _splits_in_classes(full)
+        return Layout(top, splits, (*notes, *split_notes))
+    inner = _read_splits_in_classes(folders)
     if inner:
-        return Layout(place, inner, (*notes, "Each class folder has folders for the splits."))
-    _check_classes(place, full)
-    words = [folder.name for folder in found.values()]
-    if words:
-        notes = (*notes, f"{listing(words)} of {place.name} is taken for a class, as the other folders are.")
-    inside = sorted(set.intersection(*(_inner_names(unwrapped(folder)) for folder in full))) if len(full) > 1 else []
-    if len(inside) > 1:
-        taken = listing([folder.name for folder in full], 5)
-        notes = (*notes, f"Each of the classes {taken} holds folders {listing(inside, 5)}: these are no classes.")
-    return Layout(place, {"train": class_folders(place, root)}, notes)
+        return Layout(top, inner, (*notes, "Each class folder contains split folders."))
+    _check_classes(top, folders)
+    classes = list_class_folders(top, root)
+    return Layout(top, {"train": classes}, (*notes, *_class_notes(top, folders, split_folders)))
 
 
-def class_folders(root: Path, top: Path | None = None) -> dict[str, Path]:
-    """The folders in a folder by their names; ValueError without any, with advice on what lies below ``top``."""
-    folders = {folder.name: folder for folder in folders_in(root)}
+def list_class_folders(root: Path, top: Path | None = None) -> ClassFolders:
+    """Return the folders in a folder by name.
+
+    Args:
+        root: The folder.
+        top: The folder whose images the advice in the error is about; by default ``root``.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    folders = {folder.name: folder for folder in list_folders(root)}
     if not folders:
-        outside = images_in(root)
-        held = f"{plural(len(outside), 'image')} but no folder" if outside else "neither images nor folders"
+        outside = list_images(root)
+        contents = f"{plural(len(outside), 'image')} but no folder" if outside else "neither images nor folders"
         raise ValueError(
-            f"{root} must hold a folder of images for each class, but it holds {held}. {advice(top or root)}"
+            f"{root} must contain a folder of images for each class, but it contains {contents}. "
+            f"{advise_on_labels(top or root)}"
         )
     return folders
 
 
-def unwrapped(root: Path, known: Collection[str] = ()) -> Path:
-    """The folder itself, or where nothing else there has images, the one in it, or in that, that holds the classes."""
-    place = root
+def unwrap_folder(root: Path, known: Collection[str] = ()) -> Path:
+    """Return the folder that contains the classes: the folder itself, or the only one with images inside it."""
+    current = root
     while True:
-        full = [folder for folder in folders_in(place) if contains_images(folder)]
-        if len(full) != 1 or images_in(place) or clean_name(full[0].name) in known:
-            return place
-        name, repeats = full[0].name, _repeats(full[0].name, place.name)
+        folders = _folders_with_images(current)
+        if len(folders) != 1 or list_images(current) or clean_name(folders[0].name) in known:
+            return current
+        name, repeats = folders[0].name, _repeats_name(folders[0].name, current.name)
         if parse_split(name) is not None and not repeats:
-            return place
-        if images_in(full[0]) and not (repeats or _is_container(name)):
-            return place
-        place = full[0]
+            return current
+        if list_images(folders[0]) and not (repeats or _is_container(name)):
+            return current
+        current = folders[0]
 
 
-def _repeats(name: str, outer: str) -> bool:
-    """Whether a folder is called as the one around it: seg_train/seg_train, train/training_images."""
+def _repeats_name(name: str, outer: str) -> bool:
+    """Return whether a folder has the name of the one around it: seg_train/seg_train, train/training_images."""
     split = parse_split(name)
     return name.lower() == outer.lower() or (split is not None and split == parse_split(outer))
 
 
-def _split_folders(root: Path, full: Sequence[Path]) -> dict[Split, Path]:
-    """The folders whose names mean splits: plainly, or two or more that differ in that word only (dogs_train)."""
+def _find_split_folders(root: Path, folders: Sequence[Path]) -> dict[Split, Path]:
+    """Return the folders named after splits: exactly, or two or more that differ in that word only (dogs_train)."""
     families: dict[str, dict[Split, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for folder in full:
-        split, rest = split_and_rest(folder.name)
+    for folder in folders:
+        split, rest = parse_split_name(folder.name)
         if split is not None:
             families[rest][split].append(folder)
-    plain = families.pop("", {})
-    found = plain or next((family for family in families.values() if len(family) > 1), {})
-    if len(found.get("val", ())) == 2 and "test" not in found:  # where there is a validation, too, evaluation is a test
-        for folder in [folder for folder in found["val"] if _says_evaluation(folder.name)][:1]:
-            found["val"].remove(folder)
-            found["test"] = [folder]
-    for folders in found.values():
-        if len(folders) > 1:
-            names = listing([folder.name for folder in folders])
-            raise ValueError(f"{root} must have one folder for each split, got {names}: put them into one.")
-    return {split: found[split][0] for split in SPLITS if split in found}
+    exact = families.pop("", {})
+    matches = exact or next((family for family in families.values() if len(family) > 1), {})
+    if len(matches.get("val", ())) == 2 and "test" not in matches:  # next to "validation", "evaluation" is the test
+        for folder in [folder for folder in matches["val"] if _says_evaluation(folder.name)][:1]:
+            matches["val"].remove(folder)
+            matches["test"] = [folder]
+    for same_split in matches.values():
+        if len(same_split) > 1:
+            names = listing([folder.name for folder in same_split])
+            raise ValueError(f"{root} must have one folder for each split, got {names}: merge them.")
+    return {split: matches[split][0] for split in SPLITS if split in matches}
 
 
 def _says_evaluation(name: str) -> bool:
-    return any(word.startswith("eval") for word in words_of(name))
+    return any(word.startswith("eval") for word in list_words(name))
 
 
-def _splits(
-    root: Path, found: Mapping[Split, Path], full: Sequence[Path], known: Collection[str]
-) -> tuple[dict[Split, dict[str, Path]], list[str]]:
-    """The classes of each split, and notes; nothing where the folders of splits are classes, as "train" may be."""
-    if not {"train", "test"} & set(found):
+def _read_splits(
+    root: Path, split_folders: Mapping[Split, Path], folders: Sequence[Path], known: Collection[str]
+) -> tuple[dict[Split, ClassFolders], list[str]]:
+    """Return the classes of each split, and notes; nothing if the split folders are classes, as "train" may be."""
+    if not {"train", "test"} & set(split_folders):
         return {}, []
-    others = [folder for folder in full if folder not in found.values()]
-    strangers = [folder for folder in others if not _is_container(folder.name)]
-    places: dict[Split, Path] = {}
-    classes: dict[Split, dict[str, Path]] = {}
-    for split, folder in found.items():  # train first: its classes are no wrappings in the others
-        place = places[split] = unwrapped(folder, {*known, *map(clean_name, classes.get("train", ()))})
-        if not images_in(place):
-            classes[split] = class_folders(place)
-    flat = [split for split in found if split not in classes]
-    if strangers and not {"train", "test"} <= set(found):
-        inside = {name for own in classes.values() for name in own}
-        again = [folder.name for folder in strangers if len(inside & _inner_names(folder)) > 1]
-        if again:
-            used = listing(sorted(folder.name for folder in found.values()))
-            raise ValueError(
-                f"{root} must have folders that are called train, val and test, but {listing(again)} holds the classes "
-                f"of {used}, too: rename it, or put it elsewhere."
-            )
-        if not inside & {folder.name for folder in others}:
+    unwrapped: dict[Split, Path] = {}
+    classes: dict[Split, ClassFolders] = {}
+    for split, folder in split_folders.items():  # train first: the other splits may wrap no folder named as its classes
+        unwrapped[split] = unwrap_folder(folder, {*known, *map(clean_name, classes.get("train", ()))})
+        if not list_images(unwrapped[split]):
+            classes[split] = list_class_folders(unwrapped[split])
+    unlabelled = [split for split in split_folders if split not in classes]
+    others = [folder for folder in folders if folder not in split_folders.values()]
+    possible_classes = [folder for folder in others if not _is_container(folder.name)]
+    if possible_classes and not {"train", "test"} <= set(split_folders):
+        if not _are_training_classes(root, others, possible_classes, split_folders, classes):
             return {}, []
-        if "train" in found:
-            raise ValueError(
-                f"{root} must hold either folders for splits or for classes, but it holds {found['train'].name} and "
-                f"folders of the same classes beside it: put one of them elsewhere."
-            )
         others, classes = [], {"train": {folder.name: folder for folder in others}, **classes}
-    elif "train" in flat or not classes:
-        names = listing([found[split].name for split in flat])
-        raise ValueError(f"{root}: {names} must hold a folder for each class and no images beside them. {advice(root)}")
-    return {split: classes[split] for split in SPLITS if split in classes}, _remarks(root, found, flat, places, others)
+    elif "train" in unlabelled or not classes:
+        names = listing([split_folders[split].name for split in unlabelled])
+        raise ValueError(
+            f"{root}: {names} must contain a folder for each class and no images next to them. {advise_on_labels(root)}"
+        )
+    notes = [*_ignored_notes(root, split_folders, others), *_unlabelled_notes(split_folders, unwrapped, unlabelled)]
+    return {split: classes[split] for split in SPLITS if split in classes}, notes
 
 
-def _remarks(
-    root: Path, found: Mapping[Split, Path], flat: Sequence[Split], places: Mapping[Split, Path], others: Sequence[Path]
+def _are_training_classes(
+    root: Path,
+    others: Sequence[Path],
+    possible_classes: Sequence[Path],
+    split_folders: Mapping[Split, Path],
+    classes: Mapping[Split, ClassFolders],
+) -> bool:
+    """Return whether the folders next to a test folder are the training classes.
+
+    Raises:
+        ValueError: If one of them is a split with another name, or they repeat the classes of a train folder.
+    """
+    names = {name for class_folders in classes.values() for name in class_folders}
+    splits = [folder.name for folder in possible_classes if len(names & _inner_names(folder)) > 1]
+    if splits:
+        used = listing(sorted(folder.name for folder in split_folders.values()))
+        raise ValueError(
+            f"{root} must name its split folders train, val and test, but {listing(splits)} also contains the classes "
+            f"of {used}: rename it, or move it elsewhere."
+        )
+    if not names & {folder.name for folder in others}:
+        return False
+    if "train" in split_folders:
+        raise ValueError(
+            f"{root} must contain either split folders or class folders, but it contains {split_folders['train'].name} "
+            f"and folders of the same classes next to it: move one of them elsewhere."
+        )
+    return True
+
+
+def _ignored_notes(root: Path, split_folders: Mapping[Split, Path], others: Sequence[Path]) -> list[str]:
+    """Return a note on the folders next to split folders."""
+    all_folders = list_folders(root)
+    ignored = [folder.name for folder in all_folders if folder not in split_folders.values()] if others else []
+    ignored = ignored or [folder.name for folder in all_folders if not contains_images(folder)]
+    used = listing(sorted(folder.name for folder in split_folders.values()))
+    return [f"Ignored the folders next to {used}: {listing(ignored)}."] if ignored else []
+
+
+def _unlabelled_notes(
+    split_folders: Mapping[Split, Path], unwrapped: Mapping[Split, Path], unlabelled: Sequence[Split]
 ) -> list[str]:
-    """What is left out of a folder with splits."""
-    beside = [folder.name for folder in folders_in(root) if folder not in found.values()] if others else []
-    beside = beside or [folder.name for folder in folders_in(root) if not contains_images(folder)]
-    notes = []
-    if beside:
-        used = listing(sorted(folder.name for folder in found.values()))
-        notes.append(f"Ignored what lies beside {used}: {listing(beside)}.")
-    for split in flat:
-        count = plural(len(images_in(places[split])), "image")
-        notes.append(f"Left out {found[split].name}: it has {count} in no class folder, so their labels are not known.")
-    return notes
+    """Return a note on each split folder without class folders."""
+    counts = {split: plural(len(list_images(unwrapped[split])), "image") for split in unlabelled}
+    return [
+        f"Left out {split_folders[split].name}: it has {count} outside class folders, so their labels are unknown."
+        for split, count in counts.items()
+    ]
 
 
-def _splits_in_classes(full: Sequence[Path]) -> dict[Split, dict[str, Path]]:
-    """The splits of class folders that hold train and test each; nothing if one of them does not."""
-    splits: dict[Split, dict[str, Path]] = {}
-    for folder in full:
-        inner = {split_and_rest(place.name): place for place in folders_in(folder) if contains_images(place)}
-        own = {split: place for (split, rest), place in inner.items() if split is not None and not rest}
-        if images_in(folder) or not {"train", "test"} & set(own):
+def _read_splits_in_classes(folders: Sequence[Path]) -> dict[Split, ClassFolders]:
+    """Return the splits of class folders that each contain train and test; nothing if one does not."""
+    splits: dict[Split, ClassFolders] = {}
+    for folder in folders:
+        inner = {parse_split_name(path.name): path for path in _folders_with_images(folder)}
+        split_folders = {split: path for (split, rest), path in inner.items() if split is not None and not rest}
+        if list_images(folder) or not {"train", "test"} & set(split_folders):
             return {}
-        for split, place in own.items():
-            splits.setdefault(split, {})[folder.name] = place
+        for split, path in split_folders.items():
+            splits.setdefault(split, {})[folder.name] = path
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _check_classes(root: Path, full: Sequence[Path]) -> None:
-    """Raise ValueError where the folders cannot be classes: fold1 and fold2, images and masks, all of them in one."""
-    names_beside = {folder.name for folder in full}
-    for folder in full:
-        again = sorted(names_beside & {inner.name for inner in folders_in(folder)} - {folder.name})
-        if len(again) > 1:
-            raise ValueError(
-                f"{root} must hold a folder for each class, but {folder.name} holds {listing(again, 5)}, which are "
-                f"beside it, too: put it elsewhere, or give {folder}."
-            )
-    alike = {tuple(words_of(folder.name)) for folder in full}
-    pieces = len(alike) == 1 and bool(CONTAINERS & set(*alike))  # they differ in numbers only: scans_part_1
-    if len(full) < 2 or not (pieces or all(_is_container(folder.name) for folder in full)):
-        return
-    names = listing([folder.name for folder in full], 5)
-    if all({"fold", "folds", "kfold", "split", "splits"} & set(words_of(folder.name)) for folder in full):
-        raise ValueError(
-            f"{root} must hold a folder for each class, but {names} look like the folds of a cross-validation. Name "
-            "the folds of one round train and test, or list all images in a manifest with the columns path, label "
-            "and split (train or test). If they are classes, a manifest with path and label says so."
+def _class_notes(root: Path, folders: Sequence[Path], split_folders: Mapping[Split, Path]) -> list[str]:
+    """Return notes on class folders that are named after a split, or all contain the same folders."""
+    notes = []
+    words = [folder.name for folder in split_folders.values()]
+    if words:
+        notes.append(f"Used {listing(words)} in {root.name} as a class, like the other folders.")
+    shared = set.intersection(*(_inner_names(unwrap_folder(folder)) for folder in folders)) if len(folders) > 1 else ()
+    if len(shared) > 1:
+        names = listing([folder.name for folder in folders], 5)
+        notes.append(
+            f"Each of the classes {names} contains the folders {listing(sorted(shared), 5)}: they are not classes."
         )
-    deeper = listing([str(folder) for folder in full if len(_inner_names(folder)) > 1 and not images_in(folder)])
-    told = f"Class folders seem to lie in {deeper}: give one of these." if deeper else advice(root)
+    return notes
+
+
+def _check_classes(root: Path, folders: Sequence[Path]) -> None:
+    """Raise ValueError if the folders cannot be classes: fold1 and fold2, images and masks, or all of them in one."""
+    siblings = {folder.name for folder in folders}
+    for folder in folders:
+        repeated = sorted(siblings & {inner.name for inner in list_folders(folder)} - {folder.name})
+        if len(repeated) > 1:
+            raise ValueError(
+                f"{root} must contain a folder for each class, but {folder.name} contains {listing(repeated, 5)}, "
+                f"which are also next to it: move it elsewhere, or give {folder}."
+            )
+    spellings = {tuple(list_words(folder.name)) for folder in folders}
+    numbered = len(spellings) == 1 and bool(CONTAINERS & set(*spellings))  # scans_part_1, scans_part_2
+    if len(folders) < 2 or not (numbered or all(_is_container(folder.name) for folder in folders)):
+        return
+    names = listing([folder.name for folder in folders], 5)
+    if all(FOLDS & set(list_words(folder.name)) for folder in folders):
+        raise ValueError(
+            f"{root} must contain a folder for each class, but {names} look like the folds of a cross-validation. Name "
+            "the folds of one round train and test, or list all images in a manifest with the columns path, label "
+            "and split (train or test). If they are classes, list the images in a manifest with path and label."
+        )
+    deeper = listing([str(folder) for folder in folders if len(_inner_names(folder)) > 1 and not list_images(folder)])
+    advice = f"Class folders seem to be in {deeper}: give one of these." if deeper else advise_on_labels(root)
     raise ValueError(
-        f"{root} must hold a folder for each class, but {names} look like parts of a collection. {told} "
-        "If they are classes, a manifest with path and label says so."
+        f"{root} must contain a folder for each class, but {names} look like parts of a collection. {advice} "
+        "If they are classes, list the images in a manifest with path and label."
     )
 
 
+def _folders_with_images(folder: Path) -> list[Path]:
+    return [inner for inner in list_folders(folder) if contains_images(inner)]
+
+
 def _inner_names(folder: Path) -> set[str]:
-    """The names of the folders with images in a folder."""
-    return {inner.name for inner in folders_in(folder) if contains_images(inner)}
+    """Return the names of the folders with images in a folder."""
+    return {inner.name for inner in _folders_with_images(folder)}
 
 
 def _is_container(name: str) -> bool:
-    words = words_of(name)
+    words = list_words(name)
     return bool(words) and set(words) <= CONTAINERS

@@ -1,4 +1,4 @@
-"""What every reader returns: one split's images with their labels as found; and the words for splits."""
+"""`LabelledSplit`, which every reader returns, and the words that name a split."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from selfprompt.data.dataset import Source, Split
 
-WORDS: dict[str, Split] = {
+SPLIT_WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "trn": "train",
@@ -23,25 +23,26 @@ WORDS: dict[str, Split] = {
     "testing": "test",
     "tst": "test",
 }
-NOUNS = frozenset(
+KNOWN_SPLIT_WORDS = "Known: " + ", ".join(sorted(SPLIT_WORDS)) + "."
+FILLER_WORDS = frozenset(
     {
         *("set", "sets", "data", "dataset", "split", "subset", "part", "folder", "dir", "file", "files"),
         *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "pic", "pics"),
         *("sample", "samples", "jpg", "jpeg", "png"),
     }
 )
-"""Words that stand beside those for splits and mean nothing more: train_images, testset."""
+"""Words that add nothing to the name of a split: train_images, testset."""
 
 
 @dataclass
-class Part:
-    """One split as it was found.
+class LabelledSplit:
+    """The images of one split with their labels as the source gives them.
 
     Attributes:
         sources: The images, in a fixed order.
-        labels: The label of each, as a word: a folder's name, a manifest's entry, a data set's class number.
-        order: All labels, in the order that the source gives them; None: sorted order of those that occur.
-        names: Names that the source gives its labels.
+        labels: The label of each image as text: the name of a folder, a manifest cell, or a class number.
+        order: All labels in the order that the source defines; None for the sorted labels that occur.
+        names: Class names that the source gives for labels.
         notes: What was left out or decided, one sentence each.
     """
 
@@ -52,34 +53,35 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def parse_split(word: str) -> Split | None:
-    """Which split a word means, in any case: "train", "Test_Set", "trainImages", "test1"; None if it is none."""
-    split, rest = split_and_rest(word)
+def parse_split(name: str) -> Split | None:
+    """Return the split that a name means, such as "train", "Test_Set", "trainImages" or "test1"; None for others."""
+    split, rest = parse_split_name(name)
     return None if rest else split
 
 
-def split_and_rest(name: str) -> tuple[Split | None, str]:
-    """Which split a name speaks of, and its other words: ("test", "seg") for "seg_test"; numbers mean nothing."""
+def parse_split_name(name: str) -> tuple[Split | None, str]:
+    """Return the split that a name mentions and its other words, ("test", "seg") for "seg_test".
+
+    Numbers are ignored. A name that mentions no split, or several, gives (None, "").
+    """
     splits, rest = [], []
-    for token in words_of(name):
-        split = WORDS.get(token) or _joined(token)
+    for word in list_words(name):
+        split = SPLIT_WORDS.get(word) or _parse_compound(word)
         if split is not None:
             splits.append(split)
-        elif token not in NOUNS:
-            rest.append(token)
+        elif word not in FILLER_WORDS:
+            rest.append(word)
     return (splits[0], " ".join(rest)) if len(splits) == 1 else (None, "")
 
 
-def words_of(name: str) -> list[str]:
-    """The words of a name in lower case, without numbers: "TrainImages_2" is train, images."""
+def list_words(name: str) -> list[str]:
+    """Return the lower-case words of a name without numbers: ["train", "images"] for "TrainImages_2"."""
     return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
-def _joined(token: str) -> Split | None:
-    """The split of a word that is joined to its noun: "trainset"."""
-    return next(
-        (split for word, split in WORDS.items() if token.startswith(word) and token[len(word) :] in NOUNS), None
-    )
-
-
-UNKNOWN_SPLIT = "Known: " + ", ".join(sorted(WORDS)) + "."
+def _parse_compound(word: str) -> Split | None:
+    """Return the split of a compound such as "trainset"."""
+    for start, split in SPLIT_WORDS.items():
+        if word.startswith(start) and word.removeprefix(start) in FILLER_WORDS:
+            return split
+    return None

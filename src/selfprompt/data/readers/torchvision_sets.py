@@ -1,7 +1,7 @@
-"""The data-set classes whose inside is known, so that their labels, and perhaps paths, are had without decoding.
+"""Reads the labels, and where possible the paths, of known torchvision data sets without decoding an image.
 
-Only these very classes are opened up. A subclass, or a wrapper that looks alike, may give other pictures or labels
-than its lists say, so it is asked for its items (`objects`).
+Only these exact classes are opened up. A subclass or a look-alike wrapper may return other images or labels than its
+lists say, so it is asked for its items (`objects`).
 """
 
 import sys
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SAMPLES = {  # torchvision.datasets: class -> its list of pairs (path, number)
+SAMPLES = {  # class in torchvision.datasets -> attribute with its list of pairs (path, class number)
     "folder.DatasetFolder": "samples",
     "folder.ImageFolder": "samples",
     "imagenet.ImageNet": "samples",
@@ -21,7 +21,7 @@ SAMPLES = {  # torchvision.datasets: class -> its list of pairs (path, number)
     "imagenette.Imagenette": "_samples",
     "rendered_sst2.RenderedSST2": "_samples",
 }
-LABELS = {  # ... class -> its list of numbers
+LABELS = {  # class in torchvision.datasets -> attribute with its class numbers
     "caltech.Caltech101": "y",
     "caltech.Caltech256": "y",
     "cifar.CIFAR10": "targets",
@@ -41,93 +41,96 @@ LABELS = {  # ... class -> its list of numbers
     "svhn.SVHN": "labels",
     "usps.USPS": "targets",
 }
-KINDS = {  # classes with labels of several kinds, where they keep the kinds asked for, and the kind of LABELS
+TARGET_TYPES = {  # class with several target types -> attribute with the selected types, and the type in LABELS
     "caltech.Caltech101": ("target_type", "category"),
     "oxford_iiit_pet.OxfordIIITPet": ("_target_types", "category"),
 }
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a known data set tells of itself.
+class LabelsAndPaths:
+    """The labels and files of a data set's items.
 
     Attributes:
         labels: The label of each item.
-        paths: The file of each item, where an item is no more than the picture in it; None otherwise.
+        paths: The file of each item if every item is exactly the image in its file; None otherwise.
     """
 
     labels: Sequence[Any]
     paths: Sequence[Path] | None
 
 
-def known(dataset: Any) -> Known | None:
-    """Labels and paths of a data set of a known class, and of subsets of one; None for every other object."""
-    if is_exactly(dataset, "torch.utils.data.dataset", "Subset"):
-        inner = known(dataset.dataset)
+def read_labels_and_paths(dataset: Any) -> LabelsAndPaths | None:
+    """Return the labels and paths of a known data set or of a subset of one; None for every other object."""
+    if _is_subset(dataset):
+        inner = read_labels_and_paths(dataset.dataset)
         indices = [int(index) for index in dataset.indices]
-        if inner is None or not all(-len(inner.labels) <= index < len(inner.labels) for index in indices):
+        if inner is None or not _fit(indices, len(inner.labels)):
             return None
         paths = inner.paths and [inner.paths[index] for index in indices]
-        return Known([inner.labels[index] for index in indices], paths)
+        return LabelsAndPaths([inner.labels[index] for index in indices], paths)
     name = _torchvision_name(dataset)
     if name in SAMPLES:
         pairs = getattr(dataset, SAMPLES[name], None)
         if not isinstance(pairs, list) or len(pairs) != len(dataset):
             return None
         labels, paths = [label for _, label in pairs], [Path(path) for path, _ in pairs]
-        return Known(_targets(dataset, labels), paths if _opens_files_plainly(dataset) else None)
+        return LabelsAndPaths(_apply_target_transform(dataset, labels), paths if _returns_files(dataset) else None)
     if name in LABELS:
-        attribute, kind = KINDS.get(name, ("", ""))
-        found = getattr(dataset, LABELS[name], None)
-        if found is None or len(found) != len(dataset) or (attribute and getattr(dataset, attribute, None) != [kind]):
+        attribute, kind = TARGET_TYPES.get(name, ("", ""))
+        values = getattr(dataset, LABELS[name], None)
+        if values is None or len(values) != len(dataset):
             return None
-        return Known(_targets(dataset, list(found)), None)
+        if attribute and getattr(dataset, attribute, None) != [kind]:
+            return None
+        return LabelsAndPaths(_apply_target_transform(dataset, list(values)), None)
     return None
 
 
-def is_exactly(value: Any, module: str, name: str) -> bool:
-    """Whether a value is of that class itself, not of a subclass; imports nothing."""
+def is_instance_of(value: Any, module: str, name: str) -> bool:
+    """Return whether a value is an instance of exactly this class, not of a subclass; imports nothing."""
     return type(value) is getattr(sys.modules.get(module), name, ())
 
 
-def innermost(dataset: Any) -> Any:
-    """The data set that subsets choose from."""
-    while is_exactly(dataset, "torch.utils.data.dataset", "Subset"):
+def unwrap_subsets(dataset: Any) -> Any:
+    """Return the data set inside nested `torch.utils.data.Subset` objects."""
+    while _is_subset(dataset):
         dataset = dataset.dataset
     return dataset
 
 
-def recorded_labels(dataset: Any) -> Sequence[Any] | None:
-    """The labels that any data set keeps beside its items, which may differ from theirs; None without."""
-    if is_exactly(dataset, "torch.utils.data.dataset", "Subset"):
-        inner = recorded_labels(dataset.dataset)
+def read_listed_labels(dataset: Any) -> Sequence[Any] | None:
+    """Return the labels that any data set stores as a list, which may differ from its items' labels; None without."""
+    if _is_subset(dataset):
+        inner = read_listed_labels(dataset.dataset)
         indices = [int(index) for index in dataset.indices]
-        if inner is None or not all(-len(inner) <= index < len(inner) for index in indices):
+        if inner is None or not _fit(indices, len(inner)):
             return None
         return [inner[index] for index in indices]
     for attribute in ("targets", "_labels", "labels", "y"):
-        values = _listed(dataset, attribute)
+        values = _read_list(dataset, attribute)
         if values is not None and len(values) == len(dataset):
             return values
     for attribute in ("samples", "_samples", "imgs"):
-        pairs = _listed(dataset, attribute)
+        pairs = _read_list(dataset, attribute)
         if pairs and len(pairs) == len(dataset) and all(map(_is_pair, pairs)):
             return [label for _, label in pairs]
     return None
 
 
-def class_names(dataset: Any) -> dict[int, str] | None:
-    """Names by class number, from ``class_to_idx``, ``classes`` or ``categories``; None without, or in contradiction.
+def read_class_names(dataset: Any) -> dict[int, str] | None:
+    """Return the class names by number from ``class_to_idx``, ``classes`` or ``categories``.
 
-    Of several names for one class the first is taken.
+    Of several names for a class the first is used. None if there are no names, or if they contradict each other.
 
     Raises:
-        ValueError: If data sets were joined that mean other classes by the same number.
+        ValueError: If data sets were concatenated that use the same number for different classes.
     """
-    dataset = innermost(dataset)
-    if is_exactly(dataset, "torch.utils.data.dataset", "ConcatDataset"):
-        return _joined_names(dataset)
-    names = dict(enumerate(map(_first_name, _listed(dataset, "classes") or _listed(dataset, "categories") or [])))
+    dataset = unwrap_subsets(dataset)
+    if is_instance_of(dataset, "torch.utils.data.dataset", "ConcatDataset"):
+        return _join_names(dataset)
+    listed = _read_list(dataset, "classes") or _read_list(dataset, "categories") or []
+    names = dict(enumerate(map(_first_name, listed)))
     numbers = getattr(dataset, "class_to_idx", None)
     if not isinstance(numbers, Mapping) or not all(isinstance(number, int) for number in numbers.values()):
         return names or None
@@ -136,50 +139,59 @@ def class_names(dataset: Any) -> dict[int, str] | None:
         indexed.setdefault(number, _first_name(name))
     if not names:
         return indexed or None
-    contradiction = set(names.values()) == set(indexed.values()) and names != indexed
-    return None if contradiction else names
+    contradict = set(names.values()) == set(indexed.values()) and names != indexed
+    return None if contradict else names
 
 
-def _joined_names(dataset: Any) -> dict[int, str] | None:
-    """The names that all joined data sets give; None where one gives none."""
+def _join_names(dataset: Any) -> dict[int, str] | None:
+    """Return the names of all concatenated data sets; None if one has no names."""
     joined: dict[int, str] = {}
-    all_names = [class_names(part) for part in dataset.datasets]
+    all_names = [read_class_names(part) for part in dataset.datasets]
     for names in all_names:
         for number, name in (names or {}).items():
             if joined.setdefault(number, name) != name:
                 raise ValueError(
-                    f"Joined data sets must number classes alike; {number} is {joined[number]!r} and {name!r}: "
-                    "change the labels of one (target_transform)."
+                    f"Concatenated data sets must number their classes alike; {number} is {joined[number]!r} and "
+                    f"{name!r}: change the labels of one with target_transform."
                 )
     return joined if all(all_names) else None
 
 
+def _is_subset(dataset: Any) -> bool:
+    return is_instance_of(dataset, "torch.utils.data.dataset", "Subset")
+
+
+def _fit(indices: Sequence[int], count: int) -> bool:
+    """Return whether all indices exist in a list of ``count`` values."""
+    return all(-count <= index < count for index in indices)
+
+
 def _torchvision_name(dataset: Any) -> str:
-    """ "module.Class" below torchvision.datasets; empty for classes that are defined elsewhere."""
+    """Return "module.Class" below torchvision.datasets; "" for classes defined elsewhere."""
     kind = type(dataset)
     prefix, _, module = kind.__module__.rpartition(".")
-    known_class = prefix == "torchvision.datasets" and is_exactly(dataset, kind.__module__, kind.__name__)
-    return f"{module}.{kind.__name__}" if known_class else ""
+    is_torchvision = prefix == "torchvision.datasets" and is_instance_of(dataset, kind.__module__, kind.__name__)
+    return f"{module}.{kind.__name__}" if is_torchvision else ""
 
 
-def _opens_files_plainly(dataset: Any) -> bool:
-    """Whether an item is the picture in its file: no transform, and a loader that only opens it."""
+def _returns_files(dataset: Any) -> bool:
+    """Return whether an item is the image in its file: there is no transform, and the loader only opens the file."""
     folder = sys.modules.get("torchvision.datasets.folder")
-    plain = (None, getattr(folder, "default_loader", None), getattr(folder, "pil_loader", None))
-    return getattr(dataset, "transform", None) is None and getattr(dataset, "loader", None) in plain
+    loaders = (None, getattr(folder, "default_loader", None), getattr(folder, "pil_loader", None))
+    return getattr(dataset, "transform", None) is None and getattr(dataset, "loader", None) in loaders
 
 
-def _targets(dataset: Any, labels: list[Any]) -> list[Any]:
-    """The labels as the data set gives them."""
-    change = getattr(dataset, "target_transform", None)
-    return labels if change is None else [change(label) for label in labels]
+def _apply_target_transform(dataset: Any, labels: list[Any]) -> list[Any]:
+    """Return the labels as the items of the data set have them."""
+    transform = getattr(dataset, "target_transform", None)
+    return labels if transform is None else [transform(label) for label in labels]
 
 
-def _listed(dataset: Any, attribute: str) -> list[Any] | None:
-    """An attribute that is a list, tuple or vector; None for others, and where there is none."""
+def _read_list(dataset: Any, attribute: str) -> list[Any] | None:
+    """Return an attribute that is a list, tuple or vector; None if it is missing or something else."""
     try:
         values = getattr(dataset, attribute)
-    except Exception:  # a property of somebody's own may raise anything
+    except Exception:  # a property of a user's class may raise anything
         return None
     is_list = isinstance(values, (list, tuple)) or len(getattr(values, "shape", ())) == 1
     return list(values) if is_list else None

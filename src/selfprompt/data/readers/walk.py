@@ -1,13 +1,14 @@
-"""Goes through folders: what systems leave behind, and links, mislead nobody; opens no image."""
+"""Lists folders and the images in them, without system files and without following links in circles; opens no image."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from selfprompt.data.loading.image_formats import is_image
 
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})  # besides hidden ones
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})  # besides hidden files
 SYSTEM_FOLDERS = frozenset(
     {
         *("__macosx", "__pycache__", "node_modules", "lost+found", "thumbs"),
@@ -15,56 +16,79 @@ SYSTEM_FOLDERS = frozenset(
         *("@eadir", "@tmp", "@recycle", "#recycle", "@recently-snapshot"),  # network drives
     }
 )
-"""Folders that systems and programs make, besides hidden ones. In lower case."""
+"""Folders that systems and programs create, besides hidden ones; in lower case."""
 
 
-def entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """What a folder holds, each sorted by name: folders, files (system files, too), and system folders.
+class FolderListing(NamedTuple):
+    """The contents of a folder, each list sorted by name.
+
+    Attributes:
+        folders: Subfolders, without system folders.
+        files: All files, system files included.
+        system_folders: Hidden folders and `SYSTEM_FOLDERS`.
+    """
+
+    folders: list[Path]
+    files: list[Path]
+    system_folders: list[Path]
+
+
+def list_folder(folder: Path) -> FolderListing:
+    """List a folder.
 
     Raises:
         ValueError: If the folder cannot be read.
     """
     try:
         with os.scandir(folder) as scan:
-            found = sorted(scan, key=lambda entry: entry.name)
+            entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror or error}.") from None
-    parted: tuple[list[Path], list[Path], list[Path]] = ([], [], [])
-    for entry in found:
-        kind = 1 if not _is_folder(entry) else 2 if is_of_a_system(entry.name, SYSTEM_FOLDERS) else 0
-        parted[kind].append(folder / entry.name)
-    return parted
+    contents = FolderListing([], [], [])
+    for entry in entries:
+        if not _is_folder(entry):
+            contents.files.append(folder / entry.name)
+        elif is_system_name(entry.name, SYSTEM_FOLDERS):
+            contents.system_folders.append(folder / entry.name)
+        else:
+            contents.folders.append(folder / entry.name)
+    return contents
 
 
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, without system folders."""
-    return entries(folder)[0]
+def list_folders(folder: Path) -> list[Path]:
+    """Return the subfolders of a folder without system folders."""
+    return list_folder(folder).folders
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The images that lie in a folder itself."""
-    return [file for file in entries(folder)[1] if not is_of_a_system(file.name, SYSTEM_FILES) and is_image(file)]
+def list_images(folder: Path) -> list[Path]:
+    """Return the images directly in a folder."""
+    return [
+        file for file in list_folder(folder).files if not is_system_name(file.name, SYSTEM_FILES) and is_image(file)
+    ]
 
 
 def contains_images(folder: Path) -> bool:
-    """Whether there is an image in a folder or below it."""
-    return any(_first_image(place) for place in _folders_below(folder))
+    """Return whether a folder or any folder below it has an image."""
+    return any(_has_image(place) for place in _walk_folders(folder))
 
 
-def images_below(
-    folder: Path, ignored: Counter[str], left: Counter[str], enter: Callable[[Path], bool] | None = None
+def find_images(
+    folder: Path,
+    ignored: Counter[str],
+    skipped: Counter[str],
+    enter: Callable[[Path], bool] | None = None,
 ) -> list[Path]:
-    """All images in a folder and its subfolders, sorted by path; counts what is ignored.
+    """Return all images in a folder and its subfolders, sorted by path.
 
     Args:
-        folder: Where to look.
-        ignored: Counts the files that are no images, by their kind: ".txt", "hidden".
-        left: Counts the system folders, by their name.
-        enter: Asked for each folder before it is entered; by default those that links do not lead back to.
+        folder: The folder to search.
+        ignored: Counts the files that are not images, by suffix or "hidden".
+        skipped: Counts the system folders, by name.
+        enter: Decides for each folder whether to enter it; by default every folder but links to an ancestor.
     """
     images = []
-    for file in walk(folder, enter or (lambda place: not leads_up(place)), left):
-        if is_of_a_system(file.name, SYSTEM_FILES):
+    for file in walk_files(folder, enter or (lambda place: not links_to_ancestor(place)), skipped):
+        if is_system_name(file.name, SYSTEM_FILES):
             ignored["hidden"] += 1
         elif is_image(file):
             images.append(file)
@@ -73,58 +97,64 @@ def images_below(
     return sorted(images, key=lambda file: file.relative_to(folder).as_posix())
 
 
-def walk(folder: Path, enter: Callable[[Path], bool], left: Counter[str] | None = None) -> Iterator[Path]:
-    """The files below a folder; links are followed, each real folder once; ``left`` counts the system folders."""
+def walk_files(folder: Path, enter: Callable[[Path], bool], skipped: Counter[str] | None = None) -> Iterator[Path]:
+    """Yield the files below a folder; follow links, but visit each real folder once.
+
+    Args:
+        folder: The folder to walk.
+        enter: Decides for each folder whether to enter it.
+        skipped: Counts the system folders, by name.
+    """
     seen: set[str] = set()
-    waiting = [folder]
-    while waiting:
-        place = waiting.pop()
-        real = os.path.realpath(place)
-        if real in seen or not enter(place):
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        real = os.path.realpath(current)
+        if real in seen or not enter(current):
             continue
         seen.add(real)
-        folders, files, others = entries(place)
-        if left is not None:
-            left.update(other.name for other in others)
-        yield from files
-        waiting += reversed(folders)
+        contents = list_folder(current)
+        if skipped is not None:
+            skipped.update(path.name for path in contents.system_folders)
+        yield from contents.files
+        pending += reversed(contents.folders)
 
 
-def leads_up(place: Path) -> bool:
-    """Whether a folder is a link to one that holds it."""
-    return place.is_symlink() and holds(os.path.realpath(place), os.path.realpath(place.parent))
+def links_to_ancestor(folder: Path) -> bool:
+    """Return whether a folder is a link to a folder that contains it."""
+    return folder.is_symlink() and is_inside(os.path.realpath(folder.parent), os.path.realpath(folder))
 
 
-def holds(outer: str, inner: str) -> bool:
-    """Whether a real path is another one, or lies below it."""
-    return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
+def is_inside(path: str, folder: str) -> bool:
+    """Return whether a real path equals a real folder or lies below it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def is_of_a_system(name: str, names: frozenset[str]) -> bool:
-    """Whether a name is hidden, or one of those that systems give."""
-    return name.startswith(".") or name.lower() in names
+def is_system_name(name: str, system_names: frozenset[str]) -> bool:
+    """Return whether a name is hidden or one of the system's."""
+    return name.startswith(".") or name.lower() in system_names
 
 
-def _folders_below(folder: Path) -> Iterator[Path]:
-    """A folder and those below it, each real one once."""
+def _walk_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and the folders below it, each real folder once; read no folder before the next is asked for."""
     seen: set[str] = set()
-    waiting = [folder]
-    while waiting:
-        place = waiting.pop()
-        real = os.path.realpath(place)
-        if real in seen or leads_up(place):
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        real = os.path.realpath(current)
+        if real in seen or links_to_ancestor(current):
             continue
         seen.add(real)
-        yield place
-        waiting += reversed(folders_in(place))
+        yield current
+        pending += reversed(list_folders(current))
 
 
-def _first_image(folder: Path) -> bool:
-    """Whether an image lies in a folder itself; looks no further than it must."""
+def _has_image(folder: Path) -> bool:
+    """Return whether an image lies directly in a folder; stop at the first."""
     try:
         with os.scandir(folder) as scan:
             return any(
-                not is_of_a_system(entry.name, SYSTEM_FILES) and not _is_folder(entry) and is_image(folder / entry.name)
+                not is_system_name(entry.name, SYSTEM_FILES) and not _is_folder(entry) and is_image(folder / entry.name)
                 for entry in scan
             )
     except OSError as error:
