@@ -407,10 +407,10 @@ def edit(**changes: object) -> Callable[[Path], None]:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "a changed byte": (change_byte, ("prompts.safetensors is damaged or of another run", "tune again")),
+    "a changed byte": (change_byte, ("prompts.safetensors is damaged or belongs to another run", "tune again")),
     "tensors cut off": (
         lambda out: os.truncate(out / "prompts.safetensors", 900),
-        ("prompts.safetensors is damaged or of another run",),
+        ("prompts.safetensors is damaged or belongs to another run",),
     ),
     "no tensors": (lambda out: (out / "prompts.safetensors").unlink(), ("it has no prompts.safetensors",)),
     "no config": (lambda out: (out / "config.json").unlink(), ("is not a saved classifier: it has no config.json",)),

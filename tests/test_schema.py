@@ -193,7 +193,7 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path):
 
 
 def test_the_schema_knows_what_is_preprocessed():
-    assert [f.name for f in fields(schema._Preprocess)] == [f.name for f in fields(Preprocess)]
+    assert [f.name for f in fields(schema._PreprocessKeys)] == [f.name for f in fields(Preprocess)]
 
 
 def test_every_artifact_that_is_written_passes(linear, coop):

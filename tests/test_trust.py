@@ -260,7 +260,7 @@ def test_weights_that_are_fetched_are_said_before(monkeypatch):
 def test_a_link_to_elsewhere_is_read_as_data_only(linear, tmp_path):
     folder = Path(shutil.copytree(linear, tmp_path / "out"))
     (tmp_path / "secret").write_text("root:x:0")
-    for name, message in ((TENSORS, "is damaged or of another run"), (CONFIG, "config.json is damaged")):
+    for name, message in ((TENSORS, "is damaged or belongs to another run"), (CONFIG, "config.json is damaged")):
         (folder / name).unlink()
         (folder / name).symlink_to(tmp_path / "secret")
         with pytest.raises(ValueError, match=message) as raised:

@@ -227,7 +227,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
     evaluated = [(name, results[name]) for name in ("zero_shot", "tuned") if results.get(name)]
     if not evaluated:
-        return ["There were no test images, so the accuracy is unknown."]
+        return ["Not measured."]
     table = ["| model | accuracy | 95 % interval | test images |", "|---|---|---|---|"]
     for name, metrics in evaluated:
         low, high = metrics["interval"]
