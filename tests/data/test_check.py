@@ -71,7 +71,7 @@ def test_a_split_made_anew_that_looks_official_is_wrong(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     finding = check_published(spec, tmp_path)
     assert finding.state == "wrong"
-    assert "was made anew or changed, so no result is comparable" in finding.remarks[0]
+    assert "was regenerated or changed, so results are not comparable" in finding.remarks[0]
 
 
 def test_absent_images_are_counted(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_absent_images_are_counted(tmp_path: Path) -> None:
     (place / "images/0").rmdir()
     finding = check_published(PETS, tmp_path)
     assert finding.state == "wrong"
-    assert "7 images of 12 in its lists are not there" in finding.remarks[0]
+    assert "7 images of 12 in its lists do not exist" in finding.remarks[0]
     assert "train-0.jpg: unpack its archive again" in finding.remarks[0]
 
 

@@ -148,9 +148,9 @@ def test_imagenet_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_root_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not ship: name the folder"):
+    with pytest.raises(ValueError, match="does not ship with the package: give the folder"):
         load_task("coop/dtd")
-    with pytest.raises(ValueError, match="is no folder: name the one that holds dtd"):
+    with pytest.raises(ValueError, match="is not a folder: give the one that holds dtd"):
         load_task("coop/dtd", tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"has no dtd/images.*selfprompt data get coop/dtd"):
         load_task("coop/dtd", tmp_path)
@@ -164,7 +164,7 @@ def test_a_folder_of_another_layout_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found oxford-iiit-pet/, .*ln -s oxford-iiit-pet "):
         load_task("coop/oxford_pets", tmp_path)
     write_class_folders(tmp_path / "dtd/dtd/images", {"banded": 1})
-    with pytest.raises(ValueError, match=r"dtd/dtd is too deep: move what it holds up"):
+    with pytest.raises(ValueError, match=r"dtd/dtd is too deep: move its contents up"):
         load_task("coop/dtd", tmp_path)
     (tmp_path / "eurosat").mkdir()
     with pytest.raises(ValueError, match=r"eurosat must hold 2750 or split_zhou_EuroSAT\.json, but it holds nothing"):

@@ -67,7 +67,7 @@ def test_the_coop_lines_flowers_are_other_flowers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"must be JSON: .*Delete it and get it anew"),
+        ("{", r"must be JSON: .*Delete it and get it again"),
         ("[]", "must be an object of image path: class id"),
         ("{}", "must be an object of image path: class id"),
         ('{"a.jpg": 1.5}', "must be all numbers or all words, got float"),

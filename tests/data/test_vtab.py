@@ -51,7 +51,7 @@ def test_a_root_that_holds_the_coop_line_is_not_taken_for_vtab(tmp_path: Path) -
         ("images/a.jpg -1", "line 1 must be a path and a label"),
         ("images/a.jpg cat", "line 1 must be a path and a label"),
         ("7", "line 1 must be a path and a label"),
-        ("", r"must list at least one image.*Delete it and get it anew"),
+        ("", r"must list at least one image.*Delete it and get it again"),
         ("a.jpg 0\na.jpg 1", "line 2 lists 'a.jpg' a second time"),
         ("a.jpg 4", r"labels must lie in 0\.\.3, got 4"),
         ("../a.jpg 0", "must lie below"),

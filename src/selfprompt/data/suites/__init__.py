@@ -1,6 +1,6 @@
-"""Suites of tasks: the one that ships, and the published ones, read from the user's copy of the data.
+"""Suites of tasks: one that ships with the package, and published ones, read from the user's copy of the data.
 
-A suite is a module of this folder with ``TASKS``, the task names in published order, and
+A suite is a module of this package with ``TASKS``, the task names in published order, and
 ``load_SUITE_task(name, root)``.
 """
 
@@ -17,7 +17,7 @@ SUITES = ("embedded", "coop", "vtab", "fgvc")
 
 
 def list_tasks(suite: str) -> tuple[str, ...]:
-    """The names of a suite's tasks, in published order.
+    """Return the names of a suite's tasks, in published order.
 
     Raises:
         ValueError: If there is no such suite.
@@ -26,15 +26,15 @@ def list_tasks(suite: str) -> tuple[str, ...]:
 
 
 def load_task(name: str, root: str | Path | None = None, **options: Any) -> "SuiteTask":
-    """Read one task: paths, labels, class names and domains; opens no image.
+    """Read the paths, labels, class names and domains of one task; opens no image.
 
     Args:
         name: Suite and task, "embedded/animals".
-        root: The folder that holds the data, for suites that do not ship.
-        **options: What the suite's own ``load`` takes besides.
+        root: The folder that holds the data, for suites that do not ship with the package.
+        **options: Further options of the suite's ``load_SUITE_task``.
 
     Raises:
-        ValueError: If there is no such task, or its data are not where they should be.
+        ValueError: If there is no such task, or its data are missing or not as published.
     """
     check_task(name)
     suite, _, task = name.partition("/")
@@ -44,7 +44,7 @@ def load_task(name: str, root: str | Path | None = None, **options: Any) -> "Sui
 
 
 def check_task(name: str) -> None:
-    """Raise ValueError unless there is a task of that name, wherever its data are."""
+    """Raise ValueError unless a task of that name exists; its data may be missing."""
     suite, slash, task = name.partition("/")
     if not slash:
         raise ValueError(f"A task is named SUITE/TASK, such as embedded/animals, got {name!r}. {_known_suites()}")

@@ -1,10 +1,10 @@
-"""Text lists of images: lines ``<path> <label>``, as VTAB's exports and SPT have them."""
+"""Parses text lists of images: lines ``<path> <label>``, as in VTAB's exports and SPT."""
 
 from collections.abc import Sequence
 
 
 def parse_list(lines: Sequence[str], where: str, remedy: str = "") -> tuple[tuple[str, int], ...]:
-    """The paths and labels of a list; the label is the last word, so paths may hold spaces.
+    """Return the paths and labels of a list; the label is the last word, so paths may contain spaces.
 
     Raises:
         ValueError: If the list is empty, a line is not a path and a number from 0, or a path is listed twice.

@@ -1,4 +1,4 @@
-"""Finds a data set's folder and reads its files; says in one sentence what is wrong and what to do. Opens no image."""
+"""Locates a data set's folder and reads its lists; errors say what is wrong and what to do. Opens no image."""
 
 import hashlib
 import json
@@ -13,24 +13,26 @@ from selfprompt.utils.wording import listing
 
 
 def find_folder(spec: DatasetSpec, root: Path) -> Path | None:
-    """The folder of a data set: of the accepted ones the first that holds its lists or images; None without one."""
+    """Return the first accepted folder that holds the data set's lists or images; None if there is none."""
     for name in (spec.folder, *spec.aliases):
         folder = root / name
-        if any((folder / mark).exists() for mark in (*spec.lists, *spec.images)):
+        if any((folder / path).exists() for path in (*spec.lists, *spec.images)):
             return folder
     return None
 
 
 def require_folder(spec: DatasetSpec, root: Path | None) -> Path:
-    """The folder of a data set.
+    """Return the folder of a data set.
 
     Raises:
-        ValueError: If it is not there; the message names what was found instead, and where to get it.
+        ValueError: If it does not exist; the message says what was found instead, and how to get the data set.
     """
     if root is None:
-        raise ValueError(f"{spec.key} does not ship: name the folder that holds the data sets (--root FOLDER).")
+        raise ValueError(
+            f"{spec.key} does not ship with the package: give the folder that holds the data sets (--root FOLDER)."
+        )
     if not root.is_dir():
-        raise ValueError(f"The data root {root} is no folder: name the one that holds {spec.folder}.")
+        raise ValueError(f"The data root {root} is not a folder: give the one that holds {spec.folder}.")
     folder = find_folder(spec, root)
     if folder is None:
         raise ValueError(explain_misplaced(spec, root) or f"{root} has no {required_path(spec)}. {how_to_get(spec)}")
@@ -38,35 +40,34 @@ def require_folder(spec: DatasetSpec, root: Path | None) -> Path:
 
 
 def how_to_get(spec: DatasetSpec) -> str:
-    """Where the reader is told how to get a data set."""
+    """Return the sentence that says how to get a data set."""
     name = "vtab" if spec.suite == "vtab" else spec.key
-    return f"`selfprompt data get {name}` fetches it, or says how."
+    return f"`selfprompt data get {name}` fetches it, or says how to get it."
 
 
 def required_path(spec: DatasetSpec) -> str:
-    """The place that a data set is looked for: folder and what must be in it."""
+    """Return the path at which a data set is looked for: its folder, and what must be in it."""
     inside = spec.images[0] if spec.images else spec.lists[0]
     return f"{spec.folder}/{inside}"
 
 
 def explain_misplaced(spec: DatasetSpec, root: Path) -> str:
-    """A sentence on a folder that is the data set's, under another name or not as it is read; "" without one."""
-    own = root / spec.folder
-    if own.is_dir():
-        inner = _find_nested(spec, own)
+    """Explain, in a sentence, a folder that holds the data set in another layout or under another name; else ""."""
+    target = root / spec.folder
+    if target.is_dir():
+        inner = _find_nested(spec, target)
         if inner is None:
-            return (
-                f"{own} must hold {_required_contents(spec)}, but it holds {_found_contents(own)}. {how_to_get(spec)}"
-            )
-        return f"{inner} is too deep: move what it holds up into {own}."
-    if spec.suite != "coop":  # the others bear the names of the CoOp line's folders, so a like name tells nothing
+            required, found = _required_contents(spec), _found_contents(target)
+            return f"{target} must hold {required}, but it holds {found}. {how_to_get(spec)}"
+        return f"{inner} is too deep: move its contents up into {target}."
+    if spec.suite != "coop":  # the other suites share folder names with the CoOp line, so a similar name proves nothing
         return ""
     for folder in list_class_folders(root):
         if _squeeze(folder.name) in map(_squeeze, (spec.folder, spec.name, *spec.other_layouts)):
-            found = (_find_nested(spec, folder) or folder).relative_to(root)
+            existing = (_find_nested(spec, folder) or folder).relative_to(root)
             return (
-                f"{root}: found {found}/, but the data set is read from {required_path(spec)}: "
-                f"rename it, or link it: ln -s {found} {own}"
+                f"{root}: found {existing}/, but the data set is read from {required_path(spec)}: "
+                f"rename it, or link it: ln -s {existing} {target}"
             )
     return ""
 
@@ -76,11 +77,11 @@ def _squeeze(name: str) -> str:
 
 
 def _find_nested(spec: DatasetSpec, folder: Path) -> Path | None:
-    """The folder, or one up to two levels below, that holds a list or the images of the data set."""
+    """Return the folder, up to two levels deep, that holds a list or the images of the data set."""
     for depth in ("", "*/", "*/*/"):
-        for mark in (*spec.images, *spec.lists):
-            for found in sorted(folder.glob(depth + mark)):
-                return folder / found.relative_to(folder).parents[len(Path(mark).parts) - 1]
+        for path in (*spec.images, *spec.lists):
+            for match in sorted(folder.glob(depth + path)):
+                return folder / match.relative_to(folder).parents[len(Path(path).parts) - 1]
     return None
 
 
@@ -93,7 +94,7 @@ def _found_contents(folder: Path) -> str:
 
 
 def require_images(spec: DatasetSpec, folder: Path) -> Path:
-    """The image folder of a data set; ValueError with what is there instead."""
+    """Return the image folder of a data set; ValueError, naming what is there instead, if it does not exist."""
     for name in spec.images:
         if (folder / name).is_dir():
             return folder / name
@@ -104,7 +105,7 @@ def require_images(spec: DatasetSpec, folder: Path) -> Path:
 
 
 def read_required_file(spec: DatasetSpec, path: Path) -> bytes:
-    """The content of a file that the data set needs; ValueError if it cannot be read."""
+    """Return the content of a file that the data set needs; ValueError if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -114,7 +115,7 @@ def read_required_file(spec: DatasetSpec, path: Path) -> bytes:
 
 
 def read_required_lines(spec: DatasetSpec, path: Path) -> list[str]:
-    """The lines of a text file, empty ones left out."""
+    """Return the lines of a required text file, without empty ones."""
     try:
         text = read_required_file(spec, path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -123,7 +124,7 @@ def read_required_lines(spec: DatasetSpec, path: Path) -> list[str]:
 
 
 def read_required_json(spec: DatasetSpec, path: Path) -> Any:
-    """The value in a JSON file."""
+    """Return the value in a required JSON file."""
     content = read_required_file(spec, path)
     try:
         return json.loads(content)
@@ -132,12 +133,12 @@ def read_required_json(spec: DatasetSpec, path: Path) -> Any:
 
 
 def fetch_again_hint(spec: DatasetSpec) -> str:
-    """The remedy for a broken file."""
-    return f"Delete it and get it anew: {how_to_get(spec)}"
+    """Return the sentence that says what to do about a broken file."""
+    return f"Delete it and get it again: {how_to_get(spec)}"
 
 
 def is_published_file(spec: DatasetSpec, folder: Path, file: str) -> bool | None:
-    """Whether a file has its published checksum; None where that is not known, or the file is missing."""
+    """Return whether a file has its published checksum; None if that is not known, or the file is missing."""
     known, path = spec.checksums.get(file), folder / file
     if known is None or not path.is_file():
         return None
@@ -145,13 +146,13 @@ def is_published_file(spec: DatasetSpec, folder: Path, file: str) -> bool | None
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def safe_path(base: Path, relative: str, where: str) -> Path:
-    """``base / relative``; ValueError for a path that leads out of the folder."""
+    """Return ``base / relative``; ValueError for a path outside of ``base``."""
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"{where}: an image's path must lie below {base}, got {relative!r}.")
@@ -159,12 +160,12 @@ def safe_path(base: Path, relative: str, where: str) -> Path:
 
 
 def list_class_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, hidden ones left out."""
+    """Return the folders in a folder, sorted by name, without hidden ones."""
     return sorted(_folders(folder), key=lambda path: path.name)
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in a folder, sorted by name: the order of a listing differs from machine to machine."""
+    """Return the images in a folder, sorted by name, as the order of a listing differs between machines."""
     with os.scandir(folder) as scan:
         names = [entry.name for entry in scan if not entry.name.startswith(".")]
     return [folder / name for name in sorted(names) if os.path.splitext(name)[1].lower() in EXTENSIONS]

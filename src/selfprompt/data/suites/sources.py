@@ -1,8 +1,8 @@
-"""Where the published data sets are from: home page, terms, and what `selfprompt data get` may fetch.
+"""Sources of the published data sets: home page, terms, and the files that `selfprompt data get` may fetch.
 
-Addresses are the sources' own where they still answer, else copies on the Hugging Face hub, and all are https.
-Checksums are those that torchvision and TensorFlow Datasets know, or that git has for a file at a fixed revision.
-Terms are as commonly stated: read the source's own before passing data on.
+URLs are those of the publishers where they still work, else of copies on the Hugging Face hub; all are https.
+Checksums are from torchvision and TensorFlow Datasets, or git's for a file at a fixed revision.
+Terms are as commonly stated: read the publisher's before you pass data on.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ _VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 
 @dataclass(frozen=True)
 class Download:
-    """One file on the network, and what of it is kept.
+    """One file to download, and the paths to keep of it.
 
     Attributes:
-        url: Where it is.
+        url: Its URL.
         keep: Paths to keep, relative to the data set's folder. In an archive, each is the member with the shortest
             path that ends in it; a file that is not an archive is kept under its one name.
         checksum: "md5:...", "sha256:..." or "git:..." (see `download.verify_checksum`); "" where none is known.
@@ -37,13 +37,13 @@ class Download:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where a data set is from.
+    """The source of a data set.
 
     Attributes:
         home: Its home page, or what to search for.
         terms: Its licence in a few words.
-        downloads: What can be fetched.
-        manual_steps: What a person has to do besides, in a sentence; "" if nothing.
+        downloads: The files that can be fetched.
+        manual_steps: What else a person has to do, in a sentence; "" if nothing.
     """
 
     home: str
@@ -53,7 +53,7 @@ class DatasetSource:
 
     @property
     def attribution(self) -> str:
-        """Source and terms in one sentence."""
+        """Return home page and terms in one sentence."""
         return f"{self.home}; terms: {self.terms}."
 
 
@@ -308,7 +308,7 @@ VTAB_SOURCE = DatasetSource(
         ),
     ),
 )
-"""All 19 tasks as image lists, in one archive; its JPEG files are a lossy copy (see docs/datasets.md)."""
+"""All 19 tasks as image lists, in one archive; its JPEG files are lossy copies (see docs/datasets.md)."""
 
 SOURCES = {
     **{f"coop/{name}": source for name, source in _COOP.items()},

@@ -1,4 +1,4 @@
-"""What a published data set looks like on disk: folders, files, counts and checksums. One table a suite, no code."""
+"""Specifications of the published data sets: folders, files, counts and checksums on disk. One table per suite."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ Counts = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set as it is published.
+    """The layout and size of a published data set.
 
     Attributes:
         suite: "coop", "vtab" or "fgvc".
@@ -16,12 +16,12 @@ class DatasetSpec:
         folder: Its folder below the data root.
         classes: Number of classes.
         counts: Images in train, val and test; 0 where it has no such split.
-        images: Image folders below ``folder``; of several names for one folder the first is the usual one.
-        base: What the paths of its split file are relative to: "images" or "folder".
-        lists: The files that hold splits and names.
+        images: Image folders below ``folder``; of several names for one folder, the first is the usual one.
+        base: Base of the paths in its split file: "images" or "folder".
+        lists: The files that hold splits and class names.
         checksums: File -> SHA-256, for the files whose published content is known.
-        aliases: Other places below the root that are accepted, because other published code uses them.
-        other_layouts: Folder names that tell of another layout, such as torchvision's; recognised, not accepted.
+        aliases: Other folders below the root that are accepted, because other published code uses them.
+        other_layouts: Names of folders in another layout, such as torchvision's; recognised, but not accepted.
     """
 
     suite: str
@@ -52,7 +52,7 @@ def _coop(
     sha256: str = "",
     **others: tuple[str, ...],
 ) -> DatasetSpec:
-    """A data set whose splits are in a split_zhou_*.json."""
+    """Specify a data set whose splits are in a split_zhou_*.json."""
     file = f"split_zhou_{split}.json"
     checksums = {file: sha256} if sha256 else {}
     return DatasetSpec("coop", name, folder, classes, counts, (images,), "images", (file,), checksums, **others)
@@ -182,7 +182,7 @@ VTAB_LISTS = ("train800.txt", "val200.txt", "test.txt")
 
 
 def _vtab(name: str, classes: int, test: int, spt: str) -> DatasetSpec:
-    """A task as NOAH and SSF lay it out; ``spt`` is SPT's folder."""
+    """Specify a task in the layout of NOAH and SSF; ``spt`` is SPT's folder."""
     aliases = (name, f"vtab-1k/{spt}", spt)
     return DatasetSpec(
         "vtab", name, f"vtab-1k/{name}", classes, (800, 200, test), base="folder", lists=VTAB_LISTS, aliases=aliases
@@ -223,7 +223,7 @@ def _fgvc(
     spt_lists: str,
     aliases: tuple[str, ...],
 ) -> DatasetSpec:
-    """A data set with VPT's splits, or SPT's two lists; these have VPT's validation images in train, or lack them."""
+    """Specify a data set with VPT's splits or SPT's two lists, which may have VPT's validation images in train."""
     lists = (*VPT_LISTS, f"{spt_lists}_train.txt", f"{spt_lists}_test.txt")
     return DatasetSpec("fgvc", name, f"fgvc/{folder}", classes, counts, images, lists=lists, aliases=(folder, *aliases))
 

@@ -1,4 +1,4 @@
-"""The record of one published or shipped data set: its images, its template, its shifted domains."""
+"""The record of one task of a suite: its data set, its template, its shifted domains."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from selfprompt.data.templates import PHOTO
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """One data set of a suite, as the published protocols use it.
+    """One task of a suite: a data set as the published protocols use it.
 
     Attributes:
         suite: Name of the suite, "embedded".
         name: Name within the suite, "animals".
         dataset: ``train`` is the whole training pool, from which shots are drawn; ``val`` and ``test`` are of the
-            source style.
-        template: The text for a class name, with one ``{}``.
-        domains: Shifted test sets by name; their images stand in ``test``. A domain that has all classes keeps the
-            classes of ``dataset``; one with fewer has its own, and a classifier is built anew for them.
-        source: Where the images are from and their licence, in one sentence.
+            source domain.
+        template: The template for class names, with one ``{}``.
+        domains: Shifted test sets by name; their images are in ``test``. A domain with all classes keeps the classes
+            of ``dataset``; one with fewer has its own list, for which a classifier must be rebuilt.
+        source: Origin and licence of the images, in one sentence.
     """
 
     suite: str
