@@ -134,7 +134,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], tuple[str, ...
     "a hub backbone without network": (
         lambda root: write_photos(root, TWO),
         ("--backbone", "open_clip/ViT-B-16/openai"),
-        ("Could not get the weights of open_clip/ViT-B-16/openai", "use open_clip/ViT-B-16@<file>"),
+        ("Could not download the weights of open_clip/ViT-B-16/openai", "use open_clip/ViT-B-16@<file>"),
     ),
     "no text tower": (
         lambda root: write_photos(root, TWO),

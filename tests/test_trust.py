@@ -251,7 +251,7 @@ def test_weights_that_are_fetched_are_said_before(monkeypatch):
         said.clear()
         with pytest.raises(RuntimeError, match="no network here"):
             load_backbone(name, say=said.append)
-        assert said[0].startswith(f"fetching the weights of {name} from timm/vit_")
+        assert said[0].startswith(f"downloading the weights of {name} from timm/vit_")
     said.clear()
     load_backbone("embedded/mae", say=said.append)
     assert not said

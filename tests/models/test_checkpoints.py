@@ -323,20 +323,20 @@ def test_missing_keys_are_listed(tmp_path: Path) -> None:
 
 def test_unknown_layout(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(2)}, tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match=r"none of the known layouts .* it begins with conv1\.weight"):
+    with pytest.raises(ValueError, match=r"none of the known layouts .* its keys begin with conv1\.weight"):
         load_backbone(f"file/{tmp_path}/resnet.pth")
 
 
 def test_heads_that_cannot_be_told(tmp_path: Path) -> None:
     torch.save(vit(num_classes=0).state_dict(), tmp_path / "narrow.pth")
-    with pytest.raises(ValueError, match=r"heads cannot be told from width 48; name the architecture: timm/<name>@"):
+    with pytest.raises(ValueError, match=r"cannot be inferred from the width 48; name the architecture: timm/<name>@"):
         load_backbone(f"file/{tmp_path}/narrow.pth")
 
 
 @pytest.mark.parametrize("options", [{"pre_norm": True}, {"global_pool": "map"}, {"qk_norm": True}])
 def test_parts_that_cannot_be_told(tmp_path: Path, options: dict[str, Any]) -> None:
     torch.save(_encoder(**options).state_dict(), tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match="cannot be told from the arrays; name the architecture"):
+    with pytest.raises(ValueError, match="cannot be inferred from the arrays; name the architecture"):
         load_backbone(f"file/{tmp_path}/odd.pth")
 
 

@@ -180,7 +180,7 @@ def test_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timm, "create_model", fail)
     monkeypatch.setattr(open_clip, "create_model", fail)
-    with pytest.raises(RuntimeError, match=rf"Could not get the weights of {name}: We couldn't .*@<file>\.$"):
+    with pytest.raises(RuntimeError, match=rf"Could not download the weights of {name}: We couldn't .*@<file>\.$"):
         load_backbone(name)
 
 

@@ -1,4 +1,4 @@
-"""The record of a loaded backbone: towers, tokenizer, preprocessing, fingerprint; knows no library."""
+"""A loaded backbone: towers, tokenizer, preprocessing and fingerprint, whichever library built it."""
 
 import hashlib
 import json
@@ -19,14 +19,14 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes a tensor for a backbone.
+    """How images become tensors for a backbone.
 
     Attributes:
         size: Height and width in pixels.
-        mean: Subtracted per channel, of values in [0, 1].
-        std: Divided by per channel.
+        mean: Mean of each channel, of values in [0, 1].
+        std: Standard deviation of each channel.
         interpolation: "bicubic", "bilinear" or "nearest".
-        mode: "shortest": resize the short side, crop the centre. "squash": resize both sides.
+        mode: "shortest" resizes the shorter side and crops the centre, "squash" resizes both sides.
     """
 
     size: int
@@ -47,9 +47,9 @@ class Backbone:
         tokenizer: Texts -> ids, (N, context); None without a text tower.
         scale: exp(logit_scale) of the CLIP; 1.0 without text.
         preprocess: How images become tensors.
-        pooling: How this backbone's checkpoint wants to be pooled when a method trains a head on it.
+        pooling: Pooling that suits the checkpoint when a method trains a head on it.
         bias: Logit bias of a SigLIP, else 0.0.
-        note: What every output must say about it; empty for a pretrained backbone.
+        note: A remark that every output must show; empty for a pretrained backbone.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Backbone:
     note: str = ""
 
     def text_side(self) -> tuple[TextTower, Tokenizer]:
-        """The text tower and its tokenizer.
+        """Return the text tower and its tokenizer.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If the backbone has no text tower.
         """
         if self.text is None or self.tokenizer is None:
             raise ValueError(f"A CLIP backbone is needed to read class names; {self.name} has no text tower.")
@@ -74,7 +74,7 @@ class Backbone:
 
     @cached_property
     def architecture(self) -> str:
-        """JSON of what was built, QuickGELU and the like included, however the weights were found."""
+        """The architecture as JSON, with everything that changes the output, such as QuickGELU."""
         text = None if self.text is None else self.text.facts()
         facts = {"vision": self.vision.facts(), "text": text, "scale": self.scale, "bias": self.bias}
         return json.dumps(facts, sort_keys=True)
@@ -89,14 +89,14 @@ class Backbone:
         return digest.hexdigest()
 
     def check_finite(self) -> None:
-        """Raise ValueError that names a weight where one holds NaN or infinity."""
+        """Raise ValueError if a weight holds NaN or infinity."""
         towers = {side: tower for side, tower in (("vision", self.vision), ("text", self.text)) if tower is not None}
         weights = {f"{side}.{name}": t for side, tower in towers.items() for name, t in tower.state_dict().items()}
         broken = first_not_finite(weights) or ("" if math.isfinite(self.scale + self.bias) else "its logit scale")
         if broken:
             raise ValueError(
                 f"The weights of {self.name} must be finite numbers, and {broken} holds NaN or infinity: the file is "
-                "damaged, or its training went wrong. Get it again, or take another backbone."
+                "damaged, or its training diverged. Download it again, or use another backbone."
             )
 
     def to(self, device: torch.device | str) -> Self:
@@ -108,8 +108,8 @@ class Backbone:
 
 
 def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The name of the first tensor that holds NaN or infinity; empty where all are finite."""
-    for name, tensor in tensors.items():  # a sum is fast and shows it; it may overflow, so a second look decides
+    """Return the name of the first tensor that holds NaN or infinity; empty if all are finite."""
+    for name, tensor in tensors.items():  # the sum is a fast check, which may overflow; only then all values are read
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
             return name
     return ""

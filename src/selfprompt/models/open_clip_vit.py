@@ -1,6 +1,6 @@
-"""open_clip's CLIP and CustomTextCLIP as two towers; the one place that touches open_clip's private names.
+"""open_clip's CLIP and CustomTextCLIP as two towers; the only module that uses open_clip's private names.
 
-The library itself is imported only where its classes are told apart: the embedded CLIP has its names and works without.
+open_clip is imported only where its classes are distinguished; the embedded CLIP has the same names and works without.
 """
 
 from typing import TYPE_CHECKING, Any, cast
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]:
-    """Both towers of an open_clip model, frozen in place; they share its weights.
+    """Wrap an open_clip model in two towers that share its weights; freezes it in place.
 
     Raises:
-        TypeError: If a tower is of a kind that prompts cannot enter (ResNet, Hugging Face text, CoCa, ...).
+        TypeError: If prompts cannot enter one of its sides (ResNet, Hugging Face text, CoCa, ...).
     """
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
@@ -36,7 +36,7 @@ def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]
 
 
 def vision_tower(visual: nn.Module) -> VisionTower:
-    """The tower of an open_clip image side: open_clip's own ViT, or a plain timm ViT behind ``TimmModel``.
+    """Wrap an open_clip image side: open_clip's own ViT, or a plain timm ViT inside ``TimmModel``.
 
     Raises:
         TypeError: If the image side is another class (``ModifiedResNet``, a timm ConvNeXt, ...).
@@ -58,19 +58,19 @@ def vision_tower(visual: nn.Module) -> VisionTower:
 
 
 class OpenClipVision(VisionTower):
-    """open_clip's ``VisionTransformer`` as a tower; prompts go in behind the positions, before ``ln_pre``.
+    """open_clip's ``VisionTransformer`` as a tower; prompts enter after the position embedding, before ``ln_pre``.
 
     Args:
         visual: The image side of a CLIP; frozen in place.
 
     Raises:
-        TypeError: If it returns one vector a token instead of one an image.
+        TypeError: If it returns one vector per token instead of one per image.
     """
 
     def __init__(self, visual: "VisionTransformer | EmbeddedVision") -> None:
         super().__init__()
         if visual.pool_type == "none":
-            raise TypeError("pool_type 'none' is not supported: the tower needs one vector an image.")
+            raise TypeError("pool_type 'none' is not supported: the tower needs one vector per image.")
         self.visual = visual
         self.depth = len(visual.transformer.resblocks)
         self.width = visual.conv1.out_channels
@@ -82,35 +82,35 @@ class OpenClipVision(VisionTower):
         self.freeze()
 
     def patches(self, images: Tensor) -> Tensor:
-        """Patch embedding alone, (B, N, D)."""
+        """Embed the patches alone, (B, N, D)."""
         return cast(Tensor, self.visual.conv1(images).flatten(2).transpose(1, 2))  # (B, D, h, w) -> (B, N, D)
 
     def embed(self, inputs: Tensor) -> Tokens:
-        """Patches, class token and positions: (B, 3, H, W) -> (B, 1 + N, D)."""
+        """Embed patches, add class token and positions: (B, 3, H, W) -> (B, 1 + N, D)."""
         x = self.patches(inputs)
         first = self.visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([first, x], dim=1) + self.visual.positional_embedding.to(x.dtype)
         return Tokens(x, self.prefix)
 
     def enter(self, tokens: Tokens) -> Tokens:
-        """``ln_pre``; upstream's patch dropout does nothing in eval mode."""
+        """Apply ``ln_pre``; upstream's patch dropout does nothing in eval mode."""
         return tokens._replace(x=self.visual.ln_pre(tokens.x))
 
     def block_parts(self, index: int) -> BlockParts | None:
-        """The parts of a block, if its attention is the softmax of scaled products."""
+        """Return the parts of a block, if its attention is the softmax of scaled products."""
         return block_parts(self.visual.transformer.resblocks[index])
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Upstream's own block."""
+        """Run upstream's own block."""
         return cast(Tensor, self.visual.transformer.resblocks[index](x, attn_mask=mask))
 
     def requirement(self, index: int) -> str:
-        """Which kind of block there is."""
-        return _needs(self.visual.transformer.resblocks[index])
+        """Return the end of the message that refuses a block."""
+        return _requirement(self.visual.transformer.resblocks[index])
 
     @property
     def native_prefix(self) -> bool:
-        """Whether the class token alone is read."""
+        """Whether only the class token is pooled."""
         return self.visual.pool_type == "tok" and self.visual.attn_pool is None
 
     def _pool_native(self, x: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class OpenClipVision(VisionTower):
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
     def facts(self) -> dict[str, object]:
-        """What was built, beside the weights."""
+        """Return the architecture as JSON values."""
         return {
             "family": "open_clip",
             **_block_facts(self.visual.transformer),
@@ -143,7 +143,7 @@ class OpenClipText(TextTower):
     """The text side of an open_clip ``CLIP`` or ``CustomTextCLIP`` as a tower; shares the model's modules.
 
     Args:
-        model: Frozen in place, text side only.
+        model: The model, whose text side is frozen in place.
 
     Raises:
         TypeError: If the text side is not open_clip's plain ``TextTransformer``.
@@ -151,7 +151,7 @@ class OpenClipText(TextTower):
 
     def __init__(self, model: "CLIP | CustomTextCLIP | EmbeddedClip") -> None:
         super().__init__()
-        text: Any = getattr(model, "text", model)  # CLIP holds the parts of its text side itself
+        text: Any = getattr(model, "text", model)  # CLIP has no module for its text side
         if text is not model:
             _check_text(text)
         self.token_embedding = text.token_embedding
@@ -164,7 +164,7 @@ class OpenClipText(TextTower):
         self.mask: Tensor | None
         self.register_buffer("mask", text.attn_mask, persistent=False)
         if self.pool_type == "none":
-            raise TypeError("pool_type 'none' is not supported: it needs one vector a text.")
+            raise TypeError("pool_type 'none' is not supported: the tower needs one vector per text.")
         self.depth = len(self.transformer.resblocks)
         self.width = self.token_embedding.embedding_dim
         self.context = len(self.positional_embedding)
@@ -173,7 +173,7 @@ class OpenClipText(TextTower):
         self.features = self._project(self.ln_final.weight.new_zeros(1, self.width)).shape[-1]
 
     def embed(self, inputs: Tensor) -> Tokens:
-        """Token embeddings without positions: (C, L) -> (C, L, D).
+        """Embed tokens, without positions: (C, L) -> (C, L, D).
 
         Raises:
             ValueError: If the ids are longer than the context.
@@ -189,29 +189,29 @@ class OpenClipText(TextTower):
         return tokens._replace(x=tokens.x + positions.to(tokens.x.dtype))
 
     def attention_mask(self, before: int, length: int) -> Tensor | None:
-        """The causal mask, if the model has one."""
+        """Return the causal mask, if the model has one."""
         return None if self.mask is None else self.mask[before : before + length, : before + length]
 
     def block_parts(self, index: int) -> BlockParts | None:
-        """The parts of a block, if its attention is the softmax of scaled products."""
+        """Return the parts of a block, if its attention is the softmax of scaled products."""
         return block_parts(self.transformer.resblocks[index])
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Upstream's own block."""
+        """Run upstream's own block."""
         return cast(Tensor, self.transformer.resblocks[index](x, attn_mask=mask))
 
     def requirement(self, index: int) -> str:
-        """Which kind of block there is."""
-        return _needs(self.transformer.resblocks[index])
+        """Return the end of the message that refuses a block."""
+        return _requirement(self.transformer.resblocks[index])
 
     def ends(self, ids: Tensor) -> Tensor:
-        """Upstream's choice of the token that stands for a text, (C,)."""
+        """Return the position of the token that upstream pools, (C,)."""
         if self.pool_type in ("first", "last"):
             return torch.full_like(ids[:, 0], 0 if self.pool_type == "first" else ids.shape[1] - 1)
         return (ids if self.pool_type == "argmax" else (ids == self.eos).int()).argmax(dim=-1)
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
-        """Final norm, upstream's choice of token (end of text), projection: (C, E).
+        """Apply final norm and projection to the token that upstream pools: (C, E).
 
         Raises:
             ValueError: For any pooling but "native".
@@ -229,7 +229,7 @@ class OpenClipText(TextTower):
         return pooled @ self.text_projection
 
     def facts(self) -> dict[str, object]:
-        """What was built, beside the weights."""
+        """Return the architecture as JSON values."""
         return {
             "family": "open_clip",
             **_block_facts(self.transformer),
@@ -242,7 +242,7 @@ class OpenClipText(TextTower):
 
 
 def _check_text(text: nn.Module) -> None:
-    """Refuse what is not a plain ``TextTransformer``."""
+    """Raise TypeError unless the text side is a plain ``TextTransformer``."""
     from open_clip.transformer import TextTransformer
 
     if type(text) is not TextTransformer:
@@ -254,7 +254,7 @@ def _check_text(text: nn.Module) -> None:
 
 
 def block_parts(block: Any) -> BlockParts | None:
-    """The parts of an open_clip block; None where its attention takes cosines or scales its heads."""
+    """Return the parts of an open_clip block; None if its attention uses cosines or scales its heads."""
     attn = block.attn
     if getattr(attn, "logit_scale", None) is not None or getattr(attn, "head_scale", None) is not None:
         return None
@@ -274,13 +274,13 @@ def block_parts(block: Any) -> BlockParts | None:
     return BlockParts(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, norm_q, norm_k, out_proj, mlp)
 
 
-def _needs(block: Any) -> str:
-    """What is wanted in place of a block that is not plain."""
-    return f"needs scaled products; the attention of this CLIP ({type(block).__name__}) takes cosines or scales heads"
+def _requirement(block: Any) -> str:
+    """Return the end of the message that refuses a block."""
+    return f"needs scaled products; the attention of this CLIP ({type(block).__name__}) uses cosines or scales heads"
 
 
 def _block_facts(transformer: Any) -> dict[str, object]:
-    """What all blocks of a transformer have in common."""
+    """Return what all blocks of a transformer have in common."""
     first = transformer.resblocks[0]
     return {
         "block": type(first).__name__,

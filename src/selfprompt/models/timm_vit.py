@@ -1,4 +1,4 @@
-"""timm's plain VisionTransformer as a tower; the one place that touches timm's private names."""
+"""timm's plain VisionTransformer as a tower; the only module that uses timm's private names."""
 
 from typing import cast
 
@@ -14,15 +14,15 @@ from selfprompt.models.tower import VisionTower
 _REASONS = {
     "eva": "its blocks need rotary embeddings, which must skip the prompts (EVA, EVA-02, DINOv3)",
     "beit": "its attention adds a relative position bias for a fixed number of tokens",
-    "swin": "its attention works in windows of the image, where a prompt has no place",
+    "swin": "its attention works in windows of the image, to which a prompt does not belong",
     "naflexvit": "its blocks need masks for images of different sizes",
     "vision_transformer_relpos": "its attention adds a relative position bias for a fixed number of tokens",
-    "vision_transformer_sam": "its attention works in windows of the image, where a prompt has no place",
+    "vision_transformer_sam": "its attention works in windows of the image, to which a prompt does not belong",
 }
 
 
 def why_unsupported(module: str) -> str:
-    """Say why models of a timm module cannot be towers, ``"timm.models.eva"`` -> half a sentence."""
+    """Return why models of a timm module ("timm.models.eva") cannot be towers, as a clause."""
     family = module.rpartition(".")[2]
     for start, reason in _REASONS.items():
         if family.startswith(start):
@@ -33,11 +33,11 @@ def why_unsupported(module: str) -> str:
 class TimmViT(VisionTower):
     """A plain timm ``VisionTransformer`` or ``VisionTransformerDistilled`` as a tower.
 
-    Everything before block 0, ``norm_pre`` included, happens in ``embed``: prompts go in behind it.
+    ``embed`` includes everything before block 0, also ``norm_pre``; prompts enter after it.
 
     Args:
-        vit: The model; frozen in place. Its classifier is not used.
-        head: Applied to the pooled features, for a ViT that is the image side of a CLIP.
+        vit: The model, frozen in place. Its classifier is not used.
+        head: Applied to the pooled features; for a ViT that is the image side of a CLIP.
 
     Raises:
         TypeError: If the model is another class (EVA, BEiT, Swin, ...).
@@ -52,7 +52,7 @@ class TimmViT(VisionTower):
                 f"{type(vit).__name__} is not supported: {reason}. Supported: plain timm VisionTransformer."
             )
         if not vit.global_pool:
-            raise ValueError("global_pool must not be empty: the tower needs one vector an image.")
+            raise ValueError("global_pool must not be empty: the tower needs one vector per image.")
         if vit.patch_embed.img_size is None:
             raise ValueError("img_size must be given: the tower needs the size of its images.")
         self.vit = vit
@@ -67,43 +67,43 @@ class TimmViT(VisionTower):
         self.features = self.head(next(vit.parameters()).new_zeros(1, self.width)).shape[-1]
 
     def patches(self, images: Tensor) -> Tensor:
-        """Patch embedding alone, (B, N, D)."""
+        """Embed the patches alone, (B, N, D)."""
         x = self.vit.patch_embed(images)
         return x.flatten(1, 2) if x.ndim == 4 else x  # (B, h, w, D) with dynamic_img_size
 
     def embed(self, inputs: Tensor) -> Tokens:
-        """Patches, prefix, positions and ``norm_pre``: (B, 3, H, W) -> (B, prefix + N, D)."""
+        """Embed patches, add prefix and positions, apply ``norm_pre``: (B, 3, H, W) -> (B, prefix + N, D)."""
         x = self.vit._pos_embed(self.vit.patch_embed(inputs))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
 
     def block_parts(self, index: int) -> BlockParts | None:
-        """The parts of a block, if it is timm's plain ``Block`` with ``Attention``."""
+        """Return the parts of a block, if it is timm's plain ``Block`` with ``Attention``."""
         return block_parts(self.vit.blocks[index])
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Upstream's own block; images have no mask."""
+        """Run upstream's own block; images have no mask."""
         return cast(Tensor, self.vit.blocks[index](x))
 
     def requirement(self, index: int) -> str:
-        """Which kind of block there is."""
+        """Return the end of the message that refuses a block."""
         block = self.vit.blocks[index]
         kinds = f"{type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
         return f"needs timm's plain Block with Attention, got {kinds}"
 
     @property
     def native_prefix(self) -> bool:
-        """Whether class tokens alone are read."""
+        """Whether only class tokens are pooled."""
         return self.vit.global_pool == "token" and self.vit.attn_pool is None
 
     def _pool_native(self, x: Tensor) -> Tensor:
         return self.head(self.vit.forward_head(self.vit.norm(x), pre_logits=True))
 
     def _pool_mean(self, rows: Tensor) -> Tensor:
-        # of norm and fc_norm one is real, the other the identity
+        # one of norm and fc_norm is the identity
         return self.head(self.vit.fc_norm(self.vit.norm(rows.mean(dim=1))))
 
     def facts(self) -> dict[str, object]:
-        """What was built, beside the weights."""
+        """Return the architecture as JSON values."""
         first = self.vit.blocks[0]
         attention, mlp = getattr(first, "attn", None), getattr(first, "mlp", None)
         return {
@@ -123,14 +123,14 @@ class TimmViT(VisionTower):
 
 
 def block_parts(layer: nn.Module) -> BlockParts | None:
-    """The parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
+    """Return the parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
     if type(layer) is not Block or type(layer.attn) is not Attention:
         return None
     block, attn = layer, layer.attn
 
-    def out_proj(y: Tensor, asking: Tensor) -> Tensor:
+    def out_proj(y: Tensor, queries: Tensor) -> Tensor:
         y = attn.norm(y)
-        return cast(Tensor, block.ls1(attn.proj(y if attn.gate is None else y * attn.gate(asking).sigmoid())))
+        return cast(Tensor, block.ls1(attn.proj(y if attn.gate is None else y * attn.gate(queries).sigmoid())))
 
     def mlp(x: Tensor) -> Tensor:
         return cast(Tensor, block.ls2(block.mlp(block.norm2(x))))

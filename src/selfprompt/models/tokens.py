@@ -1,4 +1,4 @@
-"""The token sequence of a transformer and the only edits that prompts make to it; knows nothing of models."""
+"""The token sequence of a transformer and the edits that prompts make to it."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from torch import Tensor
 class Tokens(NamedTuple):
     """A token sequence laid out as ``prefix | prompts | body``.
 
-    Without a mask a block does not care in which order its tokens stand, so prompts have one fixed place. A text
-    prompt's place is real: it stands at positions 1..P, directly behind SOS, which is the same layout.
+    A block without a mask is permutation-equivariant, so prompts always follow the prefix. Text prompts have real
+    positions, 1..P, directly behind SOS, which is the same layout.
 
     Attributes:
         x: The sequence, (B, L, D).
         prefix: Number of CLS and register tokens, or 1 for SOS.
-        count: Number of prompts, 0 before any were put in.
+        count: Number of prompts, 0 before any are inserted.
     """
 
     x: Tensor
@@ -33,26 +33,26 @@ class Tokens(NamedTuple):
         return self.x[:, self.prefix + self.count :]
 
     def others(self) -> Tensor:
-        """Everything but the prompts, (B, prefix + N, D)."""
+        """Return all tokens but the prompts, (B, prefix + N, D)."""
         if self.count == 0:
             return self.x
         return torch.cat([self.x[:, : self.prefix], self.body], dim=1)
 
     def insert(self, prompts: Tensor) -> "Tokens":
-        """Put prompts between prefix and body.
+        """Insert prompts between prefix and body.
 
         Args:
             prompts: (P, D), shared by the batch, or (B, P, D).
 
         Raises:
-            ValueError: If there are prompts already, or their width is not the sequence's.
+            ValueError: If the sequence has prompts already, or their width differs.
         """
         if self.count:
             raise ValueError(f"The sequence holds {self.count} prompts already; use replace().")
         return self._with(prompts)
 
     def replace(self, prompts: Tensor) -> "Tokens":
-        """Exchange the prompts for others of the same number.
+        """Replace the prompts by as many others.
 
         Args:
             prompts: (P, D) or (B, P, D) with P equal to ``count``.
@@ -65,14 +65,14 @@ class Tokens(NamedTuple):
         return self._with(prompts)
 
     def drop(self) -> "Tokens":
-        """Take the prompts out."""
+        """Remove the prompts."""
         return Tokens(self.others(), self.prefix)
 
     def mark(self, count: int) -> "Tokens":
         """Declare the first ``count`` body tokens to be prompts (the placeholders of a text).
 
         Raises:
-            ValueError: If there are prompts already, or fewer body tokens than that.
+            ValueError: If the sequence has prompts already, or fewer body tokens.
         """
         if self.count:
             raise ValueError(f"The sequence holds {self.count} prompts already.")

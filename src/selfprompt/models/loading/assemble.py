@@ -1,4 +1,4 @@
-"""Library models and checkpoint files -> Backbone records; knows how each published layout sees images."""
+"""Backbones from library models and checkpoint files, with the preprocessing of each published layout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +28,8 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.models.loading.checkpoint_files import Checkpoint, load_strict
 from selfprompt.models.loading.infer_architecture import (
-    SAY_CLIP,
-    SAY_NAME,
+    NAME_CLIP,
+    NAME_VIT,
     clip_architecture,
     npz_architecture,
     vit_architecture,
@@ -43,8 +43,8 @@ HALF = (IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD)
 OPENAI = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 _STATISTICS = {"mae": IMAGENET, "moco": IMAGENET, "npz": HALF, "openai": OPENAI}
 _GUESSED_STATISTICS = (
-    "{name}: the file does not say how images are normalised; ImageNet's mean and deviation are used. "
-    "Name the architecture to use its own: timm/<name>@<file>"
+    "{name}: the file does not say how images are normalised; ImageNet's mean and standard deviation are used. "
+    "Name the architecture to use its statistics: timm/<name>@<file>"
 )
 _GUESSED_GELU = (
     "{name}: the file does not say which activation it needs; plain GELU is used. "
@@ -61,7 +61,15 @@ def vit_backbone(
     statistics: tuple[Any, Any] | None = None,
     note: str = "",
 ) -> Backbone:
-    """A Backbone around a timm ViT; ``statistics`` or the layout's or else the model's own normalise images.
+    """Wrap a timm ViT in a Backbone.
+
+    Args:
+        name: Name of the backbone.
+        model: The model, frozen in place.
+        layout: Layout of the checkpoint.
+        mae: Whether the model is a masked autoencoder's encoder.
+        statistics: Mean and standard deviation of the images; None for those of the layout or else of the model.
+        note: A remark that every output must show.
 
     Raises:
         TypeError: If the model is not a plain ViT.
@@ -85,10 +93,10 @@ def vit_backbone(
 def clip_backbone(
     name: str, model: CLIP | CustomTextCLIP, tokenizer: Tokenizer, *, images: dict[str, Any], note: str = ""
 ) -> Backbone:
-    """A Backbone around an open_clip model; ``images`` is open_clip's preprocessing record.
+    """Wrap an open_clip model in a Backbone; ``images`` is open_clip's preprocessing configuration.
 
     Raises:
-        TypeError: If one of its sides is of a kind that prompts cannot enter.
+        TypeError: If prompts cannot enter one of its sides.
         ValueError: If its images are not square.
     """
     vision, text = clip_towers(model)
@@ -105,24 +113,26 @@ def clip_backbone(
 
 
 def backbone_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
-    """Build what a file's arrays describe and load it.
+    """Build the model that the arrays of a file imply, and load them.
 
     Raises:
-        ValueError: If the arrays do not tell the architecture, or do not fit it.
+        ValueError: If the arrays do not determine the architecture, or do not fit it.
     """
-    with _about(checkpoint):
+    with _naming_file(checkpoint):
         return _clip_of_file(name, checkpoint) if checkpoint.is_clip else _vit_of_file(name, checkpoint)
 
 
 @contextmanager
-def _about(checkpoint: Checkpoint) -> Iterator[None]:
-    """Say of which file the arrays are that tell no model; layers raise many kinds at shapes that cannot be."""
+def _naming_file(checkpoint: Checkpoint) -> Iterator[None]:
+    """Name the file in errors about its arrays; layers raise many kinds of errors for impossible shapes."""
     try:
         yield
     except Exception as error:
         if isinstance(error, (ValueError, TypeError)) and str(checkpoint.path) in str(error):
             raise
-        reason = str(error) if isinstance(error, ValueError) else f"its arrays make no model ({error}); {SAY_NAME}"
+        reason = (
+            str(error) if isinstance(error, ValueError) else f"its arrays do not form a model ({error}); {NAME_VIT}"
+        )
         raise ValueError(f"{checkpoint.path}: {reason}") from error
 
 
@@ -152,8 +162,8 @@ def _clip_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
     tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
     if text.vocab_size != tokenizer.vocab_size:
         raise ValueError(
-            f"{checkpoint.path}: its vocabulary must be CLIP's {tokenizer.vocab_size} words, "
-            f"got {text.vocab_size}; {SAY_CLIP}"
+            f"{checkpoint.path}: its vocabulary must be CLIP's {tokenizer.vocab_size} tokens, "
+            f"got {text.vocab_size}; {NAME_CLIP}"
         )
     note = _joined(checkpoint, "" if openai else _GUESSED_GELU.format(name=name))
     return clip_backbone(name, model, tokenizer, images={}, note=note)
@@ -164,7 +174,7 @@ def _joined(checkpoint: Checkpoint, note: str) -> str:
 
 
 def fill_vit(model: VisionTransformer, checkpoint: Checkpoint) -> None:
-    """Load a file into a timm ViT without a classifier; timm's own converters run first.
+    """Load a checkpoint into a timm ViT without a classifier, after timm's own conversions.
 
     Raises:
         ValueError: If the file does not fit.
@@ -174,36 +184,36 @@ def fill_vit(model: VisionTransformer, checkpoint: Checkpoint) -> None:
         return
     try:
         state = checkpoint_filter_fn(dict(checkpoint.state), model, adapt_layer_scale=True)
-    except Exception as error:  # it reads shapes, and raises many kinds where they are not as expected
+    except Exception as error:  # it relies on shapes, and raises many kinds of errors
         raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
     kept = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
     load_strict(model, kept, checkpoint.path)
 
 
 def _fill_from_npz(model: VisionTransformer, checkpoint: Checkpoint) -> None:
-    """timm's loader copies what it asks for and ignores the rest, so sizes are compared first."""
+    """Load an .npz file; timm's loader ignores arrays that it does not need, so sizes are compared first."""
     try:
         options = npz_architecture(checkpoint.shapes)
         first: Any = model.blocks[0]
-        wanted = {
+        expected = {
             "embed_dim": model.embed_dim,
             "depth": len(model.blocks),
             "num_heads": first.attn.num_heads,
             "patch_size": tuple(model.patch_embed.patch_size),
         }
-        found = {key: options[key] for key in wanted}
-        if found != wanted:
-            raise ValueError(f"the file holds {found}, the model has {wanted}")
+        actual = {key: options[key] for key in expected}
+        if actual != expected:
+            raise ValueError(f"the file has {actual}, the model {expected}")
         model.load_pretrained(str(checkpoint.path))
-    except Exception as error:  # NumPy, zlib and zipfile raise many kinds on damaged arrays
+    except Exception as error:  # NumPy, zlib and zipfile raise many kinds of errors for damaged arrays
         raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
 
 
 def fill_clip(model: CLIP | CustomTextCLIP, checkpoint: Checkpoint) -> None:
-    """Load a file into an open_clip model.
+    """Load a checkpoint into an open_clip model.
 
     Raises:
-        ValueError: If the file holds no CLIP, needs another activation, or does not fit.
+        ValueError: If it is not a CLIP, needs another activation, or does not fit.
     """
     if not checkpoint.is_clip:
         raise ValueError(
@@ -218,9 +228,9 @@ def fill_clip(model: CLIP | CustomTextCLIP, checkpoint: Checkpoint) -> None:
     state = dict(checkpoint.state)
     if isinstance(model, CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
-    for key, wanted in model.state_dict().items():
+    for key, expected in model.state_dict().items():
         if key in ("logit_scale", "logit_bias") and key in state:
-            state[key] = state[key].reshape(wanted.shape)  # files store a number or a list of one
+            state[key] = state[key].reshape(expected.shape)  # files have a scalar or one element
     load_strict(model, state, checkpoint.path)
 
 

@@ -1,4 +1,4 @@
-"""Texts -> ids for the embedded CLIP: CLIP's byte pairs, cut short, without importing open_clip."""
+"""The tokenizer of the embedded CLIP: a part of CLIP's byte pairs, without importing open_clip."""
 
 import gzip
 import html
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 START, END = "<start_of_text>", "<end_of_text>"
-_LAST = "</w>"  # marks the piece that ends a word
+_LAST = "</w>"  # marks the last piece of a word
 _WORDS = regex.compile(
     rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
@@ -23,12 +23,12 @@ _WORDS = regex.compile(
 class BytePairTokenizer:
     """CLIP's tokenizer with a part of its vocabulary: bytes, bytes that end a word, merged pairs, start and end.
 
-    A call takes texts and returns ids, (N, context), int64, filled up with 0; longer texts are cut, their last
-    token is the end of text (the greatest id, so CLIP's argmax pooling finds it).
+    A call takes texts and returns ids, (N, context), int64, padded with 0. Longer texts are truncated, and their last
+    token is the end of text, which has the greatest id, as CLIP's argmax pooling needs.
 
     Args:
-        merges: Pairs of pieces, the first to be merged first.
-        context: Tokens a text.
+        merges: Pairs of pieces, in the order of merging.
+        context: Tokens per text.
     """
 
     def __init__(self, merges: Iterable[tuple[str, str]], context: int) -> None:
@@ -44,23 +44,23 @@ class BytePairTokenizer:
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         rows = [self.encode(text)[: self.context - 2] for text in ([texts] if isinstance(texts, str) else texts)]
         ids = torch.zeros(len(rows), self.context, dtype=torch.long)
-        for found, row in zip(ids, rows, strict=True):
-            found[: len(row) + 2] = torch.tensor([self.start, *row, self.end])
+        for padded, row in zip(ids, rows, strict=True):
+            padded[: len(row) + 2] = torch.tensor([self.start, *row, self.end])
         return ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text of any length, without start and end."""
+        """Return the ids of a text of any length, without start and end."""
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
         words = _WORDS.findall(" ".join(text.split()).lower())
         return [self.ids[piece] for word in words for piece in self._pieces(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text that ids stand for; a space ends each word."""
+        """Return the text of ids; each word ends with a space."""
         letters = "".join(self.words[number] for number in ids)
         return bytes(self._bytes[letter] for letter in letters).decode(errors="replace").replace(_LAST, " ")
 
     def _pieces(self, word: str) -> list[str]:
-        """A word's bytes, merged for as long as there is a known pair."""
+        """Merge the bytes of a word until no known pair is left."""
         if word in (START, END):
             return [word]
         pieces = [self._letters[byte] for byte in word.encode()]
@@ -80,17 +80,17 @@ class BytePairTokenizer:
 
 
 def clip_merges(count: int) -> list[tuple[str, str]]:
-    """The first merges of CLIP's vocabulary, from the file in open_clip's folder."""
+    """Read the first merges of CLIP's vocabulary from the file in open_clip's folder."""
     package = find_spec("open_clip")
     assert package is not None, "a dependency"
     assert package.origin is not None, "a package with an __init__.py"
     with gzip.open(Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
-        pairs = (line.split() for line in islice(file, 1, 1 + count))  # behind a line about the version
+        pairs = (line.split() for line in islice(file, 1, 1 + count))  # after the line with the version
         return [(first, second) for first, second in pairs]
 
 
 def _letters() -> dict[int, str]:
-    """A letter for each byte, in CLIP's order: the byte's own where it prints, then letters from 256 on."""
+    """Return a letter for each byte, in CLIP's order: printable bytes themselves, then letters from 256 on."""
     printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printed]
     return {byte: chr(byte) for byte in printed} | {byte: chr(256 + rank) for rank, byte in enumerate(others)}

@@ -1,6 +1,6 @@
-"""Backbones by name: each form of name, the model it stands for, and what the errors say about the rest.
+"""Backbones by name: the forms of names, and the models that they stand for.
 
-timm and open_clip are imported where they are used: that takes longer than predicting with the embedded CLIP.
+timm and open_clip are imported where they are used, which takes longer than predicting with the embedded CLIP.
 """
 
 import logging
@@ -29,9 +29,9 @@ _FORMS = (
     ("timm/<name>@<file>", "the same architecture with the weights of a local file"),
     ("open_clip/<model>/<tag>", "a CLIP of open_clip with pretrained weights"),
     ("open_clip/<model>@<file>", "the same architecture with the weights of a local file"),
-    ("file/<path>", "a local file that tells its own architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
-    ("timm/<name>/random", "random weights, always the same ones: for benchmarks and tests"),
-    ("open_clip/<model>/random", "random weights, always the same ones: for benchmarks and tests"),
+    ("file/<path>", "a local file that implies its architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
+    ("timm/<name>/random", "random weights, always the same: for benchmarks and tests"),
+    ("open_clip/<model>/random", "random weights, always the same: for benchmarks and tests"),
 )
 _RECOMMENDED = (
     ("timm/vit_base_patch16_224.augreg_in21k", "ViT-B/16 trained with labels on ImageNet-21k, as in SPT"),
@@ -42,7 +42,7 @@ _RECOMMENDED = (
     ("open_clip/ViT-B-32/openai", "OpenAI's CLIP ViT-B/32: faster"),
     ("open_clip/ViT-L-14/openai", "OpenAI's CLIP ViT-L/14: larger"),
 )
-# the modules of timm that build plain ViTs; asked before anything is fetched
+# modules of timm that build plain ViTs; checked before anything is downloaded
 _PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit")
 _SEED = 0
 
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 def list_backbones() -> list[tuple[str, str]]:
-    """Forms of names, then recommended backbones, as (name, description) rows."""
+    """Return the forms of names, then recommended backbones, as (name, description) rows."""
     return [*_FORMS, *_RECOMMENDED]
 
 
@@ -59,14 +59,14 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
     """Load a backbone by name; ``list_backbones`` lists the forms.
 
     Args:
-        name: One of these forms.
-        say: Is told what is fetched over the network, before it is.
+        name: A name of one of these forms.
+        say: Called with a line about each download, before it starts.
 
     Raises:
         ValueError: For a name of no known form, an unknown model, or a file that does not fit.
         TypeError: For a model that prompts cannot enter (ResNet, Swin, EVA, ...).
         FileNotFoundError: If a local file is missing.
-        RuntimeError: If pretrained weights or a tokenizer cannot be fetched.
+        RuntimeError: If pretrained weights or a tokenizer cannot be downloaded.
     """
     family, _, rest = name.partition("/")
     loaders: dict[str, Callable[[str, str, Say], Backbone]] = {
@@ -122,7 +122,7 @@ def _load_timm(name: str, rest: str, say: Say) -> Backbone:
     if random:
         return assemble.vit_backbone(name, _random_vit(model_name), mae=mae, note=_random_note(name))
     _announce(name, getattr(timm.get_pretrained_cfg(model_name), "hf_hub_id", None), say)
-    with _fetching(f"the weights of {name}", f"timm/{model_name}@<file>"):
+    with _downloading(f"the weights of {name}", f"timm/{model_name}@<file>"):
         model = timm.create_model(model_name, pretrained=True, num_classes=0)
     return assemble.vit_backbone(name, model, mae=mae)
 
@@ -145,7 +145,7 @@ def _load_open_clip(name: str, rest: str, say: Say) -> Backbone:
         model = _random_clip(model_name)
     else:
         model = _pretrained_clip(name, model_name, tag, say)
-    with _fetching(f"the tokenizer of {name}", "a model whose tokenizer ships with open_clip (no SigLIP)"):
+    with _downloading(f"the tokenizer of {name}", "a model whose tokenizer ships with open_clip (no SigLIP)"):
         tokenizer = open_clip.get_tokenizer(model_name)
     images = model.visual.preprocess_cfg if tag not in ("", "random") else _images_of(model_name)
     note = checkpoint.note if file else _random_note(name) if tag == "random" else ""
@@ -172,16 +172,16 @@ def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
         raise _unknown(name, [f"open_clip/{model_name}/{known}" for known in [*tags, "random"]])
-    # OpenAI's weights need QuickGELU; open_clip 3.3 only warns where the model's config does not say so
+    # OpenAI's weights need QuickGELU; open_clip 3.3 only warns if the model's config lacks it
     record = open_clip.get_pretrained_cfg(model_name, tag)
     quick = bool(record.get("quick_gelu"))
     _announce(name, "/".join(record.get("hf_hub", "").split("/")[:2]), say)
-    with _fetching(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
+    with _downloading(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
         return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
 
 
 def _images_of(model_name: str) -> dict[str, Any]:
-    """open_clip's preprocessing for a model whose tags agree on it; empty otherwise (OpenAI's)."""
+    """Return open_clip's preprocessing for a model if all its tags agree on it; empty otherwise (then OpenAI's)."""
     import open_clip
 
     keys = ("mean", "std", "interpolation", "resize_mode")
@@ -192,7 +192,7 @@ def _images_of(model_name: str) -> dict[str, Any]:
 
 
 def _check_timm(name: str, model_name: str) -> None:
-    """Refuse unknown names and unsupported families before anything is fetched."""
+    """Refuse unknown names and unsupported families before anything is downloaded."""
     import timm
 
     from selfprompt.models.timm_vit import why_unsupported
@@ -204,7 +204,7 @@ def _check_timm(name: str, model_name: str) -> None:
     if tag and model_name not in known:
         raise _unknown(name, [f"timm/{full}" for full in known])
     module = getattr(timm.model_entrypoint(architecture), "__module__", "")
-    if module.rpartition(".")[2] not in (*_PLAIN_MODULES, "_registry"):  # _registry: an old name of a model
+    if module.rpartition(".")[2] not in (*_PLAIN_MODULES, "_registry"):  # _registry: a deprecated name of a model
         raise TypeError(
             f"{name} is not supported: {why_unsupported(module)}. Supported: the plain ViTs of timm "
             f"(vit_*, deit_*, deit3_*)."
@@ -212,7 +212,7 @@ def _check_timm(name: str, model_name: str) -> None:
 
 
 def _check_open_clip(name: str, model_name: str) -> None:
-    """Refuse unknown names and unsupported families before anything is fetched."""
+    """Refuse unknown names and unsupported families before anything is downloaded."""
     import open_clip
     import timm
 
@@ -230,7 +230,7 @@ def _check_open_clip(name: str, model_name: str) -> None:
     elif config["text_cfg"].get("hf_model_name"):
         reason = "its text side comes from Hugging Face and is not open_clip's own"
     elif ":" in model_name and config["text_cfg"].get("hf_tokenizer_name"):
-        reason = "its tokenizer is a folder's or repository's own, which may carry code"
+        reason = "its tokenizer comes from a folder or repository and may contain code"
     elif trunk and timm.model_entrypoint(trunk).__module__.rpartition(".")[2] not in _PLAIN_MODULES:
         reason = f"of its image side {trunk}, {why_unsupported(timm.model_entrypoint(trunk).__module__)}"
     if reason:
@@ -248,36 +248,36 @@ def _random_note(name: str) -> str:
 
 
 def _announce(name: str, repository: str | None, say: Say) -> None:
-    """Say that weights are fetched, unless the hub's cache has them."""
+    """Announce the download of weights, unless the hub's cache has them."""
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
     folder = Path(HF_HUB_CACHE) / f"models--{(repository or '').replace('/', '--')}" / "snapshots"
     if not HF_HUB_OFFLINE and not (repository and folder.is_dir()):
-        place = f"{repository} of the Hugging Face hub" if repository else "its authors' address"
-        say(f"fetching the weights of {name} from {place}; they are kept for the next time")
+        source = f"{repository} on the Hugging Face hub" if repository else "its publisher"
+        say(f"downloading the weights of {name} from {source}; they are cached")
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """The same random weights every time; the libraries draw them from the global state only."""
+    """Seed the global random state, the only one that the libraries draw weights from, and restore it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         yield
 
 
 @contextmanager
-def _fetching(what: str, instead: str) -> Iterator[None]:
-    """Turn whatever the hub clients raise into one sentence."""
+def _downloading(what: str, instead: str) -> Iterator[None]:
+    """Turn any error of the hub clients into one sentence."""
     try:
         yield
     except Exception as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise RuntimeError(f"Could not get {what}: {cause.rstrip('.')}. Without it, use {instead}.") from error
+        raise RuntimeError(f"Could not download {what}: {cause.rstrip('.')}. Instead, use {instead}.") from error
 
 
 @contextmanager
 def _without_random_warning() -> Iterator[None]:
-    """Silence open_clip's warning about random weights where random weights were asked for."""
+    """Silence open_clip's warning about random weights, which are intended here."""
 
     def quiet(record: logging.LogRecord) -> bool:
         return "No pretrained weights loaded" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Checkpoint files as published -> tensors under timm's or open_clip's names; never runs a pickle."""
+"""Published checkpoint files, read into tensors with timm's or open_clip's names; never runs a pickle."""
 
 import os
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ from selfprompt.models.loading.weight_files import check_plain, read_weights
 
 Layout = Literal["npz", "mae", "moco", "timm", "openai", "open_clip"]
 
-# buffers that OpenAI's archives carry beside the weights, and that mark them
+# buffers in OpenAI's archives, which identify them
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 _SHOWN = 5
-# where training scripts keep a model's weights in a checkpoint, the ones to take first: DINO's teacher is its result
-_PLACES = ("state_dict", "model", "model_state_dict", "model_state", "teacher", "ema", "model_ema", "module", "student")
+# keys under which training scripts store weights, in order of preference: DINO's result is its teacher
+_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "teacher", "ema", "model_ema", "module", "student")
 _DEEPEST = 4
-# what marks the image side, behind whatever a training script puts in front of its names
+# names that identify the image side, after any prefix of a training script
 _MARKS = ("patch_embed.proj.weight", "visual.conv1.weight", "visual.trunk.patch_embed.proj.weight")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that was read.
+    """The content of a checkpoint file.
 
     Attributes:
-        path: Where it lies.
-        layout: Who published files like it. "npz" is the JAX ViT's, which timm loads by itself.
-        state: Tensors under timm's or open_clip's names, without decoders and the like; empty for "npz".
-        shapes: Shape of each array, under the file's names for "npz".
-        note: What was chosen where the file holds several models; empty for none.
+        path: Path of the file.
+        layout: Whose files have this layout. "npz" is the JAX ViT's, which timm loads itself.
+        state: Tensors with timm's or open_clip's names, without decoders and the like; empty for "npz".
+        shapes: Shape of each array; for "npz" with the file's names.
+        note: Which model was selected, if the file holds several; otherwise empty.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Checkpoint:
 
     @property
     def is_clip(self) -> bool:
-        """Whether it holds an image and a text side."""
+        """Whether the file holds an image and a text side."""
         return self.layout in ("openai", "open_clip")
 
 
@@ -50,54 +50,54 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a .safetensors, .npz or PyTorch file (TorchScript archives included, as data).
 
     Args:
-        path: The file. Behind it, "#NAME" names one of several models inside: "dino.pth#student".
+        path: The file. A suffix "#NAME" selects one of several models in it: "dino.pth#student".
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or holds none of the known layouts.
+        ValueError: If it cannot be read, or has none of the known layouts.
         TypeError: If it is a CLIP whose image side is a ResNet.
     """
-    path, place = _place(Path(path).expanduser())
+    path, name = _split_name(Path(path).expanduser())
     kind, raw = read_weights(path)
     if kind == "npz":
         return Checkpoint(path, "npz", {}, dict(raw))
-    state, wrapper, note = _unwrap(raw, path, place)
+    state, wrapper, note = _unwrap(raw, path, name)
     for key, value in state.items():
         check_plain(path, key, value)
-    layout, state = _tell(state, wrapper, path)
+    layout, state = _recognise(state, wrapper, path)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     return Checkpoint(path, layout, state, {key: tuple(value.shape) for key, value in state.items()}, note)
 
 
-def _place(path: Path) -> tuple[Path, str]:
-    """A file, and the name behind "#" where that is not part of the file's own."""
+def _split_name(path: Path) -> tuple[Path, str]:
+    """Split off the name behind "#", unless it is part of the file's name."""
     if os.path.isfile(path):
         return path, ""
-    before, sign, place = str(path).rpartition("#")
-    if sign and os.path.isfile(before):
-        return Path(before), place
+    file, sign, name = str(path).rpartition("#")
+    if sign and os.path.isfile(file):
+        return Path(file), name
     raise FileNotFoundError(f"A checkpoint must be a file, and {path} is none; check the path.")
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights of which every name and shape must fit.
+    """Load weights whose names and shapes must all fit.
 
     Raises:
-        ValueError: Naming the file and what is missing, unexpected or of another shape.
+        ValueError: If keys are missing, unexpected or of another shape.
     """
-    wanted = model.state_dict()
+    expected = model.state_dict()
     problems = {
-        "missing": [key for key in wanted if key not in state],
-        "unexpected": [key for key in state if key not in wanted],
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
         "of another shape": [
             f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            for key, value in wanted.items()
+            for key, value in expected.items()
             if key in state and state[key].shape != value.shape
         ],
     }
-    found = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
-    if found:
-        raise ValueError(f"{path} does not fit {type(model).__name__}: {'; '.join(found)}.")
+    parts = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
+    if parts:
+        raise ValueError(f"{path} does not fit {type(model).__name__}: {'; '.join(parts)}.")
     model.load_state_dict(state)
 
 
@@ -106,27 +106,28 @@ def _first(keys: list[str]) -> str:
     return ", ".join(shown) + (", ..." if len(keys) > _SHOWN else "")
 
 
-def _unwrap(raw: Any, path: Path, place: str) -> tuple[dict[str, Tensor], str, str]:
-    """The state dict inside a training checkpoint, the key it stood under ("" for none), and what was chosen."""
+def _unwrap(raw: Any, path: Path, name: str) -> tuple[dict[str, Tensor], str, str]:
+    """Return the state dict inside a training checkpoint, its key ("" for none), and a note if there were several."""
     wrapper, note = "", ""
-    for key in place.split(".") if place else ():
+    for key in name.split(".") if name else ():
         inner = _models(raw)
         if key not in inner:
-            raise ValueError(f"{path} holds no {key!r}; it holds {_first(sorted(inner)) or 'no models by name'}.")
+            raise ValueError(f"{path} holds no {key!r}; it holds {_first(sorted(inner)) or 'no named models'}.")
         raw, wrapper = inner[key], key
     for _ in range(_DEEPEST):
         inner = _models(raw)
-        known = [key for key in _PLACES if key in inner]
+        known = [key for key in _KEYS if key in inner]
         if not inner or (not known and any(isinstance(value, Tensor) for value in raw.values())):
             break
         known = known or list(inner)
-        if len(known) > 1 and known[0] not in _PLACES:
+        if len(known) > 1 and known[0] not in _KEYS:
             raise ValueError(
-                f"{path} holds several sets of tensors: {_first(sorted(inner))}. Name one behind the file: "
-                f"{path}#{sorted(inner)[0]}"
+                f"{path} holds several sets of tensors: {_first(sorted(inner))}. Select one: {path}#{sorted(inner)[0]}"
             )
         if len(known) > 1:
-            note = f"{path.name} holds {' and '.join(known)}: {known[0]} is used; {path.name}#{known[1]} names another"
+            note = (
+                f"{path.name} holds {' and '.join(known)}: {known[0]} is used; {path.name}#{known[1]} selects another"
+            )
         raw, wrapper = inner[known[0]], known[0]
     if not isinstance(raw, Mapping):
         raise ValueError(f"A checkpoint must hold a state dict, and {path} holds a {type(raw).__name__}.")
@@ -138,36 +139,36 @@ def _unwrap(raw: Any, path: Path, place: str) -> tuple[dict[str, Tensor], str, s
 
 
 def _models(raw: Any) -> dict[str, Mapping[Any, Any]]:
-    """The entries of a mapping that may be state dicts, or hold them."""
+    """Return the values of a mapping that may be state dicts, or contain some."""
     if not isinstance(raw, Mapping):
         return {}
     return {str(key): value for key, value in raw.items() if isinstance(value, Mapping) and _has_tensors(value)}
 
 
 def _has_tensors(raw: Mapping[Any, Any], depth: int = 0) -> bool:
-    """Whether names lead to tensors; an optimiser's state has numbers for names."""
+    """Return whether a mapping from names contains tensors; an optimiser's state has numbers as keys."""
     named = [value for key, value in raw.items() if isinstance(key, str)]
     if any(isinstance(value, Tensor) for value in named):
         return True
     return depth < _DEEPEST and any(isinstance(v, Mapping) and _has_tensors(v, depth + 1) for v in named)
 
 
-def _tell(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layout, dict[str, Tensor]]:
-    """Recognise the layout and keep what belongs to the encoder, under the library's names."""
+def _recognise(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layout, dict[str, Tensor]]:
+    """Recognise the layout, and keep the encoder's weights under the library's names."""
     parallel = any(key.startswith("module.") for key in state)
     state = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith("base_encoder.") for key in state):
         return "moco", _without_head(_under(state, "base_encoder."))
     state = _without_prefix(state, path)
     if "visual.class_embedding" in state or any(key.startswith("visual.") for key in state):
-        return _tell_clip(state)
+        return _recognise_clip(state)
     if any(key.startswith("decoder") for key in state):
         kept = {k: v for k, v in state.items() if not k.startswith("decoder") and k != "mask_token"}
         return "mae", kept
     if "patch_embed.proj.weight" not in state:
         raise ValueError(
             f"{path} has none of the known layouts (timm, open_clip, OpenAI CLIP, MAE, MoCo v3, ViT .npz); "
-            f"it begins with {_first(list(state))}."
+            f"its keys begin with {_first(list(state))}."
         )
     has_head = any(key.startswith(("head.", "fc_norm.")) for key in state)
     if wrapper == "model" and not has_head and "mask_token" not in state:
@@ -178,10 +179,10 @@ def _tell(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layout, d
 
 
 def _without_prefix(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The part of the weights below the prefix that the image side has ("backbone.", say), where it has one.
+    """Return the weights under the prefix of the image side, such as "backbone."; all weights if there is no prefix.
 
     Raises:
-        ValueError: If there are several image sides, so that it is not clear which is meant.
+        ValueError: If there are several image sides.
     """
     prefixes = {key.removesuffix(mark) for key in state for mark in _MARKS if f".{key}".endswith(f".{mark}")}
     prefixes -= {prefix for prefix in prefixes if prefix.endswith("visual.trunk.")}  # part of a CLIP
@@ -190,18 +191,18 @@ def _without_prefix(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if len(prefixes) > 1:
         names = sorted(prefix.rstrip(".") for prefix in prefixes)
         raise ValueError(
-            f"{path} holds several models: {_first(names)}. Save the weights of one as a file of their own, "
-            f"without {names[0]!r} in front of their names."
+            f"{path} holds several models: {_first(names)}. Save the weights of one to a separate file, "
+            f"with names that do not begin with {names[0]!r}."
         )
     (prefix,) = prefixes
     return _under(state, prefix)
 
 
-def _tell_clip(state: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
+def _recognise_clip(state: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
     if "visual.layer1.0.conv1.weight" in state:
         raise TypeError(
-            "A CLIP with a ResNet image side is not supported: prompts need a sequence of blocks on tokens. "
-            "Take one of the ViT models."
+            "A CLIP with a ResNet image side is not supported: prompts need a sequence of blocks over tokens. "
+            "Use one of the ViT models."
         )
     marked = any(key in state for key in _OPENAI_MARKS)
     return "openai" if marked else "open_clip", {k: v for k, v in state.items() if k not in _OPENAI_MARKS}
@@ -216,6 +217,6 @@ def _without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fixed_positions(state: Mapping[str, Tensor]) -> bool:
-    """Whether the class token's position is zero: the fixed sine-cosine table of MoCo v3 (and MAE)."""
+    """Return whether the class token's position is zero: the fixed sine-cosine table of MoCo v3 (and MAE)."""
     positions = state.get("pos_embed")
     return positions is not None and positions.ndim == 3 and not positions[0, 0].any()

@@ -1,13 +1,13 @@
-"""Architectures read off the shapes in a checkpoint, for files without a name; knows shapes only."""
+"""Architectures inferred from the shapes in a checkpoint, for files without a name."""
 
 from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
-SAY_NAME = "name the architecture: timm/<name>@<file>."
-SAY_CLIP = "name the architecture: open_clip/<model>@<file>."
+NAME_VIT = "name the architecture: timm/<name>@<file>."
+NAME_CLIP = "name the architecture: open_clip/<model>@<file>."
 LONGEST_TEXT = 4096
-"""Positions; the attention mask has their square."""
+"""Limit on the positions of the text side, because the attention mask grows with their square."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -16,25 +16,26 @@ _SIXTEEN_HEADS = (1152, 1280, 1408, 1664, 1792)
 
 
 def heads_of(width: int) -> int:
-    """Number of heads of a published ViT of this width.
+    """Return the number of heads of a published ViT of this width.
 
     Raises:
-        ValueError: If it cannot be known.
+        ValueError: If the width does not determine it.
     """
     if width in _SIXTEEN_HEADS:
         return 16
     if width % 64 or not width:
-        raise ValueError(f"The number of heads cannot be told from width {width}; {SAY_NAME}")
+        raise ValueError(f"The number of heads cannot be inferred from the width {width}; {NAME_VIT}")
     return width // 64
 
 
 def vit_architecture(shapes: Shapes, layout: str) -> dict[str, Any]:
-    """Arguments for timm's ``VisionTransformer`` from a state dict under timm's names.
+    """Infer the arguments of timm's ``VisionTransformer`` from a state dict with timm's names.
 
-    ``distilled`` in the result says that it is a ``VisionTransformerDistilled``.
+    Returns:
+        The arguments, and under ``distilled`` whether it is a ``VisionTransformerDistilled``.
 
     Raises:
-        ValueError: If the shapes do not tell everything.
+        ValueError: If the shapes do not determine all arguments.
     """
     _refuse(shapes, ("norm_pre.", "attn_pool.", "blocks.0.attn.q_norm.", "blocks.0.mlp.w"))
     width, _, *patch = _shape(shapes, "patch_embed.proj.weight", 4)
@@ -63,17 +64,17 @@ def vit_architecture(shapes: Shapes, layout: str) -> dict[str, Any]:
 
 
 def npz_architecture(shapes: Shapes) -> dict[str, Any]:
-    """Arguments for timm's ``VisionTransformer`` from the arrays of a JAX ViT (augreg, big_vision).
+    """Infer the arguments of timm's ``VisionTransformer`` from the arrays of a JAX ViT (augreg, big_vision).
 
     Raises:
-        ValueError: If it is another file, or a ViT without a class token.
+        ValueError: If the arrays are not a JAX ViT's, or it has no class token.
     """
     roots = [key.removesuffix("embedding/kernel") for key in shapes if key.endswith("embedding/kernel")]
     if not roots:
         raise ValueError("An .npz must hold a JAX ViT, and this one has no 'embedding/kernel'.")
     inner = {key.removeprefix(roots[0]): shape for key, shape in shapes.items() if key.startswith(roots[0])}
     if "cls" not in inner:
-        raise ValueError(f"This .npz holds a ViT without a class token; {SAY_NAME}")
+        raise ValueError(f"This .npz holds a ViT without a class token; {NAME_VIT}")
     height, wide, _, width = _shape(inner, "embedding/kernel", 4)
     key = "pos_embedding" if "pos_embedding" in inner else "Transformer/posembed_input/pos_embedding"
     grid, no_embed_class = _grid(_shape(inner, key, 3)[1], 1)
@@ -82,7 +83,7 @@ def npz_architecture(shapes: Shapes) -> dict[str, Any]:
     queries = [shape for name, shape in blocks.items() if name.endswith("query/kernel")]
     hidden = [shape for name, shape in blocks.items() if name.endswith("Dense_0/kernel")]
     if not queries or not hidden:
-        raise ValueError(f"This .npz has no blocks that timm's loader knows; {SAY_NAME}")
+        raise ValueError(f"This .npz has no blocks that timm's loader knows; {NAME_VIT}")
     return {
         "img_size": (grid * height, grid * wide),
         "patch_size": (height, wide),
@@ -95,22 +96,22 @@ def npz_architecture(shapes: Shapes) -> dict[str, Any]:
 
 
 def clip_architecture(shapes: Shapes) -> dict[str, Any]:
-    """``embed_dim``, ``vision_cfg`` and ``text_cfg`` of open_clip's ``CLIP`` from its state dict.
+    """Infer ``embed_dim``, ``vision_cfg`` and ``text_cfg`` of open_clip's ``CLIP`` from its state dict.
 
     Raises:
-        ValueError: If it is another kind of CLIP (text side of its own, timm image side).
+        ValueError: If it is another kind of CLIP (custom text side, timm image side).
     """
     if any(key not in shapes for key in ("token_embedding.weight", "visual.conv1.weight", "text_projection")):
-        raise ValueError(f"Only a plain CLIP can be told from its arrays; {SAY_CLIP}")
+        raise ValueError(f"Only the architecture of a plain CLIP can be inferred from arrays; {NAME_CLIP}")
     width, _, *patch = _shape(shapes, "visual.conv1.weight", 4)
     if patch[0] != patch[1]:
-        raise ValueError(f"The patches are not square; {SAY_CLIP}")
+        raise ValueError(f"The patches are not square; {NAME_CLIP}")
     grid, no_class = _grid(_shape(shapes, "visual.positional_embedding", 2)[0], 1)
     if no_class:
-        raise ValueError(f"The image side has no position for a class token; {SAY_CLIP}")
+        raise ValueError(f"The image side has no position for a class token; {NAME_CLIP}")
     context, text_width = _shape(shapes, "positional_embedding", 2)
     if context > LONGEST_TEXT:
-        raise ValueError(f"The text side has {context} positions, more than {LONGEST_TEXT}; {SAY_CLIP}")
+        raise ValueError(f"The text side has {context} positions, more than {LONGEST_TEXT}; {NAME_CLIP}")
     heads = heads_of(width)
     vision = {
         "layers": _count(shapes, "visual.transformer.resblocks."),
@@ -135,25 +136,25 @@ def clip_architecture(shapes: Shapes) -> dict[str, Any]:
 def _refuse(shapes: Shapes, starts: tuple[str, ...]) -> None:
     for start in starts:
         if any(key.startswith(start) for key in shapes):
-            raise ValueError(f"What {start!r} belongs to cannot be told from the arrays; {SAY_NAME}")
+            raise ValueError(f"The module of {start!r} cannot be inferred from the arrays; {NAME_VIT}")
 
 
 def _shape(shapes: Shapes, key: str, dimensions: int) -> tuple[int, ...]:
     shape = shapes.get(key)
     if shape is None or len(shape) != dimensions:
-        found = "is missing" if shape is None else f"has shape {shape}"
-        raise ValueError(f"{key!r} must be an array of {dimensions} dimensions, and it {found}; {SAY_NAME}")
+        problem = "is missing" if shape is None else f"has shape {shape}"
+        raise ValueError(f"{key!r} must be an array of {dimensions} dimensions, and it {problem}; {NAME_VIT}")
     return shape
 
 
 def _count(shapes: Shapes, start: str, stop: str = ".") -> int:
-    """Number of numbered parts behind ``start``."""
+    """Count the numbered modules whose names begin with ``start``."""
     return len({key.removeprefix(start).partition(stop)[0] for key in shapes if key.startswith(start)})
 
 
 def _grid(length: int, prefix: int) -> tuple[int, bool]:
-    """Side of the square of patches, and whether the prefix has no positions of its own."""
+    """Return the side of the square of patches, and whether the prefix has no positions."""
     for count, without in ((length - prefix, False), (length, True)):
         if count > 0 and isqrt(count) ** 2 == count:
             return isqrt(count), without
-    raise ValueError(f"{length} positions are no square of patches; {SAY_NAME}")
+    raise ValueError(f"{length} positions do not form a square of patches; {NAME_VIT}")

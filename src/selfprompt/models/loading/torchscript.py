@@ -1,8 +1,8 @@
-"""TorchScript archives read as data: the tensors by name, without torch.jit, whose loader runs code of the archive.
+"""TorchScript archives, read as data without torch.jit, whose loader runs code of the archive.
 
 An archive is a zip file. Its ``data.pkl`` describes one object with attributes as a pickle, of which a few operations
-suffice; each is carried out here on plain containers, and none of them calls anything. Tensors name the files under
-``data/`` that hold their bytes. The program under ``code/`` is not looked at.
+suffice; each is interpreted here on plain containers, and none of them calls anything. Tensors refer to the files under
+``data/`` with their bytes. The program under ``code/`` is ignored.
 """
 
 import pickletools
@@ -32,21 +32,21 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class _Global:
-    """A name that the pickle gives: never looked up."""
+    """A global name in the pickle, which is never looked up."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """Where the bytes of tensors are, by the pickle's own description."""
+    """The pickle's description of a storage, which holds the bytes of tensors."""
 
     description: Any
 
 
 @dataclass
 class _Object:
-    """What the pickle wants made: of what, from what, with which attributes."""
+    """An object in the pickle: its class or function, arguments and attributes."""
 
     kind: Any
     arguments: Any = ()
@@ -55,29 +55,29 @@ class _Object:
 
 @dataclass
 class _Machine:
-    """The state of a pickle's reading."""
+    """The state of a pickle machine."""
 
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
     def since_mark(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
+        """Pop what was pushed since the last mark."""
         start = self.marks.pop()
-        found = self.stack[start:]
+        values = self.stack[start:]
         del self.stack[start:]
-        return found
+        return values
 
 
 def read_tensors(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
-    """The tensors of an archive by their dotted names.
+    """Read the tensors of an archive by their dotted names.
 
     Args:
-        archive: The file, opened.
-        root: The folder inside it that has ``data.pkl``, with its slash.
+        archive: The opened file.
+        root: The folder in it that contains ``data.pkl``, with a slash.
 
     Raises:
-        ValueError: If it is damaged, or holds something else than a tree of tensors.
+        ValueError: If it is damaged, or is not a tree of tensors.
     """
     try:
         tree = _described(archive.read(f"{root}data.pkl"))
@@ -87,7 +87,7 @@ def read_tensors(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
 
 
 def _described(content: bytes) -> Any:
-    """The object that a pickle describes, of containers, texts, numbers and the records above."""
+    """Read the object that a pickle describes, as containers, strings, numbers and the records above."""
     machine = _Machine()
     for operation, argument, _ in pickletools.genops(content):
         if operation.name == "STOP":
@@ -97,7 +97,7 @@ def _described(content: bytes) -> Any:
 
 
 def _step(machine: _Machine, name: str, argument: Any) -> None:
-    """Carry out one operation of a pickle."""
+    """Execute one operation of a pickle."""
     stack = machine.stack
     if name == "PROTO":
         return
@@ -136,7 +136,7 @@ def _step(machine: _Machine, name: str, argument: Any) -> None:
         state = stack.pop()
         stack[-1].state = state
     else:
-        raise ValueError(f"its description of tensors has the operation {name}, which TorchScript does not write")
+        raise ValueError(f"its description of tensors has the operation {name}, which TorchScript does not use")
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -145,23 +145,23 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Storages:
-    """The bytes of tensors, each file read once."""
+    """The storages of an archive, each of which is read once."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         self._archive, self._root = archive, root
-        self._read: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     def get(self, kind: str, key: str) -> Tensor:
-        """A file under data/ as one line of numbers."""
+        """Return a file under data/ as a flat tensor."""
         dtype = _KINDS[kind.removeprefix("torch ")]
-        if key not in self._read:
+        if key not in self._cache:
             content = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            self._read[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()
-        return self._read[key].view(dtype)
+            self._cache[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()
+        return self._cache[key].view(dtype)
 
 
 def _named(value: Any, name: str, depth: int, storages: _Storages, count: list[int]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors below a value, by the names of attributes, keys and places in lists."""
+    """Yield the tensors in a value by dotted names: attributes, keys and list indices."""
     count[0] += 1
     if depth > _DEEPEST or count[0] > _MOST:
         raise ValueError("its description of tensors has no end")
@@ -180,7 +180,7 @@ def _named(value: Any, name: str, depth: int, storages: _Storages, count: list[i
 
 
 def _tensor(arguments: Any, storages: _Storages) -> Tensor:
-    """A tensor as a view of its storage."""
+    """Return a tensor as a view of its storage."""
     storage, offset, size, stride = arguments[:4]
     _, kind, key, _, _ = storage.description
     flat = storages.get(kind.name, key)
