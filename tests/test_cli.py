@@ -123,7 +123,7 @@ USAGE = {
     "a word too many": (["train", "my", "photos"], 2, "unexpected 'photos'. See selfprompt train --help."),
     "no images": (["predict", "a"], 2, "the following arguments are required: images. See selfprompt predict --help."),
     "no data": (["train", "--out", "x"], 2, "Images are needed: selfprompt train PHOTOS --out OUT"),
-    "no out": (["train", "x"], 2, "--out is needed: the folder that the classifier is saved to."),
+    "no out": (["train", "x"], 2, "--out is needed: the folder to save the classifier to."),
     "out of range": (["train", "x", "--epochs", "0"], 2, "epochs must be at least 1, got 0."),
     "infinite": (["train", "x", "--lr", "1e999"], 2, "lr must be a finite number, got inf."),
     "unknown method": (["train", "x", "--method", "seep"], 2, "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
@@ -189,8 +189,8 @@ OPTIONS = {
     "of the wrong kind": (["--options.text-prompts", "x"], "--options.text-prompts must be a whole number, got 'x'."),
     "no list": (["--options.layers", "3"], "--options.layers must be a list like [1,2], got '3'."),
     "a list of words": (["--options.layers", "[a]"], "layers must be a list, each a whole number, got ['a']."),
-    "out of range": (["--options.text_prompts=0"], "text_prompts must be at least 1, got 0."),
-    "no choice": (["--options.fusion_axis", "rows"], "fusion_axis must be one of tokens, batch, got 'rows'."),
+    "out of range": (["--options.text_prompts=0"], "--options.text-prompts must be at least 1, got 0."),
+    "no choice": (["--options.fusion_axis", "rows"], "--options.fusion-axis must be one of tokens, batch, got 'rows'."),
 }
 
 
@@ -215,6 +215,83 @@ def test_ones_own_method_takes_any_option(run):
     done = run("train", "--method", "mine:Method", "--options.size", "3", "--options.kind=fast", "--print-config")
     values = yaml.safe_load(done.out)
     assert (values["method"], values["options"]) == ("mine:Method", {"size": 3, "kind": "fast"})
+
+
+METHOD = '''"""A linear probe with two options."""
+
+from dataclasses import dataclass
+
+from selfprompt.methods.linear import Linear, LinearOptions
+
+
+@dataclass(frozen=True)
+class FreshOptions(LinearOptions):
+    """Options."""
+
+    size: int = 3
+    """How large it is."""
+    layers: tuple[int, ...] = (1, 2)
+    """Which blocks it reads."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}.")
+
+
+class Fresh(Linear):
+    """A method."""
+
+    Options = FreshOptions
+'''
+
+
+@pytest.fixture(params=["fresh", "own_package.fresh:Fresh"])
+def fresh_method(request, tmp_path, monkeypatch):
+    """The name of a method that was written just now: a file among the methods, or one's own module."""
+    folder = tmp_path / "own_package"
+    folder.mkdir()
+    (folder / "fresh.py").write_text(METHOD, encoding="utf-8")
+    monkeypatch.setattr(selfprompt.methods, "__path__", [*selfprompt.methods.__path__, str(folder)])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield request.param
+    for module in ("selfprompt.methods.fresh", "own_package.fresh", "own_package"):
+        sys.modules.pop(module, None)
+
+
+def test_a_method_without_a_recipe_has_its_own_defaults(fresh_method, run, photos, tmp_path):
+    own = load_recipe("linear").options
+    printed = yaml.safe_load(run("train", "--method", fresh_method, "--print-config").out)
+    assert (printed["method"], printed["options"]) == (fresh_method, dict(own, size=3, layers=[1, 2]))
+    assert printed["epochs"] == load_recipe(fresh_method).train.epochs
+    text = run("train", "--method", fresh_method, "--help-all").out
+    assert "--options.size SIZE" in text
+    assert "How large it is. (type: int, default: 3)" in text
+    settings = ["--method", fresh_method, "--backbone", "embedded/mae", "--epochs", "2", "--workers", "0"]
+    assert run("train", photos, *settings, "--out", tmp_path / "out", "--options.size", "5").status == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_bytes())["options"]["size"] == 5
+
+
+def test_a_wrong_option_of_a_fresh_method_is_told_before_anything_is_read(fresh_method, run, tmp_path):
+    for arguments, message in (
+        (["--options.size", "0"], "--options.size must be at least 1, got 0."),
+        (["--options.size", "x"], "--options.size must be a whole number, got 'x'."),
+        (["--options.sise", "2"], "unknown option --options.sise. Did you mean --options.size?"),
+    ):
+        done = run("train", tmp_path / "none", "--method", fresh_method, "--out", tmp_path / "out", *arguments)
+        assert (done.status, done.err) == (2, f"selfprompt: {message}\n")
+
+
+def test_a_bench_checks_options_before_it_reads_data(run, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr("selfprompt.data.suites.load_task", refuse)
+    for row, message in (
+        ("sep[options.text_prompts=0]", "text_prompts must be at least 1, got 0."),
+        ("sep[options.text_prompts=many]", "text_prompts must be a whole number, got 'many'."),
+    ):
+        done = run("bench", "few-shot", "--methods", row, "--out", tmp_path / "runs")
+        assert (done.status, done.err) == (2, f"selfprompt: {row}: {message}\n")
 
 
 def test_methods_lists_all_and_shows_one(run):
@@ -427,7 +504,7 @@ class TestEval:
         trained = run("train", photos, *FAST, "--holdout", "0", "--out", tmp_path / "out")
         assert trained.status == 0
         assert "the accuracy on other images is unknown" in trained.out
-        assert "There are no test images, so the accuracy is not known." in trained.out
+        assert "The accuracy is unknown: there are no test images." in trained.out
         result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
         assert (result["images"]["train"], result["images"]["test"], result["tuned"]) == (32, 0, None)
         done = run("eval", tmp_path / "out", photos)

@@ -129,9 +129,14 @@ MAY_IMPORT = {
 }
 
 
+EXACTLY = {("recipes", ".methods")}
+"""A package that may be imported, but none of its modules: it lists the names of methods, and imports nothing."""
+
+
 @pytest.mark.parametrize("who", MAY_IMPORT)
 def test_arrows_go_one_way(who):
     own = [found for found in imports() if within(found.importer, (who,)) and found.name.startswith(".")]
+    own = [found for found in own if (who, found.name) not in EXACTLY]
     wrong = [str(found) for found in own if not within(found.name, MAY_IMPORT[who])]
     assert not wrong, f"{who} may import {MAY_IMPORT[who]}"
 

@@ -225,7 +225,7 @@ def test_without_any_test_image_the_accuracy_is_not_known(run, tmp_path):
     data = write_photos(tmp_path / "data", {"cat": 1, "dog": 1})
     done = run("train", data, "--out", tmp_path / "out", *FAST)
     assert done.status == 0
-    assert "There are no test images, so the accuracy is not known." in done.out
+    assert "The accuracy is unknown: there are no test images." in done.out
     assert json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))["tuned"] is None
     assert "Not measured." in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 

@@ -47,7 +47,7 @@ def analyze(options: Namespace) -> int:
     from selfprompt.reports.analysis_page import make_sections, write_analysis
 
     output = Output()
-    with usage():
+    with usage("device"):
         pick_device(options.device)
     with output.stage("loading"):
         classifier = load(

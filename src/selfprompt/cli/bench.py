@@ -96,8 +96,6 @@ def bench(options: Namespace) -> int:
     out = Path(options.out)
     remaining = [cell for cell in cells if not is_done(out / cell.folder, cell.id)]
     console.print(f"{plural(len(cells), 'cell')}, {len(cells) - len(remaining)} already done")
-    with usage():
-        check_methods(remaining)
     root = None if options.root is None else Path(options.root)
     dead_jobs: list[str] = []
     if options.cluster and remaining:
@@ -127,6 +125,7 @@ def plan_cells(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
         default_methods = DEFAULT_METHODS.get(options.protocol, DEFAULT_TEXT_METHODS)
         rows = parse_rows(options.methods or default_methods, trust=options.trust)
         changes = overrides(options, rows)
+        check_options(rows)
     names = tasks if selected is None or options.protocol == "cross-dataset" else selected
     readable, unreadable = read_tasks(suite, names, options.root)
     if missing := [name for name in selected or () if name in unreadable]:
@@ -191,12 +190,20 @@ def overrides(options: Namespace, rows: "Sequence[Row]") -> dict[str, Any]:
     return changes
 
 
-def check_methods(cells: "Sequence[Cell]") -> None:
-    """Raise ValueError for options that a method does not take, before anything runs."""
+def check_options(rows: "Sequence[Row]") -> None:
+    """Check the options of all methods before any data are read.
+
+    Raises:
+        ValueError: If a method does not take an option or its value.
+    """
     from selfprompt.methods.registry import find, make_options
 
-    for cell in {cell.row: cell for cell in cells}.values():
-        make_options(find(cell.recipe.method), cell.recipe.options)
+    for row in rows:
+        recipe = row.recipe().changed(row.changes)
+        try:
+            make_options(find(recipe.method), recipe.options)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{row.label}: {error}") from error
 
 
 def show_settings(cells: "Sequence[Cell]", console: Console) -> None:

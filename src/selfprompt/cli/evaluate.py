@@ -51,7 +51,7 @@ def eval(options: Namespace) -> int:
     from selfprompt.inference.classifier import load, pick_device
 
     output = Output(make_console(stderr=True))
-    with usage():
+    with usage("device"):
         pick_device(options.device)
     with output.stage("loading"):
         classifier = load(

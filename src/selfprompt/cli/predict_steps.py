@@ -67,7 +67,7 @@ def load_classifier(options: Namespace, output: Output) -> "Classifier":
     """The classifier, with other class names if there are any."""
     from selfprompt.inference.classifier import load, pick_device
 
-    with usage():
+    with usage("device"):
         pick_device(options.device)
     with output.stage("loading"):
         classifier = load(

@@ -1,49 +1,50 @@
-"""``selfprompt train``: a folder of photos in, a tuned classifier out."""
+"""``selfprompt train``: tunes a backbone on labelled images and saves the classifier."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from selfprompt.cli.console import Output, table
 from selfprompt.cli.parsing import Parser
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import option_texts
 from selfprompt.recipes.options import DataOptions, TrainOptions
-from selfprompt.recipes.recipe import Recipe, load_recipe, read_recipe
-from selfprompt.recipes.renamed import RECIPE_KEYS
+from selfprompt.recipes.recipe import FIELDS, Recipe, load_recipe, read_recipe, shipped_recipe
+from selfprompt.recipes.renamed import RECIPE_KEYS, RENAMED
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_rows
 
 FIRST_PAGE = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
-"""What --help shows; --help-all shows the rest, too."""
+"""Arguments that --help shows; --help-all shows the rest too."""
+RECIPE_FIELDS = [name for names in FIELDS.values() for name in names if name not in ("method", "options")]
 
 
 def add_arguments(parser: Parser, given: Sequence[str]) -> None:
-    """Declare the command's arguments; the recipe that ``given`` names supplies their defaults."""
+    """Declare the command's arguments; their defaults come from the recipe that ``given`` names."""
     recipe = base_recipe(given)
     parser.former_names |= RECIPE_KEYS
-    parser.add_argument("--help_all", action="help", help="show every option, the method's own among them, and exit")
+    parser.add_argument("--help_all", action="help", help="show every option, with those of the method, and exit")
     parser.add_argument(
         "data",
         type=str | None,
         nargs="?",
-        help="folder of class folders, folder with train/ and test/, or .csv/.parquet",
+        help="folder with a folder per class, folder with train/ and test/, or a .csv or .parquet file",
     )
-    parser.add_argument("--out", type=str | None, help="folder for the classifier and its results")
-    parser.add_argument("--method", type=str, help="method or shipped recipe (selfprompt methods)")
+    parser.add_argument("--out", type=str | None, help="output folder for the classifier and its results")
+    parser.add_argument("--method", type=str, help="name of a method or recipe (see selfprompt methods)")
     parser.add_argument("--config", type=str | None, help="recipe file (.yaml); other options override it")
-    parser.add_argument("--backbone", type=str, help="frozen model (selfprompt backbones)")
-    parser.add_argument("--statistics", type=Literal["backbone", "imagenet"], help="mean and std of the images")
-    parser.add_argument("--seed", type=int, help="seed of every random choice")
-    parser.add_argument("--eval_batch_size", type=int, help="images a batch in evaluation")
+    parser.add_argument("--backbone", type=str, help="name of the frozen model (see selfprompt backbones)")
     parser.add_argument(
-        "--trust", action="store_true", help="let the code run that the recipe file names as its method"
+        "--statistics", type=Literal["backbone", "imagenet"], help="mean and std for normalising images"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
-    parser.add_argument("--print_config", action="store_true", help="print the recipe of this run and stop")
+    parser.add_argument("--seed", type=int, help="seed of every random choice")
+    parser.add_argument("--eval_batch_size", type=int, help="images per batch in evaluation")
+    parser.add_argument("--trust", action="store_true", help="allow the recipe file to import its method from a module")
+    parser.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
+    parser.add_argument("--print_config", action="store_true", help="print the recipe of this run and exit")
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_class_arguments(DataOptions)
     parser.add_class_arguments(TrainOptions)
@@ -57,19 +58,42 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
                 action.help = argparse.SUPPRESS
 
 
-def add_method_options(parser: ArgumentParser, recipe: Recipe) -> None:
-    """Declare the method's own options: a shipped method's recipe lists them all; of one's own any name is taken."""
-    if not recipe.options:
-        parser.add_argument("--options", type=dict[str, Any], default={}, help="the method's own options, by name")
+def add_method_options(parser: Parser, recipe: Recipe) -> None:
+    """Declare the options of the recipe's method."""
+    options = method_options(recipe)
+    if not options:
+        parser.add_argument("--options", type=dict[str, Any], default={}, help="options of the method, by name")
     group, texts = parser.add_argument_group(f"Options of {recipe.method}"), option_texts(recipe.method)
-    for name, value in recipe.options.items():
-        kind = {list: list[Any], type(None): Any}.get(type(value), type(value))
+    for name, value in options.items():
+        kind = {list: list[Any], tuple: list[Any], type(None): Any}.get(type(value), type(value))
+        default = list(value) if isinstance(value, tuple) else value
         text = texts.get(name, "").replace("%", "%%")
-        group.add_argument(f"--options.{name}", type=kind, default=value, help=text)
+        group.add_argument(f"--options.{name}", type=kind, default=default, help=text)
+    renamed = RENAMED.get(recipe.method, {})
+    parser.former_names |= {f"options.{former}": f"options.{present}" for former, present in renamed.items()}
+
+
+def method_options(recipe: Recipe) -> Mapping[str, Any]:
+    """Return all options of the recipe's method with their values in the recipe, or else their defaults.
+
+    Imports a method only if no recipe of the package lists its options; one that cannot be imported has none yet.
+    """
+    if shipped_recipe(recipe.method):
+        return recipe.options
+    from selfprompt.methods.registry import find
+
+    try:
+        declared: tuple[Field[Any], ...] = fields(find(recipe.method).Options)
+    except ValueError:
+        return recipe.options
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory() for field in declared
+    }
+    return {**{name: value for name, value in defaults.items() if value is not MISSING}, **recipe.options}
 
 
 def early_arguments(given: Sequence[str]) -> argparse.Namespace:
-    """The values of --method, --config and --trust, before anything else is known."""
+    """Parse --method, --config and --trust, on which the other options depend."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--method")
     early.add_argument("--config")
@@ -82,7 +106,7 @@ def early_arguments(given: Sequence[str]) -> argparse.Namespace:
 
 
 def base_recipe(given: Sequence[str]) -> Recipe:
-    """The recipe that --method and --config name together; a file's values stand over the method's own."""
+    """Load the recipe of --method, overridden by the recipe file of --config."""
     early = early_arguments(given)
     if early.config is None:
         return load_recipe(early.method or Recipe.method, trust=early.trust)
@@ -90,21 +114,16 @@ def base_recipe(given: Sequence[str]) -> Recipe:
 
 
 def final_recipe(options: Namespace, base: Recipe) -> Recipe:
-    """The base recipe with what the command line changed."""
+    """Return the base recipe with the changes of the command line."""
     before = base.flat()
-    keys = [f.name for f in (*fields(DataOptions), *fields(TrainOptions))]
-    keys += ["backbone", "statistics", "seed", "eval_batch_size"]
-    changes = {key: getattr(options, key) for key in keys if getattr(options, key) != before[key]}
-    own = options.options
-    return base.changed({**changes, "options": own if isinstance(own, dict) else vars(own)})
+    changes = {key: getattr(options, key) for key in RECIPE_FIELDS if getattr(options, key) != before[key]}
+    method = options.options
+    return base.changed({**changes, "options": method if isinstance(method, dict) else vars(method)})
 
 
 def train(options: Namespace) -> int:
     """Run the command."""
-    given = [f"--method={options.method}", *([f"--config={options.config}"] if options.config else [])]
-    given += ["--trust"] if options.trust else []
-    with usage():
-        recipe = final_recipe(options, base_recipe(given))
+    recipe = checked_recipe(options)
     if options.print_config:
         print(recipe.to_yaml(), end="")
         return 0
@@ -113,14 +132,10 @@ def train(options: Namespace) -> int:
             "Images are needed: selfprompt train PHOTOS --out OUT, where PHOTOS has a folder for each class."
         )
     if options.out is None:
-        raise UsageError("--out is needed: the folder that the classifier is saved to.")
-    from selfprompt.methods.registry import find, make_options
-    from selfprompt.training.distributed import check_devices
+        raise UsageError("--out is needed: the folder to save the classifier to.")
+    check_run(recipe)
     from selfprompt.training.tune import tune
 
-    with usage():
-        make_options(find(recipe.method), recipe.options)
-        check_devices(recipe.train)
     output = Output(quiet=options.quiet)
     classifier = tune(
         options.data,
@@ -132,17 +147,45 @@ def train(options: Namespace) -> int:
     )
     from torch import distributed
 
-    if distributed.is_initialized() and distributed.get_rank() > 0:
-        return 0  # the first process tells
-    results = classifier.results
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        print_results(classifier.results, recipe, options.out, output)
+    return 0
+
+
+def checked_recipe(options: Namespace) -> Recipe:
+    """Return the recipe of the command line.
+
+    Raises:
+        UsageError: If a value is not valid.
+    """
+    given = [f"--method={options.method}", *([f"--config={options.config}"] if options.config else [])]
+    given += ["--trust"] if options.trust else []
+    with usage(*RECIPE_FIELDS):
+        return final_recipe(options, base_recipe(given))
+
+
+def check_run(recipe: Recipe) -> None:
+    """Check the options of the method and the devices before anything is loaded.
+
+    Raises:
+        UsageError: If one is not valid.
+    """
+    from selfprompt.methods.registry import find, make_options
+    from selfprompt.training.distributed import check_devices
+
+    with usage(*recipe.options, group="options."):
+        make_options(find(recipe.method), recipe.options)
+    with usage("precision", "device", "devices"):
+        check_devices(recipe.train)
+
+
+def print_results(results: Mapping[str, Any], recipe: Recipe, out: str, output: Output) -> None:
+    """Print the accuracy and where the classifier is."""
     rows = accuracy_rows(results)
     if rows:
         output.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
     else:
-        output.message("There are no test images, so the accuracy is not known.")
+        output.message("The accuracy is unknown: there are no test images.")
     if results["backbone_note"]:
         output.console.print_text(f"Note: {results['backbone_note']}")
-    output.message(
-        f"Saved to {options.out} ({results['seconds']:.0f} s). Use it: selfprompt predict {options.out} IMAGES..."
-    )
-    return 0
+    output.message(f"Saved to {out} ({results['seconds']:.0f} s). Use it: selfprompt predict {out} IMAGES...")

@@ -13,12 +13,19 @@ class UsageError(ValueError):
 
 
 @contextmanager
-def usage() -> Iterator[None]:
-    """Turn a ValueError or TypeError raised inside into a UsageError."""
+def usage(*names: str, group: str = "") -> Iterator[None]:
+    """Turn a ValueError or TypeError raised inside into a UsageError.
+
+    Args:
+        names: Options, with underscores; a message that begins with one gets the option's full name.
+        group: What precedes these names in the options, such as "options.".
+    """
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
+        word, space, rest = str(error).partition(" ")
+        option = f"--{group}{dashed(word)}" if word in names else word
+        raise UsageError(f"{option}{space}{rest}") from error
 
 
 def check_not_empty(options: Namespace, parser: ArgumentParser) -> None:

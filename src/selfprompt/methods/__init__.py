@@ -3,24 +3,29 @@
 import ast
 from itertools import pairwise
 from pathlib import Path
+from sys import modules
 
 NOT_METHODS = ("__init__", "base", "class_texts", "heads", "registry", "traits")
 
 
 def list_methods() -> dict[str, str]:
-    """Every method that ships: name and first line of its file's docstring. Reads the files, imports none."""
-    rows = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in NOT_METHODS:
-            rows[path.stem.replace("_", "-")] = (ast.get_docstring(ast.parse(path.read_bytes())) or "").split("\n")[0]
-    return rows
+    """Return every method of the package with the first line of its file's docstring; reads the files, imports none."""
+    paths = sorted((path for folder in __path__ for path in Path(folder).glob("*.py")), key=lambda path: path.stem)
+    return {
+        path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(path.read_bytes())) or "").split("\n")[0]
+        for path in paths
+        if path.stem not in NOT_METHODS
+    }
 
 
 def option_texts(name: str) -> dict[str, str]:
-    """What each option of a method that ships means: the text under its field. Reads the file, imports none."""
-    path = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
+    """Return the docstring of each option of a method; imports nothing.
+
+    Args:
+        name: A method of the package, or "package.module:Class" whose module has been imported.
+    """
     texts: dict[str, str] = {}
-    for node in ast.parse(path.read_bytes()).body if path.is_file() else ():
+    for node in ast.parse(_source(name)).body:
         if isinstance(node, ast.ImportFrom) and any(alias.name.endswith("Options") for alias in node.names):
             texts |= option_texts((node.module or "").rpartition(".")[2])  # those that its options inherit
         if isinstance(node, ast.ClassDef) and node.name.endswith("Options"):
@@ -28,3 +33,12 @@ def option_texts(name: str) -> dict[str, str]:
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                     texts[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
     return texts
+
+
+def _source(name: str) -> bytes:
+    """Return the source of a method's file; nothing for a method without one."""
+    module, colon, _ = name.partition(":")
+    paths = [Path(folder, f"{name.replace('-', '_')}.py") for folder in __path__]
+    if colon:
+        paths = [Path(getattr(modules.get(module), "__file__", None) or "")]
+    return next((path.read_bytes() for path in paths if path.is_file()), b"")

@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from selfprompt.methods import list_methods
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.renamed import with_present_keys, with_present_names
 from selfprompt.utils.suggestions import did_you_mean
@@ -123,7 +124,7 @@ def shipped_recipe(name: str) -> str | None:
 
 
 def load_recipe(name: str, *, trust: bool = False) -> Recipe:
-    """Load a recipe of the package by name, a recipe file by path, or the defaults for your own "package.module:Class".
+    """Load a recipe of the package by name or a recipe file by path; a method without a recipe gets the defaults.
 
     Args:
         name: Name of a recipe or method, path of a recipe file, or "package.module:Class".
@@ -137,8 +138,10 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
     if name.endswith(SUFFIXES):
         return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
+    if shipped is None and name in list_methods():
+        return Recipe(method=name)
     if shipped is None:
-        known = recipe_names()
+        known = sorted({*recipe_names(), *list_methods()})
         raise ValueError(
             f"Unknown method or recipe {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
             "For your own method use 'package.module:Class'."
