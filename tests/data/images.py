@@ -24,13 +24,13 @@ class Preprocess:
 
 
 def picture(seed: int, width: int = 24, height: int = 20) -> Image.Image:
-    """A noise image that depends on its seed only."""
+    """Return a noise image that depends on its seed only."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def write_classes(root: Path, counts: Mapping[str, int], suffix: str = ".png") -> Path:
-    """A folder with a folder of ``n`` images for each class."""
+    """Write a folder with a folder of images for each class; ``counts`` gives their number."""
     seed = 0
     for name, count in counts.items():
         folder = root / name
@@ -42,7 +42,7 @@ def write_classes(root: Path, counts: Mapping[str, int], suffix: str = ".png") -
 
 
 def fake_dataset(labels: list[int], val: list[int] | None = None, test: list[int] | None = None) -> Dataset:
-    """A data set of files that do not exist."""
+    """Return a data set of files that do not exist."""
     splits = {
         split: tuple(Item(Path(f"{split}-{index}"), label) for index, label in enumerate(given or []))
         for split, given in (("train", labels), ("val", val), ("test", test))
@@ -52,7 +52,7 @@ def fake_dataset(labels: list[int], val: list[int] | None = None, test: list[int
 
 
 def golden_arrays() -> dict[str, np.ndarray]:
-    """The recorded draws, halves and transforms of the published protocol."""
+    """Load the recorded draws, halves and transforms of the published protocol."""
     with np.load(Path(__file__).parents[1] / "golden" / "sep_protocol.npz") as file:
         return {name: file[name] for name in file.files}
 

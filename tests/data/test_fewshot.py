@@ -1,4 +1,4 @@
-"""The few-shot draw and the halves equal the published protocol's."""
+"""Few-shot draws and base/new classes equal the published protocol's."""
 
 import random
 from pathlib import Path
@@ -21,7 +21,7 @@ def numbers(drawn: tuple[Item, ...]) -> list[int]:
     return [int(str(item.source)) for item in drawn]
 
 
-def test_python_still_draws_what_it_drew() -> None:
+def test_python_draws_are_unchanged() -> None:
     rng = random.Random(1)
     drawn = [rng.sample(range(10), 4) for _ in range(3)]
     assert drawn == [[2, 1, 4, 0], [7, 9, 8, 5], [6, 3, 1, 8]]
@@ -89,7 +89,7 @@ def test_halves_cover_all_classes(labels: list[int], test: list[int]) -> None:
         assert all(half.classes[item.label] == names[item.source] for item in half.select("all"))
 
 
-def test_halves_refuse_what_they_cannot_make() -> None:
+def test_invalid_halves_are_refused() -> None:
     with pytest.raises(ValueError, match="Unknown part 'old'"):
         select_base_new(fake_dataset([0, 1]), "old")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'new' half needs classes"):

@@ -1,4 +1,4 @@
-"""Folders of images, as people have them."""
+"""Folders of images: classes, splits, other files, and held-out test images."""
 
 import os
 import random
@@ -39,7 +39,7 @@ def test_a_test_split_is_held_out(tmp_path: Path) -> None:
     assert [item.source for item in renamed.test] == [item.source for item in dataset.test]
 
 
-def test_what_is_no_image_is_ignored_and_counted(tmp_path: Path) -> None:
+def test_other_files_are_ignored_and_counted(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "pets", {"a": 1, "b": 1})
     for clutter in (".DS_Store", "._0.png", "Thumbs.db", "notes.txt", "more.TXT", "README"):
         (root / "a" / clutter).touch()
@@ -114,7 +114,7 @@ def test_empty_classes_are_named_and_left_out_or_refused(tmp_path: Path) -> None
         read_dataset(tmp_path, on_empty="fail")
 
 
-def test_classes_file_is_used_by_itself(tmp_path: Path) -> None:
+def test_a_class_file_is_used_automatically(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"n01": 2, "n02": 2})
     (root / "classes.txt").write_text("n02=tench\nn01=goldfish\n")
     dataset = read_dataset(root)
@@ -123,7 +123,7 @@ def test_classes_file_is_used_by_itself(tmp_path: Path) -> None:
     assert read_dataset(root, classes=["x", "y"]).classes == ("x", "y")
 
 
-def test_folders_that_hold_nothing_useful_are_named(tmp_path: Path) -> None:
+def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere does not exist: give a folder of images or a manifest"):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="it contains neither images nor folders"):
@@ -143,7 +143,7 @@ def test_folders_that_hold_nothing_useful_are_named(tmp_path: Path) -> None:
         read_dataset(tmp_path / "a.zip")
 
 
-def test_split_folders_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_inconsistent_split_folders_are_refused(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 2, "b": 2})
     write_classes(tmp_path / "test", {"a": 2, "c_d": 2})
     with pytest.raises(ValueError, match="needs training images; only in test: c_d"):
@@ -159,14 +159,14 @@ def test_split_folders_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def write_flat(root: Path) -> Path:
-    """A train folder without class folders."""
+    """Write a train folder without class folders."""
     (root / "train").mkdir(parents=True)
     picture(0).save(root / "train" / "cat.1.png")
     return root
 
 
 @pytest.mark.parametrize("holdout", [-0.1, 1, 2])
-def test_wrong_holdouts_are_refused(tmp_path: Path, holdout: float) -> None:
+def test_invalid_holdouts_are_refused(tmp_path: Path, holdout: float) -> None:
     with pytest.raises(ValueError, match=r"holdout must lie in \[0, 1\)"):
         read_dataset(tmp_path, holdout=holdout)
 
@@ -183,7 +183,7 @@ def test_held_out_images_partition_each_class(labels: list[int], part: float, se
     assert split == hold_out(dataset, part, seed)
 
 
-def test_the_file_systems_order_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_the_file_system_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_classes(tmp_path, {"a": 9, "b": 9, "c": 9})
     expected = read_dataset(root)
     scan = os.scandir
@@ -202,7 +202,7 @@ def test_the_file_systems_order_does_not_matter(tmp_path: Path, monkeypatch: pyt
     assert read_dataset(root) == expected
 
 
-def test_classes_are_aligned_to_a_models() -> None:
+def test_classes_are_aligned_with_a_model() -> None:
     dataset = Dataset("d", ("cat", "dog"), test=(Item(Path("x"), 0), Item(Path("y"), 1)))
     aligned = align_classes(dataset, ["dog", "fox", "cat"])
     assert [item.label for item in aligned.test] == [2, 0]

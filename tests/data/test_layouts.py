@@ -1,4 +1,4 @@
-"""Folders as downloads and people lay them out: understood, or refused with the sentence that helps."""
+"""Layouts of folders in downloads and at home: understood, or refused with advice."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.data.images import picture, write_classes
 
 
 def write(root: Path, *folders: str, count: int = 2) -> Path:
-    """Folders of images that all differ; "cat.0.jpg" at the end of a path is a single one."""
+    """Write folders of different images; a path that ends with a file name is a single image."""
     for number, folder in enumerate(folders):
         if Path(folder).suffix in (".jpg", ".png"):
             (root / folder).parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def sizes(dataset: Dataset) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("wrapping", ["", "photos", "archive (1)/dataset", "data"])
-def test_split_folders_of_many_names(tmp_path: Path, wrapping: str, train: str, test: str) -> None:
+def test_names_of_split_folders(tmp_path: Path, wrapping: str, train: str, test: str) -> None:
     place = tmp_path / "root" / wrapping
     write(place, *(f"{split}/{name}" for split in (train, test) for name in ("cat", "dog")))
     dataset = read_dataset(tmp_path / "root")
@@ -50,13 +50,13 @@ def test_split_folders_of_many_names(tmp_path: Path, wrapping: str, train: str, 
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "Validation", "validation_set", "dev", "eval", "val_images", "valset"])
-def test_validation_folders_of_many_names(tmp_path: Path, val: str) -> None:
+def test_names_of_validation_folders(tmp_path: Path, val: str) -> None:
     write(tmp_path, *(f"{split}/{name}" for split in ("train", val, "test") for name in ("cat", "dog")))
     assert sizes(read_dataset(tmp_path)) == [4, 4, 4]
 
 
 @pytest.mark.parametrize("word", ["train station", "test_tube", "bullet_train", "trainer", "contest", "4", ""])
-def test_other_words_are_no_splits(word: str) -> None:
+def test_other_words_are_not_splits(word: str) -> None:
     assert parse_split(word) is None
 
 
@@ -76,13 +76,13 @@ def test_other_words_are_no_splits(word: str) -> None:
         ("class 1", "class 2"),
     ],
 )
-def test_classes_may_have_such_names(tmp_path: Path, folders: tuple[str, ...]) -> None:
+def test_classes_may_be_named_like_splits_and_containers(tmp_path: Path, folders: tuple[str, ...]) -> None:
     dataset = read_dataset(write(tmp_path, *folders, count=4))
     assert set(dataset.classes) == {folder.split("/")[0].replace("_", " ") for folder in folders}
     assert sizes(dataset)[2] == len(folders)
 
 
-def test_a_split_among_its_classes(tmp_path: Path) -> None:
+def test_a_split_folder_next_to_its_classes(tmp_path: Path) -> None:
     write(tmp_path, "cat", "dog", "test/cat", "test/dog")
     assert sizes(read_dataset(tmp_path)) == [4, 0, 4]
     os.rename(tmp_path / "test", tmp_path / "train")
@@ -90,14 +90,14 @@ def test_a_split_among_its_classes(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_classes_that_hold_splits(tmp_path: Path) -> None:
+def test_classes_that_contain_splits(tmp_path: Path) -> None:
     write(tmp_path, *(f"{name}/{split}" for name in ("bottle", "cable") for split in ("train/good", "test/broken")))
     dataset = read_dataset(tmp_path)
     assert dataset.classes == ("bottle", "cable")
     assert sizes(dataset) == [4, 0, 4]
 
 
-def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:
+def test_masks_next_to_their_images_are_noted(tmp_path: Path) -> None:
     write(
         tmp_path, *(f"{name}/{image}.png" for name in ("a", "b") for image in ("x (1)", "x (1)_mask", "x (1)_mask_1"))
     )
@@ -108,21 +108,21 @@ def test_masks_beside_their_images_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("Cat", "Hot dog"), ("0_cat", "1_hot dog"), ("CAT", "hot-dog")])
-def test_classes_written_otherwise_in_a_split_are_told(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_other_spellings_of_classes_in_a_split_are_suggested(tmp_path: Path, names: tuple[str, str]) -> None:
     write(tmp_path, *(f"train/{name}" for name in names), "test/cat", "test/hot_dog")
     with pytest.raises(ValueError, match=f"only in test: cat, hot_dog. train has {names[0]}, {names[1]}: name a class"):
         read_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("inner", ["", "images/"])
-def test_folders_that_all_classes_hold_are_named(tmp_path: Path, inner: str) -> None:
+def test_folders_in_all_classes_are_noted(tmp_path: Path, inner: str) -> None:
     write(tmp_path, *(f"{thing}/{inner}{state}" for thing in ("cable", "screw") for state in ("bad", "good")))
     dataset = read_dataset(tmp_path)
     assert dataset.classes == ("cable", "screw")
     assert "Each of the classes cable, screw contains the folders bad, good: they are not classes." in dataset.notes
 
 
-def test_an_evaluation_beside_a_validation_is_the_test(tmp_path: Path) -> None:
+def test_evaluation_next_to_validation_is_the_test_split(tmp_path: Path) -> None:
     write(tmp_path, *(f"{split}/{name}" for split in ("training", "validation", "evaluation") for name in ("a", "b")))
     dataset = read_dataset(tmp_path)
     assert sizes(dataset) == [4, 4, 4]
@@ -162,7 +162,7 @@ def test_a_test_folder_without_labels_is_left_out(tmp_path: Path, more: tuple[st
         (("train/a", "train/b", "train_2/a", "test/a"), "one folder for each split, got train, train_2"),
     ],
 )
-def test_what_is_neither_is_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+def test_other_layouts_are_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_dataset(write(tmp_path, *folders))
 
@@ -182,14 +182,14 @@ def test_system_folders_are_left_out_at_every_level_and_counted(tmp_path: Path) 
     assert "@eaDir (3)" in note
 
 
-def test_folders_of_systems_are_no_wrappings_and_no_splits(tmp_path: Path) -> None:
+def test_system_folders_are_not_wrappers_or_splits(tmp_path: Path) -> None:
     write(tmp_path, "__MACOSX/train/cat", "data/train/cat", "data/train/dog", "data/train/@eaDir", "data/.x/test/cat")
     assert detect_layout(tmp_path).splits == {
         "train": {"cat": tmp_path / "data/train/cat", "dog": tmp_path / "data/train/dog"}
     }
 
 
-def test_a_folder_of_a_known_class_is_no_wrapping(tmp_path: Path) -> None:
+def test_a_folder_of_a_known_class_is_not_a_wrapper(tmp_path: Path) -> None:
     write(tmp_path, "great_dane/indoor", "great_dane/outdoor")
     assert read_dataset(tmp_path, holdout=0).classes == ("indoor", "outdoor")
     assert read_dataset(tmp_path, holdout=0, known=["cat", "great dane"]).classes == ("great dane",)
@@ -198,7 +198,7 @@ def test_a_folder_of_a_known_class_is_no_wrapping(tmp_path: Path) -> None:
 # --- links ---
 
 
-def test_a_link_that_loops_is_no_folder(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_not_a_folder(tmp_path: Path) -> None:
     root = write(tmp_path / "pets", "cat", "dog")
     for folder in (root, root / "cat"):
         os.symlink("itself", folder / "itself")
@@ -221,7 +221,7 @@ def test_a_class_that_reaches_other_classes_through_a_link_is_refused(tmp_path: 
         read_dataset(root)
 
 
-def test_two_classes_of_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_classes_in_one_folder_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path / "pets", "cat")
     os.symlink(root / "cat", root / "dog")
     with pytest.raises(ValueError, match=r"must belong to one class.*which belongs to class 'cat'"):
@@ -237,7 +237,7 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
     assert sizes(read_dataset(tmp_path / "link", holdout=0)) == [4, 0, 0]
 
 
-# --- labels elsewhere ---
+# --- inferred labels ---
 
 
 @pytest.mark.parametrize(
@@ -252,16 +252,16 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
         *[("0001-cat.jpg", "cat"), ("IMG_1234.JPG", ""), ("12.jpg", ""), ("cat.jpg", ""), ("DSC00012.jpg", "")],
     ],
 )
-def test_labels_in_names(name: str, label: str) -> None:
+def test_labels_from_names(name: str, label: str) -> None:
     assert label_from_name(name) == label
 
 
-def in_names(root: Path) -> Path:
+def labels_in_file_names(root: Path) -> Path:
     write(root, *(f"train/{name}.{number}.jpg" for name in ("cat", "dog") for number in range(4)))
     return write(root, *(f"test1/{number}.jpg" for number in range(3)))
 
 
-def in_a_table(root: Path) -> Path:
+def labels_in_table(root: Path) -> Path:
     write(root, *(f"train/{number:04x}.jpg" for number in range(8)), *(f"test/{number:04x}.jpg" for number in range(3)))
     rows = [f"{number:04x},{9 * number},{'boxer' if number % 2 else 'pug'}" for number in range(8)]
     (root / "labels.csv").write_text("\n".join(["id,size,breed", *rows]))
@@ -269,27 +269,27 @@ def in_a_table(root: Path) -> Path:
     return root
 
 
-def beside_masks(root: Path) -> Path:
+def images_and_masks(root: Path) -> Path:
     names = [f"{name}_{number}.png" for name in ("cat", "dog") for number in range(4)]
     return write(root, *(f"{place}/{name}" for place in ("images", "annotations/trimaps") for name in names))
 
 
-def beside_one_folder(root: Path) -> Path:
+def labels_next_to_one_folder(root: Path) -> Path:
     write(root, *(f"images/{number}.png" for number in range(8)))
     rows = [f"images\\{number}.png\t{'healthy' if number < 4 else 'sick'}" for number in range(8)]
     (root / "meta.tsv").write_text("\n".join(["image\tdiagnosis", *rows]), encoding="utf-16")
     return root
 
 
-def in_one_folder(root: Path) -> Path:
+def images_in_one_folder(root: Path) -> Path:
     return write(root, *(f"all of them/{name}_{number}.jpg" for name in ("cat", "dog") for number in range(4)))
 
 
-def unsorted(root: Path) -> Path:
+def images_without_folder(root: Path) -> Path:
     return write(root, *(f"{name}_{number}.jpg" for name in ("cat", "dog") for number in range(4)))
 
 
-def marked(root: Path) -> Path:
+def one_hot_table(root: Path) -> Path:
     write(root, *(f"{number}.jpg" for number in range(8)))
     rows = [f"{number}, {int(number < 4)}, {int(number >= 4)}" for number in range(8)]
     (root / "_classes.csv").write_text("\n".join(["filename, cat, dog", *rows]))
@@ -299,16 +299,16 @@ def marked(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "place", "classes"),
     [
-        (in_names, "The file names", "cat (4), dog (4)"),
-        (in_a_table, "The columns id and breed of labels.csv", "boxer (4), pug (4)"),
-        (beside_one_folder, "The columns image and diagnosis of meta.tsv", "healthy (4), sick (4)"),
-        (beside_masks, "The file names", "cat (4), dog (4)"),
-        (in_one_folder, "The file names", "cat (4), dog (4)"),
-        (unsorted, "The file names", "cat (4), dog (4)"),
-        (marked, "The columns filename and cat, dog of _classes.csv", "cat (4), dog (4)"),
+        (labels_in_file_names, "The file names", "cat (4), dog (4)"),
+        (labels_in_table, "The columns id and breed of labels.csv", "boxer (4), pug (4)"),
+        (labels_next_to_one_folder, "The columns image and diagnosis of meta.tsv", "healthy (4), sick (4)"),
+        (images_and_masks, "The file names", "cat (4), dog (4)"),
+        (images_in_one_folder, "The file names", "cat (4), dog (4)"),
+        (images_without_folder, "The file names", "cat (4), dog (4)"),
+        (one_hot_table, "The columns filename and cat, dog of _classes.csv", "cat (4), dog (4)"),
     ],
 )
-def test_labels_elsewhere_are_offered_and_written(tmp_path: Path, run, make, place: str, classes: str) -> None:
+def test_inferred_labels_are_suggested_and_written(tmp_path: Path, run, make, place: str, classes: str) -> None:
     root = make(tmp_path / "pets")
     with pytest.raises(ValueError, match="data manifest") as caught:
         read_dataset(root)
@@ -326,13 +326,13 @@ def test_labels_elsewhere_are_offered_and_written(tmp_path: Path, run, make, pla
     assert sizes(read_dataset(tmp_path / "other.csv")) == [6, 0, 2]
 
 
-def test_without_labels_there_is_nothing_to_write(tmp_path: Path, run) -> None:
+def test_a_manifest_needs_labels(tmp_path: Path, run) -> None:
     done = run("data", "manifest", write_classes(tmp_path, {"IMG": 3}))
     assert done.status == 1
     assert "neither the names of the files nor a table tell classes" in done.err
 
 
-def test_tables_of_one_form_beside_each_split_are_joined(tmp_path: Path, run) -> None:
+def test_tables_of_one_form_are_joined(tmp_path: Path, run) -> None:
     for split in ("train", "valid", "test"):
         write(tmp_path, *(f"{split}/{number}.jpg" for number in range(4)))
         boxes = [f"{number}.jpg,{'cat' if number < 2 else 'dog'},1,2" for number in range(4)]
@@ -344,7 +344,7 @@ def test_tables_of_one_form_beside_each_split_are_joined(tmp_path: Path, run) ->
     assert dataset.classes == ("cat", "dog")
 
 
-def test_one_mark_of_many_is_no_label(tmp_path: Path) -> None:
+def test_one_attribute_of_many_is_not_a_label(tmp_path: Path) -> None:
     write(tmp_path, *(f"{number}.jpg" for number in range(8)))
     rows = [f"{number}.jpg,{number % 2},1,{int(number > 2)}" for number in range(8)]
     (tmp_path / "attributes.csv").write_text("\n".join(["file,hat,smile,beard", *rows]))

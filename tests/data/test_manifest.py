@@ -51,14 +51,14 @@ def test_other_dialects(folder: Path, head: str) -> None:
     assert read_dataset(folder / "a.csv", holdout=0).classes == ("cat", "dog")
 
 
-def test_a_split_in_a_column_of_another_name(folder: Path) -> None:
+def test_a_split_column_with_another_name(folder: Path) -> None:
     rows = [(*row, split) for row, split in zip(ROWS, ("train", "train", "valid", "test"), strict=True)]
     dataset = read_dataset(write(folder / "a.csv", "filepaths,labels,data set", rows))
     assert [images for _, images, *_ in dataset.summary()] == [2, 1, 1]
     assert dataset.notes[0] == "The splits are from the column 'data set'."
 
 
-def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
+def test_an_unread_column_that_mentions_a_split_is_noted(folder: Path) -> None:
     file = write(folder / "a.csv", "path,label,is_valid", [(*row, "True") for row in ROWS])
     assert "Did not read is_valid" in read_dataset(file).notes[0]
     rows = [
@@ -82,7 +82,7 @@ def test_a_column_that_only_speaks_of_a_split_is_named(folder: Path) -> None:
         (["path,label", "https://example.org/0.png,cat", "images/1.png,dog"], "URLs are not fetched"),
     ],
 )
-def test_what_helps_is_said(folder: Path, lines: list[str], message: str) -> None:
+def test_errors_give_advice(folder: Path, lines: list[str], message: str) -> None:
     (folder / "a.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=message):
         read_dataset(folder / "a.csv")
@@ -111,7 +111,7 @@ def test_number_labels_index_the_given_names(folder: Path) -> None:
     assert read_dataset(file).classes == ("cat", "dog")
 
 
-def test_doubles_are_told(folder: Path) -> None:
+def test_duplicates_are_noted(folder: Path) -> None:
     rows = [
         ("images/0.png", "cat", "train"),
         ("images/1.png", "dog", "train"),
@@ -151,12 +151,12 @@ def test_doubles_are_told(folder: Path) -> None:
         ("path,label", [("images/0.png", "cat")], r"at least 2 classes, got cat in .*a\.csv"),
     ],
 )
-def test_faults_are_named(folder: Path, header: str, rows: list[tuple[str, ...]], message: str) -> None:
+def test_faults_are_refused_with_the_line(folder: Path, header: str, rows: list[tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_dataset(write(folder / "a.csv", header, rows))
 
 
-def test_labels_outside_of_the_classes_are_named(folder: Path) -> None:
+def test_labels_outside_the_classes_are_refused(folder: Path) -> None:
     file = write(folder / "a.csv", "path,label", ROWS)
     with pytest.raises(ValueError, match="among the classes; not among them: sea_lion"):
         read_dataset(file, classes=["cat", "dog", "eel"])
@@ -164,7 +164,7 @@ def test_labels_outside_of_the_classes_are_named(folder: Path) -> None:
         read_dataset(file, classes=["dog", "cat"])
 
 
-def test_what_is_no_table_is_refused(folder: Path) -> None:
+def test_other_files_are_refused(folder: Path) -> None:
     (folder / "a.csv").write_bytes(b"path,label\n\xff\xfe,\x80\n")
     with pytest.raises(ValueError, match=r"a\.csv must be a readable UTF-8 text file"):
         read_dataset(folder / "a.csv")
@@ -221,13 +221,13 @@ def test_parquet_needs_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["path,label", "images/0.png,1", "images/1.png,1.0"], "written in one way, got '1' and '1.0'"),
     ],
 )
-def test_rows_that_say_something_else_than_meant_are_refused(folder: Path, lines: list[str], message: str) -> None:
+def test_ambiguous_rows_are_refused(folder: Path, lines: list[str], message: str) -> None:
     (folder / "a.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=message):
         read_dataset(folder / "a.csv")
 
 
-def test_empty_cells_at_the_end_mean_nothing(folder: Path) -> None:
+def test_empty_cells_at_the_end_are_ignored(folder: Path) -> None:
     (folder / "a.csv").write_text("path,label\nimages/0.png,cat,\nimages/1.png,dog,,\n")
     assert read_dataset(folder / "a.csv", holdout=0).classes == ("cat", "dog")
 
@@ -243,7 +243,7 @@ def test_a_column_of_class_names_names_the_labels(folder: Path) -> None:
     assert "'class_name' gives some of them the same name" in dataset.notes[0]
 
 
-def test_a_label_that_nobody_can_see_is_refused_by_the_manifest_s_path(tmp_path: Path) -> None:
+def test_an_invisible_label_is_refused_with_the_path(tmp_path: Path) -> None:
     file = tmp_path / "m.csv"
     file.write_text("path,label\na.png,\u202e\nb.png,cat\n", encoding="utf-8")
     for name in ("a.png", "b.png"):

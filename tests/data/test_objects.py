@@ -21,7 +21,7 @@ from tests.data.images import picture, write_classes
 
 
 class Photos:
-    """A data set in torchvision's manner that counts what it decodes."""
+    """A data set like torchvision's that records which items it decodes."""
 
     def __init__(self, given: list[int], **attributes: Any) -> None:
         self.read: list[int] = []
@@ -43,8 +43,8 @@ LABELS = [1, 0, 1, 0, 1, 0]
 
 @pytest.mark.parametrize("attribute", ["targets", "_labels", "labels", "y"])
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_a_data_set_of_ones_own_is_asked_for_its_items(attribute: str, kind: Any) -> None:
-    """Its lists may say something else than its items; where they agree, its class names hold."""
+def test_items_of_a_user_data_set_are_read(attribute: str, kind: Any) -> None:
+    """Its lists may contradict its items; if they agree, its class names are used."""
     photos = Photos(LABELS, classes=[("a_b", "other"), "c"], **{attribute: kind(LABELS)})
     dataset = read_dataset(photos, holdout=0)
     assert (dataset.name, dataset.classes, photos.read) == ("Photos", ("a b", "c"), list(range(6)))
@@ -56,7 +56,7 @@ def test_a_data_set_of_ones_own_is_asked_for_its_items(attribute: str, kind: Any
     assert "The items of Photos have other labels than it lists, so its class names are not used." in dataset.notes
 
 
-def test_labels_are_decoded_where_nothing_else_helps() -> None:
+def test_items_are_decoded_if_labels_are_not_listed() -> None:
     photos = Photos(LABELS)
     dataset = read_dataset(photos, holdout=0)
     assert dataset.classes == ("class 0", "class 1")
@@ -64,7 +64,7 @@ def test_labels_are_decoded_where_nothing_else_helps() -> None:
     assert "Photos does not list its labels: 6 images were read" in dataset.notes[0]
 
 
-def test_a_tensor_transform_is_undone_and_told() -> None:
+def test_a_tensor_transform_is_undone_and_noted() -> None:
     photos = Photos(LABELS, targets=LABELS, transform=to_tensor)
     dataset = read_dataset(photos, holdout=0)
     assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1)))
@@ -96,7 +96,7 @@ def test_subsets_keep_labels_and_names(tmp_path: Path) -> None:
 
 
 class Items:
-    """A data set of one's own with these items; an item that is an exception is raised."""
+    """A user data set with these items; an item that is an exception is raised."""
 
     def __init__(self, *items: Any, **attributes: Any) -> None:
         self.items = items
@@ -111,8 +111,8 @@ class Items:
         return self.items[index]
 
 
-class Turned(ImageFolder):
-    """A subclass with other labels and other pictures than its lists tell."""
+class Flipped(ImageFolder):
+    """A subclass with other labels and images than its lists say."""
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         image, label = super().__getitem__(index)
@@ -120,7 +120,7 @@ class Turned(ImageFolder):
 
 
 class Wrapper:
-    """The same as a wrapper that looks like a subset."""
+    """The same, as a wrapper that looks like a subset."""
 
     def __init__(self, dataset: Any, indices: list[int]) -> None:
         self.dataset, self.indices = dataset, indices
@@ -136,8 +136,8 @@ class Wrapper:
 @pytest.mark.parametrize(
     "changed",
     [
-        lambda root: Turned(root),
-        lambda root: Subset(Turned(root), [0, 1, 2, 3]),
+        lambda root: Flipped(root),
+        lambda root: Subset(Flipped(root), [0, 1, 2, 3]),
         lambda root: Wrapper(ImageFolder(root), [0, 1, 2, 3]),
         lambda root: ImageFolder(
             root, transform=lambda image: image.rotate(180), target_transform=lambda label: 1 - label
@@ -145,15 +145,15 @@ class Wrapper:
     ],
     ids=["subclass", "subset of one", "wrapper", "transforms"],
 )
-def test_whoever_changes_pictures_and_labels_is_asked_for_them(tmp_path: Path, changed: Any) -> None:
+def test_objects_that_change_images_and_labels_are_asked_for_items(tmp_path: Path, changed: Any) -> None:
     root = write_classes(tmp_path, {"a": 2, "b": 2})
     dataset = read_dataset(changed(str(root)), holdout=0)
     assert [item.label for item in dataset.train] == [1, 1, 0, 0]
-    assert dataset.classes == ("class 0", "class 1"), "the names belong to the labels before"
+    assert dataset.classes == ("class 0", "class 1"), "the names belong to the listed labels"
     assert np.array_equal(np.asarray(dataset.train[1].load()), np.asarray(picture(1).rotate(180)))
 
 
-def test_subsets_of_indices_that_are_not_there_name_them(tmp_path: Path) -> None:
+def test_missing_indices_of_subsets_are_refused_or_noted(tmp_path: Path) -> None:
     photos = ImageFolder(str(write_classes(tmp_path, {"a": 2, "b": 2})))
     with pytest.raises(ValueError, match=r"Subset\[1\]"):
         read_dataset(Subset(photos, [0, 99, 2]), holdout=0, on_bad="fail")
@@ -206,7 +206,7 @@ def test_labels_of_every_kind(given: list[Any], labels: list[int], classes: tupl
         ([{"a": 1}, 1], r"\[0\] must have one class number, got \{'a': 1\}"),
     ],
 )
-def test_what_is_no_label_is_named(given: list[Any], message: str) -> None:
+def test_invalid_labels_are_refused(given: list[Any], message: str) -> None:
     pairs = [(picture(index), label) for index, label in enumerate(given)]
     for source in (pairs, Items(*pairs)):
         with pytest.raises((TypeError, ValueError), match=message):
@@ -256,7 +256,7 @@ def test_items_of_other_forms_are_refused(item: Any, message: str) -> None:
             read_dataset(source)
 
 
-def test_items_that_cannot_be_read_are_named() -> None:
+def test_unreadable_items_are_noted() -> None:
     items = Items((picture(0), 0), KeyError("b"), (picture(1), 1), OSError("the disk is gone"), None)
     dataset = read_dataset(items, holdout=0)
     assert [item.label for item in dataset.train] == [0, 1]
@@ -278,14 +278,14 @@ def test_an_item_whose_label_is_known_is_a_bad_image() -> None:
         check_dataset(dataset, on_bad="fail")
 
 
-def test_a_length_that_is_too_great() -> None:
+def test_a_length_that_is_too_large() -> None:
     items = Items((picture(0), 0), (picture(1), 1), IndexError("end"), IndexError("end"))
     dataset = read_dataset(items, holdout=0)
     assert len(dataset.train) == 2
     assert "Items has 2 items, though its length is 4." in dataset.notes
 
 
-def test_class_names_of_ones_own_data_sets() -> None:
+def test_class_names_of_user_data_sets() -> None:
     pairs = [(picture(0), 3), (picture(1), 7)]
     assert read_dataset(Items(*pairs, class_to_idx={"cat": 3, "dog": 7}), holdout=0).classes == ("cat", "dog")
     with pytest.raises(ValueError, match=r"Labels must be among 3, 5, got 7 \(1 image\)"):
@@ -296,7 +296,7 @@ def test_class_names_of_ones_own_data_sets() -> None:
     assert (some.classes, some.notes[-1]) == (("a", "b", "c"), "Items has no image of b.")
 
 
-def test_joined_data_sets_must_agree(tmp_path: Path) -> None:
+def test_concatenated_data_sets_must_agree(tmp_path: Path) -> None:
     one, two = (write_classes(tmp_path / name, {"a": 1, name: 1}) for name in ("one", "two"))
     dataset = read_dataset(ConcatDataset([ImageFolder(str(one)), ImageFolder(str(one))]), holdout=0)
     assert (dataset.classes, len(dataset.train)) == (("a", "one"), 4)
@@ -319,7 +319,7 @@ def test_images_by_path_bytes_and_open_file(tmp_path: Path) -> None:
 
 
 class Stream(IterableDataset):
-    """A data set without an order."""
+    """A data set that cannot be indexed."""
 
     def __iter__(self) -> Any:
         yield picture(0), 0
@@ -337,7 +337,7 @@ class Stream(IterableDataset):
         (TensorDataset(torch.rand(4, 3, 8, 8)), r"must be a pair \(image, label\), got 1 value"),
     ],
 )
-def test_what_is_no_data_set_is_refused_with_advice(source: Any, message: str) -> None:
+def test_other_objects_are_refused_with_advice(source: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         read_dataset(source)
 
@@ -357,7 +357,7 @@ def test_torchvisions_own_fake_data() -> None:
         (Photos([0, 0], targets=[0, 0]), "at least 2 classes, got class 0 in Photos"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named(photos: Photos, message: str) -> None:
+def test_unusable_labels_are_refused(photos: Photos, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_dataset(photos)
 
@@ -391,7 +391,7 @@ def test_pairs_of_images_and_numbers() -> None:
         (iter([]), "got list_iterator"),
     ],
 )
-def test_unknown_kinds_are_refused(source: Any, message: str) -> None:
+def test_unknown_types_are_refused(source: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         read_dataset(source)
 
@@ -406,14 +406,14 @@ def test_dicts_of_splits(tmp_path: Path) -> None:
     assert [row[1] for row in dataset.summary()] == [4, 4, 0]
 
 
-def test_too_few_classes_of_objects_are_told_without_speaking_of_folders() -> None:
+def test_too_few_classes_of_objects_do_not_mention_folders() -> None:
     with pytest.raises(ValueError, match=r"at least 2 classes, got none in images\.$"):
         read_dataset([])
     with pytest.raises(ValueError, match=r"at least 2 classes, got a in images\.$"):
         read_dataset([(picture(0), "a")])
 
 
-def test_dicts_that_do_not_fit_are_refused() -> None:
+def test_inconsistent_dicts_are_refused() -> None:
     photos = Photos(LABELS, targets=LABELS, classes=["a", "b"])
     with pytest.raises(ValueError, match="Unknown split 'extra' among train, extra"):
         read_dataset({"train": photos, "extra": photos})
@@ -458,14 +458,14 @@ def test_hugging_face_data_sets() -> None:
 
 
 def png(seed: int) -> bytes:
-    """A picture as the bytes of a file."""
+    """Return the bytes of an image file."""
     file = io.BytesIO()
     picture(seed).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.mark.slow  # importing datasets takes seconds
-def test_hugging_face_columns_of_every_kind(tmp_path: Path) -> None:
+def test_hugging_face_columns_of_every_type(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     for index in range(2):
         picture(index).save(tmp_path / f"{index}.png")
@@ -495,10 +495,10 @@ def test_hugging_face_columns_of_every_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # importing datasets takes seconds
-def test_hugging_face_transforms_and_subclasses_are_asked() -> None:
+def test_items_of_hugging_face_transforms_and_subclasses_are_read() -> None:
     datasets = pytest.importorskip("datasets")
 
-    class Turned(datasets.Dataset):  # type: ignore[name-defined, misc]
+    class Flipped(datasets.Dataset):  # type: ignore[name-defined, misc]
         def __getitem__(self, index: Any) -> Any:
             row = super().__getitem__(index)
             return row if not isinstance(index, int) else {**row, "label": 1 - row["label"]}
@@ -510,7 +510,7 @@ def test_hugging_face_transforms_and_subclasses_are_asked() -> None:
         images = [image.rotate(180) for image in rows["image"]]
         return {"pixel_values": images, "labels": [1 - label for label in rows["label"]]}
 
-    for changed in (table.with_transform(turned), Turned(table.data, info=table.info)):
+    for changed in (table.with_transform(turned), Flipped(table.data, info=table.info)):
         dataset = read_dataset(changed, holdout=0)
         assert ([item.label for item in dataset.train], dataset.classes) == ([1, 0], ("class 0", "class 1"))
     bright = table.with_transform(lambda rows: {**rows, "image": [image.rotate(180) for image in rows["image"]]})

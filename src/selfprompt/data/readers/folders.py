@@ -59,9 +59,9 @@ def _read_classes(root: Path, split: Split, classes: Mapping[str, Path], on_empt
             empty.append(name)
     if len(empty) == len(classes) or (empty and on_empty == "fail" and split == "train"):
         others = f" (only files that are not images: {_format_counts(ignored)})"
-        found = others if ignored and len(empty) == len(classes) else ""
+        detail = others if ignored and len(empty) == len(classes) else ""
         raise ValueError(
-            f"{folder} has empty class folders: {listing(empty)}{found}: add images or remove the folders."
+            f"{folder} has empty class folders: {listing(empty)}{detail}: add images or remove the folders."
         )
     outside = list_images(folder)
     result.notes = (*_notes(folder, ignored, outside, empty, skipped), *_mask_notes(folder, result.sources))

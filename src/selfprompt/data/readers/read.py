@@ -71,10 +71,10 @@ def read_dataset(
     if classes is None and (file := _find_class_file(source)) is not None:
         classes = file
         notes.append(f"Class names are from {file.name}.")
-    name, place = _name_source(source)
-    splits, label_notes = normalize_labels(place, splits)
-    mapping = name_classes(_order_labels(place, splits), _collect_names(splits), classes)
-    _check_class_count(mapping.names, 1 if known else 2, source, place)
+    name, title = _name_source(source)
+    splits, label_notes = normalize_labels(title, splits)
+    mapping = name_classes(_order_labels(title, splits), _collect_names(splits), classes)
+    _check_class_count(mapping.names, 1 if known else 2, source, title)
     notes += [*(note for images in splits.values() for note in images.notes), *label_notes, *mapping.notes]
     dataset = _make_dataset(name, splits, mapping, notes)
     duplicates = find_duplicates(item.source for item in dataset.select("all"))
@@ -153,7 +153,7 @@ def _find_class_file(source: Any) -> Path | None:
 
 
 def _name_source(source: Any) -> tuple[str, str]:
-    """Return a short name for results, and what messages call the source: its path, or the same name."""
+    """Return the source's name for results, and its title for messages: the path, or the same name."""
     if isinstance(source, (str, Path)):
         path = Path(source)
         return path.stem if path.is_file() else path.resolve().name, str(source)
@@ -161,7 +161,7 @@ def _name_source(source: Any) -> tuple[str, str]:
     return name, name
 
 
-def _order_labels(place: str, splits: Mapping[Split, LabelledSplit]) -> list[str]:
+def _order_labels(title: str, splits: Mapping[Split, LabelledSplit]) -> list[str]:
     """Return all labels in order.
 
     Raises:
@@ -174,17 +174,17 @@ def _order_labels(place: str, splits: Mapping[Split, LabelledSplit]) -> list[str
             for split, images in splits.items()
         }
         classes = "; ".join(f"{split} has {listing(names, 5)}" for split, names in labels.items())
-        raise ValueError(f"All splits of {place} must have the same classes, numbered alike, but {classes}.")
+        raise ValueError(f"All splits of {title} must have the same classes, numbered alike, but {classes}.")
     order = orders.pop() if orders else None
     if order is not None:
         return list(order)
     present = {split: set(images.labels) for split, images in splits.items()}
     if "train" in present:
-        _check_trained(place, present)
+        _check_trained(title, present)
     return sort_labels(set().union(*present.values()))
 
 
-def _check_trained(place: str, present: Mapping[Split, set[str]]) -> None:
+def _check_trained(title: str, present: Mapping[Split, set[str]]) -> None:
     """Raise ValueError if train lacks a label of another split; suggest labels that differ in spelling only."""
     for split, labels in present.items():
         extra = labels - present["train"]
@@ -193,7 +193,7 @@ def _check_trained(place: str, present: Mapping[Split, set[str]]) -> None:
             similar = [label for label in present["train"] if _letters(label) in letters]
             advice = f" train has {listing(sorted(similar))}: name a class alike in all splits." if similar else ""
             raise ValueError(
-                f"Every class of {place} needs training images; only in {split}: {listing(sorted(extra))}.{advice}"
+                f"Every class of {title} needs training images; only in {split}: {listing(sorted(extra))}.{advice}"
             )
 
 
@@ -212,7 +212,7 @@ def _collect_names(splits: Mapping[Split, LabelledSplit]) -> dict[str, str]:
     return names
 
 
-def _check_class_count(names: Sequence[str], least: int, source: Any, place: str) -> None:
+def _check_class_count(names: Sequence[str], least: int, source: Any, title: str) -> None:
     if len(names) >= least:
         return
     advice = ""
@@ -220,7 +220,7 @@ def _check_class_count(names: Sequence[str], least: int, source: Any, place: str
         advice = " If its class folders lie deeper, give the folder that contains them."
         if infer_labels(Path(source)) is not None:
             advice = f" {advise_on_labels(Path(source))}"
-    raise ValueError(f"A classifier needs at least 2 classes, got {listing(names) or 'none'} in {place}.{advice}")
+    raise ValueError(f"A classifier needs at least 2 classes, got {listing(names) or 'none'} in {title}.{advice}")
 
 
 def _make_dataset(

@@ -69,7 +69,7 @@ def list_images(folder: Path) -> list[Path]:
 
 def contains_images(folder: Path) -> bool:
     """Return whether a folder or any folder below it has an image."""
-    return any(_has_image(place) for place in _walk_folders(folder))
+    return any(map(_has_image, _walk_folders(folder)))
 
 
 def find_images(
@@ -87,7 +87,7 @@ def find_images(
         enter: Decides for each folder whether to enter it; by default every folder but links to an ancestor.
     """
     images = []
-    for file in walk_files(folder, enter or (lambda place: not links_to_ancestor(place)), skipped):
+    for file in walk_files(folder, enter or (lambda path: not links_to_ancestor(path)), skipped):
         if is_system_name(file.name, SYSTEM_FILES):
             ignored["hidden"] += 1
         elif is_image(file):
@@ -136,7 +136,7 @@ def is_system_name(name: str, system_names: frozenset[str]) -> bool:
 
 
 def _walk_folders(folder: Path) -> Iterator[Path]:
-    """Yield a folder and the folders below it, each real folder once; read no folder before the next is asked for."""
+    """Yield a folder and the folders below it, each real folder once; list each as late as possible."""
     seen: set[str] = set()
     pending = [folder]
     while pending:

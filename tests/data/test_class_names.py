@@ -15,36 +15,36 @@ def test_cleaning() -> None:
 
 
 def test_names_default_to_the_labels() -> None:
-    naming = name_classes(["a_b", "1"], {"1": "one"}, None)
-    assert (naming.index, naming.names, naming.notes) == ({"a_b": 0, "1": 1}, ("a b", "one"), ())
+    mapping = name_classes(["a_b", "1"], {"1": "one"}, None)
+    assert (mapping.index, mapping.names, mapping.notes) == ({"a_b": 0, "1": 1}, ("a b", "one"), ())
 
 
 def test_mapping_renames() -> None:
-    naming = name_classes(PETS, {}, {"Faces": "face", "airplanes": "airplane", "zebra": "zebra"})
-    assert naming.names == ("face", "Leopards", "accordion", "airplane")
-    assert "Leopards, accordion" in naming.notes[0]
-    assert "Ignored 1 class name without images" in naming.notes[1]
+    mapping = name_classes(PETS, {}, {"Faces": "face", "airplanes": "airplane", "zebra": "zebra"})
+    assert mapping.names == ("face", "Leopards", "accordion", "airplane")
+    assert "Leopards, accordion" in mapping.notes[0]
+    assert "Ignored 1 class name without images" in mapping.notes[1]
     with pytest.raises(ValueError, match="for the labels of the data"):
         name_classes(PETS, {}, {"zebra": "zebra"})
 
 
 def test_list_of_the_labels_gives_the_order() -> None:
-    naming = name_classes(["cat", "sea_lion"], {}, ["sea lion", "dog", "cat"])
-    assert naming.index == {"sea_lion": 0, "cat": 2}
-    assert naming.names == ("sea lion", "dog", "cat")
-    assert "Classes without an image: dog" in naming.notes[0]
+    mapping = name_classes(["cat", "sea_lion"], {}, ["sea lion", "dog", "cat"])
+    assert mapping.index == {"sea_lion": 0, "cat": 2}
+    assert mapping.names == ("sea lion", "dog", "cat")
+    assert "Classes without an image: dog" in mapping.notes[0]
 
 
 def test_list_of_other_names_follows_the_order() -> None:
-    naming = name_classes(PETS, {}, ["face", "leopard", "accordion", "airplane"])
-    assert naming.names == ("face", "leopard", "accordion", "airplane")
-    assert "Faces is 'face'" in naming.notes[0]
+    mapping = name_classes(PETS, {}, ["face", "leopard", "accordion", "airplane"])
+    assert mapping.names == ("face", "leopard", "accordion", "airplane")
+    assert "Faces is 'face'" in mapping.notes[0]
 
 
-def test_numbers_count_the_names() -> None:
-    naming = name_classes(["0", "2"], {}, ["a", "b", "c"])
-    assert naming.index == {"0": 0, "2": 2}
-    assert any("they index the names from 0; 2 is 'c'" in note for note in naming.notes)
+def test_numbers_index_the_names() -> None:
+    mapping = name_classes(["0", "2"], {}, ["a", "b", "c"])
+    assert mapping.index == {"0": 0, "2": 2}
+    assert any("they index the names from 0; 2 is 'c'" in note for note in mapping.notes)
     assert name_classes(["1", "2", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "2": 1, "3": 2}
     assert name_classes(["1", "3"], {}, ["a", "b", "c"]).index == {"1": 0, "3": 2}
     assert name_classes(["5", "7"], {}, ["a", "b"]).index == {"5": 0, "7": 1}
@@ -60,12 +60,12 @@ def test_numbers_count_the_names() -> None:
         (["Faces", "accordion"], "not among them: Leopards, airplanes"),
     ],
 )
-def test_lists_that_do_not_fit_are_refused(names: list[str], message: str) -> None:
+def test_inconsistent_lists_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         name_classes(PETS, {}, names)
 
 
-def test_empty_and_equal_names_are_told() -> None:
+def test_empty_and_equal_names() -> None:
     with pytest.raises(ValueError, match="nothing is left of '__'"):
         name_classes(["__", "a"], {}, None)
     (note,) = (note for note in name_classes(["a", "b"], {}, ["crane"] * 2).notes if "share a name" in note)
@@ -86,13 +86,13 @@ def test_class_file_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_class_files_of_any_program_are_read(tmp_path: Path, encoding: str) -> None:
+def test_encodings_of_class_files(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "classes.txt"
     file.write_bytes("n01=café\r\nn02=猫\r\n".encode(encoding))
     assert read_class_file(file, ["n01", "n02"]) == {"n01": "café", "n02": "猫"}
 
 
-def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_class_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     with pytest.raises(ValueError, match="readable UTF-8"):
         read_class_file(file, [])
@@ -128,7 +128,7 @@ def test_class_file_that_cannot_be_read(tmp_path: Path) -> None:
         ('{"a": "x", "b": "y"}', r"classes\.txt must be plain text, but it looks like JSON"),
     ],
 )
-def test_class_files_that_do_not_fit_are_named_with_the_line(tmp_path: Path, content: str, message: str) -> None:
+def test_inconsistent_class_files_are_refused_with_the_line(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "classes.txt"
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -145,20 +145,20 @@ def test_class_files_that_do_not_fit_are_named_with_the_line(tmp_path: Path, con
         (["cat", "dog"], "tabby cat\nbig dog\n", ("tabby cat", "big dog")),
     ],
 )
-def test_numbers_of_lines_are_no_part_of_names(tmp_path: Path, labels, content: str, names: tuple[str, ...]) -> None:
+def test_line_numbers_are_not_part_of_names(tmp_path: Path, labels, content: str, names: tuple[str, ...]) -> None:
     (tmp_path / "classes.txt").write_text(content)
     assert name_classes(labels, {}, tmp_path / "classes.txt").names == names
 
 
 @pytest.mark.parametrize("content", ["1 dog\n2 cat\n", "1,dog\n2,cat\n", "1\tdog\n2\tcat\n"])
-def test_lines_numbered_otherwise_than_the_labels_are_refused(tmp_path: Path, content: str) -> None:
+def test_lines_with_other_numbers_than_the_labels_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "classes.txt").write_text(content)
     with pytest.raises(ValueError, match="none of its numbered lines is for 0"):
         name_classes(["0", "1"], {}, tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize("names", [["001.Albatross", "002.Auklet"], ["n02085620-Chihuahua", "n02085782-Spaniel"]])
-def test_names_behind_numbers_are_told(names: list[str]) -> None:
+def test_names_after_numbers_are_noted(names: list[str]) -> None:
     (note,) = name_classes(names, {}, None).notes
     assert f"begin with numbers ({names[0]}, {names[1]})" in note
     assert name_classes(["2 cats", "dog"], {}, None).notes == ()

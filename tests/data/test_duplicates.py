@@ -1,4 +1,4 @@
-"""The same picture more than once: never on both sides of a split that is drawn, and named where the user drew it."""
+"""Copies of an image: never on both sides of a drawn split, and noted in the user's own splits."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def as_manifest(root: Path, *, twice: bool) -> Path:
 
 
 def copied(root: Path, how: str) -> object:
-    """Two classes of eight images, each of them there a second time."""
+    """Write two classes of eight images, each of them twice."""
     files = sorted(write_classes(root, {"a": 8, "b": 8}).rglob("*.png"))
     if how == "manifest":
         return as_manifest(root, twice=True)
@@ -54,7 +54,7 @@ KINDS = ["manifest", "list of paths", "list of images", "copy", "link", "hard li
 
 
 @pytest.mark.parametrize("how", KINDS)
-def test_copies_never_cross_a_split_that_is_drawn(how: str, tmp_path: Path) -> None:
+def test_copies_never_cross_a_drawn_split(how: str, tmp_path: Path) -> None:
     dataset = read_dataset(copied(tmp_path / "data", how))
     assert dataset.held_out
     assert (len(dataset.train), len(dataset.test)) == (24, 8)
@@ -63,7 +63,7 @@ def test_copies_never_cross_a_split_that_is_drawn(how: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "webp"])
-def test_the_same_pixels_in_another_file_are_left_out_of_the_test(tmp_path: Path, suffix: str) -> None:
+def test_equal_pixels_in_another_file_are_removed_from_test(tmp_path: Path, suffix: str) -> None:
     root = write_classes(tmp_path / "data", {"a": 8, "b": 8})
     for path in sorted(root.rglob("*.png")):
         Image.open(path).save(path.with_suffix(f".{suffix}"), lossless=True)
@@ -92,7 +92,7 @@ def test_equal_pixels_of_objects_are_found_when_they_are_read(tmp_path: Path) ->
     assert len(checked.train) == 12
 
 
-def test_copies_in_splits_of_the_users_own_are_named_and_kept(tmp_path: Path) -> None:
+def test_copies_in_the_users_splits_are_noted_and_kept(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"train/a": 3, "train/b": 3, "test/a": 2, "test/b": 2})
     shutil.copyfile(root / "train/a/1.png", root / "test/a/copy.png")
     dataset = read_dataset(root)
@@ -106,7 +106,7 @@ def test_copies_in_splits_of_the_users_own_are_named_and_kept(tmp_path: Path) ->
     assert [note for note in checked.notes if note.startswith("By their pixels: 1 of 6 test images is also a training")]
 
 
-def test_a_test_folder_that_is_a_copy_of_train_is_told(tmp_path: Path) -> None:
+def test_a_test_folder_that_is_a_copy_of_train_is_noted(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 3, "b": 3})
     shutil.copytree(tmp_path / "train", tmp_path / "test")
     for source in (tmp_path, {"train": tmp_path / "train", "test": tmp_path / "test"}):
@@ -114,7 +114,7 @@ def test_a_test_folder_that_is_a_copy_of_train_is_told(tmp_path: Path) -> None:
         assert note.startswith("Every test image (6) is also a training image, so accuracy on them says nothing")
 
 
-def test_a_picture_under_two_labels_is_a_contradiction_and_never_a_test(tmp_path: Path) -> None:
+def test_a_picture_with_two_labels_is_noted_and_never_held_out(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"cat": 6, "dog": 6})
     for number in range(3):
         shutil.copyfile(root / f"cat/{number}.png", root / f"dog/cat {number}.png")
@@ -127,7 +127,7 @@ def test_a_picture_under_two_labels_is_a_contradiction_and_never_a_test(tmp_path
     assert any("By their pixels: 1 picture with conflicting labels" in note for note in checked.notes)
 
 
-def test_a_class_of_one_picture_keeps_it_for_training(tmp_path: Path) -> None:
+def test_a_single_picture_is_kept_for_training(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"a": 4, "b": 1})
     for number in range(3):
         shutil.copyfile(root / "b/0.png", root / f"b/copy {number}.png")
@@ -144,11 +144,11 @@ def test_only_files_of_the_same_size_are_opened(tmp_path: Path, monkeypatch: pyt
     os.symlink(tmp_path / "loop", tmp_path / "loop")
     opened = []
 
-    def noted(file: str, mode: str) -> IO[bytes]:
+    def record(file: str, mode: str) -> IO[bytes]:
         opened.append(Path(file).name)
         return io.open(file, mode)  # noqa: UP020 (the other one is replaced, and its caller closes it)
 
-    monkeypatch.setattr("builtins.open", noted)
+    monkeypatch.setattr("builtins.open", record)
     assert find_duplicates([*files, tmp_path / "pipe", tmp_path / "loop", tmp_path / "gone"]) == {
         tmp_path / "a": tmp_path / "a",
         tmp_path / "b": tmp_path / "a",
@@ -157,7 +157,7 @@ def test_only_files_of_the_same_size_are_opened(tmp_path: Path, monkeypatch: pyt
 
 
 def published_rule(labels: list[int], part: float, seed: int) -> set[int]:
-    """The indices that were held out before copies were known."""
+    """Return the indices held out by the rule that ignores copies."""
     chosen: set[int] = set()
     for label in set(labels):
         members = [index for index, other in enumerate(labels) if other == label]
@@ -168,7 +168,7 @@ def published_rule(labels: list[int], part: float, seed: int) -> set[int]:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.floats(0.01, 0.99), st.integers(0, 99))
-def test_without_copies_the_draw_is_what_it_was(labels: list[int], part: float, seed: int) -> None:
+def test_without_copies_the_draw_is_unchanged(labels: list[int], part: float, seed: int) -> None:
     dataset = fake_dataset(labels)
     held = {dataset.train.index(item) for item in hold_out(dataset, part, seed).test}
     assert held == published_rule(labels, part, seed)

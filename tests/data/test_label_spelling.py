@@ -1,4 +1,4 @@
-"""How labels are written: what looks the same is one class, numbers sort as numbers."""
+"""Labels that look the same are one class, and numbers sort as numbers."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
         ("\u200e cat \u202c", "cat"),
         ("c\u200bat\u00ad", "cat"),
         (DECOMPOSED, COMPOSED),
-        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),  # inside a word a non-joiner means something
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e"),  # inside a word a non-joiner has a meaning
     ],
 )
-def test_what_cannot_be_seen_is_left_out(written: str, meant: str) -> None:
+def test_invisible_characters_are_removed(written: str, meant: str) -> None:
     assert normalize_text(written) == meant
 
 
@@ -37,7 +37,7 @@ def test_what_cannot_be_seen_is_left_out(written: str, meant: str) -> None:
         (["1" + 5000 * "0", "2"], ["2", "1" + 5000 * "0"]),
     ],
 )
-def test_numbers_sort_as_numbers_where_all_are(labels: list[str], order: list[str]) -> None:
+def test_numbers_sort_as_numbers_if_all_are(labels: list[str], order: list[str]) -> None:
     assert sort_labels(labels) == order
 
 
@@ -51,18 +51,18 @@ def test_labels_that_look_the_same_are_one_class(labels: list[str]) -> None:
     assert all(ascii(label) in note for label in labels[:2])
 
 
-def test_a_folder_meets_its_name_in_another_normal_form(tmp_path: Path) -> None:
+def test_a_folder_matches_its_name_in_another_normal_form(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {DECOMPOSED: 1, "tea": 1})
     (root / "classes.txt").write_text(f"{COMPOSED},coffee\ntea,tea\n", encoding="utf-8")
     assert read_dataset(root, holdout=0).classes == ("coffee", "tea")
 
 
-def test_a_label_that_cannot_be_seen_is_refused() -> None:
+def test_an_invisible_label_is_refused() -> None:
     with pytest.raises(ValueError, match=r"images: a label must have a visible letter .*got '\\u200b'"):
         read_dataset([(picture(0), "\u200b"), (picture(1), "a")])
 
 
-def test_numbers_are_written_in_one_way() -> None:
+def test_numbers_must_be_written_in_one_way() -> None:
     with pytest.raises(ValueError, match=r"numbers must be written in one way, got '01' and '1' and '1\.0'"):
         read_dataset([(picture(index), label) for index, label in enumerate(["1", "1.0", "01", "2"])])
     with pytest.raises(ValueError, match=r"got '1' and '1\.0'; '2' and '2\.0'"):  # as pandas writes them
@@ -98,8 +98,8 @@ def test_numbered_folders_are_named_in_order(tmp_path: Path) -> None:
         (["n01440764", "n01443537"], "The class names are WordNet ids, not words (n01440764, n01443537)"),
     ],
 )
-def test_names_that_say_little_to_a_model_are_told(labels: list[str], note: str) -> None:
+def test_names_that_a_model_cannot_use_are_noted(labels: list[str], note: str) -> None:
     dataset = read_dataset([(picture(index), label) for index, label in enumerate(labels)], holdout=0)
-    assert any(told.startswith(note) for told in dataset.notes)
+    assert any(other.startswith(note) for other in dataset.notes)
     named = read_dataset([(picture(0), labels[0]), (picture(1), labels[1])], classes=["a hen", "a fox"], holdout=0)
-    assert not any(told.startswith(note[:20]) for told in named.notes)
+    assert not any(other.startswith(note[:20]) for other in named.notes)
