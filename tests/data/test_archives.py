@@ -103,14 +103,14 @@ def headers_of_headers() -> bytes:
 
 LINK, HARD = tarfile.SYMTYPE, tarfile.LNKTYPE
 HOSTILE: dict[str, tuple[str, bytes, str]] = {
-    "parent": ("a.tar.gz", make_tar({"../evil": b"x"}), "leads out"),
-    "parent-later": ("a.tar.gz", make_tar({"x/../../evil": b"x"}), "leads out"),
-    "parent-inside": ("a.tar.gz", make_tar({"x/../evil": b"x"}), "leads out"),
-    "parent-backslash": ("a.tar.gz", make_tar({"..\\evil": b"x"}), "leads out"),
-    "absolute": ("a.tar.gz", make_tar({"/evil": b"x"}), "leads out"),
-    "absolute-folder": ("a.tar.gz", tar_of([(entry("/evil", tarfile.DIRTYPE), b"")]), "leads out"),
-    "drive": ("a.tar", make_tar({"C:\\evil": b"x"}), "leads out"),
-    "drive-later": ("a.tar", make_tar({"x/c:evil": b"x"}), "leads out"),
+    "parent": ("a.tar.gz", make_tar({"../evil": b"x"}), "points outside"),
+    "parent-later": ("a.tar.gz", make_tar({"x/../../evil": b"x"}), "points outside"),
+    "parent-inside": ("a.tar.gz", make_tar({"x/../evil": b"x"}), "points outside"),
+    "parent-backslash": ("a.tar.gz", make_tar({"..\\evil": b"x"}), "points outside"),
+    "absolute": ("a.tar.gz", make_tar({"/evil": b"x"}), "points outside"),
+    "absolute-folder": ("a.tar.gz", tar_of([(entry("/evil", tarfile.DIRTYPE), b"")]), "points outside"),
+    "drive": ("a.tar", make_tar({"C:\\evil": b"x"}), "points outside"),
+    "drive-later": ("a.tar", make_tar({"x/c:evil": b"x"}), "points outside"),
     "link": ("a.tar.gz", tar_of([(entry("x", LINK, "../../evil"), b"")]), "is a link"),
     "link-inside": ("a.tar.gz", tar_of([(entry("y"), b""), (entry("x", LINK, "y"), b"")]), "is a link"),
     "link-absolute": ("a.tar.gz", tar_of([(entry("x", LINK, "/etc/passwd"), b"")]), "is a link"),
@@ -127,20 +127,20 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "line-break": ("a.tar.gz", make_tar({"a\nb": b"x"}), "has control characters"),
     "long-name": ("a.tar.gz", make_tar({"x" * 300: b"x"}), "too long a name"),
     "many-folders": ("a.tar.gz", make_tar({"x/" * 900 + "y": b"x"}), "too long a name"),
-    "file-as-folder": ("a.tar.gz", make_tar({"x": b"x", "x/y": b"y"}), "differs from another"),
-    "folder-as-file": ("a.tar.gz", make_tar({"x/y": b"x", "x": b"y"}), "differs from another"),
+    "file-as-folder": ("a.tar.gz", make_tar({"x": b"x", "x/y": b"y"}), "collides with another"),
+    "folder-as-file": ("a.tar.gz", make_tar({"x/y": b"x", "x": b"y"}), "collides with another"),
     "giant": ("a.tar", cheap_giant(), "grow to more than"),
     "giant-header": ("a.tar", giant_header(), "headers would take 4,294,967,296 bytes"),
     "headers": ("a.tar", headers_of_headers(), ""),
-    "zip-parent": ("a.zip", make_zip({"../evil": b"x"}), "leads out"),
-    "zip-parent-later": ("a.zip", make_zip({"x/../../evil": b"x"}), "leads out"),
-    "zip-parent-backslash": ("a.zip", make_zip({"x\\..\\..\\evil": b"x"}), "leads out"),
-    "zip-absolute": ("a.zip", make_zip({"/evil": b"x"}), "leads out"),
-    "zip-drive": ("a.zip", make_zip({"C:/evil": b"x"}), "leads out"),
+    "zip-parent": ("a.zip", make_zip({"../evil": b"x"}), "points outside"),
+    "zip-parent-later": ("a.zip", make_zip({"x/../../evil": b"x"}), "points outside"),
+    "zip-parent-backslash": ("a.zip", make_zip({"x\\..\\..\\evil": b"x"}), "points outside"),
+    "zip-absolute": ("a.zip", make_zip({"/evil": b"x"}), "points outside"),
+    "zip-drive": ("a.zip", make_zip({"C:/evil": b"x"}), "points outside"),
     "zip-link": ("a.zip", make_zip({"x": b"../evil"}, 0o120777), "is a link"),
     "zip-device": ("a.zip", make_zip({"x": b""}, 0o020777), "neither a file nor a folder"),
     "zip-no-name": ("a.zip", make_zip({"": b"x"}), "without a name"),
-    "zip-slash": ("a.zip", make_zip({"/": b""}), "leads out"),
+    "zip-slash": ("a.zip", make_zip({"/": b""}), "points outside"),
     "zip-null": ("a.zip", make_zip({"a.jpg\0.exe": b"x"}), "has control characters"),
     "zip-encrypted": ("a.zip", make_zip({"a.jpg": b"x"}, flags=1), "is encrypted"),
     "zip-many-folders": ("a.zip", make_zip({"x/" * 900 + "y": b"x"}), "too long a name"),
@@ -192,5 +192,5 @@ def test_files_without_content_count_too(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_archive_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 19))
     (tmp_path / "a.zip").write_bytes(make_zip({"x": CONTENT}))
-    with pytest.raises(RuntimeError, match=r"there is not enough space on the disk.*Free some space"):
+    with pytest.raises(RuntimeError, match=r"there is not enough disk space.*Free disk space"):
         unpack(tmp_path / "a.zip", tmp_path / "out")

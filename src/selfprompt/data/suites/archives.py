@@ -1,7 +1,7 @@
-"""Unpacks archives of strangers: plain files and folders below one new folder, and nothing else.
+"""Unpacks untrusted archives: regular files and folders below one new folder, and nothing else.
 
-Members are looked at and written here, one by one. Nothing is left to ``extract`` of the standard library: its filter
-for tar files is missing before Python 3.11.4, and was broken in later versions (CVE-2025-4517).
+Members are checked and written here, one by one, without ``extract`` of the standard library: its filter for tar files
+is missing before Python 3.11.4, and was broken in later versions (CVE-2025-4517).
 """
 
 import gzip
@@ -18,59 +18,58 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are done and how many there are."""
+"""Called with (bytes done, bytes in all)."""
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 CHUNK = 1 << 20
 MAX_GROWTH, GROWTH_ALLOWANCE = 30, 1 << 28
-"""An archive may unpack to so many times its size, and so many bytes more: images hardly shrink in archives."""
+"""An archive may unpack to this multiple of its size plus this many bytes: images hardly compress."""
 MEMBER_OVERHEAD = 512
-"""Bytes that each member counts for besides its content."""
+"""Bytes that each member counts for in addition to its content."""
 MAX_PATH_PARTS, MAX_NAME_BYTES = 32, 255
-"""Folders in a member's path, and bytes in the name of each."""
+"""Most components of a member's path, and most bytes in the name of each."""
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A plain file or a folder in an archive.
+    """A regular file or a folder in an archive.
 
     Attributes:
-        name: As the archive has it.
+        name: Name as stored in the archive.
         is_folder: Whether it is a folder.
         size: Bytes of its content.
         open: Opens its content.
-        passed: Bytes of the archive that are done before it.
+        offset: Bytes of the archive before it.
     """
 
     name: str
     is_folder: bool
     size: int
     open: Callable[[], IO[bytes]]
-    passed: int
+    offset: int
 
 
 def unpack(archive: Path, into: Path, progress: Progress | None = None) -> None:
-    """Unpack a .zip, .tar, .tar.gz or .tgz into a new folder; refuses all but plain files and folders inside of it.
+    """Unpack a .zip, .tar, .tar.gz or .tgz into a new folder; refuses all but regular files and folders inside it.
 
     Args:
-        archive: The file; its name tells its kind.
+        archive: The file; its extension gives its format.
         into: The folder, which must not exist.
-        progress: Told the bytes of the archive that are done.
+        progress: Called with the bytes of the archive that are done.
 
     Raises:
-        RuntimeError: If the archive is broken, encrypted, does not fit on the disk or grows beyond measure, or holds
-            links, devices, absolute paths, paths with "..", or names that no file should have. What was unpacked
-            until then is deleted.
+        RuntimeError: If the archive is damaged or encrypted, does not fit on the disk or expands too much, or holds
+            links, devices, absolute paths, paths with "..", or unsafe names. The folder is deleted then.
     """
     into.mkdir(parents=True)
     try:
         _unpack(archive, into, progress)
-    except Exception as error:  # readers of broken archives raise errors of every kind
+    except Exception as error:  # readers of damaged archives raise errors of every kind
         shutil.rmtree(into, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         raise RuntimeError(
-            f"{archive} cannot be unpacked: {reason.rstrip('.')}. Free some space if there was too little; else "
-            "delete it, and fetch it anew or from the data set's home page."
+            f"{archive} cannot be unpacked: {reason.rstrip('.')}. Free disk space if it ran out; otherwise delete the "
+            "archive, and fetch it again or from the data set's home page."
         ) from None
 
 
@@ -85,15 +84,15 @@ def _unpack(archive: Path, into: Path, progress: Progress | None) -> None:
         if total > MAX_GROWTH * size + GROWTH_ALLOWANCE:
             raise ValueError(f"it would grow to more than {MAX_GROWTH} times its size, which no archive of images does")
         if total > free:
-            raise ValueError("there is not enough space on the disk for what it holds")
+            raise ValueError("there is not enough disk space for its contents")
         target = into.joinpath(*_parts(member))
-        if target in written:  # the later of two members of one name counts, as tar has it
+        if target in written:  # of two members with one name the later wins, as in tar
             target.unlink()
         _write(member, target)
         if not member.is_folder:
             written.add(target)
         if progress is not None:
-            progress(member.passed, size)
+            progress(member.offset, size)
 
 
 def _write(member: _Member, target: Path) -> None:
@@ -105,11 +104,13 @@ def _write(member: _Member, target: Path) -> None:
         with member.open() as source, open(target, "xb") as file:
             shutil.copyfileobj(source, file, CHUNK)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"its member {_quote(member.name)} differs from another in capital letters or kind") from None
+        raise ValueError(
+            f"its member {_quote(member.name)} collides with another (up to case, or as a file and a folder)"
+        ) from None
 
 
 def _parts(member: _Member) -> tuple[str, ...]:
-    """The path of a member below the folder, part by part; ValueError if it has none that is safe."""
+    """Return the components of a member's path below the folder; ValueError if the path is not safe."""
     name = member.name.replace("\\", "/")
     path = PurePosixPath(name)
     shown = f"its member {_quote(member.name)}"
@@ -118,7 +119,7 @@ def _parts(member: _Member) -> tuple[str, ...]:
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         raise ValueError(f"{shown} has control characters in its name")
     if path.is_absolute() or ".." in path.parts or any(re.match("[A-Za-z]:", part) for part in path.parts):
-        raise ValueError(f"{shown} leads out of the folder")
+        raise ValueError(f"{shown} points outside of the folder")
     longest = max((len(part.encode(errors="surrogatepass")) for part in path.parts), default=0)
     if len(path.parts) > MAX_PATH_PARTS or longest > MAX_NAME_BYTES:
         raise ValueError(f"{shown} has too long a name")
@@ -150,13 +151,13 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
             for info in tar:
                 _check_kind(info.name, is_link=info.issym() or info.islnk(), is_plain=info.isreg() or info.isdir())
                 yield _Member(info.name, info.isdir(), info.size, partial(_content, tar, info), raw.tell())
-        for _ in range(GROWTH_ALLOWANCE // CHUNK):  # the checksum of gzip stands behind the padding
+        for _ in range(GROWTH_ALLOWANCE // CHUNK):  # gzip's checksum follows the padding
             if not (compressed and stream.read(CHUNK)):
                 break
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    return cast("IO[bytes]", tar.extractfile(info))  # which is None for what is no plain file only
+    return cast("IO[bytes]", tar.extractfile(info))  # None only for members that are not regular files
 
 
 def _check_kind(name: str, *, is_link: bool, is_plain: bool) -> None:
@@ -167,7 +168,7 @@ def _check_kind(name: str, *, is_link: bool, is_plain: bool) -> None:
 
 
 class _BoundedReads:
-    """A stream that is read in pieces: a header that tells a size of gigabytes would be read whole."""
+    """A stream that refuses large reads: tarfile would read a header whole that claims gigabytes."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
         self._file = file
@@ -175,20 +176,20 @@ class _BoundedReads:
         self.seek = file.seek
 
     def read(self, size: int) -> bytes:
-        """The next bytes, up to so many."""
+        """Return up to ``size`` of the next bytes."""
         if not 0 <= size <= CHUNK:
             raise ValueError(f"one of its headers would take {size:,} bytes")
         return self._file.read(size)
 
 
 def find_path_ending(folder: Path, ending: str) -> Path | None:
-    """The path below a folder that ends with these parts and is the shortest; None without one."""
-    wanted = PurePosixPath(ending).parts
+    """Return the shortest path below a folder that ends in ``ending``; None if there is none."""
+    parts = PurePosixPath(ending).parts
     level = [folder]
     while level:
-        inner = sorted(entry for place in level for entry in place.iterdir() if entry.name != "__MACOSX")
+        inner = sorted(entry for parent in level for entry in parent.iterdir() if entry.name != "__MACOSX")
         for entry in inner:
-            if entry.relative_to(folder).parts[-len(wanted) :] == wanted:
+            if entry.relative_to(folder).parts[-len(parts) :] == parts:
                 return entry
         level = [entry for entry in inner if entry.is_dir() and not entry.is_symlink()]
     return None

@@ -1,6 +1,6 @@
-"""Fetches files over HTTP, resuming where a connection broke; never leaves half a file.
+"""Downloads files over HTTP and resumes interrupted downloads; never leaves an incomplete file.
 
-What is on its way is called ``NAME.part``; it gets its name when it is whole and its checksum is right.
+A file in progress is called ``NAME.part``; it gets its name when it is complete and its checksum matches.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ def download(
     wait: float = 1.0,
     progress: Progress | None = None,
 ) -> None:
-    """Fetch a file; goes on where an earlier attempt, or an earlier call, was interrupted.
+    """Download a file; resumes where an earlier attempt, or an earlier call, was interrupted.
 
     Args:
-        url: An http or https address.
-        path: Where to put it; must not exist.
-        checksum: As ``verify_checksum`` takes it; "" checks the length only.
-        attempts: How often in a row to try without getting a byte.
+        url: An http or https URL.
+        path: Path of the file; must not exist.
+        checksum: See `verify_checksum`; "" checks the length only.
+        attempts: Consecutive attempts that may fail without receiving a byte.
         wait: Seconds before the second attempt; doubled before each further one.
-        progress: Told the bytes.
+        progress: Called with (bytes received, bytes in all).
 
     Raises:
         FileExistsError: If the path exists.
-        RuntimeError: If the file cannot be fetched, or is another one than the checksum says.
+        RuntimeError: If the file cannot be fetched, or does not match the checksum.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists and is left as it is.")
@@ -58,49 +58,49 @@ def download(
 
 
 def verify_checksum(path: Path, checksum: str, name: str) -> None:
-    """Raise RuntimeError, and delete the file, unless it has a checksum.
+    """Delete a file and raise RuntimeError if it does not match a checksum.
 
     Args:
         path: The file.
-        checksum: "md5:...", "sha256:...", or "git:..." for the id that git gives a file of that content; "" for none.
-        name: What messages call it.
+        checksum: "md5:...", "sha256:...", or "git:..." for the id of the file as a git blob; "" for none.
+        name: Name of the file in messages.
     """
-    kind, _, wanted = checksum.partition(":")
-    if not kind:
+    algorithm, _, published = checksum.partition(":")
+    if not algorithm:
         return
     with path.open("rb") as file:
-        if kind == "git":
+        if algorithm == "git":
             digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
-            found = digest.hexdigest()
+            actual = digest.hexdigest()
         else:
-            found = hashlib.file_digest(file, kind).hexdigest()
-    if found != wanted:
+            actual = hashlib.file_digest(file, algorithm).hexdigest()
+    if actual != published:
         path.unlink()
         raise RuntimeError(
-            f"{name} is not the published file: its {kind} is {found}, not {wanted}. It was deleted; try again, and if "
-            "it stays so, get the data set from its home page."
+            f"{name} is not the published file: its {algorithm} is {actual}, not {published}. It was deleted; try "
+            "again, and if that fails, get the data set from its home page."
         )
 
 
 @contextmanager
 def _open_exclusively(part: Path) -> Iterator[IO[bytes]]:
-    """The part file, open for appending by this process only."""
+    """Open the part file for appending, by this process only."""
     with open_to_append(part) as file:
         try:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
-            pass  # no such locks on this system
+            pass  # this system has no such locks
         except BlockingIOError:
             raise RuntimeError(f"Another process is fetching {part}: wait for it.") from None
         yield file
 
 
 def _fetch(url: str, file: IO[bytes], tag: Path, attempts: int, wait: float, progress: Progress | None) -> None:
-    """Append to the file until it is whole."""
+    """Append to the file until it is complete."""
     failures = 0
     while True:
         before = file.seek(0, os.SEEK_END)
@@ -119,57 +119,59 @@ def _fetch(url: str, file: IO[bytes], tag: Path, attempts: int, wait: float, pro
         failures = 0 if file.seek(0, os.SEEK_END) > before else failures + 1
         if failures >= attempts:
             raise RuntimeError(
-                f"{url} cannot be fetched: {reason}. What has come is kept; repeat the command to go on from there."
+                f"{url} cannot be fetched: {reason}. The part received is kept; repeat the command to resume."
             )
         time.sleep(wait * 2 ** max(failures - 1, 0))
 
 
 def _append(url: str, file: IO[bytes], tag: Path, progress: Progress | None) -> bool:
-    """One request; whether the file is whole after it."""
-    have = file.seek(0, os.SEEK_END)
+    """Make one request, and return whether the file is complete."""
+    received = file.seek(0, os.SEEK_END)
     request = Request(url, headers={"User-Agent": "selfprompt", "Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        if tag.is_file():  # another file under this address by now comes from its beginning
+    if received:
+        request.add_header("Range", f"bytes={received}-")
+        if tag.is_file():  # if the file has changed since, it is sent from its beginning
             request.add_header("If-Range", tag.read_text(encoding="utf-8"))
     try:
         response = build_opener(_NoDowngrade).open(request, timeout=TIMEOUT)
     except HTTPError as error:
         if error.code != 416:
             raise
-        if error.headers.get("Content-Range", "") == f"bytes */{have}":
-            return True  # everything had come
+        if error.headers.get("Content-Range", "") == f"bytes */{received}":
+            return True  # the part was complete
         file.truncate(0)
         return False
     with response:
         _refuse_page(url, response)
-        goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if response.status != 206 or not goes_on:  # the whole file, or a part that was not asked for
+        resumes = response.headers.get("Content-Range", "").startswith(f"bytes {received}-")
+        if response.status != 206 or not resumes:  # the whole file, or not the requested part
             file.truncate(0)
             tag.unlink(missing_ok=True)
-            have = 0
+            received = 0
             if response.status == 206:
                 return False
-        if (etag := response.headers.get("ETag", "")) and not etag.startswith("W/"):  # weak ones fix no bytes
+        if (etag := response.headers.get("ETag", "")) and not etag.startswith(
+            "W/"
+        ):  # a weak one does not identify bytes
             write_atomically(tag, etag.encode())
         length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdecimal() else 0
+        total = received + int(length) if length.isdecimal() else 0
         while chunk := response.read1(CHUNK):
             file.write(chunk)
-            have += len(chunk)
+            received += len(chunk)
             if progress is not None and total:
-                progress(have, total)
-    return not total or have == total
+                progress(received, total)
+    return not total or received == total
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows what an address points to, but never from https to where anybody on the way can change the file."""
+    """Follows redirects, but never from https to http, where the file could be changed on the way."""
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
-        """The request for the address pointed to."""
+        """Return the request for the new URL."""
         if not newurl.lower().startswith(("https:",) if req.type == "https" else ("https:", "http:")):
             raise RuntimeError(
-                f"{req.full_url} cannot be fetched: it points to {newurl}, which is not safe to follow. "
+                f"{req.full_url} cannot be fetched: it redirects to {newurl}, which is not safe to follow. "
                 "Get the data set from its home page."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -178,6 +180,6 @@ class _NoDowngrade(HTTPRedirectHandler):
 def _refuse_page(url: str, response: Any) -> None:
     if response.headers.get_content_type() == "text/html":
         raise RuntimeError(
-            f"{url} answered with a web page instead of the file (it may be gone, or too much asked for): "
+            f"{url} answered with a web page instead of the file (it may be gone, or requests may be limited): "
             "try later, or get the data set from its home page."
         )

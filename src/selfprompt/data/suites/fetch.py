@@ -1,4 +1,4 @@
-"""Fetches a published data set into a data root, laid out as its reader wants it; changes nothing that exists."""
+"""Downloads a published data set into a data root, in the layout of its reader; changes nothing that exists."""
 
 import os
 import shutil
@@ -15,16 +15,16 @@ from selfprompt.utils.files import write_atomically
 from selfprompt.utils.suggestions import did_you_mean
 
 WORK_FOLDER = ".selfprompt-get"
-"""Folder in the data root for what is on its way."""
+"""Folder in the data root for downloads in progress."""
 CHECKSUM_FILE = "downloads.sha256"
-"""File in a data set's folder that notes what came where no checksum is known, as ``sha256sum`` writes it."""
+"""File in a data set's folder with the hashes of downloads without a published checksum, in ``sha256sum`` format."""
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
-"""Announces a step; gives a function that is told its progress."""
+"""Announces a step, and provides the function that takes its progress."""
 
 
 def resolve_dataset(name: str) -> tuple[str, DatasetSource]:
-    """The data set that a name means, "coop/oxford_pets" or "oxford_pets", and its source; "vtab" is all of VTAB-1k.
+    """Return the key and source of a data set, given "coop/oxford_pets" or "oxford_pets"; "vtab" is all of VTAB-1k.
 
     Raises:
         ValueError: If there is no such data set.
@@ -40,70 +40,69 @@ def resolve_dataset(name: str) -> tuple[str, DatasetSource]:
 
 
 def dataset_folder(key: str, root: Path) -> Path:
-    """Where a data set is, or will be."""
+    """Return the folder of a data set, whether it exists or not."""
     if key == "vtab":
         return root
     return find_folder(SPECS[key], root) or root / SPECS[key].folder
 
 
 def missing_downloads(source: DatasetSource, folder: Path) -> tuple[Download, ...]:
-    """The downloads of which something is not there yet."""
+    """Return the downloads with paths that do not exist yet."""
     return tuple(item for item in source.downloads if any(not (folder / kept).exists() for kept in item.keep))
 
 
 def fetch_download(item: Download, folder: Path, work: Path, stage: Stage) -> list[Path]:
-    """Fetch one file, unpack it, and move what is kept and not there yet into the data set's folder.
+    """Download one file, unpack it, and move the paths to keep that do not exist yet into the data set's folder.
 
     Args:
-        item: What to fetch.
-        folder: The data set's folder; made if it is not there.
-        work: Folder for what is on its way, on the same disk; kept when something fails, so that a repeated call
-            goes on from there.
-        stage: Shows progress.
+        item: The download.
+        folder: The data set's folder; created if it does not exist.
+        work: Folder for files in progress, on the same disk; kept after a failure, so that a repeated call resumes.
+        stage: Reports progress.
 
     Returns:
         The new files and folders.
 
     Raises:
-        RuntimeError: If something cannot be fetched, is not the published file, or lacks what is wanted; where no
-            checksum is known, if it is another file than the first that came.
+        RuntimeError: If a file cannot be fetched, does not match its checksum (or, if none is published, the file
+            that was downloaded first), or lacks a path to keep.
     """
-    arrived = work / (item.archive or item.keep[0])
-    if not arrived.exists():
-        with stage(f"fetching {arrived.name}") as progress:
-            download(item.url, arrived, checksum=item.checksum, progress=progress)
+    downloaded = work / (item.archive or item.keep[0])
+    if not downloaded.exists():
+        with stage(f"fetching {downloaded.name}") as progress:
+            download(item.url, downloaded, checksum=item.checksum, progress=progress)
     else:
-        verify_checksum(arrived, item.checksum, item.url)  # an earlier call left it, maybe long ago
-    noted = [] if item.checksum else _record_checksum(arrived, folder, item.url)
+        verify_checksum(downloaded, item.checksum, item.url)  # left by an earlier call, perhaps long ago
+    recorded = [] if item.checksum else _record_checksum(downloaded, folder, item.url)
     if not item.archive:
-        return noted + _move_missing({item.keep[0]: arrived}, folder)
+        return recorded + _move_missing({item.keep[0]: downloaded}, folder)
     unpacked = work / f"{item.archive}.unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)  # what an interrupted call left
-    with stage(f"unpacking {arrived.name}") as progress:
-        unpack(arrived, unpacked, progress)
+    shutil.rmtree(unpacked, ignore_errors=True)  # left by an interrupted call
+    with stage(f"unpacking {downloaded.name}") as progress:
+        unpack(downloaded, unpacked, progress)
     if item.inner_archive:
         inner = _find_member(unpacked, item.inner_archive, item)
         with stage(f"unpacking {inner.name}") as progress:
             unpack(inner, unpacked / "inner", progress)
-    placed = _move_missing({kept: _find_member(unpacked, kept, item) for kept in item.keep}, folder)
+    moved = _move_missing({kept: _find_member(unpacked, kept, item) for kept in item.keep}, folder)
     shutil.rmtree(unpacked, ignore_errors=True)
-    arrived.unlink()
-    return noted + placed
+    downloaded.unlink()
+    return recorded + moved
 
 
-def _record_checksum(arrived: Path, folder: Path, url: str) -> list[Path]:
-    """Note the hash of a file that has no known one; RuntimeError if another was noted when it came before."""
-    sums, found = folder / CHECKSUM_FILE, sha256(arrived)
+def _record_checksum(downloaded: Path, folder: Path, url: str) -> list[Path]:
+    """Record the hash of a file without a published one; RuntimeError if an earlier download had another hash."""
+    sums, digest = folder / CHECKSUM_FILE, sha256(downloaded)
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
-    before = next((line.split()[0] for line in lines if line.split()[1:] == [arrived.name]), None)
-    if before not in (None, found):
-        arrived.unlink()
+    before = next((line.split()[0] for line in lines if line.split()[1:] == [downloaded.name]), None)
+    if before not in (None, digest):
+        downloaded.unlink()
         raise RuntimeError(
-            f"{url} is another file than the one that came before: its SHA-256 is {found}, not {before} as {sums} "
-            "notes. It was deleted; delete that line too if you trust the new file."
+            f"{url} differs from the file downloaded before: its SHA-256 is {digest}, not {before} as in {sums}. "
+            "It was deleted; delete that line, too, if you trust the new file."
         )
     if before is None:
-        write_atomically(sums, "".join(f"{line}\n" for line in [*lines, f"{found}  {arrived.name}"]).encode())
+        write_atomically(sums, "".join(f"{line}\n" for line in [*lines, f"{digest}  {downloaded.name}"]).encode())
     return [sums] if before is None else []
 
 
@@ -115,8 +114,8 @@ def _find_member(unpacked: Path, ending: str, item: Download) -> Path:
 
 
 def _move_missing(found: dict[str, Path], folder: Path) -> list[Path]:
-    """Move files and folders to their places, each whole in one step; what exists stays."""
-    placed = []
+    """Move files and folders into the data set's folder, each in one step; existing ones stay."""
+    moved = []
     for kept, path in found.items():
         target = folder / kept
         if target.exists():
@@ -126,5 +125,5 @@ def _move_missing(found: dict[str, Path], folder: Path) -> list[Path]:
             os.rename(path, target)
         except OSError as error:
             raise RuntimeError(f"{path} cannot be moved to {target}: {error.strerror or error}.") from None
-        placed.append(target)
-    return placed
+        moved.append(target)
+    return moved
