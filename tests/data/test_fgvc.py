@@ -50,7 +50,7 @@ def test_spt_lists(tmp_path: Path) -> None:
 
 def test_lists_beside_the_folder_and_a_choice_where_both_are(tmp_path: Path) -> None:
     write_vpt(tmp_path / "CUB_200_2011", "images", BIRDS)
-    with pytest.raises(ValueError, match=r"has no cub200_train\.txt and cub200_test\.txt, in it or beside it"):
+    with pytest.raises(ValueError, match=r"has no cub200_train\.txt and cub200_test\.txt, in it or next to it"):
         load_task("fgvc/cub", tmp_path, splits="spt")
     write_text(tmp_path / "cub200_train.txt", "013.Bobolink/c.jpg 0\n200.Common_Yellowthroat/b.jpg 1\n")
     write_text(tmp_path / "cub200_test.txt", "013.Bobolink/e.jpg 0\n")

@@ -187,7 +187,7 @@ def test_a_misspelt_task_reaches_the_user_of_read_dataset() -> None:
 
 
 def test_a_suite_whose_files_are_lost_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not exist: the pictures of the embedded suite are not there"):
+    with pytest.raises(ValueError, match="does not exist: the images of the embedded suite are missing"):
         embedded.load_embedded_task("animals", tmp_path)
     index = embedded.read_index(embedded.FOLDER / "animals")
     (tmp_path / "animals").mkdir()
@@ -214,7 +214,7 @@ def test_a_broken_archive_is_told(tmp_path: Path) -> None:
     archive = tmp_path / "icons" / embedded.ARCHIVE_NAME
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"images\.zip cannot be read: .*Install it anew"):
+    with pytest.raises(ValueError, match=r"images\.zip cannot be read: .*Install the package again"):
         embedded.load_embedded_task("icons", tmp_path)
     with ZipFile(embedded.FOLDER / "icons" / embedded.ARCHIVE_NAME) as whole:
         start = whole.start_dir

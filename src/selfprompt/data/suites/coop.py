@@ -1,8 +1,8 @@
-"""The data sets of the CoOp line, read as published: split files, class names, templates; writes nothing.
+"""Reads the data sets of the CoOp line as published: split files, class names, templates; writes nothing.
 
-Ten data sets come with splits of their own. ImageNet is tested on its validation images and has no validation
-split; its shifted test sets are domains of the task ``imagenet``. Two pairs of ImageNet's classes share a name in the
-published list; their WordNet ids (``Dataset.ids``) tell them apart. Layouts and sizes: `specs`.
+Ten data sets have split files. ImageNet is tested on its validation images and has no validation split; its shifted
+test sets are domains of the task ``imagenet``. Two pairs of ImageNet's classes share a name in the published list;
+their WordNet ids (``Dataset.ids``) distinguish them. Layouts and sizes: `specs`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,14 +57,14 @@ def load_coop_task(name: str, root: Path | None) -> SuiteTask:
         root: The folder that holds the data sets.
 
     Raises:
-        ValueError: If the data set is not there or not as published; the message names the file and the remedy.
+        ValueError: If the data set is missing or not as published; the message names the file and the remedy.
     """
     spec = SPECS[f"coop/{name}"]
     dataset = read_coop_dataset(spec, root)
     domains = {}
     if name == "imagenet" and root is not None:
         domains = {
-            domain: read_coop_dataset(SPECS[f"coop/{domain}"], root) for domain in DOMAINS if _is_there(domain, root)
+            domain: read_coop_dataset(SPECS[f"coop/{domain}"], root) for domain in DOMAINS if _exists(domain, root)
         }
         absent = [domain for domain in DOMAINS if domain not in domains]
         if absent:
@@ -84,7 +84,7 @@ def read_coop_dataset(spec: DatasetSpec, root: Path | None) -> Dataset:
     return _split_file(spec, folder)
 
 
-def _is_there(domain: str, root: Path) -> bool:
+def _exists(domain: str, root: Path) -> bool:
     return find_folder(SPECS[f"coop/{domain}"], root) is not None
 
 
@@ -109,34 +109,35 @@ def _split_file(spec: DatasetSpec, folder: Path) -> Dataset:
 
 
 def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[SplitEntry]]:
-    """The entries of a split file, checked.
+    """Check and return the entries of a split file.
 
     Args:
         content: The file's JSON value: an object with the keys train, val and test, each a list of
             ``[path, label, class name]``.
-        where: What to call the file in messages.
-        remedy: What to do about a file that is not so.
+        where: Name of the file in messages.
+        remedy: What to do about an invalid file.
 
     Returns:
-        The entries of each split in the file's order, which few-shot draws depend on.
+        The entries of each split in the file's order, on which few-shot draws depend.
 
     Raises:
-        ValueError: If anything is of another form, the labels are not 0 to C - 1, a label has two names, a name
-            two labels, or an image is listed twice.
+        ValueError: If the form is wrong, the labels are not 0 to C - 1, a label has two names, a name two labels, or an
+            image is listed twice.
     """
     if not isinstance(content, dict) or not set(SPLITS) <= set(content):
-        held = listing(list(map(str, content)), 5) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{where} must hold the splits train, val and test, but it holds {held}. {remedy}")
+        found = listing(list(map(str, content)), 5) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{where} must hold the splits train, val and test, but it holds {found}. {remedy}")
     entries = {split: _entries(content[split], f"{where}, {split}", remedy) for split in SPLITS}
-    every = [entry for split in SPLITS for entry in entries[split]]
+    all_entries = [entry for split in SPLITS for entry in entries[split]]
     names: dict[int, str] = {}
-    for _, label, name in every:
+    for _, label, name in all_entries:
         if names.setdefault(label, name) != name:
             raise ValueError(f"{where}: label {label} has two names, {names[label]!r} and {name!r}. {remedy}")
     if sorted(names) != list(range(len(names))) or not names:
-        raise ValueError(f"{where}: labels must count from 0 without a gap, got {listing(_words(names), 5)}. {remedy}")
-    _unique([name for _, name in sorted(names.items())], f"{where}: a class name", remedy)
-    _unique([path for path, _, _ in every], f"{where}: an image", remedy)
+        labels = [str(label) for label in sorted(names)]
+        raise ValueError(f"{where}: labels must count from 0 without a gap, got {listing(labels, 5)}. {remedy}")
+    _check_unique([name for _, name in sorted(names.items())], f"{where}: a class name", remedy)
+    _check_unique([path for path, _, _ in all_entries], f"{where}: an image", remedy)
     return entries
 
 
@@ -150,7 +151,7 @@ def _entries(rows: Any, where: str, remedy: str) -> list[SplitEntry]:
     return [tuple(row) for row in rows]
 
 
-def _unique(words: Sequence[str], what: str, remedy: str) -> None:
+def _check_unique(words: Sequence[str], what: str, remedy: str) -> None:
     seen: set[str] = set()
     for word in words:
         if word in seen:
@@ -158,18 +159,14 @@ def _unique(words: Sequence[str], what: str, remedy: str) -> None:
         seen.add(word)
 
 
-def _words(names: Mapping[int, str]) -> list[str]:
-    return [str(label) for label in sorted(names)]
-
-
 # --- FGVCAircraft ---
 
 
 def _aircraft(spec: DatasetSpec, folder: Path) -> Dataset:
-    """Lines ``<image id> <variant>``; a variant's label is its line in variants.txt."""
+    """Read lists with lines ``<image id> <variant>``; a variant's label is its line in variants.txt."""
     images = require_images(spec, folder)
     variants = read_required_lines(spec, folder / spec.lists[0])
-    _unique(variants, f"{folder / spec.lists[0]}: a variant", fetch_again_hint(spec))
+    _check_unique(variants, f"{folder / spec.lists[0]}: a variant", fetch_again_hint(spec))
     labels = {variant: label for label, variant in enumerate(variants)}
     splits: dict[Split, tuple[Item, ...]] = {}
     for split, file in zip(SPLITS, spec.lists[1:], strict=True):
@@ -183,46 +180,44 @@ def _aircraft(spec: DatasetSpec, folder: Path) -> Dataset:
                 )
             items.append(Item(safe_path(images, f"{image}.jpg", str(where)), labels[variant.strip()]))
         splits[split] = tuple(items)
-    notes = ("Splits are the data set's own lists of variants.",)
+    notes = ("Splits are the data set's lists of variants.",)
     return Dataset(spec.key, tuple(map(clean_name, variants)), splits["train"], splits["val"], splits["test"], notes)
 
 
 # --- ImageNet and its shifted test sets ---
 
-ORDER_NOTE = (
-    "Images stand in the order of their names; the published code takes the file system's, so its draws differ."
-)
+ORDER_NOTE = "Images are sorted by name; the published code takes the order of the file system, so its draws differ."
 
 
 def _imagenet(spec: DatasetSpec, folder: Path) -> Dataset:
     train = require_images(spec, folder)
     test = train.with_name("val")
     if not test.is_dir():
-        raise ValueError(f"{test} is missing: ImageNet is tested on its validation images. Put them there.")
+        raise ValueError(f"{test} is missing: ImageNet is tested on its validation images; put them there.")
     names = _class_names(spec, folder)
     wnids = [path.name for path in list_class_folders(train)]
-    items = {split: _class_folder_items(place, wnids) for split, place in (("train", train), ("test", test))}
+    items = {split: _class_folder_items(path, wnids) for split, path in (("train", train), ("test", test))}
     notes = (ORDER_NOTE, "The test images are ImageNet's validation images; there is no validation split.")
-    classes = _clean_names(wnids, names, train)
+    classes = _names_of(wnids, names, train)
     return Dataset(spec.key, classes, items["train"], (), items["test"], notes, tuple(wnids))
 
 
 def _shifted(spec: DatasetSpec, folder: Path) -> Dataset:
-    """A shifted test set: its classes are those of its folders, in the order of their WordNet ids."""
+    """Read a shifted test set, whose classes are its folders in the order of their WordNet ids."""
     images = require_images(spec, folder)
     names = _class_names(spec, folder)
     wnids = sorted(names)
-    if spec.name == "imagenetv2":  # folder k holds class k
+    if spec.name == "imagenetv2":  # folder k is class k
         numbered = sorted(list_class_folders(images), key=_number)
         outside = [path.name for path in numbered if not 0 <= _number(path) < len(wnids)]
         if outside:
             raise ValueError(f"{images} must hold folders 0 to {len(wnids) - 1}, but it holds {listing(outside, 5)}.")
         items = [Item(file, label) for label, path in enumerate(numbered) for file in list_images(path)]
         present = [wnids[_number(path)] for path in numbered]
-        return Dataset(spec.key, _clean_names(present, names, images), test=tuple(items), ids=tuple(present))
+        return Dataset(spec.key, _names_of(present, names, images), test=tuple(items), ids=tuple(present))
     present = [path.name for path in list_class_folders(images)]
     test = _class_folder_items(images, present)
-    return Dataset(spec.key, _clean_names(present, names, images), test=test, ids=tuple(present))
+    return Dataset(spec.key, _names_of(present, names, images), test=test, ids=tuple(present))
 
 
 def _number(folder: Path) -> int:
@@ -230,17 +225,17 @@ def _number(folder: Path) -> int:
 
 
 def _class_folder_items(folder: Path, wnids: Sequence[str]) -> tuple[Item, ...]:
-    """The images in class folders; all folders must be among the WordNet ids."""
+    """Return the images in class folders; all folders must be among the WordNet ids."""
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    own = [path.name for path in list_class_folders(folder)]
-    others = [name for name in own if name not in labels]
-    if others or not own:
-        held = f"its folders {listing(others, 5)} are no classes of the training images" if others else "it has none"
-        raise ValueError(f"{folder} must hold a folder of images for each class, named by WordNet id, but {held}.")
-    return tuple(Item(file, labels[name]) for name in own for file in list_images(folder / name))
+    names = [path.name for path in list_class_folders(folder)]
+    others = [name for name in names if name not in labels]
+    if others or not names:
+        fault = f"its folders {listing(others, 5)} are not classes of the training images" if others else "it has none"
+        raise ValueError(f"{folder} must hold a folder of images for each class, named by WordNet id, but {fault}.")
+    return tuple(Item(file, labels[name]) for name in names for file in list_images(folder / name))
 
 
-def _clean_names(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
+def _names_of(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
     unknown = [wnid for wnid in wnids if wnid not in names]
     if unknown or not wnids:
         raise ValueError(f"{where} must hold class folders named in classnames.txt; not in it: {listing(unknown, 5)}.")
@@ -248,10 +243,11 @@ def _clean_names(wnids: Sequence[str], names: Mapping[str, str], where: Path) ->
 
 
 def _class_names(spec: DatasetSpec, folder: Path) -> dict[str, str]:
-    """WordNet id -> name, from the classnames.txt of the data set or else of ImageNet beside it, by ascending id."""
+    """Read WordNet id -> name, by ascending id, from the classnames.txt of the data set or else of ImageNet."""
     imagenet = find_folder(SPECS["coop/imagenet"], folder.parent) or folder
-    own = folder / "classnames.txt"
-    path = own if own.is_file() else imagenet / "classnames.txt"
+    path = folder / "classnames.txt"
+    if not path.is_file():
+        path = imagenet / "classnames.txt"
     names = {}
     for number, line in enumerate(read_required_lines(SPECS["coop/imagenet"], path), start=1):
         wnid, _, name = line.partition(" ")

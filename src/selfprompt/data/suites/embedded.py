@@ -1,4 +1,4 @@
-"""The suite that ships: pictures of openly licensed drawings that no backbone has seen, in the package itself."""
+"""The suite that ships with the package: openly licensed drawings that no embedded backbone has seen."""
 
 import json
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from selfprompt.data.suites.task import SuiteTask
 TASKS = ("animals", "food", "travel", "objects", "faces", "flags", "icons")
 FOLDER = Path(__file__).parents[2] / "suites" / "embedded"
 ARCHIVE_NAME = "images.zip"
-"""The pictures of a task, in one file: thousands of small ones burden a clone and an installation."""
+"""Archive with the images of a task: thousands of small files would burden a clone and an installation."""
 
 
 def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
-    """Read one task: 16 images a class to train, 4 to validate, 8 to test, and 2 a class in each shifted domain.
+    """Read one task: 16 training, 4 validation and 8 test images a class, and 2 in each shifted domain.
 
     Args:
         name: One of `TASKS`.
-        root: Another folder of tasks in this form; none for the one that ships.
+        root: Another folder of tasks in this layout; None for the one in the package.
 
     Raises:
-        ValueError: If the task is not there, or a file of it is missing.
+        ValueError: If the task or one of its files is missing.
     """
     folder = (root or FOLDER) / name
     index = read_index(folder)
     items: dict[str, list[Item]] = {}
     sources = _sources(folder, [row[0] for row in index["images"]])
-    for image, (_, label, part, _) in zip(sources, index["images"], strict=True):
-        items.setdefault(part, []).append(Item(image, label))
+    for image, (_, label, split, _) in zip(sources, index["images"], strict=True):
+        items.setdefault(split, []).append(Item(image, label))
     classes = tuple(index["classes"])
     source = _attribution(index)
     splits = {split: tuple(items[split]) for split in SPLITS}
@@ -42,55 +42,59 @@ def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
 
 
 def _sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
-    """Where the images of a task are: in its archive, or as files beside the index.
+    """Return the sources of a task's images: in its archive, or files next to the index.
 
     Raises:
-        ValueError: If some are not there, or the archive is broken.
+        ValueError: If some are missing, or the archive is damaged.
     """
     archive = ImageArchive(folder / ARCHIVE_NAME)
     if archive.path.is_file():
         try:
-            held = set(archive.file.namelist())
+            members = set(archive.file.namelist())
         except (BadZipFile, OSError) as error:
-            raise ValueError(f"{archive.path} cannot be read: {error}. Install it anew.") from None
+            raise ValueError(f"{archive.path} cannot be read: {error}. Install the package again.") from None
         sources: list[Source] = [ArchivedFile(archive, name) for name in names]
-        missing = [str(folder / name) for name in names if name not in held]
+        missing = [str(folder / name) for name in names if name not in members]
     else:
         sources = [folder / name for name in names]
         missing = [str(folder / name) for name in names if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} misses {len(missing)} of its images, the first is {missing[0]}: install it anew.")
+        raise ValueError(
+            f"{folder} misses {len(missing)} of its images, the first is {missing[0]}: install the package again."
+        )
     return sources
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What a task's ``index.json`` says: its classes, sets and licences, and a row for each image.
+    """Read a task's ``index.json``: its classes, sets and licences, and a row for each image.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it does not exist.
     """
     path = folder / "index.json"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: the pictures of the embedded suite are not there; install it anew.")
+        raise ValueError(
+            f"{path} does not exist: the images of the embedded suite are missing; install the package again."
+        )
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return index
 
 
 def list_licences(name: str) -> list[str]:
-    """The licences of the drawings of a task that ships."""
+    """Return the licences of the drawings of a task."""
     return sorted({about["licence"] for about in read_index(FOLDER / name)["sets"].values()})
 
 
 def _domain(name: str, classes: tuple[str, ...], items: Sequence[Item]) -> Dataset:
-    """A test set; where classes are missing from it, only those that it has, renumbered."""
+    """Return a test set with the classes that occur in it, renumbered if some are missing."""
     present = sorted({item.label for item in items})
-    number = {label: position for position, label in enumerate(present)}
-    own = tuple(classes[label] for label in present)
-    return Dataset(name, own, test=tuple(Item(item.source, number[item.label]) for item in items))
+    new_labels = {label: new for new, label in enumerate(present)}
+    names = tuple(classes[label] for label in present)
+    return Dataset(name, names, test=tuple(Item(item.source, new_labels[item.label]) for item in items))
 
 
 def _attribution(index: dict[str, Any]) -> str:
-    """The sets, their authors and licences in one sentence."""
+    """Return the sets, their authors and licences in one sentence."""
     sets = [
         f"{about['package']} {about['version']} ({about['author']}, {about['licence']})"
         for about in index["sets"].values()

@@ -107,16 +107,16 @@ def _record_checksum(downloaded: Path, folder: Path, url: str) -> list[Path]:
 
 
 def _find_member(unpacked: Path, ending: str, item: Download) -> Path:
-    found = find_path_ending(unpacked, ending)
-    if found is None:
+    path = find_path_ending(unpacked, ending)
+    if path is None:
         raise RuntimeError(f"{item.archive} from {item.url} holds no {ending}: get the data set from its home page.")
-    return found
+    return path
 
 
-def _move_missing(found: dict[str, Path], folder: Path) -> list[Path]:
+def _move_missing(paths: dict[str, Path], folder: Path) -> list[Path]:
     """Move files and folders into the data set's folder, each in one step; existing ones stay."""
     moved = []
-    for kept, path in found.items():
+    for kept, path in paths.items():
         target = folder / kept
         if target.exists():
             continue
