@@ -120,14 +120,14 @@ def test_broken_tfds_folders_are_named(tmp_path: Path) -> None:
     shard = folder / "x-test.tfrecord-00001-of-00002"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-9])
-    with pytest.raises(ValueError, match=r"test: .*-00001-of-00002 is cut off after \d+ bytes"):
+    with pytest.raises(ValueError, match=r"test: .*-00001-of-00002 is truncated after \d+ bytes"):
         load_task("vtab/dmlab", tmp_path)
     shard.write_bytes(whole)
     write_tfds(folder, "validation", [[png({"label": [0]})] * 199])
-    with pytest.raises(ValueError, match=r"validation: .*holds 199 records .* 200 needed"):
+    with pytest.raises(ValueError, match=r"validation: .*holds 199 records .* 200 are needed"):
         load_task("vtab/dmlab", tmp_path)
     write_tfds(folder, "validation", [[b"\xff\xff\xff\xff"] * 200])
-    with pytest.raises(ValueError, match=r"validation: a record is no tf\.train\.Example"):
+    with pytest.raises(ValueError, match=r"validation: a record is not a tf\.train\.Example"):
         load_task("vtab/dmlab", tmp_path)
     write_tfds(folder, "validation", [[png({"other": [0]})] * 200])
     with pytest.raises(ValueError, match="validation: 'label'; prepare dmlab again"):

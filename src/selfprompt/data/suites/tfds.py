@@ -1,4 +1,4 @@
-"""VTAB's tasks in folders that tensorflow_datasets has prepared: which records, which labels. Needs no TensorFlow."""
+"""Reads VTAB's tasks from folders prepared by tensorflow_datasets (TFDS): records and labels, without TensorFlow."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ from selfprompt.data.loading.image_inputs import decode_bytes
 from selfprompt.data.suites.tfrecord import Record, Values, find_records, read_records
 
 RecordRange = tuple[str, int, int | None]
-"""TFDS split, first record, record behind the last (None: to the end)."""
+"""TFDS split, first record, end of the range (exclusive; None: to the end)."""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Which part of which TFDS data set a task is.
+    """The part of a TFDS data set that forms a task.
 
     Attributes:
         config: Builder and config, "eurosat/rgb".
-        version: Beginning of the version that VPT uses: it decides which records are the first 800.
+        version: Start of the version that VPT uses, which decides which records are the first 800.
         train, val, test: The records of each split.
-        label_features: The values that give the label.
-        label: From these values to the label.
+        label_features: Names of the features from which the label is computed.
+        label: Computes the label from these features.
     """
 
     config: str
@@ -38,7 +38,7 @@ class Builder:
 
 
 def _val_after(start: int) -> RecordRange:
-    """200 records of TFDS's training split, which follow those that are left for training."""
+    """Return 200 records of TFDS's training split, which follow those left for training."""
     return ("train", start, start + 200)
 
 
@@ -52,14 +52,14 @@ def _clevr_distance(values: Mapping[str, Any]) -> int:
 
 
 def _kitti_distance(values: Mapping[str, Any]) -> int:
-    """The nearest car, van or truck; the last class is that there is none."""
+    """Return the class of the distance to the nearest car, van or truck; the last class means none."""
     depths = values["objects/location"][2::3]
     vehicles = [depth for kind, depth in zip(values["objects/type"], depths, strict=True) if kind < 3]
     return sum(min(vehicles, default=math.inf) > edge for edge in (8.0, 20.0, 999.0))
 
 
 def _scalar_label(name: str, every: float = 1) -> dict[str, Any]:
-    """A label that is one value, or neighbouring values joined to classes."""
+    """Define a label that is one value, or that joins ``every`` neighbouring values to a class."""
     return {"label_features": (name,), "label": lambda values: int(values[name][0] // every)}
 
 
@@ -98,7 +98,7 @@ BUILDERS = {
 
 
 def find_version_folder(task: str, root: Path) -> Path | None:
-    """The version folder of a task's TFDS data set, below the root or its folder tfds; None without one."""
+    """Return the version folder of a task's TFDS data set, below the root or its folder tfds; None without one."""
     builder = BUILDERS[task]
     for base in (root / "tfds", root / "tensorflow_datasets", root):
         versions = sorted((base / builder.config).glob(f"{builder.version}*"))
@@ -108,28 +108,30 @@ def find_version_folder(task: str, root: Path) -> Path | None:
 
 
 def read_split(task: str, folder: Path, split: Split) -> tuple[Item, ...]:
-    """The items of one split; reads labels, and images when they are asked for.
+    """Return the items of one split; reads the labels, and images only on demand.
 
     Raises:
-        ValueError: If files are missing or broken.
+        ValueError: If files are missing or damaged.
     """
     builder = BUILDERS[task]
-    part, start, stop = {"train": builder.train, "val": builder.val, "test": builder.test}[split]
-    paths = sorted(folder.glob(f"*-{part}.tfrecord-*"))
+    tfds_split, start, stop = {"train": builder.train, "val": builder.val, "test": builder.test}[split]
+    paths = sorted(folder.glob(f"*-{tfds_split}.tfrecord-*"))
     if not paths:
-        raise ValueError(f"{folder} has no records of the split {part!r}: prepare {builder.config} again with tfds.")
+        raise ValueError(
+            f"{folder} has no records of the split {tfds_split!r}: prepare {builder.config} again with tfds."
+        )
     try:
         records = find_records(paths, start, stop)
         labels = [builder.label(values) for values in read_records(records, builder.label_features)]
     except (ValueError, KeyError, IndexError) as error:
         reason = str(error).removesuffix(".")
-        raise ValueError(f"{folder}, {part}: {reason}; prepare {builder.config} again with tfds.") from None
+        raise ValueError(f"{folder}, {tfds_split}: {reason}; prepare {builder.config} again with tfds.") from None
     table = ImageTable(f"{task}-{split}", lambda index: _image(records[index]))
     return tuple(Item(IndexedSource(table, index), label) for index, label in enumerate(labels))
 
 
 def read_class_names(folder: Path, count: int) -> tuple[str, ...] | None:
-    """The names in the folder's label.labels.txt, if it has one with so many."""
+    """Return the names in the folder's label.labels.txt; None unless it exists and has ``count`` names."""
     path = folder / "label.labels.txt"
     names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     names = [name.strip().replace("_", " ") for name in names if name.strip()]
@@ -137,7 +139,7 @@ def read_class_names(folder: Path, count: int) -> tuple[str, ...] | None:
 
 
 def _image(record: Record) -> Any:
-    """The bytes of an image; of dSprites its pixels 0 and 1, which become 0 and 255 as in VTAB's own code."""
+    """Return the bytes of an image; for dSprites the pixels, whose 0 and 1 become 0 and 255 as in VTAB's code."""
     values: dict[str, Values] = record.read()
     data: Any = values["image"][0]
     if "label_x_position" not in values:

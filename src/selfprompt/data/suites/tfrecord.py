@@ -1,7 +1,7 @@
-"""Reads TFRecord files of ``tf.train.Example`` messages without TensorFlow; knows nothing of images.
+"""Reads TFRecord files of ``tf.train.Example`` messages without TensorFlow; knows no images.
 
-A record is its length (uint64), a checksum, the message, a checksum. A message is a map of names to lists of
-bytes, floats or integers, in protocol buffers' wire format:
+A record is its length (uint64), a checksum, the message, and a checksum. A message maps names to lists of bytes, floats
+or integers, in the wire format of protocol buffers:
 ``Example{1: Features{1: {1: name, 2: Feature{1: bytes | 2: floats | 3: integers}}}}``.
 """
 
@@ -19,43 +19,43 @@ VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # protocol buffers' wire types
 
 @dataclass(frozen=True)
 class Record:
-    """Where one message lies."""
+    """The position of one message in a file."""
 
     path: Path
     offset: int
     length: int
 
     def read(self) -> dict[str, Values]:
-        """The message's values by name."""
+        """Read the message's values by name."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return parse_example(memoryview(file.read(self.length)))
 
 
 def find_records(paths: Sequence[Path], start: int, stop: int | None) -> list[Record]:
-    """Records ``start`` to ``stop`` of the files in their order; reads nothing but lengths.
+    """Return records ``start`` to ``stop`` (exclusive) of the files in order; reads lengths only.
 
     Raises:
-        ValueError: If a file is cut off, or there are too few records.
+        ValueError: If a file is truncated, or there are too few records.
     """
-    found: list[Record] = []
+    records: list[Record] = []
     seen = 0
     for path in paths:
         for offset, length in _lengths(path):
             if seen >= start:
-                found.append(Record(path, offset, length))
+                records.append(Record(path, offset, length))
             seen += 1
             if seen == stop:
-                return found
+                return records
     if stop is not None or seen <= start:
         raise ValueError(
-            f"{paths[0].parent} holds {seen} records in {paths[0].name} and so on, {stop or start} needed."
+            f"{paths[0].parent} holds {seen} records in {paths[0].name} and so on, {stop or start} are needed."
         )
-    return found
+    return records
 
 
 def read_records(records: Sequence[Record], names: Sequence[str]) -> Iterator[dict[str, Values]]:
-    """Some of the values of many records; each file is opened once, and large values that are not asked for stay."""
+    """Yield the named values of many records; opens each file once, and skips other values, which may be large."""
     path, view = None, memoryview(b"")
     for record in records:
         if record.path != path:
@@ -66,14 +66,14 @@ def read_records(records: Sequence[Record], names: Sequence[str]) -> Iterator[di
 
 
 def parse_example(message: memoryview, names: Sequence[str] | None = None) -> dict[str, Values]:
-    """The values of a message by name.
+    """Parse a message to its values by name.
 
     Args:
         message: The bytes of one ``tf.train.Example``.
-        names: Which values to read; None reads all.
+        names: The values to read; None reads all.
 
     Raises:
-        ValueError: If the bytes are no such message.
+        ValueError: If the bytes are not such a message.
     """
     try:
         values: dict[str, Values] = {}
@@ -84,11 +84,11 @@ def parse_example(message: memoryview, names: Sequence[str] | None = None) -> di
                     values[name] = _values(next(_fields(entry, 2), memoryview(b"")))
         return values
     except (IndexError, StopIteration, UnicodeDecodeError, struct.error) as error:
-        raise ValueError(f"a record is no tf.train.Example ({error or type(error).__name__})") from None
+        raise ValueError(f"a record is not a tf.train.Example ({error or type(error).__name__})") from None
 
 
 def _lengths(path: Path) -> Iterator[tuple[int, int]]:
-    """Offset and length of each message of a file."""
+    """Yield offset and length of each message of a file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         position = 0
@@ -96,7 +96,7 @@ def _lengths(path: Path) -> Iterator[tuple[int, int]]:
             header = file.read(HEADER)
             length = struct.unpack("<Q", header[:8])[0] if len(header) == HEADER else size
             if position + HEADER + length + FOOTER > size:
-                raise ValueError(f"{path} is cut off after {position} bytes: get it anew.")
+                raise ValueError(f"{path} is truncated after {position} bytes: get it again.")
             yield position + HEADER, length
             position += HEADER + length + FOOTER
             file.seek(position)
@@ -112,8 +112,8 @@ def _values(feature: memoryview) -> Values:
     return []
 
 
-def _fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The contents of a message's fields of one number; numbers that are not packed come as their bytes."""
+def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
+    """Yield the contents of the fields with a number; numbers that are not packed are yielded as bytes."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -128,8 +128,8 @@ def _fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
         else:
             raise IndexError(f"wire type {key & 7}")
         if position > len(message):
-            raise IndexError("cut off")
-        if key >> 3 == wanted:
+            raise IndexError("truncated")
+        if key >> 3 == number:
             yield message[start:position]
 
 

@@ -1,9 +1,9 @@
-"""The 19 tasks of VTAB-1k: 800 training and 200 validation images each; writes nothing.
+"""Reads the 19 tasks of VTAB-1k: 800 training and 200 validation images each; writes nothing.
 
-Two layouts hold them. Image lists (NOAH, SSF, SPT: ``train800.txt``, ``val200.txt``, ``test.txt``) name files that are
-mostly JPEG copies; TFDS folders (VPT, adapter_plus) hold the images as they are, and the builder's version decides
-which are the first 800. The two give different pixels, and so does the preprocessing: `PREPROCESSING` names the
-published ones. Which layout was read stands in ``Dataset.notes``.
+There are two layouts. Image lists (NOAH, SSF, SPT: ``train800.txt``, ``val200.txt``, ``test.txt``) name files that are
+mostly JPEG copies; TFDS folders (VPT, adapter_plus) hold the original images, and the builder's version decides which
+are the first 800. The two give different pixels. So does the preprocessing: see `PREPROCESSING` for the published
+ones. ``Dataset.notes`` says which layout was read.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from selfprompt.data.suites.locate import fetch_again_hint, find_folder, read_re
 from selfprompt.data.suites.sources import VTAB_SOURCE
 from selfprompt.data.suites.specs import SPECS, VTAB, VTAB_LISTS, DatasetSpec
 from selfprompt.data.suites.task import SuiteTask
-from selfprompt.utils.wording import listing
 
 TASKS = tuple(spec.name for spec in VTAB)
 GROUPS = {"natural": TASKS[:7], "specialized": TASKS[7:11], "structured": TASKS[11:]}
@@ -41,12 +40,12 @@ P = TypeVar("P", bound=PreprocessLike)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How published code turns VTAB's images into pixels; none of it augments.
+    """The preprocessing of VTAB's images in published code; none of it augments.
 
     Attributes:
-        mode: "squash" resizes both sides to the model's size, "shortest" resizes the short side and cuts the centre.
+        mode: "squash" resizes both sides to the model's size, "shortest" resizes the short side and crops the centre.
         interpolation: "bicubic" or "bilinear".
-        statistics: Whose mean and std normalise, "backbone" or "imagenet": a recipe's ``statistics``.
+        statistics: Mean and std of normalisation, "backbone" or "imagenet": a recipe's ``statistics``.
         augment: A recipe's ``augment``.
     """
 
@@ -56,7 +55,7 @@ class Preprocessing:
     augment: Literal["none"] = "none"
 
     def apply(self, preprocess: P) -> P:
-        """A backbone's record with this mode and interpolation; mean and std are the recipe's ``statistics``."""
+        """Return a backbone's preprocessing with this mode and interpolation; ``statistics`` is the recipe's."""
         return dataclasses.replace(preprocess, mode=self.mode, interpolation=self.interpolation)  # type: ignore[type-var]
 
 
@@ -67,8 +66,9 @@ PREPROCESSING = {
     "noah": Preprocessing("squash", "bicubic", "imagenet"),
     "spt": Preprocessing("shortest", "bicubic", "imagenet"),
 }
-"""The default squashes: a centre crop of a wide frame (KITTI, DMLab, CLEVR) cuts off what the label is about. VPT's and
-adapter_plus' bilinear resize is TensorFlow's, without anti-aliasing; ours has it, so pixels differ a little."""
+"""Published preprocessing by name. The default squashes: a centre crop of a wide frame (KITTI, DMLab, CLEVR) cuts off
+what the label is about. VPT and adapter_plus resize with TensorFlow's bilinear filter, without anti-aliasing; ours has
+it, so pixels differ a little."""
 
 
 def load_vtab_task(name: str, root: Path | None, *, layout: Layout = "auto") -> SuiteTask:
@@ -77,10 +77,10 @@ def load_vtab_task(name: str, root: Path | None, *, layout: Layout = "auto") -> 
     Args:
         name: One of ``TASKS``.
         root: The folder that holds vtab-1k, or the task folders, or TFDS folders.
-        layout: "lists", "tfds", or "auto" for the one that is there (the lists if both are).
+        layout: "lists", "tfds", or "auto" for the one that exists (the lists if both do).
 
     Raises:
-        ValueError: If the data are not there or not as published; the message names the file and the remedy.
+        ValueError: If the data are missing or not as published; the message names the file and the remedy.
     """
     spec = SPECS[f"vtab/{name}"]
     return SuiteTask("vtab", name, read_vtab_dataset(spec, root, layout=layout), source=VTAB_SOURCE.attribution)
@@ -97,33 +97,33 @@ def read_vtab_dataset(spec: DatasetSpec, root: Path | None, *, layout: Layout = 
 
 
 def merge_train_val(dataset: Dataset) -> Dataset:
-    """The data of the final run: training and validation images together, nothing held out."""
+    """Return the data of the final run: the validation images become training images."""
     note = "Trained on all 1000 images: the validation images are training images now."
     return dataclasses.replace(dataset, train=dataset.train + dataset.val, val=(), notes=(*dataset.notes, note))
 
 
 def _read_lists(spec: DatasetSpec, folder: Path) -> Dataset:
-    parts = {}
+    items = {}
     for split, file in zip(SPLITS, VTAB_LISTS, strict=True):
-        where = folder / file
-        rows = parse_list(read_required_lines(spec, where), str(where), fetch_again_hint(spec))
-        parts[split] = tuple(Item(safe_path(folder, path, str(where)), label) for path, label in rows)
-        _check_labels([label for _, label in rows], spec, str(where))
+        list_path = folder / file
+        rows = parse_list(read_required_lines(spec, list_path), str(list_path), fetch_again_hint(spec))
+        items[split] = tuple(Item(safe_path(folder, path, str(list_path)), label) for path, label in rows)
+        _check_labels([label for _, label in rows], spec, str(list_path))
     notes = ["Read from image lists."]
-    suffixes = {item.source.suffix.lower() for item in parts["test"][:1000] if isinstance(item.source, Path)}
+    suffixes = {item.source.suffix.lower() for item in items["test"][:1000] if isinstance(item.source, Path)}
     if suffixes & {".jpg", ".jpeg"}:
         notes.append("The files are JPEG copies: pixels differ from TFDS's.")
-    return Dataset(spec.key, _names(spec.classes), parts["train"], parts["val"], parts["test"], tuple(notes))
+    return Dataset(spec.key, _numbered_names(spec.classes), items["train"], items["val"], items["test"], tuple(notes))
 
 
 def _read_tfds(spec: DatasetSpec, exported: Path) -> Dataset:
-    parts = {split: tfds.read_split(spec.name, exported, split) for split in SPLITS}
+    items = {split: tfds.read_split(spec.name, exported, split) for split in SPLITS}
     for split in SPLITS:
-        _check_labels([item.label for item in parts[split]], spec, f"{exported}, {split}")
-    names = tfds.read_class_names(exported, spec.classes) or _names(spec.classes)
-    place = listing(list(exported.parts[-3:]), separator="/")
+        _check_labels([item.label for item in items[split]], spec, f"{exported}, {split}")
+    names = tfds.read_class_names(exported, spec.classes) or _numbered_names(spec.classes)
+    path = "/".join(exported.parts[-3:])
     return Dataset(
-        spec.key, names, parts["train"], parts["val"], parts["test"], (f"Read from the TFDS folder {place}.",)
+        spec.key, names, items["train"], items["val"], items["test"], (f"Read from the TFDS folder {path}.",)
     )
 
 
@@ -133,6 +133,6 @@ def _check_labels(labels: Sequence[int], spec: DatasetSpec, where: str) -> None:
         raise ValueError(f"{where}: labels must lie in 0..{spec.classes - 1}, got {top}. {fetch_again_hint(spec)}")
 
 
-def _names(classes: int) -> tuple[str, ...]:
-    """The exports give no names."""
+def _numbered_names(classes: int) -> tuple[str, ...]:
+    """Return numbered names, as the exports have none."""
     return tuple(f"class {label}" for label in range(classes))
