@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from selfprompt.reports.plots import COLOURS, FONT, GREY, LIGHT_GREY
+from selfprompt.reports.plot_style import COLOURS, FONT, GREY, LIGHT_GREY
 
 
 def ratio_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from selfprompt.reports import analysis_plots, plots
 from selfprompt.reports.plots import Estimate
+from selfprompt.reports.summary_picture import summary_picture
 
 HISTORY = [{"epoch": n, "loss": 2 / n, "train_accuracy": n / 4} for n in (1, 2, 3)]
 MANY = [f"method {n}" for n in range(20)]
@@ -100,7 +101,7 @@ def test_reliability_leaves_empty_bins_out():
 
 def test_the_summary_is_a_picture(tmp_path):
     shown = [(Image.new("RGB", (8, 8)), "cat", said) for said in ("cat", "dog", "cat")]
-    plots.summary_picture(tmp_path / "a.png", {"SEP": Estimate(50, 40, 60)}, {"SEP": HISTORY}, shown, "A caption")
+    summary_picture(tmp_path / "a.png", {"SEP": Estimate(50, 40, 60)}, {"SEP": HISTORY}, shown, "A caption")
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 800
 
@@ -125,7 +126,7 @@ def test_names_are_shown_letter_by_letter(tmp_path):
         assert not [name for name in NAMES if name not in shown], kind
         figure.savefig(tmp_path / "figure.svg")
     tile = Image.new("RGB", (8, 8))
-    plots.summary_picture(
+    summary_picture(
         tmp_path / "summary.png", {name: Estimate(50) for name in NAMES}, {NAMES[0]: HISTORY},
         [(tile, name, NAMES[0]) for name in NAMES], NAMES[3],
     )  # fmt: skip

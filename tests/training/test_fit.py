@@ -466,6 +466,12 @@ def test_the_bar_shows_epoch_loss_accuracy_and_speed():
         bar.step(2, meter, seconds=0.5)
     for words in ("epoch 2/3", "loss 0.5000", "train 50.0 %", "4 images/s"):
         assert words in out.getvalue()
+    with ProgressBar(True, epochs=3, steps=1, console=console) as bar:
+        for epoch in (1, 2, 3):
+            bar.step(epoch, meter, seconds=0.5)
+    last = [line for line in out.getvalue().splitlines() if "epoch" in line][-1]
+    assert "epoch 3/3" in last, "the last state stays on the screen"
+    assert "0:00:00" in last
 
 
 def test_batches_for_another_number_of_processes_are_refused():

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from selfprompt.reports.plots import COLOURS, FONT, GREY, LIGHT_GREY, literal, truncated
+from selfprompt.reports.plot_style import COLOURS, FONT, GREY, LIGHT_GREY, literal, truncated
 
 TILE = 1.15
 """Side of a picture in inches."""

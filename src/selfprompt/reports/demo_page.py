@@ -12,7 +12,8 @@ from PIL import Image
 from selfprompt.metrics import Metrics, harmonic_mean
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 from selfprompt.reports.html import Block, Picture, code, figure, pictures, table, text, write_page
-from selfprompt.reports.plots import Estimate, accuracy_bars, summary_picture, training_curves
+from selfprompt.reports.plots import Estimate, accuracy_bars, training_curves
+from selfprompt.reports.summary_picture import summary_picture
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Dataset

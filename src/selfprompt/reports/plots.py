@@ -8,25 +8,24 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from selfprompt.metrics import harmonic_mean
-from selfprompt.utils.files import write_atomically
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")  # Okabe and Ito's
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
-LINE_STYLES = ("-", "--", ":", "-.")
-GREY, LIGHT_GREY = "#5c6370", "#dfe2e6"
-RIGHT, WRONG = "#1a7f37", "#b42318"
-FONT = 10
+from selfprompt.reports.plot_style import (
+    COLOURS,
+    FONT,
+    GREY,
+    LINE_STYLES,
+    MARKERS,
+    epoch_axis,
+    label_axes,
+    literal,
+    truncated,
+)
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,10 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
         losses.plot(epochs, [record["loss"] for record in history], **look)
         seen = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
         accuracies.plot([epoch for epoch, _ in seen], [share for _, share in seen], **look)
-    _label(losses, x="epoch", y="training loss")
-    _label(accuracies, x="epoch", y="training accuracy, %")
-    _epochs(losses, shown)
-    _epochs(accuracies, shown)
+    label_axes(losses, x="epoch", y="training loss")
+    label_axes(accuracies, x="epoch", y="training accuracy, %")
+    epoch_axis(losses, shown)
+    epoch_axis(accuracies, shown)
     accuracies.set_ylim(0, 102)
     _legend_below(figure, losses)
     return figure
@@ -108,7 +107,7 @@ def accuracy_bars(
     axes.set_xticks(range(len(groups)), list(map(literal, groups)))
     axes.set_ylim(0, 108)  # room for the number above a full bar
     axes.set_yticks(range(0, 101, 20))
-    _label(axes, y="accuracy, %", grid="y")
+    label_axes(axes, y="accuracy, %", grid="y")
     _legend_below(figure, axes)
     return figure
 
@@ -133,7 +132,7 @@ def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
     axes.set_xlim(*x)
     axes.set_ylim(*y)
     _harmonic_contours(axes, x, y)
-    _label(axes, x="accuracy on base classes, %", y="accuracy on new classes, %", grid="none")
+    label_axes(axes, x="accuracy on base classes, %", y="accuracy on new classes, %", grid="none")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
     return figure
 
@@ -163,7 +162,7 @@ def shots_curves(
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(count) for count in ticks])
     axes.minorticks_off()
-    _label(axes, x="shots: training images a class", y="accuracy, %")
+    label_axes(axes, x="shots: training images a class", y="accuracy, %")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
     return figure
 
@@ -195,7 +194,7 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantit
     axes.margins(x=0.15)  # room for the numbers
     middle, half = (len(ranked) - 1) / 2, max(3, len(ranked)) / 2  # a single bar is as thick as one of many
     axes.set_ylim(middle - half, middle + half)
-    _label(axes, x=literal(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
+    label_axes(axes, x=literal(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
     return figure
 
 
@@ -223,21 +222,8 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
                 if counts[row][column]:
                     colour = "white" if share > 55 else "black"
                     axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=FONT - 2, color=colour)
-    _label(axes, x="predicted class", y="true class", grid="none")
+    label_axes(axes, x="predicted class", y="true class", grid="none")
     return figure
-
-
-def literal(name: str) -> str:
-    """A name as matplotlib shows it letter by letter.
-
-    It takes what stands between two dollar signs for a formula, and leaves a name that begins with _ out of a legend.
-    """
-    return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
-
-
-def truncated(name: str, length: int) -> str:
-    """A name that takes at most so many letters."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float | None = None) -> Figure:
@@ -260,74 +246,9 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float |
     axes.set_ylim(0, 100)
     if error is not None:
         axes.set_title(f"expected calibration error {100 * error:.1f} %", fontsize=FONT, loc="left")
-    _label(axes, y="accuracy, %")
-    _label(counts, x="confidence, %", y="images")
+    label_axes(axes, y="accuracy, %")
+    label_axes(counts, x="confidence, %", y="images")
     return figure
-
-
-def summary_picture(
-    path: Path,
-    bars: Mapping[str, Estimate],
-    histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    shown: Sequence[tuple[Image.Image, str, str]],
-    caption: str,
-) -> None:
-    """Accuracies, training curves and classified images in one PNG.
-
-    Args:
-        path: The file to write.
-        bars: Accuracies by name.
-        histories: ``results["history"]`` by the run's name.
-        shown: Images with the true and the predicted class.
-        caption: A line or two below.
-    """
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=[1.1, 1])
-    _named_bars(figure.add_subplot(grid[0, 0]), bars)
-    _losses(figure.add_subplot(grid[0, 1]), {name: history for name, history in histories.items() if history})
-    tiles = grid[1, :].subgridspec(2, max(1, (len(shown) + 1) // 2))
-    for number, (image, truth, said) in enumerate(shown):
-        axes = figure.add_subplot(tiles[number % 2, number // 2])
-        axes.imshow(image)
-        axes.set_axis_off()
-        text, colour = (said, RIGHT) if said == truth else (f"{said}\n(is {truth})", WRONG)
-        axes.set_title(literal(text), fontsize=FONT - 1, color=colour)
-    figure.supxlabel(literal(caption), fontsize=FONT - 1)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    write_atomically(path, drawn.getvalue())
-
-
-def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
-    """Horizontal bars with their intervals; the names stand beside them."""
-    for row, estimate in enumerate(bars.values()):
-        axes.barh(row, estimate.value, color=COLOURS[0], height=0.6)
-        if estimate.low is not None and estimate.high is not None:
-            axes.plot([estimate.low, estimate.high], [row, row], color="black", linewidth=1.5)
-        end = estimate.value if estimate.high is None else estimate.high
-        axes.text(end + 1.5, row, f"{estimate.value:.1f} %", va="center", fontsize=FONT - 1)
-    axes.set_yticks(range(len(bars)), list(map(literal, bars)), fontsize=FONT - 1)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 112)  # room for the number behind a full bar
-    axes.set_xticks(range(0, 101, 20))
-    _label(axes, x="test accuracy, %, with its 95 % interval", grid="x")
-
-
-def _losses(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Training loss by epoch."""
-    for (name, history), colour in zip(histories.items(), _colours(len(histories)), strict=True):
-        look: dict[str, Any] = {"color": colour, "linewidth": 2, "label": literal(name)}
-        axes.plot([record["epoch"] for record in history], [record["loss"] for record in history], **look)
-    _label(axes, x="epoch", y="training loss")
-    _epochs(axes, histories)
-    axes.legend(fontsize=FONT - 1, frameon=False)
-
-
-def _epochs(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Whole epochs below, and a scale from 0 with room for every loss."""
-    highest = max((record["loss"] for history in histories.values() for record in history), default=1.0)
-    axes.set_ylim(0, 1.08 * highest)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
 def _panels(width: float, height: float, count: int, *, stacked: Sequence[float] = ()) -> tuple[Figure, list[Axes]]:
@@ -336,18 +257,6 @@ def _panels(width: float, height: float, count: int, *, stacked: Sequence[float]
     rows, columns = (count, 1) if stacked else (1, count)
     grid = figure.add_gridspec(rows, columns, height_ratios=list(stacked) or None)
     return figure, [figure.add_subplot(grid[row, column]) for row in range(rows) for column in range(columns)]
-
-
-def _label(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> None:
-    """Names of the axes, and the same quiet look everywhere."""
-    axes.set_xlabel(x, fontsize=FONT)
-    axes.set_ylabel(y, fontsize=FONT)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(color=GREY)
-    axes.set_axisbelow(True)
-    if grid != "none":
-        axes.grid(axis=grid, color=LIGHT_GREY, linewidth=0.8)  # type: ignore[arg-type]  # a plain str for a Literal
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:

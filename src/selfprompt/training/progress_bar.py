@@ -60,7 +60,7 @@ class ProgressBar:
             return
         self.bar.advance(self.task)
         now = time.monotonic()
-        if now - self._updated >= REFRESH:
+        if now - self._updated >= REFRESH or self.bar.finished:  # the last numbers stay on the screen
             self._updated = now
             record = meter.means()
             record["images_per_second"] = record["images"] / max(seconds, 1e-9)
