@@ -407,7 +407,7 @@ def edit(**changes: object) -> Callable[[Path], None]:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "a changed byte": (change_byte, ("prompts.safetensors is damaged or belongs to another run", "tune again")),
+    "a changed byte": (change_byte, ("prompts.safetensors is damaged or belongs to another run", "train again")),
     "tensors cut off": (
         lambda out: os.truncate(out / "prompts.safetensors", 900),
         ("prompts.safetensors is damaged or belongs to another run",),
