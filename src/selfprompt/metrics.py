@@ -1,6 +1,6 @@
-"""Numbers of one evaluation, from logits and labels; counts are exact, everything shown is derived from them.
+"""Evaluation metrics from logits and labels, derived from exact counts.
 
-torchmetrics is imported where it is used, so that reading a `Metrics` costs nothing.
+torchmetrics is imported inside functions, so that reading a stored `Metrics` stays cheap.
 """
 
 import math
@@ -21,16 +21,14 @@ class Metrics:
     """The result of one evaluation; percentages lie in [0, 100].
 
     Attributes:
-        accuracy: Images whose largest logit is their class's, in percent of all.
+        accuracy: Percentage of images whose largest logit is the one of their class.
         correct, total: The counts behind it.
-        interval: 95 % Wilson interval of the accuracy, in percent: what the number of test images alone
-            leaves open.
-        macro: Mean of ``per_class``: every class that has test images counts alike.
-        per_class: Class name -> accuracy on its images in percent, for the classes that have images.
-        calibration_error: Expected calibration error of softmax(logits), 15 bins, in [0, 1].
-        confusion: Numbers of images; rows are true classes, columns predicted ones.
-        reliability: Mean confidence, accuracy (both in [0, 1]) and number of images of each of the 15 bins that has
-            images.
+        interval: 95 % Wilson interval of the accuracy, in percent; it covers only the choice of test images.
+        macro: Mean of ``per_class``: each class with test images has the same weight.
+        per_class: Accuracy in percent by class name, for the classes with test images.
+        calibration_error: Expected calibration error of softmax(logits) with 15 bins, in [0, 1].
+        confusion: Counts of images; rows are true classes, columns predicted classes.
+        reliability: Mean confidence, accuracy (both in [0, 1]) and number of images of each non-empty bin of 15.
     """
 
     accuracy: float
@@ -44,26 +42,26 @@ class Metrics:
     reliability: list[list[float]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as values that ``json.dumps`` takes."""
+        """Return the fields as JSON values."""
         return {**asdict(self), "interval": list(self.interval)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Metrics":
-        """What `to_json` gave."""
+        """Build metrics from what `to_json` returned."""
         low, high = record["interval"]
         return cls(**{**record, "interval": (low, high)})
 
 
 def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[str]) -> Metrics:
-    """Evaluate predictions.
+    """Compute the metrics of predictions.
 
     Args:
         logits: Scores of any floating type, (N, C).
         labels: Class indices, (N,).
-        class_names: C names; names that occur twice get their index appended in ``per_class``.
+        class_names: C names; repeated names get their index appended in ``per_class``.
 
     Raises:
-        ValueError: If shapes do not fit, there is no image, a label is out of range, or logits are
+        ValueError: If shapes do not match, there is no image, a label is out of range, or logits are
             not finite.
     """
     from torch.nn.functional import pad
@@ -74,17 +72,17 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
 
     classes = len(class_names)
     _check(logits, labels, classes)
-    # softmax here: torchmetrics would take logits that happen to lie in [0, 1] for probabilities
-    shares = logits.detach().cpu().double().softmax(1)
+    # softmax here: torchmetrics would treat logits that happen to lie in [0, 1] as probabilities
+    probabilities = logits.detach().cpu().double().softmax(1)
     labels = labels.cpu()
-    unusable = int(shares.isnan().any(1).sum())
+    unusable = int(probabilities.isnan().any(1).sum())
     if unusable:
         raise ValueError(f"Logits must be finite numbers; those of {unusable} of {len(labels)} images are not.")
     predicted = logits.detach().cpu().argmax(1)
-    least = max(2, classes)  # torchmetrics wants two, and the new half of three classes has one
-    counts = multiclass_confusion_matrix(predicted, labels, num_classes=least).tolist()
-    padded = pad(shares, (0, least - classes))
-    calibration = multiclass_calibration_error(padded, labels, num_classes=least, n_bins=BINS)
+    padded_classes = max(2, classes)  # torchmetrics needs two, and the new half of three classes has one
+    counts = multiclass_confusion_matrix(predicted, labels, num_classes=padded_classes).tolist()
+    padded = pad(probabilities, (0, padded_classes - classes))
+    calibration = multiclass_calibration_error(padded, labels, num_classes=padded_classes, n_bins=BINS)
     correct, total = sum(counts[i][i] for i in range(classes)), len(labels)
     per_class = {
         name: 100 * row[i] / sum(row)
@@ -100,26 +98,26 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
         per_class=per_class,
         calibration_error=calibration.item(),
         confusion=[row[:classes] for row in counts[:classes]],
-        reliability=_reliability(shares, predicted == labels),
+        reliability=_reliability(probabilities, predicted == labels),
     )
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of an accuracy, in percent.
+    """Wilson score interval of an accuracy, in percent.
 
-    Unlike the usual ``p +- 1.96 s`` it stays inside [0, 100] and does not shrink to a point at 0 or 100 %.
+    Unlike ``p +- 1.96 s`` it stays inside [0, 100] and does not shrink to a point at 0 or 100 %.
 
     Raises:
-        ValueError: If there are not ``0 <= correct <= total`` images, at least one.
+        ValueError: Unless ``0 <= correct <= total`` and ``total >= 1``.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22:209.
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"Need 0 <= correct <= total and total >= 1, got {correct} of {total}.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = correct / total
-    centre = share + z**2 / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    p = correct / total
+    centre = p + z**2 / (2 * total)
+    spread = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
     low = 0.0 if correct == 0 else (centre - spread) / (1 + z**2 / total)
     high = 1.0 if correct == total else (centre + spread) / (1 + z**2 / total)
     return 100 * low, 100 * high
@@ -146,16 +144,16 @@ def harmonic_mean(base: float, new: float) -> float:
     return 0.0 if base + new == 0 else 2 * base * new / (base + new)
 
 
-def _reliability(shares: "Tensor", right: "Tensor") -> list[list[float]]:
-    """Mean confidence, accuracy and number of images of each bin that has images."""
-    confidence = shares.amax(1)
+def _reliability(probabilities: "Tensor", correct: "Tensor") -> list[list[float]]:
+    """Return mean confidence, accuracy and number of images of each non-empty bin."""
+    confidence = probabilities.amax(1)
     bins = (confidence * BINS).ceil().long().clamp(1, BINS)
-    chosen = [bins == number for number in range(1, BINS + 1)]
-    return [[confidence[c].mean().item(), right[c].double().mean().item(), int(c.sum())] for c in chosen if c.any()]
+    masks = [bins == number for number in range(1, BINS + 1)]
+    return [[confidence[m].mean().item(), correct[m].double().mean().item(), int(m.sum())] for m in masks if m.any()]
 
 
 def _check(logits: "Tensor", labels: "Tensor", classes: int) -> None:
-    """Shapes, at least one image, labels in range."""
+    """Raise ValueError for wrong shapes, no image, or labels out of range."""
     if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"logits must be (N, {classes}) and labels (N,), got {shapes}.")
@@ -167,6 +165,6 @@ def _check(logits: "Tensor", labels: "Tensor", classes: int) -> None:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names; those that occur more than once with their index, so that none is lost as a key."""
+    """Append the index to repeated names, so that all can be keys."""
     counts = Counter(names)
     return [f"{name} (#{i})" if counts[name] > 1 else name for i, name in enumerate(names)]
