@@ -171,7 +171,7 @@ LIBRARIES = {
     "sklearn": ("methods.lpclip", "analysis"),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli",),
-    "rich": ("cli", "training.reporter"),
+    "rich": ("cli", "training.progress_bar"),
     "safetensors": (
         "inference.artifact",
         "training.checkpoint",
