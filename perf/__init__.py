@@ -1,1 +1,1 @@
-"""The library measured by itself: plain baselines with equal results, timing, memory, arithmetic, and a table."""
+"""Speed and memory of the library, measured against plain baselines with equal results."""

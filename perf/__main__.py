@@ -1,4 +1,4 @@
-"""``python -m perf``, from a clone of the repository."""
+"""``python -m perf``, run from a clone of the repository."""
 
 import sys
 from collections.abc import Sequence

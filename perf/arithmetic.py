@@ -1,4 +1,4 @@
-"""Floating-point operations of a piece of work, and how many of them this machine does at best."""
+"""Floating-point operations of a computation, and the peak rate of this machine."""
 
 import time
 from collections.abc import Callable
@@ -10,28 +10,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from perf.timing import Clock, Lap, time_work
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Rows of the matrices: large enough to be busy with arithmetic alone."""
+"""Size of the square matrices, large enough to be bound by arithmetic."""
 ENOUGH = 5.0
-"""Seconds of tries after which there are no more: processors without bfloat16 are slow at it."""
+"""Seconds after which to stop trying: bfloat16 is slow on processors without it."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Operations a second, by the wall clock and by the processors' time (which is none of a GPU's business)."""
+    """Operations per second of wall time and of processor time (meaningless on a GPU)."""
 
     wall: float
     cpu: float
 
 
 def count_operations(run: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, convolutions and attentions of a run, its backward included."""
+    """Count the operations of matrix products, convolutions and attention in a run, including its backward pass."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock, *, side: int = 0, tries: int = 8) -> Rate:
-    """The best rate of several products of square matrices, with as many threads as torch has now."""
+    """Return the best rate of several products of square matrices with the current number of threads."""
     side = side or SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
@@ -44,12 +44,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock, *, side:
 
 
 def best_rate(*rates: Rate) -> Rate:
-    """The machine at its best."""
+    """Return the best of several rates."""
     return Rate(max(rate.wall for rate in rates), max(rate.cpu for rate in rates))
 
 
 def device_clock(device: torch.device) -> Clock:
-    """A clock that waits for the device."""
+    """Return a clock that waits for the device."""
     if device.type == "cuda":
         return Clock(wait=lambda: torch.cuda.synchronize(device))
     return Clock(time.perf_counter, time.process_time)

@@ -1,4 +1,4 @@
-"""The cases on a CLIP: SEP and CoOp, ours through the library's public names, the plain ones written out."""
+"""The workloads on a CLIP: SEP and CoOp, with the library and with the plain baselines."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,23 +22,23 @@ from selfprompt.methods.registry import build_method
 from selfprompt.recipes.recipe import load_recipe
 
 CHUNK = 100
-"""Classes whose texts the check of many classes sends through the plain text side at once."""
+"""Number of classes per chunk when the results for many classes are compared."""
 
 
 def plain_sep(method: Method, setup: PerfSetup, classes: int) -> PlainSEP:
-    """The plain SEP of a method's first classes, in its state."""
+    """Build the plain SEP for the first classes of a method, with its trainable tensors."""
     tensors = trainable_tensors(method)
     tensors["prototypes"] = tensors["prototypes"][:classes]
     return PlainSEP(plain_clip(setup.clip), method.classes[:classes], method.options, tensors)
 
 
 def plain_coop(method: Method, setup: PerfSetup, classes: int) -> PlainCoOp:
-    """The plain CoOp, alike."""
+    """Build the plain CoOp for the first classes of a method, with its context."""
     return PlainCoOp(plain_clip(setup.clip), method.classes[:classes], trainable_tensors(method)["context"])
 
 
 def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
-    """A training step of SEP."""
+    """Build the contenders of a SEP training step."""
     method = _method(setup, size, name).train()
     images, labels = setup.images(setup.clip, size.batch), setup.labels(size.batch, size.classes)
 
@@ -66,29 +66,29 @@ def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
 
 
 def sep_authors_step(setup: PerfSetup, size: Size) -> Contenders:
-    """The same as released."""
+    """Build the contenders of a training step of SEP as released."""
     return sep_step(setup, size, "sep-authors")
 
 
 def loss_in_chunks(plain: PlainSEP, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The plain loss of many classes, and its gradients, in the memory of few: texts go forward and backward by parts.
+    """Compute the plain loss and gradients of many classes, with forward and backward passes of the texts in chunks.
 
-    Exact where a class's features do not depend on other classes.
+    Exact if the features of a class do not depend on other classes.
     """
-    parts = [slice(start, start + CHUNK) for start in range(0, len(plain.ends), CHUNK)]
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(plain.ends), CHUNK)]
     with torch.no_grad():
-        texts = torch.cat([plain.text_features(part) for part in parts])
+        texts = torch.cat([plain.text_features(chunk) for chunk in chunks])
     texts.requires_grad_()
     loss, logits = plain.loss(images, labels, texts)
     loss.backward()
     assert texts.grad is not None
-    for part in parts:
-        plain.text_features(part).backward(texts.grad[part])
+    for chunk in chunks:
+        plain.text_features(chunk).backward(texts.grad[chunk])
     return loss.detach(), logits.detach()
 
 
 def sep_text(setup: PerfSetup, size: Size) -> Contenders:
-    """SEP's class texts in evaluation."""
+    """Build the contenders of SEP's class texts in evaluation."""
     method = _method(setup, size, "sep").eval()
 
     def plain_at(classes: int) -> Work:
@@ -104,7 +104,7 @@ def sep_text(setup: PerfSetup, size: Size) -> Contenders:
 
 
 def sep_images(setup: PerfSetup, size: Size) -> Contenders:
-    """SEP's images in evaluation, class texts known on both sides, frozen features known on ours."""
+    """Build the contenders of SEP's images in evaluation; both cache class texts, ours also frozen features."""
     method = _method(setup, size, "sep").eval()
     images = setup.images(setup.clip, size.batch)
     plain = plain_sep(method, setup, size.classes)
@@ -125,7 +125,7 @@ def sep_images(setup: PerfSetup, size: Size) -> Contenders:
 
 
 def sep_evaluation(setup: PerfSetup, size: Size) -> Contenders:
-    """SEP's logits of one more batch."""
+    """Build the contenders of SEP's logits of a batch after the first."""
     method = _method(setup, size, "sep").eval()
     images = setup.images(setup.clip, size.batch)
 
@@ -141,17 +141,17 @@ def sep_evaluation(setup: PerfSetup, size: Size) -> Contenders:
 
 
 def coop_text(setup: PerfSetup, size: Size) -> Contenders:
-    """CoOp's class features and the gradient of the context, for some gradient of the features."""
+    """Build the contenders of CoOp's class features and the context's gradient, given a gradient of the features."""
     method = _method(setup, size, "coop-16").train()
     generator = torch.Generator().manual_seed(1)
-    slope = torch.randn(size.classes, method.text.features, generator=generator).to(setup.device)
+    upstream = torch.randn(size.classes, method.text.features, generator=generator).to(setup.device)
 
     def backward(module: PlainCoOp | Method, features: Callable[[], Tensor], classes: int) -> Work:
         def run() -> Tensor:
             module.zero_grad(set_to_none=True)
             with setup.autocast():
                 encoded = features()
-            encoded.backward(slope[:classes].to(encoded.dtype))
+            encoded.backward(upstream[:classes].to(encoded.dtype))
             return encoded
 
         return run
@@ -165,27 +165,27 @@ def coop_text(setup: PerfSetup, size: Size) -> Contenders:
         plain.zero_grad()
         method.zero_grad()
         encoded = method.encode_classes()
-        encoded.backward(slope)
-        parts = [slice(start, start + CHUNK) for start in range(0, size.classes, CHUNK)]
-        far = 0.0
-        for part in parts:
-            features = plain.text_features(part)
-            features.backward(slope[part])
-            far = max(far, difference(features, encoded[part]))
-        return {"features": far, "gradients": gradient_difference(gradients(plain), gradients(method))}
+        encoded.backward(upstream)
+        chunks = [slice(start, start + CHUNK) for start in range(0, size.classes, CHUNK)]
+        largest = 0.0
+        for chunk in chunks:
+            features = plain.text_features(chunk)
+            features.backward(upstream[chunk])
+            largest = max(largest, difference(features, encoded[chunk]))
+        return {"features": largest, "gradients": gradient_difference(gradients(plain), gradients(method))}
 
     ours = backward(method, method.encode_classes, size.classes)
     return Contenders(ours, plain_at, compare, size.classes, method=method)
 
 
 def coop_epoch(setup: PerfSetup, size: Size) -> Contenders:
-    """An epoch of CoOp over fixed views."""
+    """Build the contenders of a CoOp epoch over fixed views."""
     method = _method(setup, size, "coop-16").train()
     return epochs(setup, size, method, lambda: plain_coop(method, setup, size.classes))
 
 
 def predict(setup: PerfSetup, size: Size) -> Contenders:
-    """Classes of images in memory, as arrays."""
+    """Build the contenders of predicting the classes of arrays."""
     method = _method(setup, size, "sep").eval()
     classifier = Classifier(method, setup.clip.preprocess, size.batch)
     generator = torch.Generator().manual_seed(0)
@@ -194,14 +194,14 @@ def predict(setup: PerfSetup, size: Size) -> Contenders:
     transform = eval_transform(setup.clip.preprocess)
 
     def theirs(plain: PlainSEP) -> Tensor:
-        found = []
+        scores = []
         for start in range(0, len(pictures), size.batch):
             images = torch.stack(
                 [transform(pixels_to_rgb(picture)) for picture in pictures[start : start + size.batch]]
             )
             with torch.no_grad(), setup.autocast():
-                found.append(plain.logits(images.to(setup.device)).float().softmax(dim=-1).max(dim=-1).values.cpu())
-        return torch.cat(found)
+                scores.append(plain.logits(images.to(setup.device)).float().softmax(dim=-1).max(dim=-1).values.cpu())
+        return torch.cat(scores)
 
     def ours() -> Tensor:
         with setup.autocast():
@@ -219,7 +219,7 @@ def predict(setup: PerfSetup, size: Size) -> Contenders:
 
 
 def without_gradients(setup: PerfSetup, function: Callable[[], Tensor]) -> Work:
-    """Without gradients, in the precision that is measured."""
+    """Return a run of a function without gradients, in the measured precision."""
 
     def run() -> Tensor:
         with torch.no_grad(), setup.autocast():
@@ -229,6 +229,6 @@ def without_gradients(setup: PerfSetup, function: Callable[[], Tensor]) -> Work:
 
 
 def _method(setup: PerfSetup, size: Size, name: str) -> Method:
-    """The method of a recipe."""
+    """Build the method of a recipe."""
     recipe = load_recipe(name)
     return build_method(recipe.method, setup.clip, setup.names(size.classes), **recipe.options).to(setup.device)

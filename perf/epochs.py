@@ -1,4 +1,4 @@
-"""Epochs over fixed views: ours after the frozen features are known, the plain ones as every epoch of theirs is."""
+"""Epochs over fixed views: ours with cached frozen features, the baseline's with images."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -18,16 +18,16 @@ from selfprompt.methods.base import Method
 def epochs(
     setup: PerfSetup, size: Size, method: Method, make_plain: Callable[[], PlainCoOp | PlainPrompted]
 ) -> Contenders:
-    """Epochs over fixed views: ours meets them with their frozen features, the plain one with their pixels."""
+    """Build the contenders of an epoch: ours reads cached frozen features, the baseline the images."""
     preprocess = method.backbone.preprocess
     items = random_items(size.images, size.classes, preprocess.size)
     store, transform = ImageStore(), eval_transform(preprocess)
-    kept = Batches(items, store, transform, size.batch, shuffle=True, features=FeatureStore())
+    cached = Batches(items, store, transform, size.batch, shuffle=True, features=FeatureStore())
     pixels = Batches(items, store, transform, size.batch, shuffle=True)
     next_epoch, next_plain = epoch_counter(), epoch_counter()
 
     def batches(number: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        found = with_features(kept, number, method.frozen_encoder, pixels=method.traits.inputs != "features")
+        found = with_features(cached, number, method.frozen_encoder, pixels=method.traits.inputs != "features")
         for images, labels, _, frozen in found:
             yield images.to(setup.device), labels.to(setup.device), None if frozen is None else frozen.to(setup.device)
 

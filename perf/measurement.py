@@ -1,4 +1,4 @@
-"""Measures rows: results compared, contenders timed by turns, memory and arithmetic; gives records that JSON takes."""
+"""Measuring cases: compare results, time both contenders in turns, measure memory and arithmetic."""
 
 import math
 import os
@@ -37,20 +37,20 @@ BUILDERS: dict[str, Callable[[PerfSetup, Size], Contenders]] = {
     "predict": clip_cases.predict,
 }
 SMALLEST = {"classes": 50, "images": 16}
-"""The smallest size at which a baseline is measured that does not fit into memory at its own."""
-SHARE = 0.8
-"""Of the free memory, what a baseline may take."""
-LONGEST = 10.0
-"""Seconds that one run of a growing baseline may take."""
+"""The smallest size to measure a baseline at if the full size does not fit into memory."""
+MEMORY_FRACTION = 0.8
+"""Fraction of the free memory that a baseline may use."""
+MAX_SECONDS = 10.0
+"""Seconds that one run of a baseline may take before it is extrapolated from smaller sizes."""
 
 
 @dataclass(frozen=True)
 class TimeBudget:
-    """How long to measure.
+    """How long to measure a case.
 
     Attributes:
-        rounds: Rounds at least.
-        seconds: Go on with further rounds of a row for so long.
+        rounds: Minimum number of rounds.
+        seconds: Keep adding rounds for this long.
     """
 
     rounds: int = 3
@@ -59,21 +59,23 @@ class TimeBudget:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of an case.
+    """The measurement of a case.
 
     Attributes:
-        differences: Of the results, by name, relative to their size.
-        equal: Whether none is above the case's tolerance.
-        plain, ours: Units a second, by the wall clock, of the median round.
-        faster: Plain wall time divided by ours, over the rounds.
-        faster_cpu: The same of the processors' time; None on a GPU, whose work it does not count.
-        memory: Bytes at the peak beyond the model, or kept for the backward pass for an image, by contender.
-        measured_at: Sizes at which the plain baseline was run, where that is not its own: time and memory are
-            then on the straight line through them.
-        operations: Floating-point operations of one run of ours, without what is computed again to save memory.
-        of_peak, of_peak_cpu: Their rate by either time as a share of the machine's; None until that is known.
-        met: The targets that hold here, and whether they are reached.
-        laps: Seconds of every run by contender: pairs of wall and processor time.
+        case: The case.
+        differences: Relative differences of the results, by name.
+        equal: Whether no difference exceeds the workload's tolerance.
+        plain: Throughput of the baseline in images or classes per second of wall time, in the median round.
+        ours: Throughput of the library, likewise.
+        faster: The baseline's wall time divided by ours, over the rounds.
+        faster_cpu: The same for processor time; None on a GPU.
+        memory: Bytes by contender: the peak beyond the model, or what is saved for the backward pass per image.
+        measured_at: Sizes that the baseline was measured at, if time and memory are extrapolated from them.
+        operations: Floating-point operations of one run of ours, without recomputation that saves memory.
+        of_peak: Their rate per wall time as a fraction of the machine's peak; None until that is known.
+        of_peak_cpu: The same per processor time.
+        met: The targets that apply, and whether they are met.
+        laps: Seconds of every run, by contender.
     """
 
     case: Case
@@ -92,36 +94,36 @@ class Measurement:
     laps: Mapping[str, Sequence[Lap]]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain values; what is no number is None."""
-        return _plain({**asdict(self), "name": str(self.case)})
+        """Return the record as JSON values; NaN and infinity become None."""
+        return _json_values({**asdict(self), "name": str(self.case)})
 
 
 def measure_case(
-    setup: PerfSetup, case: Case, budget: TimeBudget, tell: Callable[[str], object] = lambda _: None
+    setup: PerfSetup, case: Case, budget: TimeBudget, on_step: Callable[[str], object] = lambda _: None
 ) -> Measurement:
-    """Measure one row.
+    """Measure one case.
 
     Args:
-        setup: Where it is set up.
-        case: What to measure.
-        budget: How long.
-        tell: Called with what is being done.
+        setup: Backbones, device and precision.
+        case: The case.
+        budget: How long to measure.
+        on_step: Called with a description of each step.
     """
-    tell("setting up")
+    on_step("setting up")
     build = BUILDERS[case.workload.name]
     contenders = build(setup, case.size)
-    tell("comparing results")
+    on_step("comparing results")
     differences = dict(contenders.compare())
     equal = max_or_nan(differences.values()) <= case.workload.tolerance
-    tell("looking how large the baseline is")
+    on_step("sizing the baseline")
     sizes = baseline_sizes(setup, case, contenders)
     runs: dict[str, Work] = {f"plain at {size}": contenders.plain_at(size) for size in sizes}
     runs["ours"] = contenders.ours
     clock = device_clock(setup.device)
-    tell("timing")
+    on_step("timing")
     budget = replace(budget, rounds=1, seconds=0.0) if case.workload.once else budget
     laps = time_alternately(runs, rounds=budget.rounds, seconds=budget.seconds, clock=clock)
-    tell("memory and arithmetic")
+    on_step("measuring memory and arithmetic")
     memory = _memory(setup, case, contenders, sizes, runs)
     uncompiled = replace(setup, compile=False)
     operations = necessary_operations(setup, build(uncompiled, case.size) if setup.compile else contenders)
@@ -148,9 +150,9 @@ def measure_case(
 
 
 def necessary_operations(setup: PerfSetup, contenders: Contenders) -> int:
-    """Floating-point operations of a run of ours, without what it computes again to save memory.
+    """Count the operations of a run of ours without the recomputation that saves memory.
 
-    That is counted by giving it half of the free memory for once.
+    The method gets half of the free memory for this run, so that it recomputes nothing.
     """
     if contenders.method is None:
         return count_operations(contenders.ours)
@@ -163,9 +165,9 @@ def necessary_operations(setup: PerfSetup, contenders: Contenders) -> int:
 
 
 def baseline_sizes(setup: PerfSetup, case: Case, contenders: Contenders) -> tuple[int, ...]:
-    """The sizes at which the plain baseline is run: the case's own, or two smaller ones.
+    """Return the sizes to run the baseline at: the case's, or two smaller ones.
 
-    Smaller ones where it would not fit into memory, or take too long: its time and memory grow on straight lines.
+    Smaller sizes are used if the baseline would not fit into memory or take too long; time and memory grow linearly.
     """
     grows = case.workload.grows
     if not grows:
@@ -182,19 +184,19 @@ def baseline_sizes(setup: PerfSetup, case: Case, contenders: Contenders) -> tupl
     free = available_memory(setup.device)
     if needs[0] is None or needs[1] is None or free is None:
         return probes
-    fits = probes[1] + (SHARE * free - needs[1]) / max(1.0, (needs[1] - needs[0]) / smallest)
-    short = extrapolate(probes, (seconds[0], seconds[1]), size) <= LONGEST
+    fits = probes[1] + (MEMORY_FRACTION * free - needs[1]) / max(1.0, (needs[1] - needs[0]) / smallest)
+    short = extrapolate(probes, (seconds[0], seconds[1]), size) <= MAX_SECONDS
     return (size,) if fits >= size and short else probe_sizes(fits, smallest)
 
 
 def _line(case: Case, sizes: Sequence[int], laps: Sequence[Sequence[Lap]]) -> list[Lap]:
-    """The plain laps at the case's own size, round by round."""
+    """Return the baseline's laps at the case's size, extrapolated round by round from smaller sizes if need be."""
     if len(sizes) == 1:
         return list(laps[0])
-    wanted = getattr(case.size, case.workload.grows)
+    size = getattr(case.size, case.workload.grows)
     ends = (sizes[0], sizes[1])
     return [
-        Lap(extrapolate(ends, (low.wall, high.wall), wanted), extrapolate(ends, (low.cpu, high.cpu), wanted))
+        Lap(extrapolate(ends, (low.wall, high.wall), size), extrapolate(ends, (low.cpu, high.cpu), size))
         for low, high in zip(*laps, strict=True)
     ]
 
@@ -202,7 +204,7 @@ def _line(case: Case, sizes: Sequence[int], laps: Sequence[Sequence[Lap]]) -> li
 def _memory(
     setup: PerfSetup, case: Case, contenders: Contenders, sizes: Sequence[int], runs: Mapping[str, Work]
 ) -> dict[str, int | None]:
-    """Memory of both contenders at the case's size."""
+    """Measure the memory of both contenders at the case's size."""
     if case.workload.memory == "activations":
         assert contenders.activations is not None
         return dict(contenders.activations())
@@ -213,25 +215,25 @@ def _memory(
         return {"plain": None, "ours": ours}
     if len(sizes) == 1:
         return {"plain": known[0], "ours": ours}
-    wanted = getattr(case.size, case.workload.grows)
-    return {"plain": int(extrapolate((sizes[0], sizes[1]), (known[0], known[1]), wanted)), "ours": ours}
+    size = getattr(case.size, case.workload.grows)
+    return {"plain": int(extrapolate((sizes[0], sizes[1]), (known[0], known[1]), size)), "ours": ours}
 
 
 def _peak(setup: PerfSetup, case: Case, who: str, size: int, run: Work) -> int | None:
-    """Peak memory of a contender, here or, where the account cannot be reset, in a process of its own."""
+    """Measure the peak memory of a contender, in a child process if this one's peak cannot be reset."""
     if setup.device.type == "cuda" or can_reset_peak():
         return peak_memory(run, setup.device)
     return peak_in_child(work_in_child, setup, case, who, size)
 
 
 def work_in_child(setup: PerfSetup, case: Case, who: str, size: int) -> tuple[Work, Work]:
-    """What a process of its own runs: nothing before, then one contender."""
+    """Return what a child process runs: nothing first, then one contender."""
     contenders = BUILDERS[case.workload.name](setup, case.size)
     return lambda: None, contenders.ours if who == "ours" else contenders.plain_at(size)
 
 
 def with_targets(row: Measurement, peak: Rate, setup: PerfSetup) -> Measurement:
-    """The row with its share of the machine's matmul rate, and the targets that hold here."""
+    """Fill in the fraction of the machine's matmul rate and the targets that apply."""
     wall = MedianRange.of([one.wall for one in row.laps["ours"]]).median
     cpu = MedianRange.of([one.cpu for one in row.laps["ours"]]).median
     on_cpu = setup.device.type == "cpu"
@@ -244,12 +246,12 @@ def with_targets(row: Measurement, peak: Rate, setup: PerfSetup) -> Measurement:
 
 
 def targets_hold(setup: PerfSetup) -> bool:
-    """Whether the targets were set for what is measured: ViT-B's shapes on a CPU in float32."""
+    """Return whether the targets apply: ViT-B shapes on a CPU in float32."""
     return setup.shape.startswith("ViT-B") and setup.device.type == "cpu" and setup.precision == "32-true"
 
 
 def targets_met(row: Measurement) -> dict[str, bool]:
-    """Each target of the row by name, and whether it is reached; one that could not be measured is left out."""
+    """Return whether each target is met, by name; targets that could not be measured are left out."""
     target, plain, ours = row.case.target, row.memory["plain"], row.memory["ours"]
     met = {}
     if target.faster is not None:
@@ -268,27 +270,27 @@ def measure_cases(
     cases: Sequence[Case],
     budget: TimeBudget,
     *,
-    tell: Callable[[Case, str], object] = lambda case, doing: None,
-    done: Callable[[Measurement], object] = lambda row: None,
+    on_step: Callable[[Case, str], object] = lambda case, step: None,
+    on_done: Callable[[Measurement], object] = lambda row: None,
 ) -> dict[str, Any]:
-    """Measure rows, and the machine's matmul rate before and after them.
+    """Measure cases, and the machine's matmul rate before and after them.
 
     Args:
-        setup: Where they are set up.
-        cases: What to measure.
-        budget: How long, each.
-        tell: Called with what is being done.
-        done: Called with each finished row, before its share of the matmul rate is known.
+        setup: Backbones, device and precision.
+        cases: The cases.
+        budget: How long to measure each.
+        on_step: Called with a case and a description of each step.
+        on_done: Called with each measurement, before its fraction of the matmul rate is known.
 
     Returns:
-        ``rows``: records of ``Measurement``; ``peak``: matmul rates; ``settings``, ``machine`` and ``versions``.
+        ``rows`` (records of ``Measurement``), ``peak`` (matmul rates), ``settings``, ``machine`` and ``versions``.
     """
     clock = device_clock(setup.device)
     rates = [matmul_rate(setup.device, setup.dtype, clock)]
     rows = []
     for case in cases:
-        rows.append(measure_case(setup, case, budget, partial(tell, case)))
-        done(rows[-1])
+        rows.append(measure_case(setup, case, budget, partial(on_step, case)))
+        on_done(rows[-1])
     rates.append(matmul_rate(setup.device, setup.dtype, clock))
     peak = best_rate(*rates)
     return {
@@ -309,13 +311,13 @@ def measure_cases(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, memory, load and GPU."""
+    """Describe the machine: processor, cores, memory, load and GPU."""
     cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
-        named = [
+        models = [
             line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
-        cpu = named[0] if named else cpu
+        cpu = models[0] if models else cpu
     return {
         "system": platform.platform(terse=True),
         "processor": cpu,
@@ -326,10 +328,10 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """Plain values all the way down; JSON knows no infinity."""
+def _json_values(value: Any) -> Any:
+    """Convert nested values to JSON values, which have no NaN and no infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _json_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_json_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work by the operating system's account, and how much there is; torch's only on a GPU."""
+"""Peak and available memory as reported by the operating system, and by torch on a GPU."""
 
 import ctypes
 import gc
@@ -18,10 +18,10 @@ RESET_PEAK = "5"
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that a run needs at its peak beyond what the process holds before it; None where nobody tells.
+    """Return the peak memory of a run in bytes, beyond what the process held before; None if it cannot be measured.
 
-    On Linux: VmHWM, which is reset before, minus VmRSS before, after freed pages were given back. On a GPU: torch's own
-    account, for the driver keeps none by process that could be reset.
+    On Linux this is VmHWM, reset before the run, minus VmRSS before the run, after freed pages were returned to the
+    system. On a GPU it comes from torch, because the driver's per-process account cannot be reset.
     """
     gc.collect()
     if device.type == "cuda":
@@ -42,12 +42,12 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
 
 
 def can_reset_peak() -> bool:
-    """Whether this system resets the peak of a running process (Linux, unless a sandbox hides it)."""
+    """Return whether the peak of a running process can be reset (on Linux, unless a sandbox hides it)."""
     return STATUS.exists() and os.access(CLEAR, os.W_OK) and "VmHWM:" in STATUS.read_text()
 
 
 def release_freed_pages() -> None:
-    """Return freed pages to the system, where the C library can (glibc)."""
+    """Return freed pages to the system, if the C library supports it (glibc)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
@@ -55,20 +55,20 @@ def release_freed_pages() -> None:
 
 
 def _status(name: str) -> int:
-    """A size of this process in bytes."""
+    """Read a memory size of this process, in bytes."""
     (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:")]
     return 1024 * int(line.split()[1])
 
 
 def peak_in_child(work: Callable[..., tuple[Callable[[], object], ...]], *arguments: Any) -> int | None:
-    """The same for systems that cannot reset the peak: a child process that does this work and nothing else.
+    """Measure peak memory in a child process, for systems that cannot reset the peak.
 
     Args:
-        work: Importable by name; called with the arguments it gives what to run: first that whose memory does not
-            count, then that whose does.
+        work: A function that can be imported by name. Called with the arguments, it returns two runs: one whose memory
+            does not count, then the one to measure.
 
     Returns:
-        Growth of the child's greatest resident size; None without ``resource`` (Windows), or if the child fails.
+        Growth of the child's peak resident size in bytes; None on Windows, which lacks ``resource``.
     """
     if sys.platform == "win32":
         return None
@@ -79,54 +79,54 @@ def peak_in_child(work: Callable[..., tuple[Callable[[], object], ...]], *argume
 def _growth(work: Callable[..., tuple[Callable[[], object], ...]], arguments: tuple[Any, ...]) -> int:
     before, counted = work(*arguments)
     before()
-    start = _greatest()
+    start = _peak_resident()
     counted()
-    return _greatest() - start
+    return _peak_resident() - start
 
 
-def _greatest() -> int:
-    """This process's greatest resident size so far, in bytes."""
+def _peak_resident() -> int:
+    """Return this process's peak resident size so far, in bytes."""
     if STATUS.exists():
-        return _status("VmHWM")  # on Linux ru_maxrss begins with what the parent had
+        return _status("VmHWM")  # on Linux ru_maxrss starts at the parent's value
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take; None where nobody tells."""
+    """Return the bytes that this process may still allocate; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = []
+    limits = []
     meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines() if ":" in line)
-        found.append(1024 * int(lines["MemAvailable"].split()[0]))
+        limits.append(1024 * int(lines["MemAvailable"].split()[0]))
     if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        found.append(int(limit) - int((group / "memory.current").read_text()))
-    if not found and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return min(found, default=None)
+        limits.append(int(limit) - int((group / "memory.current").read_text()))
+    if not limits and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return min(limits, default=None)
 
 
 @contextmanager
 def saved_for_backward(*without: nn.Module) -> Iterator[dict[int, int]]:
-    """Counts what autograd keeps for the backward pass, each storage once, parameters left out.
+    """Record what autograd saves for the backward pass, each storage once and without parameters.
 
     Args:
         without: Modules whose parameters and buffers do not count.
 
     Yields:
-        Bytes by the address of the storage.
+        A dict of bytes by storage address, filled during the context.
     """
     known = {t.untyped_storage().data_ptr() for module in without for t in [*module.parameters(), *module.buffers()]}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
+        yield saved

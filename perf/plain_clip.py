@@ -1,6 +1,6 @@
-"""CLIP written plainly with torch's stock modules, as released code runs it: sequence first, texts with all padding.
+"""A plain CLIP of torch's stock modules, run as released code runs it: sequence first, texts with all padding.
 
-Knows nothing of the library's towers, prompters and methods; it takes their weights by name.
+Independent of the library's towers, prompters and methods; weights are taken by name.
 """
 
 import json
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"GELU": nn.GELU, "QuickGELU": QuickGE
 
 
 class Block(nn.Module):
-    """A residual block: attention, then an MLP, each behind a layer norm."""
+    """A pre-norm residual block of attention and an MLP."""
 
     def __init__(self, width: int, heads: int, activation: str, eps: float) -> None:
         super().__init__()
@@ -44,16 +44,16 @@ class Block(nn.Module):
 
 
 Refresh = Callable[[int, Tensor], Tensor]
-"""What a method does to the sequence, (L, B, D), in front of block number i."""
+"""Edits the sequence, (L, B, D), before the block with the given index."""
 
 
 def unchanged(index: int, x: Tensor) -> Tensor:
-    """No prompts."""
+    """Return the sequence as it is."""
     return x
 
 
 class PlainVision(nn.Module):
-    """The image side. Its sequence is class token, patches, then prompts, which get ``ln_pre`` but no position."""
+    """The vision tower; its sequence is class token, patches, prompts (with ``ln_pre``, without positions)."""
 
     def __init__(self, facts: Mapping[str, Any], features: int, *, norm_first: bool) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class PlainVision(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, features))
 
     def forward(self, images: Tensor, prompts: Tensor | None = None, refresh: Refresh = unchanged) -> Tensor:
-        """Features, (B, E), not normalised.
+        """Return features, (B, E), not normalised.
 
         Args:
             images: (B, 3, H, W).
-            prompts: (P, D), shared by the images.
-            refresh: Called in front of each block.
+            prompts: Prompts shared by all images, (P, D).
+            refresh: Called before each block.
         """
         x = self.conv1(images).flatten(2).permute(0, 2, 1)  # (B, D, h, w) -> (B, N, D)
         first = self.class_embedding.expand(len(x), 1, -1).to(x.dtype)
@@ -89,7 +89,7 @@ class PlainVision(nn.Module):
 
 
 class PlainText(nn.Module):
-    """The text side: every text has all positions of the context."""
+    """The text tower; every text has the full context length."""
 
     def __init__(self, facts: Mapping[str, Any], features: int) -> None:
         super().__init__()
@@ -101,12 +101,12 @@ class PlainText(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(width, features))
 
     def forward(self, x: Tensor, ends: Tensor, refresh: Refresh = unchanged) -> Tensor:
-        """Features, (C, E), not normalised.
+        """Return features, (C, E), not normalised.
 
         Args:
             x: Token embeddings, (C, T, D).
-            ends: Position of the end of each text, (C,).
-            refresh: Called in front of each block.
+            ends: Position of EOT in each text, (C,).
+            refresh: Called before each block.
         """
         mask = torch.full((x.shape[1], x.shape[1]), float("-inf"), device=x.device).triu(1)
         x = (x + self.positional_embedding).permute(1, 0, 2)  # (C, T, D) -> (T, C, D)
@@ -117,7 +117,7 @@ class PlainText(nn.Module):
 
 
 class PlainCLIP(nn.Module):
-    """Both sides, the scale of the logits, and the tokenizer."""
+    """Both towers, the logit scale, and the tokenizer."""
 
     def __init__(
         self, visual: PlainVision, text: PlainText, scale: float, tokenizer: Callable[[Sequence[str]], Tensor]
@@ -128,17 +128,17 @@ class PlainCLIP(nn.Module):
         self.tokenizer = tokenizer
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Embeddings of all positions of the texts, (C, T, D), and where each text ends, (C,)."""
+        """Return the token embeddings of the texts, (C, T, D), and the positions of EOT, (C,)."""
         ids = self.tokenizer(list(texts)).to(self.text.positional_embedding.device)
         with torch.no_grad():
             return self.text.token_embedding(ids), ids.argmax(dim=-1)
 
 
 def plain_clip(backbone: Backbone) -> PlainCLIP:
-    """A plain CLIP that reads the very tensors of a backbone (they are shared, not copied), frozen.
+    """Build a frozen plain CLIP that shares the tensors of a backbone.
 
     Raises:
-        ValueError: If the backbone is no CLIP of the plain kind.
+        ValueError: If the backbone has another architecture.
     """
     facts = json.loads(backbone.architecture)
     vision, text = facts["vision"], facts["text"]
@@ -147,7 +147,7 @@ def plain_clip(backbone: Backbone) -> PlainCLIP:
     text_tower, tokenizer = backbone.text_side()
     image_state = _renamed(backbone.vision.state_dict(), "visual.")
     text_state = _renamed(text_tower.state_dict(), "")
-    with torch.device("meta"):  # no memory and no random start for weights that are replaced at once
+    with torch.device("meta"):  # no memory or initialisation for weights that are replaced
         visual = PlainVision(vision, image_state["proj"].shape[1], norm_first="ln_pre.weight" in image_state)
         side = PlainText(text, text_state["text_projection"].shape[1])
     visual.load_state_dict(image_state, assign=True)
@@ -161,10 +161,10 @@ def _blocks(facts: Mapping[str, Any]) -> nn.ModuleList:
 
 
 def _renamed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights under this file's names."""
+    """Rename weights to the names in this file."""
     return {name.removeprefix(prefix).replace("transformer.resblocks", "blocks"): t for name, t in state.items()}
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors of length 1."""
+    """L2-normalise vectors."""
     return vectors / vectors.norm(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""CoOp written plainly on the plain CLIP: all classes with all their padding go through the text side at each step."""
+"""Plain CoOp: every step encodes the texts of all classes with all their padding."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,13 @@ from perf.plain_clip import PlainCLIP, unit
 
 
 class PlainCoOp(nn.Module):
-    """A context in front of the class names; ``context``, (M, D), has the library's name and is copied."""
+    """CoOp on the plain CLIP.
+
+    Args:
+        clip: Frozen.
+        classes: Class names.
+        context: The context, (M, D); it is copied.
+    """
 
     def __init__(self, clip: PlainCLIP, classes: Sequence[str], context: Tensor) -> None:
         super().__init__()
@@ -22,18 +28,18 @@ class PlainCoOp(nn.Module):
         self.suffix = embedded[:, 1 + len(context) :]
 
     def text_features(self, rows: slice = slice(None)) -> Tensor:
-        """Unit features of the classes, (C, E); ``rows`` takes some of them, for a check in little memory."""
+        """Return unit features of the classes, (C, E), or of some rows to check many classes in chunks."""
         prefix, suffix = self.prefix[rows], self.suffix[rows]
         x = torch.cat([prefix, self.context.expand(len(prefix), -1, -1), suffix], dim=1)
         return unit(self.clip.text(x, self.ends[rows]))
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, C)."""
+        """Return the logits, (B, C)."""
         with torch.no_grad():
             features = unit(self.clip.visual(images))
         return self.clip.scale * features @ self.text_features().t()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar, and the logits."""
+        """Return the loss, a scalar, and the logits."""
         logits = self.logits(images)
         return F.cross_entropy(logits, labels), logits

@@ -1,6 +1,6 @@
-"""A plain ViT with an explicit softmax, and on it deep prompts (SPT, VPT), a linear probe and token collection.
+"""A plain ViT with an explicit softmax, with deep prompts (SPT, VPT), a linear probe, and collection of tokens.
 
-Knows nothing of the library's towers, prompters and methods; it takes their weights by name.
+Independent of the library's towers, prompters and methods; weights are taken by name.
 """
 
 import json
@@ -15,7 +15,7 @@ from selfprompt.models.backbone import Backbone
 
 
 class Attention(nn.Module):
-    """Multi-head attention, its weights written out as a softmax of products."""
+    """Multi-head attention with an explicit softmax."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
+    """Two linear layers with a GELU in between."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: attention, then an MLP, each behind a layer norm."""
+    """A pre-norm residual block of attention and an MLP."""
 
     def __init__(self, width: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches as tokens."""
+    """Embeds patches as tokens."""
 
     def __init__(self, width: int, patch: tuple[int, int]) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PatchEmbed(nn.Module):
 
 
 class PlainViT(nn.Module):
-    """A ViT with a class token and absolute positions."""
+    """A ViT with a class token and absolute position embeddings."""
 
     def __init__(self, facts: Mapping[str, Any], length: int) -> None:
         super().__init__()
@@ -84,17 +84,17 @@ class PlainViT(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
 
     def stem(self, images: Tensor) -> Tensor:
-        """What stands in front of block 0 without prompts, (B, 1 + N, D)."""
+        """Return the input of block 0 without prompts, (B, 1 + N, D)."""
         x = self.patch_embed(images)
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
 
     def forward(self, images: Tensor, prompts: Tensor | None = None, *, average: bool = False) -> Tensor:
-        """Features, (B, D).
+        """Return features, (B, D).
 
         Args:
             images: (B, 3, H, W).
-            prompts: Deep prompts, (depth, P, D), joined anew in front of each block.
-            average: Take the mean over prompts and patches, then the norm; otherwise the norm, then the class token.
+            prompts: Deep prompts, (depth, P, D), inserted anew before each block.
+            average: Whether to return the normalised mean over prompts and patches, not the normalised class token.
         """
         x = self.stem(images)
         for index, block in enumerate(self.blocks):
@@ -106,7 +106,7 @@ class PlainViT(nn.Module):
 
     @torch.no_grad()
     def collect(self, images: Tensor) -> Tensor:
-        """The patch tokens that prompts of each layer will stand beside, (depth, B, N, D): all kept, as released."""
+        """Return the patch tokens entering each block, (depth, B, N, D); all are kept, as in the released code."""
         layers = [self.patch_embed(images)]
         x = self.stem(images)
         for block in self.blocks[:-1]:
@@ -116,42 +116,42 @@ class PlainViT(nn.Module):
 
 
 def plain_vit(backbone: Backbone) -> PlainViT:
-    """A plain ViT that reads the very tensors of a backbone (they are shared, not copied), frozen.
+    """Build a frozen plain ViT that shares the tensors of a backbone.
 
     Raises:
-        ValueError: If the backbone is another kind of ViT.
+        ValueError: If the backbone has another architecture.
     """
     facts = json.loads(backbone.architecture)["vision"]
     state = {name.removeprefix("vit."): tensor for name, tensor in backbone.vision.state_dict().items()}
     if facts["family"] != "timm" or facts["activation"] != "GELU" or "pos_embed" not in state:
         raise ValueError(f"The plain baseline is the ViT of 2020; {backbone.name} has another architecture.")
-    with torch.device("meta"):  # no memory and no random start for weights that are replaced at once
+    with torch.device("meta"):  # no memory or initialisation for weights that are replaced
         vit = PlainViT(facts, state["pos_embed"].shape[1])
     vit.load_state_dict(state, assign=True)
     return vit.requires_grad_(False).eval()
 
 
 class PlainPrompted(nn.Module):
-    """A linear head on the ViT, with deep prompts or without; the learned tensors have the library's names.
+    """A linear head on the plain ViT, with or without deep prompts.
 
     Args:
         vit: Frozen.
-        learned: ``head.weight``, ``head.bias`` and, with deep prompts, ``prompts``, (depth, P, D); they are copied.
-        average: Pool by the mean over prompts and patches instead of the class token.
+        trainable: ``head.weight``, ``head.bias`` and, with deep prompts, ``prompts``, (depth, P, D); they are copied.
+        average: Whether to pool the mean over prompts and patches instead of the class token.
     """
 
-    def __init__(self, vit: PlainViT, learned: Mapping[str, Tensor], *, average: bool) -> None:
+    def __init__(self, vit: PlainViT, trainable: Mapping[str, Tensor], *, average: bool) -> None:
         super().__init__()
         self.vit, self.average = vit, average
-        weight = learned["head.weight"]
+        weight = trainable["head.weight"]
         self.head = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
         with torch.no_grad():
             self.head.weight.copy_(weight)
-            self.head.bias.copy_(learned["head.bias"])
-        self.prompts = nn.Parameter(learned["prompts"].detach().clone()) if "prompts" in learned else None
+            self.head.bias.copy_(trainable["head.bias"])
+        self.prompts = nn.Parameter(trainable["prompts"].detach().clone()) if "prompts" in trainable else None
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, C)."""
+        """Return the logits, (B, C)."""
         if self.prompts is None:
             with torch.no_grad():
                 features = self.vit(images, average=self.average)
@@ -160,6 +160,6 @@ class PlainPrompted(nn.Module):
         return cast(Tensor, self.head(features))
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar, and the logits."""
+        """Return the loss, a scalar, and the logits."""
         logits = self.logits(images)
         return F.cross_entropy(logits, labels), logits

@@ -1,4 +1,4 @@
-"""What all cases share: backbones, images, class names, a training step, and two contenders ready to run."""
+"""What all workloads share: backbones, images, class names, a training step, and pairs of contenders."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -22,23 +22,23 @@ from selfprompt.training.optim import build_optimizer
 
 Precision = Literal["32-true", "bf16-mixed"]
 Loss = Callable[[], tuple[Tensor, Tensor | None]]
-"""Loss and logits."""
+"""Returns the loss, a scalar, and the logits, (B, C)."""
 
 RATE = 1e-5
-"""Learning rate of measured steps: that of warm-up epochs, so that nothing diverges on random images."""
+"""Learning rate of measured steps, as in warm-up epochs, so that nothing diverges on random images."""
 
 
 @dataclass(frozen=True)
 class Contenders:
-    """Two contenders that do the same work at one size.
+    """The library and the plain baseline, ready to do the same work.
 
     Attributes:
-        ours: Does the work once.
-        plain_at: The plain baseline's work at another size of what grows; the same at any size if nothing does.
-        compare: Relative differences of the results by name; called before the first run.
-        count: Images or classes of one run of ours.
-        activations: Bytes kept for the backward pass by contender, where that is what the case is about.
-        method: Ours, where it may compute something again to save memory: that is no necessary arithmetic.
+        ours: Runs the library once.
+        plain_at: Returns a run of the baseline at a given size of the dimension that grows, ignored if none does.
+        compare: Returns the relative differences of the results by name; called before the first run.
+        count: Images or classes per run of ours.
+        activations: Returns the bytes saved for the backward pass by contender, if the workload is about them.
+        method: Our method if it may recompute something to save memory, which is not necessary arithmetic.
     """
 
     ours: Work
@@ -51,13 +51,13 @@ class Contenders:
 
 @dataclass(frozen=True)
 class PerfSetup:
-    """Where the cases are set up.
+    """Backbones, device and precision of the measurements.
 
     Attributes:
         shape: A key of ``SHAPES``.
-        device: Where the contenders compute.
-        precision: Of both contenders; the comparison of results is in float32 always.
-        compile: Whether the blocks of ours are compiled.
+        device: Device of both contenders.
+        precision: Precision of both contenders; results are always compared in float32.
+        compile: Whether to compile the library's blocks.
 
     Raises:
         ValueError: For an unknown shape or precision.
@@ -76,12 +76,12 @@ class PerfSetup:
 
     @cached_property
     def clip(self) -> Backbone:
-        """The backbone with texts."""
+        """The CLIP."""
         return self._load(SHAPES[self.shape][0])
 
     @cached_property
     def vit(self) -> Backbone:
-        """The backbone without."""
+        """The ViT without a text tower."""
         return self._load(SHAPES[self.shape][1])
 
     def _load(self, name: str) -> Backbone:
@@ -93,51 +93,51 @@ class PerfSetup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix products."""
+        """The dtype of the matrix products."""
         return torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
 
     def autocast(self) -> torch.autocast:
-        """The precision as a context."""
+        """Return a context with the precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
     def names(self, count: int) -> tuple[str, ...]:
-        """Class names that the CLIP's texts have room for."""
+        """Return class names that fit into the CLIP's context."""
         text, tokenizer = self.clip.text_side()
         return class_names(count, lambda name: int(tokenizer([name]).argmax()) - 1, text.context)
 
     def images(self, backbone: Backbone, count: int) -> Tensor:
-        """NoiseImages that looks normalised, (count, 3, S, S)."""
+        """Return normalised noise, (count, 3, H, W)."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 3, *backbone.vision.image_size, generator=generator).to(self.device)
 
     def labels(self, count: int, classes: int) -> Tensor:
-        """Labels that spread over the classes, (count,)."""
+        """Return labels spread over the classes, (count,)."""
         return (torch.arange(count) * classes // count).to(self.device)
 
 
 @dataclass(frozen=True)
 class NoiseImages:
-    """Images that are made when they are asked for, each from its own number; as ``prepare`` wants them."""
+    """Noise images generated on demand, each seeded by its index; a source for ``Method.prepare``."""
 
     size: int
     side: tuple[int, int]
 
     def batch(self, indices: Sequence[int], draw: int = 0) -> Tensor:
-        """(B, 3, S, S)."""
+        """Return the images of some indices, (B, 3, H, W)."""
         seeds = [torch.Generator().manual_seed(int(index)) for index in indices]
         return torch.stack([torch.randn(3, *self.side, generator=generator) for generator in seeds])
 
 
 def random_items(count: int, classes: int, side: int) -> list[Item]:
-    """Pictures of random colours, in memory."""
+    """Return random images in memory, with labels spread over the classes."""
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(256, (count, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
-    table = ImageTable("noise", lambda index: pictures[index])
+    pixels = torch.randint(256, (count, side, side, 3), generator=generator, dtype=torch.uint8).numpy()
+    table = ImageTable("noise", lambda index: pixels[index])
     return [Item(IndexedSource(table, number), number * classes // count) for number in range(count)]
 
 
 def training_step(setup: PerfSetup, loss: Callable[..., Tensor], optimizer: Optimizer) -> Callable[..., None]:
-    """Forward, backward, and the optimiser's step, as a function of a batch."""
+    """Return a function of a batch that runs forward, backward and the optimiser step."""
 
     def step(*batch: Tensor | None) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -150,63 +150,63 @@ def training_step(setup: PerfSetup, loss: Callable[..., Tensor], optimizer: Opti
 
 
 def adam(module: nn.Module) -> Optimizer:
-    """SEP's optimiser."""
+    """Return SEP's optimiser."""
     return _optimizer(module, TrainOptions(optimizer="adam", lr=RATE, eps=1e-3, weight_decay=5e-4))
 
 
 def adamw(module: nn.Module) -> Optimizer:
-    """SPT's optimiser."""
+    """Return SPT's optimiser."""
     return _optimizer(module, TrainOptions(optimizer="adamw", lr=RATE, weight_decay=1e-2))
 
 
 def sgd(module: nn.Module) -> Optimizer:
-    """CoOp's optimiser."""
+    """Return CoOp's optimiser."""
     return _optimizer(module, TrainOptions(optimizer="sgd", lr=RATE, momentum=0.9, weight_decay=5e-4))
 
 
 def _optimizer(module: nn.Module, options: TrainOptions) -> Optimizer:
-    """The library's own for a method of the library, torch's as it comes for the plain baseline."""
+    """Return the library's optimiser for its methods, and torch's defaults for the plain baseline."""
     if isinstance(module, Method):
         return build_optimizer(module.trainable().items(), options)
-    own, lr, decay = trainable_parameters(module), options.lr, options.weight_decay
+    parameters, lr, decay = trainable_parameters(module), options.lr, options.weight_decay
     if options.optimizer == "sgd":
-        return torch.optim.SGD(own, lr, momentum=options.momentum, weight_decay=decay)
+        return torch.optim.SGD(parameters, lr, momentum=options.momentum, weight_decay=decay)
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(own, lr, eps=options.eps, weight_decay=decay)
+    return kind(parameters, lr, eps=options.eps, weight_decay=decay)
 
 
 def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are tuned."""
+    """Return the trainable parameters."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def trainable_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the tensors that are tuned."""
+    """Return copies of the trainable tensors by name."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
 
 def compare_losses(plain: nn.Module, plain_loss: Loss, ours: nn.Module, ours_loss: Loss) -> dict[str, float]:
-    """Differences of logits, loss and gradients; both functions return loss and logits, float32.
+    """Return the differences of logits, loss and gradients in float32.
 
-    The plain one may have gone backward already; then its loss needs no gradient.
+    The baseline may have run its backward pass already; then its loss requires no gradient.
     """
-    found = []
+    results = []
     for module, function in ((plain, plain_loss), (ours, ours_loss)):
         loss, logits = function()
         assert logits is not None
         if loss.requires_grad:
             loss.backward()
-        found.append((loss, logits, gradients(module)))
+        results.append((loss, logits, gradients(module)))
         module.zero_grad(set_to_none=True)
-    (loss, logits, slopes), (our_loss, our_logits, our_slopes) = found
+    (loss, logits, plain_gradients), (our_loss, our_logits, our_gradients) = results
     return {
         "logits": difference(logits, our_logits),
         "loss": difference(loss, our_loss),
-        "gradients": gradient_difference(slopes, our_slopes),
+        "gradients": gradient_difference(plain_gradients, our_gradients),
     }
 
 
 def epoch_counter() -> Callable[[], int]:
-    """Counts its calls from 0: the numbers of epochs."""
+    """Return a function that counts its calls from 0, as epoch numbers."""
     counter = itertools.count()
     return lambda: next(counter)

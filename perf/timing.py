@@ -1,4 +1,4 @@
-"""Timing contenders by turns, what the numbers of the rounds say, and lines through measured sizes; knows no models."""
+"""Timing contenders in turns, ratios over rounds, and extrapolation to larger sizes; knows no models."""
 
 import math
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 ROUND = 0.05
-"""Seconds that one measurement takes at least: shorter work is repeated within it."""
+"""Minimum duration of one measurement in seconds; shorter work is repeated within it."""
 MOST_ROUNDS = 101
 
 Work = Callable[[], object]
@@ -15,12 +15,12 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the time comes from.
+    """A source of time.
 
     Attributes:
-        wall: Seconds that pass.
-        cpu: Seconds that the processors work for this process, all threads together.
-        wait: Returns when all work that was started is done: that of a GPU goes on behind the program's back.
+        wall: Returns wall time in seconds.
+        cpu: Returns the processor time of this process in seconds, summed over threads.
+        wait: Waits until all started work is done; a GPU works asynchronously.
     """
 
     wall: Callable[[], float] = time.perf_counter
@@ -30,7 +30,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Lap:
-    """Seconds of one run."""
+    """Seconds of one run, in wall time and processor time."""
 
     wall: float
     cpu: float
@@ -38,7 +38,7 @@ class Lap:
 
 @dataclass(frozen=True)
 class MedianRange:
-    """The median of some numbers with the smallest and the largest."""
+    """Median, minimum and maximum of some numbers."""
 
     median: float
     low: float
@@ -50,7 +50,7 @@ class MedianRange:
 
 
 def time_work(run: Work, repeats: int, clock: Clock) -> Lap:
-    """Time some runs in a row; seconds of one."""
+    """Run some work several times and return the seconds of one run."""
     clock.wait()
     wall, cpu = clock.wall(), clock.cpu()
     for _ in range(repeats):
@@ -67,23 +67,23 @@ def time_alternately(
     clock: Clock | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Lap]]:
-    """Time runs by turns: A B, B A, A B, ..., so that what else the machine does meets all of them alike.
+    """Time runs in turns (A B, B A, A B, ...), so that other load on the machine affects all of them alike.
 
-    Where there are several rounds, a first run of each warms up and tells how often short work is repeated within a
+    With several rounds, a first run of each warms up and determines how often short work is repeated within one
     measurement.
 
     Args:
-        runs: What to run, by name.
-        rounds: How many rounds at least.
-        seconds: Go on with further rounds for so long.
-        clock: Where the time comes from.
+        runs: The work to time, by name.
+        rounds: Minimum number of rounds.
+        seconds: Keep adding rounds for this long.
+        clock: The source of time.
         tick: Called after each measurement.
 
     Returns:
-        One lap a round for each contender.
+        One lap per round for each run.
 
     Raises:
-        ValueError: If there is no round.
+        ValueError: If ``rounds`` is below 1.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
@@ -103,28 +103,29 @@ def time_alternately(
 
 
 def ratio_range(plain: Sequence[float], ours: Sequence[float]) -> MedianRange:
-    """How many times as long the plain baseline takes, round by round."""
+    """Return the range over rounds of the baseline's time divided by ours."""
     return MedianRange.of([one / other for one, other in zip(plain, ours, strict=True)])
 
 
 def extrapolate(sizes: tuple[int, int], values: tuple[float, float], size: int) -> float:
-    """The value at a size on the straight line through two measured ones; never below the larger one's.
+    """Extrapolate two measured values linearly to a larger size; the result is never below the larger size's value.
 
     Raises:
-        ValueError: If the sizes do not grow.
+        ValueError: If the sizes do not increase.
     """
     (small, large), (low, high) = sizes, values
     if not small < large <= size:
-        raise ValueError(f"Extrapolation needs two growing sizes below {size}, got {small} and {large}.")
+        raise ValueError(f"Extrapolation needs two increasing sizes below {size}, got {small} and {large}.")
     return max(high, high + (high - low) / (large - small) * (size - large))
 
 
 def probe_sizes(fits: float, smallest: int) -> tuple[int, int]:
-    """Two sizes to measure where the wanted one does not fit into memory: as far apart as that allows.
+    """Return two sizes to measure in place of one that does not fit into memory.
+
+    They are as far apart as memory allows, because then a disturbed run changes the extrapolation less.
 
     Args:
-        fits: The largest size that memory would hold.
-        smallest: The two are this and two to four times of it, with a little room to spare: the farther apart they
-            are, the less a disturbed run bends the line.
+        fits: The largest size that fits into memory.
+        smallest: The smaller size; the larger one is two to four times as large, with some memory to spare.
     """
     return smallest, smallest * min(4, max(2, int(fits / (1.25 * smallest))))

@@ -1,4 +1,4 @@
-"""The cases on a ViT without texts: deep prompts, the linear probe, and SPT's starts from the images' tokens."""
+"""The workloads on a ViT: deep prompts, the linear probe, and SPT's initialisation from image tokens."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,11 +21,11 @@ from selfprompt.methods.registry import build_method
 from selfprompt.recipes.recipe import load_recipe
 
 FEW = 16
-"""Images whose tokens the check of drawn prototypes looks at."""
+"""Number of images used to check sampled prototypes."""
 
 
 def spt_step(setup: PerfSetup, size: Size, pooling: str = "cls") -> Contenders:
-    """A training step of deep prompts."""
+    """Build the contenders of a training step of deep prompts."""
     method = _method(setup, "spt-deep", size.classes, pooling=pooling).train()
     images, labels = setup.images(setup.vit, size.batch), setup.labels(size.batch, size.classes)
 
@@ -56,12 +56,12 @@ def spt_step(setup: PerfSetup, size: Size, pooling: str = "cls") -> Contenders:
 
 
 def spt_average(setup: PerfSetup, size: Size) -> Contenders:
-    """The same with the mean over prompts and patches."""
+    """Build the same with the mean over prompts and patches."""
     return spt_step(setup, size, "avg")
 
 
 def linear_epoch(setup: PerfSetup, size: Size) -> Contenders:
-    """An epoch of a linear probe on the class token over fixed views."""
+    """Build the contenders of an epoch of a linear probe on the class token over fixed views."""
     method = _method(setup, "linear", size.classes, pooling="cls").train()
     return epochs(
         setup, size, method, lambda: PlainPrompted(plain_vit(setup.vit), trainable_tensors(method), average=False)
@@ -69,7 +69,7 @@ def linear_epoch(setup: PerfSetup, size: Size) -> Contenders:
 
 
 def prototypes(setup: PerfSetup, size: Size) -> Contenders:
-    """Prompts drawn from the tokens of all images."""
+    """Build the contenders of sampling prompts from the tokens of all images."""
     method = _method(setup, "spt-deep", 2)
     plain, count = plain_vit(setup.vit), method.options.prompts
     side = setup.vit.vision.image_size
@@ -94,7 +94,7 @@ def prototypes(setup: PerfSetup, size: Size) -> Contenders:
 
 
 def random_tokens(tokens: Tensor, count: int) -> Tensor:
-    """Some of each layer's tokens, (layers, B, N, D) to (layers, count, D), as released: by sorting random keys."""
+    """Sample tokens of each layer, (layers, B, N, D) to (layers, count, D), by sorting random keys as released."""
     rows = tokens.flatten(1, 2)
     keys = torch.rand(rows.shape[:2], device=rows.device)
     chosen = keys.argsort(dim=1)[:, :count]
@@ -102,7 +102,7 @@ def random_tokens(tokens: Tensor, count: int) -> Tensor:
 
 
 def kmeans(setup: PerfSetup, size: Size) -> Contenders:
-    """k-means centres of real pictures' tokens, and how much worse ours are than those of all tokens."""
+    """Build the contenders of k-means on the tokens of real images, comparing the inertia over all tokens."""
     method = _method(setup, "spt-kmeans", 2)
     plain, count = plain_vit(setup.vit), method.options.prompts
     items = load_task("embedded/animals").dataset.train
@@ -122,7 +122,7 @@ def kmeans(setup: PerfSetup, size: Size) -> Contenders:
     def compare() -> Mapping[str, float]:
         rows = tokens()
         pairs = zip(rows, ours(), theirs(), strict=True)
-        losses = [inertia(layer, own) / inertia(layer, full) - 1 for layer, own, full in pairs]
+        losses = [inertia(layer, centres) / inertia(layer, full) - 1 for layer, centres, full in pairs]
         return {"inertia": max(0.0, *losses)}
 
     return Contenders(ours, lambda _: theirs, compare, size.images)
@@ -130,27 +130,27 @@ def kmeans(setup: PerfSetup, size: Size) -> Contenders:
 
 @torch.no_grad()
 def _collected(plain: PlainViT, batches: Batches, setup: PerfSetup) -> Tensor:
-    """The tokens of all images, (layers, B, N, D)."""
+    """Return the tokens of all images, (layers, B, N, D)."""
     return torch.cat([plain.collect(images.to(setup.device)) for images, *_ in batches.epoch(0)], dim=1)
 
 
 def _prepare(setup: PerfSetup, method: Method, source: NoiseImages | TrainingSource) -> None:
-    """Start the prompts from the images, always with the same random numbers."""
+    """Initialise the prompts from the images, always with the same seed."""
     with setup.autocast():
-        method.prepare(source, torch.Generator().manual_seed(0))  # type: ignore[arg-type]  # SPT asks for images alone
+        method.prepare(source, torch.Generator().manual_seed(0))  # type: ignore[arg-type]  # SPT needs images only
 
 
 def _saved(setup: PerfSetup, module: Method | PlainPrompted, loss: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass keeps for the backward pass."""
-    with saved_for_backward(module, setup.vit.vision) as kept, setup.autocast():
+    """Return the bytes that a forward pass saves for the backward pass."""
+    with saved_for_backward(module, setup.vit.vision) as saved, setup.autocast():
         total = loss()
-    found = sum(kept.values())
+    size = sum(saved.values())
     del total
-    return found
+    return size
 
 
 def _method(setup: PerfSetup, name: str, classes: int, **options: object) -> Method:
-    """The method of a recipe with some options changed."""
+    """Build the method of a recipe with some options changed."""
     recipe = load_recipe(name)
     names = [f"class {number}" for number in range(classes)]
     return build_method(recipe.method, setup.vit, names, **{**recipe.options, **options}).to(setup.device)

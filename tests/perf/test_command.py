@@ -89,7 +89,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "SEP training step" in text
-    assert "Targets are for ViT-B shapes" in text
+    assert "Targets apply to ViT-B shapes" in text
     found = json.loads((out / "perf.json").read_text())
     assert [row["name"] for row in found["rows"]] == [
         "SEP training step, 5 classes, batch 2",
@@ -138,7 +138,7 @@ def test_list_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     ("arguments", "message"),
     [
         (["--cases", "sep-setp"], "Unknown case 'sep-setp'. Did you mean 'sep-step'?"),
-        (["--cases", "sep-step,sep-step"], "--cases must be names with commas between them, each once"),
+        (["--cases", "sep-step,sep-step"], "--cases must be names separated by commas, each once"),
         (["--classes", "1"], "--classes must be whole numbers from 2"),
         (["--classes", "ten"], "--classes must be whole numbers from 2"),
         (["--batch", "0"], "--batch must be whole numbers from 1"),
@@ -303,5 +303,5 @@ def test_table_fits_and_plot_shows_every_row() -> None:
     }
     assert remarks(found)[1:] == [
         "* SEP training step, 100 classes, batch 4: the plain baseline is extrapolated from 50 and 100 classes; "
-        "ours was run."
+        "ours was measured."
     ]

@@ -45,7 +45,7 @@ def learned_of(method: Method) -> dict[str, Tensor]:
 
 
 def assert_same(method: Method, plain: nn.Module, size: int) -> None:
-    """Logits, loss and gradients of every learned tensor agree to 1e-4 of the largest case."""
+    """Logits, loss and gradients of every trainable tensor agree to 1e-4 of the largest entry."""
     pictures = images(4, size=size)
     terms = method.loss(pictures, LABELS)
     terms.total.backward()

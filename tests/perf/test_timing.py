@@ -95,7 +95,7 @@ def test_extrapolation_is_a_straight_line_that_never_falls() -> None:
     assert extrapolate((50, 100), (2.0, 3.0), 100) == 3.0
     assert extrapolate((50, 100), (3.0, 2.9), 1000) == 2.9  # noise must not promise less for more
     for sizes in ((100, 50), (50, 50), (600, 1200)):
-        with pytest.raises(ValueError, match="two growing sizes below 1000"):
+        with pytest.raises(ValueError, match="two increasing sizes below 1000"):
             extrapolate(sizes, (1.0, 2.0), 1000)
 
 
