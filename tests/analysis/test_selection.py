@@ -3,7 +3,7 @@
 import torch
 
 from selfprompt.analysis.selection import selected_tokens
-from selfprompt.prompts.fusion import Fuse, strongest
+from selfprompt.prompts.fusion import Fuse, strongest_indices
 from tests.analysis.tiny import seen
 from tests.methods.tiny import small
 
@@ -16,7 +16,7 @@ def test_they_are_the_strongest_recorded_tokens() -> None:
     assert list(found) == [1, 3]
     for index, places in found.items():
         before = stream.record.outputs[index - 1]  # what the prompter chose from
-        assert torch.equal(places, strongest(before, method.options.image_prompts))
+        assert torch.equal(places, strongest_indices(before, method.options.image_prompts))
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def test_the_prompter_chose_the_same() -> None:
         inner = stream.record.inner
         assert isinstance(inner, Fuse)
         for index, places in selected_tokens(stream, selection).items():
-            taken = inner.choose(stream.record.outputs[index - 1])
+            taken = inner.select(stream.record.outputs[index - 1])
             others = stream.inputs[index].others()
             assert torch.equal(others.gather(1, places[..., None].expand_as(taken)), taken)
 

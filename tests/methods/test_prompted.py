@@ -120,7 +120,7 @@ def test_spt_s_options_reach_the_prototypes() -> None:
 
 def test_spt_refuses_more_prompts_than_its_images_have_tokens() -> None:
     method = small("spt", "mae", prompts=70, deep=False, images=1)
-    with pytest.raises(ValueError, match="70 prompts need as many tokens; 1 images offer 64"):
+    with pytest.raises(ValueError, match="70 prompts need as many tokens, got 64"):
         method.prepare(Source(*labelled(4)), seeded(1))
 
 

@@ -17,7 +17,7 @@ from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP, from_released_name, load_released_checkpoint
 from selfprompt.models.loading.by_name import Preprocess
 from selfprompt.models.tokens import Tokens
-from selfprompt.prompts.fusion import TokenFusion, strongest
+from selfprompt.prompts.fusion import TokenFusion, strongest_indices
 from selfprompt.prompts.record import Record
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.optim import build_optimizer
@@ -173,7 +173,7 @@ def check_choices(arrays: Arrays, report: Report, method: SEP, record: Record, p
         # What the choice saw: the other tokens are not edited, so the block's input shows them.
         stream = record.inputs[layer]
         if f"{prefix}topk_index.{number}" in arrays:
-            chosen = strongest(stream, method.options.image_prompts, "batch")
+            chosen = strongest_indices(stream, method.options.image_prompts, "batch")
             report.check(f"{prefix}topk_index.{number}", chosen, arrays[f"{prefix}topk_index.{number}"])
         if f"{prefix}topk_power.{number}" in arrays:
             power = stream.others().square().mean(dim=(0, 2))

@@ -13,8 +13,8 @@ from selfprompt.prompts.fusion import (
     attention_heads,
     by_layer,
     fusion_modules,
-    strongest,
-    take_strongest,
+    strongest_indices,
+    strongest_tokens,
 )
 from tests.independent import sep
 from tests.prompts.tiny import random, seeded
@@ -189,26 +189,26 @@ def stream(*powers: list[float], prompts: int = 2) -> Tokens:
 
 def test_strongest_tokens_come_in_descending_order_without_prompts_and_with_cls() -> None:
     tokens = stream([5.0, 1.0, 9.0, 4.0], [0.0, 3.0, 2.0, 8.0])
-    assert strongest(tokens, 2).tolist() == [[2, 0], [3, 1]]
-    assert strongest(tokens, 3, "batch").tolist() == [3, 2, 0]  # means 2.5, 2.0, 5.5, 6.0
-    assert take_strongest(tokens, 2).square()[..., 0].tolist() == [
+    assert strongest_indices(tokens, 2).tolist() == [[2, 0], [3, 1]]
+    assert strongest_indices(tokens, 3, "batch").tolist() == [3, 2, 0]  # means 2.5, 2.0, 5.5, 6.0
+    assert strongest_tokens(tokens, 2).square()[..., 0].tolist() == [
         [pytest.approx(9), pytest.approx(5)],
         [pytest.approx(8), pytest.approx(3)],
     ]
-    by_batch = take_strongest(tokens, 1, "batch").square()[:, 0, 0]
+    by_batch = strongest_tokens(tokens, 1, "batch").square()[:, 0, 0]
     assert by_batch.tolist() == [pytest.approx(4), pytest.approx(8)]
 
 
 def test_more_prompts_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="5 image prompts need as many representative tokens, an image has 4"):
-        strongest(stream([5.0, 1.0, 9.0, 4.0]), 5)
+        strongest_indices(stream([5.0, 1.0, 9.0, 4.0]), 5)
 
 
 @pytest.mark.parametrize("selection", ["image", "batch"])
 def test_gradient_flows_through_the_chosen_tokens_only(selection: str) -> None:
     tokens = stream([5.0, 1.0, 9.0, 4.0], [0.0, 3.0, 2.0, 8.0])
     x = tokens.x.clone().requires_grad_()
-    take_strongest(tokens._replace(x=x), 2, selection).sum().backward()  # type: ignore[arg-type]
+    strongest_tokens(tokens._replace(x=x), 2, selection).sum().backward()  # type: ignore[arg-type]
     assert x.grad is not None
     assert x.grad.sum() == 4
     assert set(x.grad.unique().tolist()) == {0.0, 1.0}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfprompt.prompts.kmeans import cluster
 from selfprompt.prompts.prototypes import (
-    IMAGES_AT_ONCE,
+    BATCH_SIZE,
     TOKENS_PER_CENTRE,
     Draw,
     Start,
@@ -131,8 +131,8 @@ def test_a_million_images_cost_as_much_as_the_prompts() -> None:
 def test_only_a_few_images_are_held_at_once(start: Start) -> None:
     endless = Endless()
     prototypes(tower(), endless, 12, layers=DEPTH, start=start, generator=seeded(1))
-    assert len(endless.asked) > 2 * IMAGES_AT_ONCE
-    assert endless.most <= IMAGES_AT_ONCE
+    assert len(endless.asked) > 2 * BATCH_SIZE
+    assert endless.most <= BATCH_SIZE
 
 
 def test_an_image_drawn_again_is_another_view(source: Source) -> None:
@@ -150,10 +150,10 @@ def test_layer_0_is_without_position_unless_asked(source: Source) -> None:
     without = layer_tokens(vision, source.pictures, 0)[0]
     assert without.equal(vision.patches(source.pictures))
     expected = vision.embed(source.pictures).body
-    assert layer_tokens(vision, source.pictures, 0, position=True)[0].equal(expected)
+    assert layer_tokens(vision, source.pictures, 0, with_position=True)[0].equal(expected)
     assert not without.equal(expected)
     draw = Draw((0,), torch.tensor([[2, 3], [4, 5]]))
-    plain, placed = (gather(vision, source, draw, position=position) for position in (False, True))
+    plain, placed = (gather(vision, source, draw, with_position=position) for position in (False, True))
     assert (placed[0] - expected[0, 2:4]).abs().max() < 1e-5
     assert placed[1].equal(plain[1])  # deeper layers have their positions anyway
 
@@ -245,7 +245,7 @@ def test_a_draw_depends_on_the_generator_alone() -> None:
 
 @pytest.mark.parametrize("released", [False, True])
 def test_more_prompts_than_candidates_are_refused(released: bool) -> None:
-    with pytest.raises(ValueError, match="33 prompts need as many tokens; 2 images offer 32"):
+    with pytest.raises(ValueError, match="33 prompts need as many tokens, got 32"):
         draw_candidates(9, 1, 33, 16, images=2, generator=seeded(0), released=released)
 
 
@@ -288,7 +288,7 @@ def test_prototypes_come_from_the_stated_number_of_images() -> None:
 
 
 def test_prototypes_refuse_more_prompts_than_tokens(source: Source) -> None:
-    with pytest.raises(ValueError, match="17 prompts need as many tokens; 1 images offer 16"):
+    with pytest.raises(ValueError, match="17 prompts need as many tokens, got 16"):
         prototypes(tower(), source, 17, layers=1, start="random", generator=seeded(1), images=1)
     with pytest.raises(ValueError, match="17 k-means prompts need as many tokens, got 16"):
         prototypes(tower(), source, 17, layers=1, start="kmeans", generator=seeded(1), images=1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.analysis.tower_runs import TowerRun
-from selfprompt.prompts.fusion import Fuse, Selection, strongest
+from selfprompt.prompts.fusion import Fuse, Selection, strongest_indices
 
 
 @torch.no_grad()
@@ -26,5 +26,5 @@ def selected_tokens(run: TowerRun, selection: Selection = "image") -> dict[int, 
     positions = {}
     for index in sorted(inner.fusions):
         tokens = run.inputs[index]
-        positions[index] = strongest(tokens, tokens.count, selection).expand(tokens.x.shape[0], -1)
+        positions[index] = strongest_indices(tokens, tokens.count, selection).expand(tokens.x.shape[0], -1)
     return positions

@@ -26,7 +26,7 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import Tower
-from selfprompt.prompts.fusion import Fuse, by_layer, fusion_modules, take_strongest
+from selfprompt.prompts.fusion import Fuse, by_layer, fusion_modules, strongest_tokens
 from selfprompt.prompts.kmeans import cluster
 from selfprompt.prompts.prototypes import prototypes
 
@@ -209,9 +209,9 @@ class SEP(Method[SEPOptions]):
 
     def prompted_images(self, images: Tensor) -> Tensor:
         """Pooled features of images with prompts, not normalised, (B, E)."""
-        choose = partial(take_strongest, count=self.options.image_prompts, selection=self.options.selection)
+        select = partial(strongest_tokens, count=self.options.image_prompts, selection=self.options.selection)
         fusions = by_layer(self.image_layers, self.image_fusions)
-        return self.vision(images, Fuse(self.image_prompts, fusions, choose))
+        return self.vision(images, Fuse(self.image_prompts, fusions, select))
 
     def prompted_texts(self) -> Tensor:
         """Pooled features of the class texts with prompts, not normalised, (C, E)."""
@@ -219,8 +219,8 @@ class SEP(Method[SEPOptions]):
         prefix = self.text.shared_prefix(self.ids[:1, :1]) if self.text.causal else ()  # SOS sees itself alone
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
-            choose = partial(self._text_tokens, ids=ids)
-            return self.text(ids, Fuse(self.text_prompts, fusions, choose, in_place=True), shared_prefix=prefix)
+            select = partial(self._text_tokens, ids=ids)
+            return self.text(ids, Fuse(self.text_prompts, fusions, select, in_place=True), shared_prefix=prefix)
 
         if self.options.fusion_axis == "batch":  # as released: a class's text depends on all others
             return encode(torch.arange(len(self.ids)), self.ids)

@@ -79,7 +79,7 @@ class SPT(Method[SPTOptions]):
             generator=generator,
             images=options.images or None,
             released=options.released,
-            position=options.layer0_position,
+            with_position=options.layer0_position,
             progress=progress,
         )
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""SEP's edit: prompts refreshed in front of a block from representative tokens of the same stream."""
+"""SEP's edit: prompts that are refreshed before a block from representative tokens of the same stream."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,12 @@ Selection = Literal["image", "batch"]
 
 
 def attention_heads(width: int) -> int:
-    """CLIP's rule: heads of 64 channels, at least one."""
+    """Return CLIP's number of heads: one per 64 channels, at least one."""
     return max(1, width // 64)
 
 
 class LowRank(nn.Module):
-    """A linear layer whose matrix is a product of two narrow ones: ``W2 W1 x + b``, W1 (r, in) and W2 (out, r)."""
+    """A linear layer whose matrix is a product of two: ``W2 W1 x + b`` with W1 (r, in) and W2 (out, r)."""
 
     def __init__(self, inputs: int, outputs: int, rank: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class LowRank(nn.Module):
 
 
 class LowRankAttention(nn.Module):
-    """Multi-head attention whose projections to queries, keys, values and answers are of low rank."""
+    """Multi-head attention whose four projections (q, k, v and out) have low rank."""
 
     def __init__(self, width: int, heads: int, rank: int) -> None:
         super().__init__()
@@ -47,15 +47,15 @@ class LowRankAttention(nn.Module):
         self.query, self.key, self.value, self.out_proj = (LowRank(width, width, rank) for _ in range(4))
 
     def forward(self, prompts: Tensor, tokens: Tensor) -> Tensor:
-        """What the prompts, (N, P, D), find among the tokens, (N, M, D)."""
+        """Attend from prompts, (N, P, D), to tokens, (N, M, D)."""
         pairs = ((self.query, prompts), (self.key, tokens), (self.value, tokens))
         query, key, value = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, x in pairs)
-        answer = attend(query, key, value)  # (N, heads, P, D / heads)
-        return self.out_proj(answer.transpose(1, 2).flatten(2))
+        attended = attend(query, key, value)  # (N, heads, P, D / heads)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 def draw_uniform(layer: nn.Linear | LowRank, bound: float, generator: torch.Generator | None) -> None:
-    """Draw a layer's matrix from U(-bound, bound); a product of two gets entries of the same variance."""
+    """Draw a layer's matrix from U(-bound, bound); a low-rank product gets entries of the same variance."""
     if isinstance(layer, nn.Linear):
         nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
         return
@@ -74,24 +74,24 @@ def _linear(inputs: int, outputs: int, rank: int) -> nn.Linear | LowRank:
 
 
 class TokenFusion(nn.Module):
-    """The token fusion module: prompts ask, representative tokens answer.
+    """SEP's token fusion module: prompts attend to representative tokens.
 
         A  = MHA(LNa(Q), LNa(R), LNa(R))
         R1 = s1 R + (1 - s1) A
         O  = s2 R1 + (1 - s2) W2 qgelu(W1 LNb(R1))
 
-    R are the representative tokens, Q the prompts, O the new prompts, all (N, P, D); s1 and s2 are learned scalars
+    R are the representative tokens, Q the prompts, O the new prompts, all (N, P, D); s1 and s2 are trainable scalars
     that start at 0.75. The residual path carries R, not Q.
 
-    Differs from the reference code: ``axis="batch"`` is what was released; there the attention runs across the N
-    inputs, slot by slot, so that a result depends on the other inputs of the batch. ``axis="tokens"`` attends over
-    the P tokens of one input, as the paper describes. The unused third layer norm does not exist here.
+    Differs from the reference code: ``axis="tokens"`` attends over the P tokens of one input, as the paper describes.
+    The released code has ``axis="batch"``: for each of the P slots it attends across the N inputs, so that a result
+    depends on the other inputs of the batch. The unused third layer norm is left out.
 
     Ours, not the paper's: with a ``rank`` r every matrix (q, k, v, out, W1, W2) is a product of two of rank r at most:
-    10 D r + 512 r + 8 D + 2 numbers in place of 4 D^2 + 520 D + 2.
+    10 D r + 512 r + 8 D + 2 parameters instead of 4 D^2 + 520 D + 2.
 
     Raises:
-        ValueError: If the rank is above the width.
+        ValueError: If the rank exceeds the width.
 
     Source: SEP, arXiv 2405.15549.
     """
@@ -119,7 +119,7 @@ class TokenFusion(nn.Module):
         self._draw(generator)
 
     def _draw(self, generator: torch.Generator | None) -> None:
-        """Draw the matrices; norms, biases and scalars have fixed starting values."""
+        """Draw the matrices; norms, biases and scalars have fixed initial values."""
         attention = self.attention
         if isinstance(attention, nn.MultiheadAttention):
             nn.init.xavier_uniform_(attention.in_proj_weight, generator=generator)
@@ -130,19 +130,19 @@ class TokenFusion(nn.Module):
             draw_uniform(layer, layer.in_features**-0.5, generator)
 
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
-        """New prompts, (N, P, D), from representative tokens and prompts of that shape."""
+        """Compute new prompts, (N, P, D), from representative tokens and prompts of the same shape."""
         query, key = self.norm_attention(prompts), self.norm_attention(tokens)
         if self.axis == "batch":  # (N, P, D) -> (P, N, D): slot by slot across the inputs
             query, key = query.transpose(0, 1), key.transpose(0, 1)
         if isinstance(self.attention, LowRankAttention):
-            answer = self.attention(query, key)
+            attended = self.attention(query, key)
         else:
-            # Asked for its weights, torch takes plain products, which are faster for few tokens: see attend.
+            # need_weights makes torch use plain products, which are faster for few tokens; see attend
             few = key.is_cpu and key.shape[1] <= FEW_KEYS
-            answer, _ = self.attention(query, key, key, need_weights=few, average_attn_weights=False)
+            attended, _ = self.attention(query, key, key, need_weights=few, average_attn_weights=False)
         if self.axis == "batch":
-            answer = answer.transpose(0, 1)
-        fused = self.keep_tokens * tokens + (1 - self.keep_tokens) * answer
+            attended = attended.transpose(0, 1)
+        fused = self.keep_tokens * tokens + (1 - self.keep_tokens) * attended
         hidden = self.down(self.norm_mlp(fused))
         hidden = self.up(hidden * torch.sigmoid(1.702 * hidden))
         return self.keep_attention * fused + (1 - self.keep_attention) * hidden
@@ -157,27 +157,28 @@ def fusion_modules(
     axis: FusionAxis = "tokens",
     generator: torch.Generator | None = None,
 ) -> nn.ModuleList:
-    """The fusion modules of a tower with so many refreshed blocks.
+    """Create the fusion modules of a tower with ``blocks`` refreshed blocks.
 
-    One for each block, which all start with the same numbers; or, shared (ours, not the paper's), one for all blocks.
+    There is one module per block, all with the same initial parameters, or, if ``shared`` (ours, not the paper's), one
+    for all blocks.
     """
     first = TokenFusion(width, axis=axis, rank=rank, generator=generator)
     return nn.ModuleList(copy.deepcopy(first) for _ in range(min(1, blocks) if shared else blocks))
 
 
 def by_layer(layers: Sequence[int], modules: nn.ModuleList) -> dict[int, TokenFusion]:
-    """The fusion module of each refreshed block: its own, in the order of the blocks, or the one that all share."""
-    own = list(modules) * len(layers) if len(modules) == 1 else modules
-    return {layer: module for layer, module in zip(layers, own, strict=True) if isinstance(module, TokenFusion)}
+    """Return the fusion module of each refreshed block, by block index."""
+    each = list(modules) * len(layers) if len(modules) == 1 else modules
+    return {layer: module for layer, module in zip(layers, each, strict=True) if isinstance(module, TokenFusion)}
 
 
-def strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Tensor:
-    """Indices of the tokens of largest mean square among all but the prompts, strongest first.
+def strongest_indices(tokens: Tokens, count: int, selection: Selection = "image") -> Tensor:
+    """Return the indices of the tokens of largest mean square, strongest first; prompts are excluded.
 
     Args:
-        tokens: A stream; CLS may be chosen, prompts may not.
-        count: How many tokens to choose, at most prefix + N.
-        selection: "image" chooses for each image; "batch" chooses once, by the mean over the batch (as released).
+        tokens: A stream; CLS may be selected.
+        count: Number of tokens to select, at most prefix + N.
+        selection: "image" selects for each image; "batch" selects once, by the mean over the batch (as released).
 
     Returns:
         Indices into ``tokens.others()``, (B, count), or (count,) for "batch".
@@ -195,10 +196,10 @@ def strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Ten
     return power.topk(count, dim=-1).indices
 
 
-def take_strongest(tokens: Tokens, count: int, selection: Selection = "image") -> Tensor:
-    """The representative tokens of images, (B, count, D); gradient flows through them, not through the choice."""
-    index = strongest(tokens, count, selection)
-    index = index + tokens.count * (index >= tokens.prefix)  # into the stream itself, which holds the prompts, too
+def strongest_tokens(tokens: Tokens, count: int, selection: Selection = "image") -> Tensor:
+    """Return the representative tokens of images, (B, count, D); without gradient through the selection."""
+    index = strongest_indices(tokens, count, selection)
+    index = index + tokens.count * (index >= tokens.prefix)  # indices into the stream, which includes the prompts
     if selection == "batch":
         return tokens.x[:, index]
     return tokens.x.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
@@ -206,18 +207,18 @@ def take_strongest(tokens: Tokens, count: int, selection: Selection = "image") -
 
 @dataclass(frozen=True)
 class Fuse:
-    """The prompter of SEP: prompts enter once and are refreshed in front of chosen blocks.
+    """The prompter of SEP: prompts are inserted once and refreshed before some blocks.
 
     Attributes:
         prompts: (P, D).
-        fusions: The token fusion module of each block that has one, by block index.
-        choose: Takes the stream and gives its representative tokens, (B, P, D).
-        in_place: The prompts' places exist already, as placeholders of a text.
+        fusions: Token fusion modules by block index.
+        select: Returns the representative tokens of a stream, (B, P, D).
+        in_place: Whether the prompts replace the placeholders of a text.
     """
 
     prompts: Tensor
     fusions: Mapping[int, TokenFusion]
-    choose: Callable[[Tokens], Tensor]
+    select: Callable[[Tokens], Tensor]
     in_place: bool = False
     needs_all_outputs: ClassVar[bool] = False
 
@@ -228,5 +229,5 @@ class Fuse:
 
     def layer(self, index: int, block: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
         if index in self.fusions:
-            tokens = tokens.replace(self.fusions[index](self.choose(tokens), tokens.prompts))
+            tokens = tokens.replace(self.fusions[index](self.select(tokens), tokens.prompts))
         return block(tokens)

@@ -1,4 +1,4 @@
-"""GateVPT's prompts: shallow, with a learned gate behind each block and a temperature inside it."""
+"""GateVPT's prompts: shallow, with a trainable gate after each block and a temperature inside it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ class Gated:
 
     Attributes:
         prompts: (P, D).
-        gates: Gate logits, (G,); blocks with an index of G or more have none.
-        temperatures: Divisor of each block's attention logits, (depth,).
+        gates: Gate logits, (G,); blocks with an index of G or more have no gate.
+        temperatures: Divisors of each block's attention logits, (depth,).
+        dropout: Rate of the dropout on prompts; 0 in evaluation.
 
     Source: Yoo et al. 2023 (arXiv 2306.05067), section 4.
     """
@@ -35,8 +36,8 @@ class Gated:
         return tokens.insert(prompts)
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
-        after = block(tokens, temperature=self.temperatures[index])
+        outputs = block(tokens, temperature=self.temperatures[index])
         if index >= len(self.gates):
-            return after
+            return outputs
         gate = self.gates[index].sigmoid()
-        return after.replace(gate * after.prompts + (1 - gate) * tokens.prompts)
+        return outputs.replace(gate * outputs.prompts + (1 - gate) * tokens.prompts)

@@ -1,23 +1,24 @@
-"""k-means for the few thousand tokens that prompts start from; scikit-learn's would cost 150 MB just to import."""
+"""k-means for the few thousand tokens that prompts start from; importing scikit-learn's would cost 150 MB."""
 
 import math
 
 import torch
 from torch import Tensor
 
-ROUGH, ENOUGH = 8, 100  # Lloyd's iterations of each start, and of the best one
-STILL = 1e-4  # of the points' variance: centres that move less have arrived
+FIRST_ITERATIONS, MAX_ITERATIONS = 8, 100  # of Lloyd's algorithm: for each start, and for the best one
+TOLERANCE = 1e-4  # relative to the points' variance: centres that move less have converged
 
 
 def cluster(points: Tensor, count: int, *, seed: int = 0, restarts: int = 4) -> Tensor:
-    """Euclidean k-means centres, (count, D).
+    """Compute Euclidean k-means centres, (count, D).
 
-    Each start runs for a few of Lloyd's iterations; the best then runs to the end. Ten starts, or all of them to the
-    end, bring the inertia down by less than 1 % more.
+    Each start runs a few of Lloyd's iterations, and the best one then runs until it converges. Ten starts, or running
+    all of them to the end, reduces the inertia by less than 1 % more.
 
     Args:
-        points: (M, D) with M >= count. Fewer than 32 bits have centres of 32.
-        seed: Of the starts.
+        points: (M, D) with M >= count; 16-bit points give float32 centres.
+        count: Number of centres.
+        seed: Seed of the starts.
         restarts: Number of starts (k-means++).
 
     Raises:
@@ -26,31 +27,34 @@ def cluster(points: Tensor, count: int, *, seed: int = 0, restarts: int = 4) -> 
     if len(points) < count:
         raise ValueError(f"{count} k-means prompts need as many tokens, got {len(points)}.")
     generator, device = torch.Generator().manual_seed(seed), points.device
-    points = points.detach().to("cpu", torch.promote_types(points.dtype, torch.float32))  # to the same bits each time
+    points = points.detach().to("cpu", torch.promote_types(points.dtype, torch.float32))  # for the same bits every time
     middle = points.mean(dim=0)
-    points = points - middle  # distances are differences of squares, which should not be large
+    points = points - middle  # distances are differences of squares, which should be small
     squares = torch.linalg.vector_norm(points, dim=1).square()
-    starts = [_lloyd(points, squares, _spread(points, squares, count, generator), ROUGH) for _ in range(restarts)]
-    best, _ = min(starts, key=lambda found: found[1])
-    return (_lloyd(points, squares, best, ENOUGH)[0] + middle).to(device)
+    draws = (_spread(points, squares, count, generator) for _ in range(restarts))
+    starts = [_lloyd(points, squares, centres, FIRST_ITERATIONS) for centres in draws]
+    best, _ = min(starts, key=lambda start: start[1])
+    return (_lloyd(points, squares, best, MAX_ITERATIONS)[0] + middle).to(device)
 
 
 def _squared_distances(points: Tensor, squares: Tensor, centres: Tensor) -> Tensor:
-    """Points (M, D), their squared lengths (M,) and centres (K, D) to (M, K)."""
+    """Compute squared distances, (M, K), from points (M, D), their squared lengths (M,) and centres (K, D)."""
     between = torch.addmm(centres.square().sum(dim=1), points, centres.T, alpha=-2)
     return between.add_(squares[:, None]).clamp_(min=0)
 
 
 def _spread(points: Tensor, squares: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++: each next centre is the best of a few points drawn by their squared distance to the nearest.
+    """Draw initial centres by greedy k-means++.
 
-    Source: Arthur and Vassilvitskii 2007, sections 2.2 and 5 (their remark on several candidates a step).
+    Each further centre is the best of a few points drawn in proportion to the squared distance to the nearest centre.
+
+    Source: Arthur and Vassilvitskii 2007, sections 2.2 and 5 (their remark on several candidates per step).
     """
     candidates = 2 + int(math.log(count))
     chosen = torch.randint(len(points), (1,), generator=generator)
     nearest = _squared_distances(points, squares, points[chosen])[:, 0]
     for _ in range(count - 1):
-        nearest[chosen] = 0  # instead of what rounding leaves
+        nearest[chosen] = 0  # without the rounding error
         chance = nearest if nearest.any() else torch.ones_like(nearest)
         drawn = torch.multinomial(chance, candidates, replacement=True, generator=generator)
         closer = _squared_distances(points, squares, points[drawn]).minimum(nearest[:, None])
@@ -60,16 +64,16 @@ def _spread(points: Tensor, squares: Tensor, count: int, generator: torch.Genera
 
 
 def _lloyd(points: Tensor, squares: Tensor, centres: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Move centres to the means of their points; gives them and the sum of squared distances before the last move."""
-    still = STILL * float(squares.mean()) / points.shape[1]
+    """Move centres to the means of their points; returns them and the inertia before the last move."""
+    tolerance = TOLERANCE * float(squares.mean()) / points.shape[1]
     inertia = math.inf
     for _ in range(iterations):
         nearest = _squared_distances(points, squares, centres).min(dim=1)
         inertia = float(nearest.values.sum())
-        owned = torch.bincount(nearest.indices, minlength=len(centres))[:, None]
+        counts = torch.bincount(nearest.indices, minlength=len(centres))[:, None]
         sums = torch.zeros_like(centres).index_add_(0, nearest.indices, points)
-        moved = torch.where(owned > 0, sums / owned.clamp(min=1), centres)
+        moved = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
         step, centres = float((moved - centres).square().sum()), moved
-        if step <= still:
+        if step <= tolerance:
             break
     return centres, inertia

@@ -1,13 +1,13 @@
-"""SPT's start: prompts taken from the task's own patch tokens, as the frozen backbone sees them.
+"""SPT's initial prompts: patch tokens of the training images in the frozen backbone, or means or centres of them.
 
-Which tokens become prompts is drawn first, as indices; then only the images that own one of them are run, each only as
-deep as needed, a few at a time, and nothing of them is kept but the drawn tokens. The result has the distribution of
-"collect all tokens of all images, then draw" (with the same random numbers: the same prompts), but memory grows neither
-with the number of images nor, for k-means, with that of the layers.
+The indices of the tokens are drawn first. Only images with a drawn token are run, each only as deep as needed, a few at
+a time, and only the drawn tokens are kept. The result has the same distribution as collecting all tokens of all images
+and then drawing (with the same random numbers: the same prompts), but memory does not grow with the number of images
+nor, for k-means, with the number of layers.
 
 Source: SPT, arXiv 2402.02382 (ICML 2024).
 Differs from the reference code: images are drawn without replacement, every token lies in exactly one pooling
-window, and the strategy holds for shallow prompts too; ``released=True`` brings the released rules back.
+window, and the strategy applies to shallow prompts too; ``released=True`` restores the released rules.
 """
 
 import math
@@ -29,31 +29,31 @@ from selfprompt.prompts.kmeans import cluster
 Start = Literal["random", "mean", "max", "kmeans"]
 Windows = list[tuple[int, int]]
 
-IMAGES_AT_ONCE = 8  # enough for full speed on a CPU, and a ViT-B/16 then needs under 100 MB
-TOKENS_PER_CENTRE = 256  # k-means over more than this many tokens a centre changes the inertia by about 1 %
-KMEANS_IMAGES = 256  # and at least so many images, because the tokens of one image are alike
-KMEANS_BYTES = 100_000_000  # of tokens that wait for k-means; one pass over the images for 20 deep prompts of a ViT-B
+BATCH_SIZE = 8  # enough for full speed on a CPU; a ViT-B/16 then needs less than 100 MB
+TOKENS_PER_CENTRE = 256  # k-means on more tokens per centre changes the inertia by about 1 %
+KMEANS_IMAGES = 256  # least number of images, because the tokens of one image are alike
+KMEANS_BYTES = 100_000_000  # of tokens kept for k-means: enough for 20 deep prompts of a ViT-B in one pass
 
 
 class SampleSource(Protocol):
-    """Training images by index, under the training transform."""
+    """Training images by index, with the training transform."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Number of images."""
 
     def batch(self, indices: Sequence[int], draw: int = 0) -> Tensor:
-        """Images, (B, 3, H, W); another ``draw`` is another random view."""
-        ...
+        """Return images, (B, 3, H, W); each ``draw`` is another random view."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Which candidates become prompts.
+    """The candidates that become prompts.
 
     Attributes:
-        images: Index of the image in each of n places; an image may stand in several, each time as another view.
-        rows: Chosen candidates of each layer, (layers, P). Candidate ``place * N + token`` for single tokens,
-            ``window * n + place`` for pooled windows.
+        images: Indices of n drawn images; an image that occurs several times has another view each time.
+        rows: Selected candidates of each layer, (layers, P). For the image at position i of ``images`` the candidates
+            are ``i * N + token`` for single tokens and ``window * n + i`` for pooled windows.
     """
 
     images: tuple[int, ...]
@@ -73,40 +73,41 @@ def draw_candidates(
     """Draw images, then candidates of each layer without replacement.
 
     Args:
-        size: Images in the training set.
-        layers: Layers that get prompts.
-        count: Candidates to draw a layer.
-        per_image: Candidates that one image offers: tokens or windows.
-        images: How many images to draw from, ``None`` for all.
+        size: Number of training images.
+        layers: Number of layers with prompts.
+        count: Candidates to draw per layer.
+        per_image: Candidates per image: tokens or windows.
+        images: Number of images to draw from; None for all.
+        generator: Source of the random numbers.
         released: Draw images with replacement, as released.
 
     Raises:
         ValueError: If there are fewer candidates than prompts.
     """
-    wanted = size if images is None else images
+    number = size if images is None else images
     if not released:
-        wanted = min(wanted, size)
-    if count > wanted * per_image:
-        raise ValueError(f"{count} prompts need as many tokens; {wanted} images offer {wanted * per_image}.")
-    places = torch.randint(size, (wanted,), generator=generator).tolist() if released else None
+        number = min(number, size)
+    if count > number * per_image:
+        raise ValueError(f"{count} prompts need as many tokens, got {number * per_image} (images: {number}).")
+    drawn = torch.randint(size, (number,), generator=generator).tolist() if released else None
     rng = Random(int(torch.randint(2**62, (), generator=generator)))
-    if places is None:
-        places = list(range(size)) if wanted == size else rng.sample(range(size), wanted)
-    rows = [rng.sample(range(wanted * per_image), count) for _ in range(layers)]
-    return Draw(tuple(places), torch.tensor(rows))
+    if drawn is None:
+        drawn = list(range(size)) if number == size else rng.sample(range(size), number)
+    rows = [rng.sample(range(number * per_image), count) for _ in range(layers)]
+    return Draw(tuple(drawn), torch.tensor(rows))
 
 
 def pooling_windows(tokens: int, count: int, *, released: bool = False) -> Windows:
-    """The token ranges that pooled prompts average over, in raster order.
+    """Return the token ranges that are pooled into prompts, in raster order.
 
     Args:
-        tokens: Patch tokens N of an image.
-        count: Windows P.
-        released: The released arithmetic: P - 1 windows of N // (P - 1) tokens and the last ``N mod window`` tokens,
-            which leaves tokens out or, for a remainder of 0, makes the last window the whole image.
+        tokens: Number of patch tokens of an image, N.
+        count: Number of windows, P.
+        released: Use the released arithmetic: P - 1 windows of N // (P - 1) tokens and one of the last ``N mod window``
+            tokens. It leaves tokens out or, for a remainder of 0, makes the last window the whole image.
 
     Raises:
-        ValueError: If there are more windows than tokens, or the released rule divides by zero.
+        ValueError: If there are more windows than tokens, or the released rule would divide by zero.
     """
     if released:
         if not 2 <= count <= tokens + 1:
@@ -123,9 +124,9 @@ def pooling_windows(tokens: int, count: int, *, released: bool = False) -> Windo
 
 @dataclass
 class _LayerInputs:
-    """A prompter that puts nothing in: hands over what enters each block, skips those behind ``deepest``."""
+    """A prompter without prompts that passes on the patch tokens of each block's input, up to block ``deepest``."""
 
-    take: Callable[[int, Tensor], None]
+    visit: Callable[[int, Tensor], None]
     deepest: int
 
     def start(self, tokens: Tokens) -> Tokens:
@@ -133,7 +134,7 @@ class _LayerInputs:
 
     def layer(self, index: int, block: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
         if index > 0:
-            self.take(index, tokens.body)
+            self.visit(index, tokens.body)
         return block(tokens) if index < self.deepest else tokens
 
 
@@ -142,29 +143,29 @@ def visit_layers(
     tower: VisionTower,
     images: Tensor,
     deepest: int,
-    take: Callable[[int, Tensor], None],
+    visit: Callable[[int, Tensor], None],
     *,
-    position: bool = False,
+    with_position: bool = False,
 ) -> None:
-    """Hand over the patch tokens that prompts of each layer will stand beside, one layer after the other.
+    """Call a function with the patch tokens at each layer, one layer after the other.
 
     Args:
         tower: The frozen backbone, without prompts.
         images: (B, 3, H, W).
-        deepest: Last layer that is wanted; no block behind it is run.
-        take: Called with each layer 0..deepest and its tokens, (B, N, D): the patch embedding, then the inputs of the
-            blocks without prefix.
-        position: Give layer 0 with the position embedding. The reference, and the default, is without it.
+        deepest: Last layer; later blocks are not run.
+        visit: Called with each layer 0..deepest and its patch tokens, (B, N, D): the patch embedding, then the inputs
+            of the blocks.
+        with_position: Whether the tokens of layer 0 include the position embedding; the reference code's do not.
     """
-    take(0, tower.embed(images).body if position else tower.patches(images))
+    visit(0, tower.embed(images).body if with_position else tower.patches(images))
     if deepest > 0:
-        tower(images, _LayerInputs(take, deepest))
+        tower(images, _LayerInputs(visit, deepest))
 
 
-def layer_tokens(tower: VisionTower, images: Tensor, deepest: int, *, position: bool = False) -> list[Tensor]:
-    """What ``visit_layers`` hands over, kept: one (B, N, D) for each layer 0..deepest."""
+def layer_tokens(tower: VisionTower, images: Tensor, deepest: int, *, with_position: bool = False) -> list[Tensor]:
+    """Return the patch tokens at each layer 0..deepest, (B, N, D) each; see ``visit_layers``."""
     layers: list[Tensor] = []
-    visit_layers(tower, images, deepest, lambda _, tokens: layers.append(tokens), position=position)
+    visit_layers(tower, images, deepest, lambda _, tokens: layers.append(tokens), with_position=with_position)
     return layers
 
 
@@ -176,44 +177,48 @@ def gather(
     layers: range | None = None,
     windows: Windows | None = None,
     pool: Literal["mean", "max"] = "mean",
-    position: bool = False,
-    batch_size: int = IMAGES_AT_ONCE,
+    with_position: bool = False,
+    batch_size: int = BATCH_SIZE,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Run the images that own a drawn candidate and take the candidates, (layers, P, D).
+    """Run the images with drawn candidates and return these candidates, (layers, P, D).
 
     Args:
-        layers: Take these layers only, ``None`` for all that were drawn.
-        windows: Pool these token ranges; ``None`` takes single tokens.
+        tower: The frozen backbone.
+        source: Training images.
+        draw: The drawn candidates.
+        layers: Layers to return; None for all drawn layers.
+        windows: Token ranges to pool; None for single tokens.
         pool: How a window becomes one token.
+        with_position: Whether the tokens of layer 0 include the position embedding.
         batch_size: Images that are run at once.
-        dtype: Of the result; ``None`` is the tower's.
-        progress: Called with (images done, images in all).
+        dtype: Type of the result; None for the tower's.
+        progress: Called with (images done, number of images).
     """
     layers = range(len(draw.rows)) if layers is None else layers
     if windows is None:
-        place, candidate = draw.rows // _tokens_per_image(tower), draw.rows % _tokens_per_image(tower)
+        image, candidate = draw.rows // _tokens_per_image(tower), draw.rows % _tokens_per_image(tower)
     else:
-        place, candidate = draw.rows % len(draw.images), draw.rows // len(draw.images)
-    deepest = {owner: layer for layer in layers for owner in place[layer].tolist()}
+        image, candidate = draw.rows % len(draw.images), draw.rows // len(draw.images)
+    deepest = {number: layer for layer in layers for number in image[layer].tolist()}
     weight = next(tower.parameters())
-    prompts = torch.zeros(len(layers), place.shape[1], tower.width, device=weight.device, dtype=dtype or weight.dtype)
-    row = torch.full((len(draw.images),), -1)  # where the image of a place stands in the batch
+    prompts = torch.zeros(len(layers), image.shape[1], tower.width, device=weight.device, dtype=dtype or weight.dtype)
+    row = torch.full((len(draw.images),), -1)  # row of each drawn image in the current batch, -1 if it is not there
 
-    def take(layer: int, tokens: Tensor) -> None:
+    def visit(layer: int, tokens: Tensor) -> None:
         if layer in layers:
-            rows = row[place[layer]]
-            offered = tokens if windows is None else torch.stack([_pool(tokens, w, pool) for w in windows], dim=1)
-            chosen = offered[rows[rows >= 0], candidate[layer, rows >= 0]]
-            prompts[layer - layers.start, rows >= 0] = chosen.to(prompts.dtype)
+            rows = row[image[layer]]
+            candidates = tokens if windows is None else torch.stack([_pool(tokens, w, pool) for w in windows], dim=1)
+            selected = candidates[rows[rows >= 0], candidate[layer, rows >= 0]]
+            prompts[layer - layers.start, rows >= 0] = selected.to(prompts.dtype)
 
     done = 0
-    for places, view in _batches(draw.images, deepest, batch_size):
-        images = source.batch([draw.images[p] for p in places], draw=view).to(weight.device, weight.dtype)
-        row.fill_(-1)[places] = torch.arange(len(places))
-        visit_layers(tower, images, max(deepest[p] for p in places), take, position=position)
-        done += len(places)
+    for numbers, view in _batches(draw.images, deepest, batch_size):
+        pixels = source.batch([draw.images[n] for n in numbers], draw=view).to(weight.device, weight.dtype)
+        row.fill_(-1)[numbers] = torch.arange(len(numbers))
+        visit_layers(tower, pixels, max(deepest[n] for n in numbers), visit, with_position=with_position)
+        done += len(numbers)
         if progress:
             progress(done, len(deepest))
     return prompts
@@ -226,21 +231,21 @@ def _tokens_per_image(tower: VisionTower) -> int:
 
 
 def _pool(tokens: Tensor, window: tuple[int, int], pool: str) -> Tensor:
-    part = tokens[:, window[0] : window[1]]
-    return part.mean(dim=1) if pool == "mean" else part.amax(dim=1)
+    tokens = tokens[:, window[0] : window[1]]
+    return tokens.mean(dim=1) if pool == "mean" else tokens.amax(dim=1)
 
 
 def _batches(images: Sequence[int], deepest: Mapping[int, int], size: int) -> list[tuple[list[int], int]]:
-    """Wanted places and their view number, cut so that a batch holds one view number and similar depths."""
+    """Divide the positions in ``images`` into batches of one view and similar depths; returns (positions, view)."""
     seen: Counter[int] = Counter()
     views: dict[int, list[int]] = {}
-    for place in sorted(deepest):
-        views.setdefault(seen[images[place]], []).append(place)
-        seen[images[place]] += 1
+    for number in sorted(deepest):
+        views.setdefault(seen[images[number]], []).append(number)
+        seen[images[number]] += 1
     batches = []
-    for view, places in sorted(views.items()):
-        places.sort(key=lambda place: deepest[place])  # stable: places of one depth stay in order
-        batches += [(places[start : start + size], view) for start in range(0, len(places), size)]
+    for view, numbers in sorted(views.items()):
+        numbers.sort(key=lambda number: deepest[number])  # stable: images of one depth stay in order
+        batches += [(numbers[start : start + size], view) for start in range(0, len(numbers), size)]
     return batches
 
 
@@ -254,38 +259,41 @@ def prototypes(
     generator: torch.Generator,
     images: int | None = None,
     released: bool = False,
-    position: bool = False,
+    with_position: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Prompts of each layer as prototypes of the task's tokens, (layers, count, D).
+    """Create the prompts of each layer as prototypes of the task's tokens, (layers, count, D).
 
     Args:
-        source: Training images under the training transform.
-        count: Prompts a layer.
+        tower: The frozen backbone.
+        source: Training images, with the training transform.
+        count: Prompts per layer.
         layers: 1 for shallow prompts, the depth for deep ones.
         start: "random" tokens, "mean" or "max" pooled windows, or "kmeans" centres.
-        images: Draw from this many images, ``None`` for all.
-        released: Released rules: images with replacement, released windows, shallow prompts always random.
-        position: Take layer 0 with the position embedding.
+        generator: Source of the random numbers.
+        images: Number of images to draw from; None for all.
+        released: Use the released rules: images with replacement, released windows, shallow prompts always random.
+        with_position: Whether the tokens of layer 0 include the position embedding.
+        progress: Called with (images done, number of images).
     """
     if released and layers == 1:
         start = "random"
     patches = _tokens_per_image(tower)
     windows = pooling_windows(patches, count, released=released) if start in ("mean", "max") else None
-    offered = len(windows) if windows else patches
+    per_image = len(windows) if windows else patches
     rows = count
     if start == "kmeans":
         rows, images = _kmeans_sample(source.size if images is None else images, patches, count)
-    draw = draw_candidates(source.size, layers, rows, offered, images=images, generator=generator, released=released)
+    draw = draw_candidates(source.size, layers, rows, per_image, images=images, generator=generator, released=released)
     if start == "kmeans":
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
-        return _centres(tower, source, draw, count, seed=seed, position=position, progress=progress)
+        return _centres(tower, source, draw, count, seed=seed, with_position=with_position, progress=progress)
     pool: Literal["mean", "max"] = "max" if start == "max" else "mean"
-    return gather(tower, source, draw, windows=windows, pool=pool, position=position, progress=progress)
+    return gather(tower, source, draw, windows=windows, pool=pool, with_position=with_position, progress=progress)
 
 
 def _kmeans_sample(images: int, patches: int, count: int) -> tuple[int, int]:
-    """Tokens a layer and images that k-means looks at: 256 a centre, from 256 images or as many as offer enough."""
+    """Return the tokens per layer, 256 per centre, and the images for k-means: 256, or more if these have too few."""
     tokens = TOKENS_PER_CENTRE * count
     images = min(images, max(KMEANS_IMAGES, math.ceil(tokens / patches)))
     return min(tokens, images * patches), images
@@ -298,12 +306,12 @@ def _centres(
     count: int,
     *,
     seed: int,
-    position: bool,
+    with_position: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Tensor:
-    """Centres of the drawn tokens of each layer, (layers, count, D); as many layers a pass as KMEANS_BYTES hold.
+    """Compute centres of the drawn tokens of each layer, (layers, count, D), in passes within KMEANS_BYTES.
 
-    The tokens wait in bfloat16: a centre is the mean of hundreds of them, which does not show the rounding.
+    The tokens are kept in bfloat16: a centre is the mean of hundreds of them, in which the rounding vanishes.
     """
     layers, rows = draw.rows.shape
     step = max(1, KMEANS_BYTES // (rows * tower.width * torch.bfloat16.itemsize))
@@ -311,9 +319,11 @@ def _centres(
     dtype = next(tower.parameters()).dtype
     centres = []
     for number, part in enumerate(passes):
-        told = progress and partial(_progress_of_pass, progress, number, len(passes))
-        pool = gather(tower, source, draw, layers=part, position=position, dtype=torch.bfloat16, progress=told)
-        centres += [cluster(tokens, count, seed=seed).to(dtype) for tokens in pool]
+        report = progress and partial(_progress_of_pass, progress, number, len(passes))
+        drawn = gather(
+            tower, source, draw, layers=part, with_position=with_position, dtype=torch.bfloat16, progress=report
+        )
+        centres += [cluster(tokens, count, seed=seed).to(dtype) for tokens in drawn]
     return torch.stack(centres)
 
 
