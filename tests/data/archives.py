@@ -1,4 +1,4 @@
-"""Archives made by hand: as they should be, and as nobody should send them."""
+"""Builds valid and malicious archives for tests."""
 
 import io
 import tarfile
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 
 def keep(info: tarfile.TarInfo) -> None:
-    """Change nothing."""
+    """Leave a member as it is."""
 
 
 def make_tar(
@@ -16,7 +16,7 @@ def make_tar(
     *,
     mode: str = "w:gz",
 ) -> bytes:
-    """A tar of files; ``change`` may make something else of each."""
+    """Return a tar of files; ``change`` may modify each member."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
         for name, content in members.items() if isinstance(members, Mapping) else members:
@@ -28,7 +28,7 @@ def make_tar(
 
 
 def tar_of(infos: Iterable[tuple[tarfile.TarInfo, bytes]], mode: str = "w:gz") -> bytes:
-    """A tar of members of any kind."""
+    """Return a tar of members of any kind."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
         for info, content in infos:
@@ -38,19 +38,19 @@ def tar_of(infos: Iterable[tuple[tarfile.TarInfo, bytes]], mode: str = "w:gz") -
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int = 0o644) -> tarfile.TarInfo:
-    """A member of a tar."""
+    """Return the header of a tar member."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, target, mode
     return info
 
 
 def make_zip(members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], mode: int = 0o644, flags: int = 0) -> bytes:
-    """A zip of files, compressed; ``mode`` and ``flags`` are those of all members."""
+    """Return a compressed zip of files; ``mode`` and ``flags`` apply to all members."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items() if isinstance(members, Mapping) else members:
             info = zipfile.ZipInfo("placeholder")
-            info.filename = name  # as it is: the constructor would clean it
+            info.filename = name  # verbatim: the constructor would sanitise it
             info.external_attr = mode << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, content)

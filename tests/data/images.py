@@ -58,7 +58,7 @@ def golden_arrays() -> dict[str, np.ndarray]:
 
 
 def png_of_16_bits(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits of values (H, W), or (H, W, C) with 2 to 4 channels; PIL writes gray ones only."""
+    """Return a 16-bit PNG of values (H, W), or (H, W, C) with 2 to 4 channels; PIL writes gray ones only."""
     height, width = values.shape[:2]
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -71,12 +71,12 @@ def png_of_16_bits(values: np.ndarray) -> bytes:
 
 
 def tiff_of(values: np.ndarray, order: str = "<", tags: Mapping[int, int] | None = None) -> bytes:
-    """A TIFF of 16 bits, in one strip, of values (H, W) or (H, W, C).
+    """Return a 16-bit TIFF, in one strip, of values (H, W) or (H, W, C).
 
     Args:
-        values: What it holds.
-        order: Of the bytes: "<" or ">".
-        tags: Short tags beside the usual ones, or instead of them.
+        values: The pixels.
+        order: Byte order, "<" or ">".
+        tags: Short tags that add to or replace the usual ones.
     """
     height, width = values.shape[:2]
     channels = values.shape[2] if values.ndim == 3 else 1
@@ -84,7 +84,7 @@ def tiff_of(values: np.ndarray, order: str = "<", tags: Mapping[int, int] | None
     short = {256: width, 257: height, 258: 16, 259: 1, 262: 2 if channels > 2 else 1, 277: channels, 278: height}
     short |= {338: 2} if channels == 4 else {}
     short |= dict(tags or {})
-    count = len(short) + 2  # and where the strip is, and how long
+    count = len(short) + 2  # plus offset and length of the strip
     start = 8 + 2 + 12 * count + 4
     bits = struct.pack(f"{order}{channels}H", *[16] * channels) if channels > 2 else b""
     long = {273: start + len(bits), 279: len(data)}

@@ -1,4 +1,4 @@
-"""A small file server on the loopback address that knows ranges, and breaks connections when it is told to."""
+"""A small file server on the loopback address that supports ranges, and breaks connections on request."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from threading import Thread
 
 @dataclass
 class Files:
-    """What the server holds and how it behaves.
+    """The content and the behaviour of the server.
 
     Attributes:
         content: Path -> bytes.
-        breaks: For each of the next answers the bytes after which its connection ends.
-        statuses: For each of the next requests the status of a refusal.
-        ranges: Whether it knows ranges.
-        kind: The content type that it tells.
-        moved: Path -> the address that it points to instead.
-        seen: The Range header of each request, "" without one.
+        breaks: For each of the next responses, the bytes after which its connection breaks.
+        statuses: For each of the next requests, the error status of its response.
+        ranges: Whether it supports ranges.
+        kind: The content type in its responses.
+        moved: Path -> the URL that it redirects to.
+        seen: The Range header of each request; "" without one.
     """
 
     content: dict[str, bytes] = field(default_factory=dict)
@@ -35,12 +35,12 @@ class Files:
 
 @contextmanager
 def serve(secure: SSLContext | None = None) -> Iterator[Files]:
-    """A running server, of https with a context; ``url`` is its address."""
+    """Run a server, with https if given a context; ``url`` is its address."""
     files = Files()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer(self, files)
+            respond(self, files)
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -58,9 +58,9 @@ def serve(secure: SSLContext | None = None) -> Iterator[Files]:
             thread.join()
 
 
-def answer(request: BaseHTTPRequestHandler, files: Files) -> None:
-    asked = request.headers.get("Range", "")
-    files.seen.append(asked)
+def respond(request: BaseHTTPRequestHandler, files: Files) -> None:
+    requested = request.headers.get("Range", "")
+    files.seen.append(requested)
     if request.path in files.moved:
         request.send_response(302)
         request.send_header("Location", files.moved[request.path])
@@ -72,7 +72,7 @@ def answer(request: BaseHTTPRequestHandler, files: Files) -> None:
         return
     content = files.content[request.path]
     tag = f'"{hashlib.md5(content).hexdigest()}"'
-    start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and files.ranges else 0
+    start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and files.ranges else 0
     if request.headers.get("If-Range", tag) != tag:
         start = 0
     if start >= len(content) > 0:

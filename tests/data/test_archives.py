@@ -1,4 +1,4 @@
-"""Unpacking: archives as they are published, and archives that would write elsewhere, or without end."""
+"""Published archives are unpacked; those that would write outside of the folder or fill the disk are refused."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def test_archives_are_unpacked(tmp_path: Path, name: str, make: Callable[[dict[s
     assert find_path_ending(tmp_path / "out", "mages") is None
 
 
-def test_a_tar_is_known_by_its_content(tmp_path: Path) -> None:
+def test_compression_of_a_tar_is_detected_by_content(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(make_tar({"a.jpg": b"a"}, mode="w"))  # as ImageNetV2 has it
     unpack(tmp_path / "a.tar.gz", tmp_path / "out")
     (tmp_path / "b.tar").write_bytes(make_tar({"a.jpg": b"a"}))
@@ -45,7 +45,7 @@ def test_no_filter_of_the_standard_library_is_needed(tmp_path: Path, monkeypatch
     test_archives_are_unpacked(tmp_path, "a.tar.gz", make_tar)
 
 
-def test_rights_and_owners_are_left_behind(tmp_path: Path) -> None:
+def test_permissions_and_owners_are_not_restored(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([(entry("run", mode=0o6777), b"x"), (entry("none", mode=0), b"x")]))
     unpack(tmp_path / "a.tar", tmp_path / "out")
     for name in ("run", "none"):
@@ -55,7 +55,7 @@ def test_rights_and_owners_are_left_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "make"), [("a.tar", make_tar), ("a.zip", make_zip)])
-def test_the_later_member_of_one_name_counts(tmp_path: Path, name: str, make: Callable[..., bytes]) -> None:
+def test_of_two_members_with_one_name_the_later_wins(tmp_path: Path, name: str, make: Callable[..., bytes]) -> None:
     with warnings.catch_warnings(action="ignore"):
         (tmp_path / name).write_bytes(make([("a.jpg", b"first"), ("a.jpg", b"last")]))
     unpack(tmp_path / name, tmp_path / "out")
@@ -63,12 +63,12 @@ def test_the_later_member_of_one_name_counts(tmp_path: Path, name: str, make: Ca
 
 
 def through_a_link(kind: bytes) -> bytes:
-    """A link, and then a file of its name: written through it would change what the link leads to."""
+    """Return a link, then a file of its name: writing through the link would change its target."""
     return tar_of([(entry("x", kind, "../evil"), b""), (entry("x"), b"changed")])
 
 
 def nested_links() -> bytes:
-    """CVE-2025-4517: a chain of links longer than a path may be hides where it leads."""
+    """CVE-2025-4517: a chain of links longer than any valid path hides its target."""
     long, steps = "d" * 200, "abcdefghijklmnop"
     members, at = [], ""
     for step in steps:
@@ -81,21 +81,21 @@ def nested_links() -> bytes:
 
 
 def cheap_giant() -> bytes:
-    """A tar whose only member is longer than any disk; its bytes are not there."""
+    """Return a tar whose only member claims to be larger than any disk; its content is missing."""
     info = entry("x")
     info.size = 1 << 50
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def giant_header() -> bytes:
-    """A tar whose first header tells that it is followed by gigabytes of attributes."""
+    """Return a tar whose first header claims gigabytes of attributes."""
     info = entry("x", tarfile.XHDTYPE)
     info.size = 1 << 32
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
 
 
 def headers_of_headers() -> bytes:
-    """A tar that is one header after another, each of the one that follows."""
+    """Return a tar of nested headers, each for the next one."""
     info = entry("x", tarfile.GNUTYPE_LONGNAME)
     info.size = 1
     return (info.tobuf(tarfile.GNU_FORMAT) + b"x" + bytes(511)) * 3000
@@ -172,7 +172,7 @@ def test_unsafe_and_broken_archives_are_refused(tmp_path: Path, case: str) -> No
 
 
 @pytest.mark.parametrize(("name", "make"), [("a.tar.gz", make_tar), ("a.zip", make_zip)])
-def test_an_archive_that_grows_beyond_measure_is_refused(
+def test_an_archive_that_expands_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[dict[str, bytes]], bytes]
 ) -> None:
     monkeypatch.setattr(archives, "GROWTH_ALLOWANCE", 1 << 22)

@@ -1,4 +1,4 @@
-"""`selfprompt data check`: what is there, what is missing, what is wrong."""
+"""`selfprompt data check` reports what is there, missing or wrong."""
 
 import hashlib
 import json
@@ -27,9 +27,9 @@ def check(root: Path, *arguments: str) -> int:
     return data_check.check(parser.parse_args(given))
 
 
-def publish(place: Path) -> dict[str, str]:
-    """The checksums that would be published if the split files of a folder were."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.glob("split_zhou_*")}
+def publish(target: Path) -> dict[str, str]:
+    """Return checksums as if the split files of a folder were the published ones."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in target.glob("split_zhou_*")}
 
 
 def test_the_table_is_the_published_one() -> None:
@@ -37,69 +37,69 @@ def test_the_table_is_the_published_one() -> None:
     assert len(SPECS) == 39
     assert {key for key in SPECS if not key.startswith("vtab/")} == set(SOURCES)
     assert all(len(digest) == 64 for spec in COOP for digest in spec.checksums.values())
-    for key, source in SOURCES.items():  # what is fetched is checked against the same digests
+    for key, source in SOURCES.items():  # downloads are checked against the same digests
         for item in source.downloads:
             known = SPECS[key].checksums.get(item.keep[0])
             assert known is None or item.checksum == f"sha256:{known}"
 
 
 def test_a_data_set_as_published_is_ok(tmp_path: Path) -> None:
-    place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    spec = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
-    finding = check_published(spec, tmp_path)
-    assert (finding.state, finding.counts, finding.classes, finding.remarks) == ("ok", (6, 2, 4), 2, ())
-    assert finding.folder == place
+    target = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    spec = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(target))
+    result = check_published(spec, tmp_path)
+    assert (result.state, result.counts, result.classes, result.remarks) == ("ok", (6, 2, 4), 2, ())
+    assert result.folder == target
 
 
 def test_a_miniature_differs_but_can_be_used(tmp_path: Path) -> None:
     write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    finding = check_published(PETS, tmp_path)
-    assert finding.state == "differs"
-    assert "not the published file" in finding.remarks[0]
-    assert finding.remarks[1:] == (
+    result = check_published(PETS, tmp_path)
+    assert result.state == "differs"
+    assert "not the published file" in result.remarks[0]
+    assert result.remarks[1:] == (
         "Not the published size: train 6 instead of 2,944, val 2 instead of 736, test 4 instead of 3,669 images.",
         "Not the published classes: 2 instead of 37.",
     )
 
 
-def test_a_split_made_anew_that_looks_official_is_wrong(tmp_path: Path) -> None:
-    place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    spec = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(place))
-    file = place / PETS.lists[0]
+def test_a_regenerated_split_of_the_published_size_is_wrong(tmp_path: Path) -> None:
+    target = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    spec = replace(PETS, classes=2, counts=(6, 2, 4), checksums=publish(target))
+    file = target / PETS.lists[0]
     content = json.loads(file.read_text())
     content["train"].reverse()
     file.write_text(json.dumps(content))
-    finding = check_published(spec, tmp_path)
-    assert finding.state == "wrong"
-    assert "was regenerated or changed, so results are not comparable" in finding.remarks[0]
+    result = check_published(spec, tmp_path)
+    assert result.state == "wrong"
+    assert "was regenerated or changed, so results are not comparable" in result.remarks[0]
 
 
 def test_absent_images_are_counted(tmp_path: Path) -> None:
-    place = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
-    (place / "images/1/train-2.jpg").unlink()
-    for path in (place / "images/0").iterdir():
+    target = write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
+    (target / "images/1/train-2.jpg").unlink()
+    for path in (target / "images/0").iterdir():
         path.unlink()
-    (place / "images/0").rmdir()
-    finding = check_published(PETS, tmp_path)
-    assert finding.state == "wrong"
-    assert "7 images of 12 in its lists do not exist" in finding.remarks[0]
-    assert "train-0.jpg: unpack its archive again" in finding.remarks[0]
+    (target / "images/0").rmdir()
+    result = check_published(PETS, tmp_path)
+    assert result.state == "wrong"
+    assert "7 images of 12 in its lists do not exist" in result.remarks[0]
+    assert "train-0.jpg: unpack its archive again" in result.remarks[0]
 
 
 def test_spt_lists_have_another_published_size(tmp_path: Path) -> None:
     splits = {"train": {"a.x/1.jpg": 1, "b.x/2.jpg": 2}, "val": {"a.x/3.jpg": 1}, "test": {"b.x/4.jpg": 2}}
-    place = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", splits)
+    target = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", splits)
     spec = replace(SPECS["fgvc/cub"], classes=2, counts=(2, 1, 1))
     assert check_published(spec, tmp_path).state == "ok"
     for split in splits:
-        (place / f"{split}.json").unlink()
-    (place / "cub200_train.txt").write_text("a.x/1.jpg 0\nb.x/2.jpg 1\na.x/3.jpg 0\n")
-    (place / "cub200_test.txt").write_text("b.x/4.jpg 1\n")
+        (target / f"{split}.json").unlink()
+    (target / "cub200_train.txt").write_text("a.x/1.jpg 0\nb.x/2.jpg 1\na.x/3.jpg 0\n")
+    (target / "cub200_test.txt").write_text("b.x/4.jpg 1\n")
     assert check_published(spec, tmp_path).counts == (3, 0, 1)
     assert check_published(spec, tmp_path).state == "ok"
 
 
-def test_the_command_tells_everything_and_fails_for_what_is_wrong(
+def test_the_command_reports_everything_and_fails_if_something_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
@@ -139,7 +139,7 @@ def test_the_table_fits_a_narrow_terminal(
     assert max(map(len, table)) <= 80
 
 
-def test_an_empty_root_misses_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_missing_from_an_empty_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(tmp_path) == 0
     assert "Missing of vtab (19 of 19)" in capsys.readouterr().out
     with pytest.raises(ValueError, match="is no folder: name the one that holds the data sets"):
@@ -163,11 +163,11 @@ def test_the_last_line_says_whether_another_size_is_an_error(arguments, status, 
     assert said in last
 
 
-# --- one's own photos ---
+# --- photos ---
 
 
-def own_photos(root: Path) -> Path:
-    """Photos with one fault of each kind."""
+def faulty_photos(root: Path) -> Path:
+    """Write photos with one fault of each kind."""
     write_classes(root, {"cat": 6, "dog": 6, "eel": 1, "owl": 0})
     (root / "cat" / "copy.png").write_bytes((root / "cat" / "0.png").read_bytes())
     (root / "dog" / "a cat.png").write_bytes((root / "cat" / "1.png").read_bytes())
@@ -178,8 +178,8 @@ def own_photos(root: Path) -> Path:
     return root
 
 
-def test_ones_own_photos_are_looked_through(tmp_path: Path, run) -> None:
-    root = own_photos(tmp_path / "pets")
+def test_photos_are_checked(tmp_path: Path, run) -> None:
+    root = faulty_photos(tmp_path / "pets")
     done = run("data", "check", root)
     assert done.status == 0
     for told in (
@@ -203,7 +203,7 @@ def test_ones_own_photos_are_looked_through(tmp_path: Path, run) -> None:
     assert "Missing of coop" in run("data", "check", root, "--suite", "coop").out
 
 
-def test_faultless_photos_are_told_to_be(tmp_path: Path, run) -> None:
+def test_photos_without_faults_are_reported_as_such(tmp_path: Path, run) -> None:
     for split in ("train", "test"):
         for number, name in enumerate(("cat", "dog")):
             (tmp_path / split / name).mkdir(parents=True)
@@ -216,7 +216,7 @@ def test_faultless_photos_are_told_to_be(tmp_path: Path, run) -> None:
     assert "Nothing odd was found." in done.out
 
 
-def test_a_manifest_is_looked_through(tmp_path: Path, run) -> None:
+def test_a_manifest_is_checked(tmp_path: Path, run) -> None:
     write_classes(tmp_path, {"cat": 2, "dog": 2})
     rows = [f"{name}/{image}.png,{name}" for name in ("cat", "dog") for image in (0, 1, 1)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))

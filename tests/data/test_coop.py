@@ -37,7 +37,7 @@ def test_tasks_are_the_eleven_of_the_published_tables() -> None:
 def test_a_split_file_is_read_in_its_order_and_nothing_is_written(tmp_path: Path) -> None:
     split = draw_split(PETS, (4, 2, 3))
     split["train"].reverse()  # few-shot draws walk the classes in this order
-    place = write_coop(tmp_path, "oxford_pets", split)
+    target = write_coop(tmp_path, "oxford_pets", split)
     before = files(tmp_path)
     task = load_task("coop/oxford_pets", tmp_path)
     assert files(tmp_path) == before
@@ -47,7 +47,7 @@ def test_a_split_file_is_read_in_its_order_and_nothing_is_written(tmp_path: Path
     dataset = task.dataset
     assert dataset.classes == ("abyssinian", "american bulldog", "beagle")
     assert [row[1] for row in dataset.summary()] == [12, 6, 9]
-    assert [item.source for item in dataset.train] == [place / "images" / path for path, _, _ in split["train"]]
+    assert [item.source for item in dataset.train] == [target / "images" / path for path, _, _ in split["train"]]
     assert [item.label for item in dataset.train[:5]] == [2, 2, 2, 2, 1]
     assert dataset.train[0].load().size == (8, 8)
     assert "not the published file" in dataset.notes[0]
@@ -70,9 +70,9 @@ def test_folder_names_of_other_published_code_are_accepted(tmp_path: Path, folde
 
 
 def test_paths_of_stanford_cars_start_at_its_folder(tmp_path: Path) -> None:
-    place = write_coop(tmp_path, "stanford_cars", draw_split(["2000 AM General Hummer SUV"], (1, 1, 1), "cars_train/"))
+    target = write_coop(tmp_path, "stanford_cars", draw_split(["2000 AM General Hummer SUV"], (1, 1, 1), "cars_train/"))
     item = load_task("coop/stanford_cars", tmp_path).dataset.train[0]
-    assert item.source == place / "cars_train/0/train-0.jpg"
+    assert item.source == target / "cars_train/0/train-0.jpg"
 
 
 def test_aircraft_labels_are_lines_of_variants(tmp_path: Path) -> None:
@@ -115,31 +115,31 @@ def test_imagenet_and_its_shifted_test_sets(tmp_path: Path) -> None:
 def test_imagenetv2_folders_are_numbers_not_words(tmp_path: Path) -> None:
     names = {f"n{number:02d}": f"thing {number}" for number in range(12)}
     write_imagenet(tmp_path, names, 1, 1)
-    place = tmp_path / "imagenetv2/imagenetv2-matched-frequency-format-val"
-    write_class_folders(place, {str(number): 1 for number in range(12)})
+    target = tmp_path / "imagenetv2/imagenetv2-matched-frequency-format-val"
+    write_class_folders(target, {str(number): 1 for number in range(12)})
     domain = load_task("coop/imagenet", tmp_path).domains["imagenetv2"]
     assert [Path(str(item.source)).parent.name for item in domain.test] == [str(item.label) for item in domain.test]
-    write_class_folders(place, {"12": 1})
+    write_class_folders(target, {"12": 1})
     with pytest.raises(ValueError, match="must hold folders 0 to 11, but it holds 12"):
         load_task("coop/imagenet", tmp_path)
 
 
 def test_imagenet_without_images_folder_is_accepted(tmp_path: Path) -> None:
-    place = write_imagenet(tmp_path, NAMES)
-    os.rename(place / "images/train", place / "train")
-    os.rename(place / "images/val", place / "val")
+    target = write_imagenet(tmp_path, NAMES)
+    os.rename(target / "images/train", target / "train")
+    os.rename(target / "images/val", target / "val")
     assert len(load_task("coop/imagenet", tmp_path).dataset.test) == 6
 
 
 def test_imagenet_says_what_is_missing(tmp_path: Path) -> None:
-    place = write_imagenet(tmp_path, NAMES)
-    write_class_folders(place / "images/val", {"n99": 1})
+    target = write_imagenet(tmp_path, NAMES)
+    write_class_folders(target / "images/val", {"n99": 1})
     with pytest.raises(ValueError, match=r"val must hold a folder of images for each class.*n99"):
         load_task("coop/imagenet", tmp_path)
-    write_class_folders(place / "images/train", {"n99": 1})
+    write_class_folders(target / "images/train", {"n99": 1})
     with pytest.raises(ValueError, match=r"named in classnames\.txt; not in it: n99"):
         load_task("coop/imagenet", tmp_path)
-    (place / "classnames.txt").unlink()
+    (target / "classnames.txt").unlink()
     with pytest.raises(ValueError, match=r"classnames\.txt is missing.*selfprompt data get coop/imagenet"):
         load_task("coop/imagenet", tmp_path)
 
@@ -172,8 +172,8 @@ def test_a_folder_of_another_layout_is_recognised(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:
-    place = write_coop(tmp_path, "dtd", draw_split(["banded", "dotted"], (1, 1, 1)))
-    file = place / "split_zhou_DescribableTextures.json"
+    target = write_coop(tmp_path, "dtd", draw_split(["banded", "dotted"], (1, 1, 1)))
+    file = target / "split_zhou_DescribableTextures.json"
     content = file.read_text()
     file.unlink()
     with pytest.raises(ValueError, match=r"Textures\.json is missing. `selfprompt data get") as caught:
@@ -181,15 +181,15 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     assert "must be JSON" not in str(caught.value)
     assert "Delete" not in str(caught.value)
     file.write_text(content)
-    os.rename(place / "images", place / "pictures")
+    os.rename(target / "images", target / "pictures")
     with pytest.raises(ValueError, match="must hold the images in images, but it holds pictures, split_zhou"):
         load_task("coop/dtd", tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"train": [', "\x00", "[1] 2"])
 def test_broken_json_names_file_and_remedy(tmp_path: Path, content: str) -> None:
-    place = write_coop(tmp_path, "dtd", draw_split(["banded"], (1, 1, 1)))
-    (place / "split_zhou_DescribableTextures.json").write_text(content)
+    target = write_coop(tmp_path, "dtd", draw_split(["banded"], (1, 1, 1)))
+    (target / "split_zhou_DescribableTextures.json").write_text(content)
     with pytest.raises(ValueError, match=r"split_zhou_DescribableTextures\.json must be JSON: .*Delete it and get"):
         load_task("coop/dtd", tmp_path)
 
@@ -211,16 +211,16 @@ def test_broken_json_names_file_and_remedy(tmp_path: Path, content: str) -> None
         ({"train": [["a", 0, "cat"]], "val": [["a", 0, "cat"]], "test": []}, "image must occur once, but 'a'"),
     ],
 )
-def test_a_split_of_another_form_is_refused(content: Any, message: str) -> None:
+def test_an_invalid_split_is_refused(content: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         coop.parse_split(content, "X")
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "/etc/passwd", "a/../../b.jpg", ""])
 def test_paths_stay_in_the_folder(tmp_path: Path, path: str) -> None:
-    place = write_coop(tmp_path, "dtd", draw_split(["banded"], (1, 1, 1)))
+    target = write_coop(tmp_path, "dtd", draw_split(["banded"], (1, 1, 1)))
     split = {"train": [[path, 0, "banded"]], "val": [], "test": []}
-    (place / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    (target / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
     with pytest.raises(ValueError, match="an image's path must lie below"):
         load_task("coop/dtd", tmp_path)
 

@@ -1,4 +1,4 @@
-"""Fetching: broken connections, checksums, unsafe addresses, `selfprompt data get`."""
+"""Downloads: broken connections, checksums, unsafe URLs, `selfprompt data get`."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def files() -> Iterator[Files]:
 # --- fetching ---
 
 
-def test_a_broken_connection_goes_on_where_it_was(files: Files, tmp_path: Path) -> None:
+def test_a_download_resumes_after_a_broken_connection(files: Files, tmp_path: Path) -> None:
     files.breaks = [100_000, 300_000]
     seen: list[tuple[int, int]] = []
     download(f"{files.url}/a.bin", tmp_path / "new/a.bin", checksum=MD5, wait=0, progress=lambda *at: seen.append(at))
@@ -44,7 +44,7 @@ def test_a_broken_connection_goes_on_where_it_was(files: Files, tmp_path: Path) 
     assert os.listdir(tmp_path / "new") == ["a.bin"]
 
 
-def test_an_interrupted_command_goes_on_when_repeated(files: Files, tmp_path: Path) -> None:
+def test_an_interrupted_command_resumes_when_repeated(files: Files, tmp_path: Path) -> None:
     files.breaks = [1000, 0]
     with pytest.raises(RuntimeError, match=r"the connection broke\. The part received is kept; repeat the command"):
         download(f"{files.url}/a.bin", tmp_path / "a.bin", wait=0, attempts=1)
@@ -54,13 +54,13 @@ def test_an_interrupted_command_goes_on_when_repeated(files: Files, tmp_path: Pa
     assert files.seen[-1] == "bytes=1000-"
 
 
-def test_all_had_come_before_the_interruption(files: Files, tmp_path: Path) -> None:
+def test_a_complete_part_is_not_fetched_again(files: Files, tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
     download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=MD5)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-def test_a_part_of_another_file_is_started_anew(files: Files, tmp_path: Path) -> None:
+def test_a_part_of_another_file_is_discarded(files: Files, tmp_path: Path) -> None:
     files.breaks = [1000, 0]
     with pytest.raises(RuntimeError, match="the connection broke"):
         download(f"{files.url}/a.bin", tmp_path / "a.bin", attempts=1, wait=0)
@@ -79,7 +79,7 @@ def test_a_server_without_ranges(files: Files, tmp_path: Path) -> None:
     assert files.seen == ["", "bytes=1000-"]
 
 
-def test_refusals(files: Files, tmp_path: Path) -> None:
+def test_error_responses(files: Files, tmp_path: Path) -> None:
     files.statuses = [503, 503]
     download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=MD5, wait=0)
     files.statuses = [503] * 3
@@ -94,21 +94,21 @@ def test_refusals(files: Files, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".part") == ["a.bin"]
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported(tmp_path: Path) -> None:
     with serve() as gone:
         pass
     with pytest.raises(RuntimeError, match=r"cannot be fetched: .*refused"):
         download(f"{gone.url}/a.bin", tmp_path / "a.bin", attempts=2, wait=0)
 
 
-def test_another_file_than_published_is_deleted(files: Files, tmp_path: Path) -> None:
+def test_a_file_with_another_checksum_is_deleted(files: Files, tmp_path: Path) -> None:
     wrong = "sha256:" + "0" * 64
     with pytest.raises(RuntimeError, match=rf"its sha256 is {hashlib.sha256(CONTENT).hexdigest()}, not 0000.*deleted"):
         download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=wrong)
     assert not [path for path in tmp_path.iterdir() if path.stat().st_size > 100]
 
 
-def test_what_exists_is_left_as_it_is(files: Files, tmp_path: Path) -> None:
+def test_existing_files_are_kept(files: Files, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_text("mine")
     with pytest.raises(FileExistsError, match="is left as it is"):
         download(f"{files.url}/a.bin", tmp_path / "a.bin")
@@ -137,14 +137,14 @@ def test_a_planted_link_is_not_written_through(files: Files, tmp_path: Path) -> 
     assert not (tmp_path / "a.bin").is_symlink()
 
 
-def test_the_id_that_git_gives_a_file_is_a_checksum(files: Files, tmp_path: Path) -> None:
+def test_the_id_of_a_git_blob_is_a_checksum(files: Files, tmp_path: Path) -> None:
     files.content["/a.bin"] = b"hello\n"
     download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum="git:ce013625030ba8dba906f756967f9e9ca394464a")
     with pytest.raises(RuntimeError, match="is not the published file: its git is ce01362"):
         download(f"{files.url}/a.bin", tmp_path / "b.bin", checksum="git:" + "0" * 40)
 
 
-def test_a_part_that_was_changed_meanwhile_is_found_out(files: Files, tmp_path: Path) -> None:
+def test_a_changed_part_is_detected(files: Files, tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(b"other" * 100)
     with pytest.raises(RuntimeError, match="is not the published file"):
         download(f"{files.url}/a.bin", tmp_path / "a.bin", checksum=MD5)
@@ -152,7 +152,7 @@ def test_a_part_that_was_changed_meanwhile_is_found_out(files: Files, tmp_path: 
 
 
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.bin", "file:///etc/hostname"])
-def test_an_address_that_points_to_another_kind_is_not_followed(files: Files, tmp_path: Path, target: str) -> None:
+def test_redirects_to_other_schemes_are_not_followed(files: Files, tmp_path: Path, target: str) -> None:
     files.moved["/moved.bin"] = f"{files.url}/a.bin"
     download(f"{files.url}/moved.bin", tmp_path / "a.bin", checksum=MD5)
     files.moved["/moved.bin"] = target
@@ -161,7 +161,9 @@ def test_an_address_that_points_to_another_kind_is_not_followed(files: Files, tm
     assert not (tmp_path / "b.bin").exists()
 
 
-def test_https_never_leads_to_http(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirects_from_https_to_http_are_not_followed(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl to make a certificate with")
@@ -195,7 +197,7 @@ def get(name: str, root: Path) -> int:
 
 @pytest.fixture
 def pets(files: Files, monkeypatch: pytest.MonkeyPatch) -> Files:
-    """A server that holds a small oxford_pets."""
+    """Serve a small oxford_pets."""
     split = draw_split(["a", "b"], (2, 1, 1))
     paths = [path for entries in split.values() for path, _, _ in entries]
     images = make_tar({f"images/{path}": image_bytes() for path in paths} | {"annotations/list.txt": b"not wanted"})
@@ -211,9 +213,7 @@ def pets(files: Files, monkeypatch: pytest.MonkeyPatch) -> Files:
     return files
 
 
-def test_get_lays_a_data_set_out_as_its_reader_wants_it(
-    pets: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_get_writes_the_layout_of_the_reader(pets: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "data"
     assert get("oxford_pets", root) == 0
     assert sorted(os.listdir(root)) == ["oxford_pets"]
@@ -231,7 +231,7 @@ def test_get_lays_a_data_set_out_as_its_reader_wants_it(
     assert len(pets.seen) == asked
 
 
-def test_get_adds_what_is_missing_and_leaves_the_rest(pets: Files, tmp_path: Path) -> None:
+def test_get_adds_missing_files_and_keeps_the_rest(pets: Files, tmp_path: Path) -> None:
     own = tmp_path / "OxfordPets/images/0/train-0.jpg"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"mine")
@@ -242,7 +242,7 @@ def test_get_adds_what_is_missing_and_leaves_the_rest(pets: Files, tmp_path: Pat
     assert os.listdir(tmp_path) == ["OxfordPets"]
 
 
-def test_get_leaves_nothing_half_done(pets: Files, tmp_path: Path) -> None:
+def test_get_leaves_nothing_incomplete(pets: Files, tmp_path: Path) -> None:
     whole = pets.content["/images.tar.gz"]
     pets.content["/images.tar.gz"] = whole[:-1] + b"x"
     with pytest.raises(RuntimeError, match=r"images\.tar\.gz is not the published file"):
@@ -268,7 +268,7 @@ def test_an_archive_in_an_archive(files: Files, tmp_path: Path, monkeypatch: pyt
         get("caltech101", tmp_path / "elsewhere")
 
 
-def test_what_only_a_person_can_get(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_manual_steps_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert get("nabirds", tmp_path / "data") == 1
     assert "By hand, in" in capsys.readouterr().out
     assert not (tmp_path / "data").exists()
@@ -276,7 +276,7 @@ def test_what_only_a_person_can_get(tmp_path: Path, capsys: pytest.CaptureFixtur
         get("oxford_pet", tmp_path)
 
 
-def test_every_name_of_the_table_resolves() -> None:
+def test_every_source_resolves_by_name() -> None:
     for key in sources.SOURCES:
         assert fetch.resolve_dataset(key)[0] == key
     assert fetch.resolve_dataset("stanford_cars")[0] == "coop/stanford_cars"
@@ -293,10 +293,10 @@ NO_CHECKSUM = {
     "imagenet-rendition.zip": "on the hub at a fixed revision",
     "vtab-1k.zip": "on the hub, without revisions",
 }
-"""Downloads without a published checksum, and what there is instead."""
+"""Downloads without a published checksum, and the reason or substitute."""
 
 
-def test_every_origin_is_https_and_has_a_checksum() -> None:
+def test_every_source_is_https_and_has_a_checksum() -> None:
     for source in [*sources.SOURCES.values(), sources.VTAB_SOURCE]:
         for item in source.downloads:
             assert item.url.startswith("https://")
@@ -306,7 +306,7 @@ def test_every_origin_is_https_and_has_a_checksum() -> None:
             assert len(digits) == {"": 0, "md5": 32, "sha256": 64, "git": 40}[kind], name
 
 
-def test_without_a_checksum_the_first_file_that_came_is_the_measure(
+def test_without_a_checksum_later_downloads_must_equal_the_first(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files.content["/c.zip"] = make_zip({"images/a.jpg": image_bytes()})
@@ -325,7 +325,7 @@ def test_without_a_checksum_the_first_file_that_came_is_the_measure(
     assert not (tmp_path / "oxford_pets/images").exists()
 
 
-def test_an_archive_that_an_earlier_call_left_is_checked_again(pets: Files, tmp_path: Path) -> None:
+def test_an_archive_left_by_an_earlier_call_is_verified(pets: Files, tmp_path: Path) -> None:
     left = tmp_path / fetch.WORK_FOLDER / "coop-oxford_pets/images.tar.gz"
     left.parent.mkdir(parents=True)
     left.write_bytes(make_tar({"images/0/train-0.jpg": b"not theirs"}))

@@ -15,13 +15,13 @@ BIRDS = {
 
 
 def test_vpt_splits_share_one_numbering_of_classes(tmp_path: Path) -> None:
-    place = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", BIRDS)
+    target = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", BIRDS)
     dataset = load_task("fgvc/cub", tmp_path).dataset
     assert dataset.classes == ("Black footed Albatross", "Bobolink", "Common Yellowthroat")
     assert [item.label for item in dataset.train] == [0, 2, 1]
     assert [item.label for item in dataset.val] == [0]
     assert [item.label for item in dataset.test] == [1, 2]  # numbered by its own classes they would be 0 and 1
-    assert dataset.test[0].source == place / "images/013.Bobolink/e.jpg"
+    assert dataset.test[0].source == target / "images/013.Bobolink/e.jpg"
     assert dataset.notes[0].startswith("Splits are VPT's")
     assert dataset.notes[1] == ("Not every class has images in val, test; labels are those of all splits together.")
     assert len(list_tasks("fgvc")) == 5
@@ -48,7 +48,7 @@ def test_spt_lists(tmp_path: Path) -> None:
     assert "no validation images" in dataset.notes[0]
 
 
-def test_lists_beside_the_folder_and_a_choice_where_both_are(tmp_path: Path) -> None:
+def test_lists_next_to_the_folder_and_a_choice_if_both_exist(tmp_path: Path) -> None:
     write_vpt(tmp_path / "CUB_200_2011", "images", BIRDS)
     with pytest.raises(ValueError, match=r"has no cub200_train\.txt and cub200_test\.txt, in it or next to it"):
         load_task("fgvc/cub", tmp_path, splits="spt")
@@ -58,7 +58,7 @@ def test_lists_beside_the_folder_and_a_choice_where_both_are(tmp_path: Path) -> 
     assert len(load_task("fgvc/cub", tmp_path, splits="spt").dataset.train) == 2
 
 
-def test_the_coop_lines_flowers_are_other_flowers(tmp_path: Path) -> None:
+def test_the_coop_lines_flowers_are_not_used(tmp_path: Path) -> None:
     (tmp_path / "oxford_flowers/jpg").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"has no fgvc/OxfordFlowers/jpg. `selfprompt data get fgvc/oxford_flowers`"):
         load_task("fgvc/oxford_flowers", tmp_path)
@@ -75,21 +75,21 @@ def test_the_coop_lines_flowers_are_other_flowers(tmp_path: Path) -> None:
     ],
 )
 def test_broken_json_is_named(tmp_path: Path, content: str, message: str) -> None:
-    place = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", BIRDS)
-    (place / "val.json").write_text(content)
+    target = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", BIRDS)
+    (target / "val.json").write_text(content)
     with pytest.raises(ValueError, match=rf"val\.json.*{message}"):
         load_task("fgvc/cub", tmp_path)
 
 
-def test_splits_must_agree_and_images_must_be_there(tmp_path: Path) -> None:
-    place = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", BIRDS)
-    write_text(place / "val.json", '{"013.Bobolink/c.jpg": "13"}')
+def test_splits_must_agree_and_images_must_exist(tmp_path: Path) -> None:
+    target = write_vpt(tmp_path / "fgvc/CUB_200_2011", "images", BIRDS)
+    write_text(target / "val.json", '{"013.Bobolink/c.jpg": "13"}')
     with pytest.raises(ValueError, match="all numbers or all words in all splits"):
         load_task("fgvc/cub", tmp_path)
-    write_text(place / "val.json", '{"013.Bobolink/c.jpg": 13}')
-    (place / "images/001.Black_footed_Albatross/a.jpg").unlink()
+    write_text(target / "val.json", '{"013.Bobolink/c.jpg": 13}')
+    (target / "images/001.Black_footed_Albatross/a.jpg").unlink()
     with pytest.raises(ValueError, match=r"the image 001.Black_footed_Albatross/a\.jpg of its lists is in none of"):
         load_task("fgvc/cub", tmp_path)
-    (place / "train.json").unlink()
+    (target / "train.json").unlink()
     with pytest.raises(ValueError, match=r"train\.json is missing"):
         load_task("fgvc/cub", tmp_path)

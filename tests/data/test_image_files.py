@@ -1,4 +1,4 @@
-"""Every kind of image becomes RGB as a person would see it; every broken file becomes one line."""
+"""Images of every mode become RGB as a person would see them; damaged files give a one-line reason."""
 
 import warnings
 from io import BytesIO
@@ -15,7 +15,7 @@ from tests.data.images import picture
 GRAY = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257  # 0..65535
 
 
-def test_plain_jpeg_and_png_equal_pil(tmp_path: Path) -> None:
+def test_rgb_jpeg_and_png_equal_pil(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         picture(1).save(tmp_path / name)
         with Image.open(tmp_path / name) as image:
@@ -90,7 +90,7 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(image), -1))
 
 
-def test_broken_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     picture(4).save(tmp_path / "a.jpg", exif=b"Exif\0\0broken")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL tells of the EXIF
@@ -98,7 +98,7 @@ def test_broken_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
 
 
 def broken_files(folder: Path) -> dict[str, str]:
-    """File name -> part of the reason."""
+    """Write damaged files; returns file name -> part of the reason."""
     buffer = BytesIO()
     picture(5, 200, 200).save(buffer, "JPEG")
     jpeg = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What is an image by its bytes is found, whatever its name; what is none is counted."""
+"""Images are detected by their bytes, whatever their name; other files are counted."""
 
 import sys
 from collections import Counter
@@ -21,7 +21,7 @@ FORMATS |= {"PPM": "PPM", "JPEG2000": "JPEG2000", "ICO": "ICO"}
 
 
 @pytest.mark.parametrize("written", FORMATS)
-def test_formats_are_known_by_their_bytes(tmp_path: Path, written: str) -> None:
+def test_formats_are_detected_by_their_bytes(tmp_path: Path, written: str) -> None:
     picture(1).save(tmp_path / "photo", written)
     assert file_format(tmp_path / "photo") == FORMATS[written]
     assert is_image(tmp_path / "photo")
@@ -46,20 +46,20 @@ def test_formats_are_known_by_their_bytes(tmp_path: Path, written: str) -> None:
         (b"", None),
     ],
 )
-def test_bytes_that_need_a_second_look(tmp_path: Path, head: bytes, found: str | None) -> None:
+def test_ambiguous_first_bytes(tmp_path: Path, head: bytes, found: str | None) -> None:
     (tmp_path / "thing").write_bytes(head)
     assert file_format(tmp_path / "thing") == found
     assert is_image(tmp_path / "thing") == (found is not None)
 
 
-def test_a_raw_file_is_no_plain_tiff(tmp_path: Path) -> None:
+def test_a_raw_file_is_not_a_tiff(tmp_path: Path) -> None:
     for name, found in (("a.NEF", "camera raw"), ("a.scan", "TIFF")):
         picture(1).save(tmp_path / name, "TIFF")
         assert file_format(tmp_path / name) == found
 
 
 def fill(folder: Path) -> list[str]:
-    """Images under all sorts of names, and other things beside them; gives the images' names, sorted."""
+    """Write images under all sorts of names, among other files; returns the images' names, sorted."""
     folder.mkdir(parents=True)
     for name in ("A.JFIF", "b.jpe", "c", "d.PNG", "e.photo", "f.jpg.bak"):
         picture(2).save(folder / name, "JPEG" if name != "d.PNG" else "PNG")
@@ -74,7 +74,7 @@ def fill(folder: Path) -> list[str]:
 LEFT_OUT = Counter({".txt": 2, ".csv": 1, "without extension": 1, "hidden": 1})
 
 
-def test_no_image_vanishes_from_a_folder_to_predict(tmp_path: Path) -> None:
+def test_no_image_is_missed_in_a_folder_to_predict(tmp_path: Path) -> None:
     names = fill(tmp_path / "all")
     (tmp_path / "all" / "link").symlink_to(tmp_path)
     ignored = Counter[str]()
@@ -83,7 +83,7 @@ def test_no_image_vanishes_from_a_folder_to_predict(tmp_path: Path) -> None:
     assert ignored == LEFT_OUT + Counter({"link to a folder": 1})
 
 
-def test_what_is_left_out_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_ignored_files_are_summarised_in_a_sentence(tmp_path: Path) -> None:
     assert ignored_summary(Counter({".csv": 1, ".txt": 2})) == "Left out 3 files that are no images (2 .txt, 1 .csv)."
     assert ignored_summary(Counter({".txt": 1})) == "Left out 1 file that is no image (1 .txt)."
     (tmp_path / "notes.txt").write_text("no image")
@@ -91,7 +91,7 @@ def test_what_is_left_out_is_told_in_a_sentence(tmp_path: Path) -> None:
         list(image_paths([str(tmp_path)]))
 
 
-def test_no_image_vanishes_from_a_class_folder(tmp_path: Path) -> None:
+def test_no_image_is_missed_in_a_class_folder(tmp_path: Path) -> None:
     names = fill(tmp_path / "pets" / "cat")
     fill(tmp_path / "pets" / "dog")
     part = read_folder(tmp_path / "pets")["train"]
@@ -99,7 +99,7 @@ def test_no_image_vanishes_from_a_class_folder(tmp_path: Path) -> None:
     assert "Ignored 10 files in pets that are not images" in part.notes[0]
 
 
-def test_a_million_known_names_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_with_known_extensions_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(1).save(tmp_path / "a.jpg")
     monkeypatch.setattr("builtins.open", None)
     monkeypatch.setattr(Image, "open", None)
@@ -164,13 +164,13 @@ def test_a_heic_photo_without_the_package_names_it(tmp_path: Path, monkeypatch: 
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG|truncated|broken"),
     ],
 )
-def test_what_cannot_be_decoded_is_named_with_what_to_do(tmp_path: Path, content: bytes, told: str) -> None:
+def test_undecodable_files_are_named_with_a_remedy(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(BadImageError, match=told):
         open_image(tmp_path / "a.jpg")
 
 
-def test_a_raw_file_is_no_thumbnail(tmp_path: Path) -> None:
+def test_the_thumbnail_of_a_raw_file_is_not_used(tmp_path: Path) -> None:
     picture(1).save(tmp_path / "a.dng", "TIFF")
     with pytest.raises(BadImageError, match=r"a camera raw image.*rawpy"):
         open_image(tmp_path / "a.dng")
@@ -195,7 +195,7 @@ def test_a_path_that_does_not_exist_gets_a_hint(tmp_path: Path, monkeypatch: pyt
         list(image_paths(["cats/7"]))
 
 
-def test_predicting_a_folder_leaves_nothing_out_in_silence(tmp_path: Path, linear: Path, run: Callable) -> None:
+def test_predicting_a_folder_reports_ignored_files(tmp_path: Path, linear: Path, run: Callable) -> None:
     fill(tmp_path / "mixed")
     found = run("predict", linear, tmp_path / "mixed", "--format", "jsonl")
     assert found.status == 0

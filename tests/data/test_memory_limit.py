@@ -1,4 +1,4 @@
-"""Images take bounded memory, however they are made and however many threads read them; none ends a run."""
+"""Images take bounded memory, whatever their content and however many threads read them; none stops a run."""
 
 import struct
 import subprocess
@@ -44,7 +44,7 @@ print(peak() - before)
 
 
 def megabytes(*files: Path) -> int:
-    """What loading these images, six at a time, adds to the memory of a process at its peak."""
+    """Return the peak memory that loading these images, six at a time, adds to a process."""
     done = subprocess.run([sys.executable, "-c", PEAK, *map(str, files)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
@@ -52,7 +52,7 @@ def megabytes(*files: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="the peak is read from /proc")
-def test_a_strip_is_not_scaled_up_before_it_is_cut(tmp_path: Path) -> None:
+def test_a_strip_is_not_scaled_up_before_it_is_cropped(tmp_path: Path) -> None:
     names = [tmp_path / "wide.png", tmp_path / "tall.png", tmp_path / "long.png"]
     for name, size in zip(names, [(500_000, 1), (1, 500_000), (10_000_000, 1)], strict=True):
         Image.new("L", size, 90).save(name)
@@ -61,7 +61,7 @@ def test_a_strip_is_not_scaled_up_before_it_is_cut(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="the peak is read from /proc")
-def test_six_readers_share_a_bound(tmp_path: Path) -> None:
+def test_six_readers_share_a_limit(tmp_path: Path) -> None:
     names = [tmp_path / f"{number}.png" for number in range(6)]
     Image.new("RGBA", (3000, 3000), (9, 9, 9, 99)).save(names[0], compress_level=1)
     for name in names[1:]:
@@ -71,7 +71,7 @@ def test_six_readers_share_a_bound(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(700, 2), (2, 700), (400, 3), (90, 60), (300, 1)])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-def test_a_cut_is_the_same_whether_the_whole_image_was_resized(
+def test_a_crop_is_the_same_whether_the_whole_image_was_resized(
     size: tuple[int, int], interpolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smooth = np.add.outer(np.arange(size[1]) * 7 / size[1], np.arange(size[0]) * 250 / size[0])
@@ -96,7 +96,7 @@ def test_ordinary_images_are_resized_whole(monkeypatch: pytest.MonkeyPatch) -> N
     assert [box is None for box in given] == [True, False]
 
 
-def test_no_more_is_decoded_at_a_time_than_there_is_room_for() -> None:
+def test_images_in_decoding_stay_within_the_limit() -> None:
     limit = DecodingLimit(100)
     most = 0
 
@@ -114,7 +114,7 @@ def test_no_more_is_decoded_at_a_time_than_there_is_room_for() -> None:
     assert most == 100
 
 
-def test_room_is_given_back_after_an_error() -> None:
+def test_memory_is_released_after_an_error() -> None:
     limit = DecodingLimit(10)
 
     def fail() -> None:
@@ -130,7 +130,7 @@ def test_room_is_given_back_after_an_error() -> None:
     assert limit.used == 0
 
 
-def test_images_wait_for_one_another_until_their_pixels_are_cut() -> None:
+def test_images_wait_for_one_another_until_they_are_cropped() -> None:
     store = ImageStore(0)
     store.decoding = DecodingLimit(24 * 20 * 8)  # room for one picture
     table = ImageTable("table", picture)
@@ -168,7 +168,7 @@ def test_a_tile_that_is_larger_than_its_image_is_refused(tmp_path: Path) -> None
         open_image(tmp_path / "a.tif")
 
 
-def test_a_text_that_unfolds_is_no_reason_to_fill_the_memory(tmp_path: Path) -> None:
+def test_a_compressed_text_chunk_does_not_fill_the_memory(tmp_path: Path) -> None:
     picture(1).save(tmp_path / "a.png")
     data = b"comment\0\0" + zlib.compress(bytes(80_000_000))
     chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
@@ -201,7 +201,7 @@ def test_a_transform_that_fails_makes_one_image_unreadable(linear: Path, photos:
         list(batches.epoch(0))
 
 
-def test_views_of_strips_are_cut(tmp_path: Path) -> None:
+def test_views_of_strips_are_cropped(tmp_path: Path) -> None:
     for size in ((5000, 1), (1, 5000)):
         image = Image.new("RGB", size, (10, 20, 30))
         for made in (eval_transform(Preprocess()), train_transform(Preprocess())):

@@ -1,4 +1,4 @@
-"""Pixels of every kind keep their look: none turns black, whatever type or depth holds its values."""
+"""Pixels of every type and bit depth keep their appearance; none turns black."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_classifier_sees_the_same_in_every_integer_type(linear: Path, photos: 
     ids=["png", "tiff-little", "tiff-big"],
 )
 @pytest.mark.parametrize("channels", [0, 3, 4])
-def test_values_of_any_depth_in_16_bits_are_no_black(
+def test_values_of_any_depth_in_16_bits_are_not_black(
     tmp_path: Path, bits: int, write: Callable[[np.ndarray], bytes], channels: int
 ) -> None:
     values = {0: GRAYS, 3: COLOURS, 4: ALPHA}[channels].astype(np.uint16) << (bits - 8)
@@ -82,14 +82,14 @@ def test_white_may_be_zero(tmp_path: Path) -> None:
     assert array(open_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [255, 0]
 
 
-def test_a_format_that_tells_its_depth_is_believed(tmp_path: Path) -> None:
+def test_a_depth_stated_in_the_file_is_used(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 2 1 4095\n" + np.array([0, 100], ">u2").tobytes())
     found = open_image(tmp_path / "a.pgm")
     assert array(found)[0, :, 0].tolist() == [0, 6]  # dark, as it was: 100 of 4095
     assert not found.info.get(rgb.BIT_DEPTH)
 
 
-def test_floats_beside_their_range_are_rounding() -> None:
+def test_floats_slightly_outside_their_range_are_rounding() -> None:
     exact = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
     for kind in (np.float16, np.float32, np.float64):
         for factor in (1, 1.0005, 255):
@@ -118,13 +118,13 @@ def test_floats_beside_their_range_are_rounding() -> None:
         (Image.new("RGB", (0, 5)), "must have pixels"),
     ],
 )
-def test_what_is_no_image_gets_a_sentence_that_helps(value: object, told: str) -> None:
+def test_invalid_values_get_a_helpful_message(value: object, told: str) -> None:
     with pytest.raises((ValueError, TypeError), match=told):
         pixels_to_rgb(value)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_an_image_by_value_is_turned_like_its_file(tmp_path: Path, turn: int) -> None:
+def test_a_pil_image_is_oriented_like_its_file(tmp_path: Path, turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
     picture(4, 8, 4).save(tmp_path / "a.png", exif=exif)
@@ -166,7 +166,7 @@ def test_cmyk_files_keep_their_colour(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "I;16B", "I", "F", "L"])
-def test_large_images_are_converted_in_parts_to_the_same(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_converted_by_tiles_to_the_same_pixels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(3, 37, 23).convert("L")
     if mode in ("RGBA", "LA"):
         image = image.convert(mode)
@@ -186,7 +186,7 @@ def test_large_images_are_converted_in_parts_to_the_same(mode: str, monkeypatch:
         assert np.array_equal(array(to_rgb(image)), array(whole))
 
 
-def test_pictures_of_one_colour_are_remarked() -> None:
+def test_images_of_one_colour_get_a_remark() -> None:
     flat, spot = Image.new("RGB", (300, 200), RED), Image.new("RGB", (300, 200), RED)
     spot.putpixel((7, 3), (0, 0, 0))
     assert remarks_on(to_rgb(flat)) == ("of one colour throughout",)

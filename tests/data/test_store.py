@@ -1,4 +1,4 @@
-"""The store decodes once and keeps to its budget; the check names what is bad."""
+"""The store decodes once and keeps its budget; the checks name bad images."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ BYTES = 24 * 20 * 3  # of one picture
 
 
 def counted(count: int) -> tuple[list[Item], list[int]]:
-    """Items, and the list of indices that were fetched."""
+    """Return items, and the list of fetched indices."""
     read: list[int] = []
 
     def fetch(index: int) -> Image.Image:
@@ -46,7 +46,7 @@ def test_the_same_index_of_two_objects_is_two_images() -> None:
     assert IndexedSource(one, 0) == IndexedSource(one, 0) != IndexedSource(two, 0)
 
 
-def test_check_fills_the_store_and_tells_progress() -> None:
+def test_check_fills_the_store_and_reports_progress() -> None:
     items, read = counted(5)
     store = ImageStore()
     calls: list[tuple[int, int]] = []
@@ -59,7 +59,7 @@ def test_check_fills_the_store_and_tells_progress() -> None:
 
 
 def spoiled(tmp_path: Path) -> Path:
-    """Two classes; one image of class a is empty, one of class b is text."""
+    """Write two classes; one image of class a is empty, one of class b is text."""
     root = write_classes(tmp_path / "data", {"a": 4, "b": 4})
     (root / "a" / "2.png").write_bytes(b"")
     (root / "b" / "0.png").write_text("no image")
@@ -78,7 +78,7 @@ def test_bad_images_are_named_and_left_out(tmp_path: Path) -> None:
     assert (again, none) == (checked, [])
 
 
-def test_bad_images_fail_by_wish(tmp_path: Path) -> None:
+def test_bad_images_can_be_an_error(tmp_path: Path) -> None:
     dataset = read_dataset(spoiled(tmp_path), holdout=0)
     with pytest.raises(ValueError, match=r"2 images cannot be read: .*2\.png: the file is empty; .*0\.png"):
         check_dataset(dataset, on_bad="fail")

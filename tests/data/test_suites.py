@@ -1,4 +1,4 @@
-"""The suite that ships, tasks by name, and ``selfprompt data``."""
+"""The embedded suite, tasks by name, and ``selfprompt data``."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def test_shifted_domains_have_two_images_of_each_of_their_classes(task: SuiteTas
         assert Counter(item.label for item in dataset.test) == dict.fromkeys(range(len(dataset.classes)), 2)
 
 
-def test_no_picture_stands_in_two_places(task: SuiteTask) -> None:
+def test_no_picture_occurs_twice(task: SuiteTask) -> None:
     items = [item for dataset in (task.dataset, *task.domains.values()) for item in dataset.select("all")]
     assert all(isinstance(item.source, ArchivedFile) for item in items)
     assert len({item.source.read_bytes() for item in items}) == len(items)
@@ -152,7 +152,7 @@ def test_a_task_is_a_data_set_by_its_name() -> None:
     assert dataset.name == "embedded/flags"
 
 
-def test_a_folder_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_precedence_over_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path / "embedded" / "flags", {"a": 2, "b": 2})
     monkeypatch.chdir(tmp_path)
     assert read_dataset("embedded/flags").classes == ("a", "b")
@@ -174,19 +174,19 @@ def test_classes_of_a_task_can_be_renamed() -> None:
         ("animals", "A task is named SUITE/TASK, such as embedded/animals, got 'animals'."),
     ],
 )
-def test_an_unknown_task_is_told_with_the_nearest(name: str, message: str) -> None:
+def test_an_unknown_task_is_an_error_with_a_suggestion(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         load_task(name)
 
 
-def test_a_misspelt_task_reaches_the_user_of_read_dataset() -> None:
+def test_read_dataset_suggests_a_misspelt_task() -> None:
     with pytest.raises(ValueError, match="Did you mean embedded/animals"):
         read_dataset("embedded/animls")
     with pytest.raises(ValueError, match=r"embeded/animals does not exist.*Did you mean embedded/animals\?"):
         read_dataset("embeded/animals")
 
 
-def test_a_suite_whose_files_are_lost_is_told(tmp_path: Path) -> None:
+def test_missing_files_of_a_suite_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist: the images of the embedded suite are missing"):
         embedded.load_embedded_task("animals", tmp_path)
     index = embedded.read_index(embedded.FOLDER / "animals")
@@ -209,7 +209,7 @@ def test_loose_files_are_read_like_an_archive(tmp_path: Path) -> None:
         assert Path(str(one.source)).relative_to(embedded.FOLDER) == Path(str(other.source)).relative_to(tmp_path)
 
 
-def test_a_broken_archive_is_told(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     shutil.copytree(embedded.FOLDER / "icons", tmp_path / "icons")
     archive = tmp_path / "icons" / embedded.ARCHIVE_NAME
     content = archive.read_bytes()
@@ -236,7 +236,7 @@ def test_every_suite_lists_its_tasks() -> None:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal in which no table is folded, whatever the one is that runs the tests."""
+    """Use a terminal in which no table is folded, whatever terminal runs the tests."""
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -281,6 +281,6 @@ def test_a_sheet_has_a_row_for_each_class(task: SuiteTask) -> None:
         (["show", "embedded/flgs"], "Did you mean embedded/flags?"),
     ],
 )
-def test_wrong_usage_is_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", *arguments]) in (1, 2)
     assert message in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_normalise_is_the_same_for_one_and_for_many() -> None:
     assert many.dtype == torch.float32
 
 
-def test_a_batch_is_its_images_where_they_are_wanted() -> None:
+def test_a_batch_is_its_images_on_the_device() -> None:
     transform = eval_transform(Preprocess())
     images = [picture(seed) for seed in range(3)]
     crops = [transform.pixels(image) for image in images]
@@ -78,7 +78,7 @@ def test_a_batch_is_its_images_where_they_are_wanted() -> None:
 
 
 class Sent:
-    """Stands for a tensor, and notes what is done with it: there may be no GPU here."""
+    """Stands in for a tensor and records calls, as there may be no GPU."""
 
     def __init__(self) -> None:
         self.done: list[object] = []
@@ -92,7 +92,7 @@ class Sent:
         return self
 
 
-def test_a_gpu_fetches_from_pinned_memory_and_nobody_waits() -> None:
+def test_a_gpu_copies_from_pinned_memory_without_waiting() -> None:
     assert to_device(Sent(), torch.device("cuda", 0)).done == ["pinned", "cuda", True]  # type: ignore[arg-type, attr-defined]
     assert to_device(Sent(), torch.device("cpu")).done == ["cpu", False]  # type: ignore[arg-type, attr-defined]
 

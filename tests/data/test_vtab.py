@@ -26,19 +26,19 @@ def test_nineteen_tasks_in_three_groups() -> None:
 
 @pytest.mark.parametrize("folder", ["vtab-1k/kitti", "kitti", "Structured/Kitti"])
 def test_image_lists(tmp_path: Path, folder: str) -> None:
-    place = write_vtab(tmp_path, "kitti", (8, 4, 5), folder=folder)
+    target = write_vtab(tmp_path, "kitti", (8, 4, 5), folder=folder)
     task = load_task("vtab/kitti", tmp_path)
     dataset = task.dataset
     assert [row[1] for row in dataset.summary()] == [8, 4, 5]
     assert dataset.classes == ("class 0", "class 1", "class 2", "class 3")
     assert [item.label for item in dataset.train] == [0, 1, 2, 3] * 2
-    assert dataset.val[1].source == place / "images/val200/000001.jpg"
+    assert dataset.val[1].source == target / "images/val200/000001.jpg"
     assert dataset.notes == ("Read from image lists.", "The files are JPEG copies: pixels differ from TFDS's.")
     final = vtab.merge_train_val(dataset)
     assert [row[1] for row in final.summary()] == [12, 0, 5]
 
 
-def test_a_root_that_holds_the_coop_line_is_not_taken_for_vtab(tmp_path: Path) -> None:
+def test_a_root_of_the_coop_line_is_not_vtab(tmp_path: Path) -> None:
     (tmp_path / "dtd/images").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"has no vtab-1k/dtd/train800\.txt. `selfprompt data get vtab`"):
         load_task("vtab/dtd", tmp_path)
@@ -64,10 +64,13 @@ def test_broken_lists_are_named(tmp_path: Path, line: str, message: str) -> None
 
 
 def test_paths_with_spaces_and_tabs(tmp_path: Path) -> None:
-    place = write_vtab(tmp_path, "kitti", (1, 1, 1))
-    write_text(place / "test.txt", "images/a b.jpg 2\nimages/c.jpg\t1\n")
+    target = write_vtab(tmp_path, "kitti", (1, 1, 1))
+    write_text(target / "test.txt", "images/a b.jpg 2\nimages/c.jpg\t1\n")
     test = load_task("vtab/kitti", tmp_path).dataset.test
-    assert [(item.source, item.label) for item in test] == [(place / "images/a b.jpg", 2), (place / "images/c.jpg", 1)]
+    assert [(item.source, item.label) for item in test] == [
+        (target / "images/a b.jpg", 2),
+        (target / "images/c.jpg", 1),
+    ]
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_tfds_folders_give_the_first_800_in_the_order_of_shards(tmp_path: Path) 
     assert np.array_equal(dataset.test[7].load(), picture(0, 8, 8))  # lossless
 
 
-def test_layout_chooses_where_both_are(tmp_path: Path) -> None:
+def test_layout_selects_if_both_exist(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no TFDS folder dmlab; prepare it with tfds"):
         load_task("vtab/dmlab", tmp_path, layout="tfds")
     write_dmlab(tmp_path)
@@ -138,7 +141,7 @@ def test_broken_tfds_folders_are_named(tmp_path: Path) -> None:
         load_task("vtab/dmlab", tmp_path)
 
 
-def test_a_record_is_no_way_around_the_formats_that_are_read(tmp_path: Path) -> None:
+def test_records_are_decoded_in_supported_formats_only(tmp_path: Path) -> None:
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     write_tfds(write_dmlab(tmp_path), "test", [[example({"image": [script], "label": [0], "filename": [b"x"]})]] * 2)
     dataset = load_task("vtab/dmlab", tmp_path).dataset
@@ -147,7 +150,7 @@ def test_a_record_is_no_way_around_the_formats_that_are_read(tmp_path: Path) -> 
 
 
 def labels_of(root: Path, task: str, version: str, test: str, examples: list[bytes]) -> list[int]:
-    """Labels of a task's test split when it is made of these messages."""
+    """Return the labels of a task's test split that consists of these messages."""
     folder = root / "tfds" / tfds.BUILDERS[task].config / version
     write_tfds(folder, test, [examples])
     return [item.label for item in tfds.read_split(task, folder, "test")]
