@@ -242,7 +242,7 @@ class TestData:
         story = Story()
         tuned = tune(pairs, **LINEAR | {"backbone": "embedded/clip"}, reporter=story)
         assert (tuned.classes, tuned.results["zero_shot"]) == (("Cat", "cat"), None)
-        assert any(line.startswith("Class names that differ in case only: 'Cat' and 'cat'.") for line in story.said)
+        assert any(line.startswith("Class names that differ only in case: 'Cat' and 'cat'.") for line in story.said)
         assert any(line.startswith("No zero-shot accuracy: The class names 'Cat' and 'cat'") for line in story.said)
 
     def test_gray_images_in_a_folder(self, tmp_path):

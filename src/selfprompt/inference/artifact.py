@@ -40,6 +40,15 @@ MAX_BYTES = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
 """The files that are downloaded from a repository, with their maximum sizes."""
 ALLOWED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 """Data types that methods store."""
+USE = (
+    "```python",
+    "import selfprompt",
+    "",
+    'classifier = selfprompt.load("this/folder")',
+    'print(classifier.predict(["photo.jpg"]))',
+    "```",
+)
+"""Example in the model card."""
 ADVICE = "Restore it from a copy, or train again."
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -209,22 +218,14 @@ def model_card(config: Mapping[str, Any]) -> str:
     if backbone.get("note"):
         lines += ["", f"**{backbone['note']}**"]
     lines += ["", "## Accuracy", "", *_accuracy(config.get("results") or {})]
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import selfprompt",
-        "",
-        'classifier = selfprompt.load("this/folder")',
-    ]
-    lines += ['print(classifier.predict(["photo.jpg"]))', "```", "", "## Training", ""]
+    lines += ["", "## Use", "", *USE, "", "## Training", ""]
     lines += [f"- {name}: {value}" for name, value in (config.get("recipe") or {}).items() if value not in ({}, None)]
     lines += [f"- {note}" for note in (config.get("results") or {}).get("notes", [])]
     return "\n".join(lines) + "\n"
 
 
 def _accuracy(results: Mapping[str, Any]) -> list[str]:
+    """Return the accuracy section of the model card."""
     evaluated = [(name, results[name]) for name in ("zero_shot", "tuned") if results.get(name)]
     if not evaluated:
         return ["Not measured."]

@@ -30,6 +30,7 @@ from selfprompt.utils.wording import plural
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation per channel."""
+RESUMING, STARTING = "resuming from the last checkpoint", "no checkpoint yet: starting from epoch 1"
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,22 @@ def train(
     resume: bool,
     progress: bool,
 ) -> FitResult | None:
-    """Prepare the method and train it; None where there is nothing to train."""
-    method, options, dataset = classifier.method, recipe.train, data.dataset
+    """Prepare the classifier's method and train it in place.
+
+    Args:
+        classifier: Its method is trained.
+        data: The images of the run.
+        recipe: How to train.
+        fabric: A launched Fabric.
+        folder: Folder for the checkpoint and the logs; None writes nothing.
+        reporter: Receives messages and stages.
+        resume: Whether to resume from the checkpoint in the folder, if there is one.
+        progress: Whether to show a progress bar, in a terminal.
+
+    Returns:
+        The outcome; None if the method needs no epochs.
+    """
+    method, dataset = classifier.method, data.dataset
     if not method.trainable() and type(method).prepare is Method.prepare:
         reporter.message(f"{method.name} has nothing to train.")
         return None
@@ -182,24 +197,19 @@ def train(
     val = classifier.batches(dataset.val, data.store, data.features) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
     if resume:
-        reporter.message(
-            "resuming from the last checkpoint" if resuming else "no checkpoint yet: starting from epoch 1"
-        )
-    if not resuming or method.traits.repeat_prepare:  # else the checkpoint holds everything that prepare would make
+        reporter.message(RESUMING if resuming else STARTING)
+    if not resuming or method.traits.repeat_prepare:  # else the checkpoint holds all that prepare sets
         prepare(method, batches, val, recipe.seed, reporter)
     if method.traits.closed_form or not method.trainable():
         reporter.message(f"{method.name} is ready: it needs no epochs.")
         return None
-    trainable = sum(p.numel() for p in method.trainable().values())
-    reporter.message(
-        f"training {method.name}: {trainable:,} trainable parameters, {plural(len(dataset.train), 'image')}, "
-        f"{plural(options.epochs, 'epoch')}"
-    )
+    size = f"{trainable_count(method):,} trainable parameters, {plural(len(dataset.train), 'image')}"
+    reporter.message(f"training {method.name}: {size}, {plural(recipe.train.epochs, 'epoch')}")
     return fit(
         method,
         batches,
         val,
-        options,
+        recipe.train,
         seed=recipe.seed,
         run_dir=folder,
         resume=resume,
@@ -208,6 +218,11 @@ def train(
         fabric=fabric,
         log=reporter.message,
     )
+
+
+def trainable_count(method: Method) -> int:
+    """Return the number of trainable parameters, counting every element."""
+    return sum(parameter.numel() for parameter in method.trainable().values())
 
 
 def train_batches(classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any) -> Batches:
@@ -272,7 +287,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "method": classifier.recipe["method"],
         "recipe": dict(classifier.recipe),
         "classes": list(dataset.classes),
-        "trainable_parameters": sum(p.numel() for p in method.trainable().values()),
+        "trainable_parameters": trainable_count(method),
         "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
         "chosen": dict(method.chosen),
         "best_epoch": result.best_epoch if result else None,
