@@ -153,7 +153,7 @@ USAGE = {
     "two kinds of names": (
         ["predict", "a", "b", "--classes", "c,d", "--class_names", "e"],
         2,
-        "--classes and --class-names both give the class names: leave one of them out.",
+        "--classes and --class-names both give class names: use one of them.",
     ),
     "a guard of no CSV": (["predict", "a", "b", "--csv_guard"], 2, "--csv-guard is for CSV, got --format table."),
     "unknown suite": (["data", "list", "zoo"], 2, "Unknown suite 'zoo'."),
@@ -474,7 +474,7 @@ class TestEval:
         measured = json.loads(done.out)
         assert {name: measured[name] for name in result["tuned"]} == result["tuned"]
         assert (measured["split"], measured["total"]) == ("test", 8)
-        assert "tuned on these data: only their test images are used" in done.err
+        assert "tuned on these data, so only their test images are used" in done.err
 
     def test_other_data_are_used_in_full(self, run, linear, tmp_path):
         other = write_photos(tmp_path / "other", {"blue": 3, "green_apple": 2})
@@ -483,7 +483,7 @@ class TestEval:
         assert (measured["split"], measured["total"]) == ("all", 5)
         assert set(measured["per_class"]) == {"blue", "green apple"}
         assert len(measured["confusion"]) == 4, "of the classifier's classes"
-        assert "no test split: all images are used" in done.err
+        assert "no test split, so all images are used" in done.err
 
     def test_images_left_out_of_the_test_for_their_copies_stay_out(self, run, tmp_path):
         data = write_photos(tmp_path / "data", {"blue": 8, "dark_red": 8})
@@ -508,7 +508,7 @@ class TestEval:
         result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
         assert (result["images"]["train"], result["images"]["test"], result["tuned"]) == (32, 0, None)
         done = run("eval", tmp_path / "out", photos)
-        assert "tuned on these images: how good it is on others is not known" in done.err
+        assert "tuned on these images, so its accuracy on new images is unknown" in done.err
 
     def test_a_split_can_be_chosen(self, run, linear, split_photos):
         for split, total in (("auto", 8), ("test", 8), ("val", 6), ("train", 12), ("all", 26)):

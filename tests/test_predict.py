@@ -330,7 +330,7 @@ WRONG = {
         ["x.png", "--out", "o", "--part-size", "10"],
         "a multiple of the classifier's batch size 3, got 10",
     ),
-    "too many processes": (["x.png", "--out", "o", "--devices", "1000", "--device", "cpu"], "--devices may be "),
+    "too many processes": (["x.png", "--out", "o", "--devices", "1000", "--device", "cpu"], "--devices must be at most "),
     "an empty list": (["--list", os.devnull], "lists no images"),
 }
 

@@ -1,4 +1,4 @@
-"""``selfprompt analyze``: what the prompts of a tuned classifier do, as pictures and a page."""
+"""``selfprompt analyze``: shows what the prompts of a tuned classifier do, as pictures and a page."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output
-from selfprompt.cli.usage import check_at_least, usage
+from selfprompt.cli.saved_classifier import add_classifier_argument, add_loading_options, load_saved_classifier
+from selfprompt.cli.usage import check_at_least
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Item
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or hf-hub:owner/name")
+    add_classifier_argument(parser)
     parser.add_argument(
         "--images",
         type=str | None,
-        help="images to look at: a folder, a manifest or a task's name; by default test images of the training data",
+        help="images to analyse: a folder, a manifest or a task; default: test images of the training data",
     )
-    parser.add_argument("--count", type=int, default=6, help="how many of the images, spread evenly over them")
-    parser.add_argument("--words", type=int, default=5, help="how many nearest words of each text prompt")
+    parser.add_argument("--count", type=int, default=6, help="number of images, spread evenly over the given ones")
+    parser.add_argument("--words", type=int, default=5, help="number of nearest words to show for each text prompt")
     parser.add_argument(
-        "--out", type=str | None, help="folder for pictures and page; by default analysis/ in the first"
+        "--out",
+        type=str | None,
+        help="output folder for pictures and page; default: analysis/ in the classifier's folder",
     )
-    parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
-    parser.add_argument("--trust", action="store_true", help="let the classifier's own code run, if it has any")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
+    add_loading_options(parser)
 
 
 def analyze(options: Namespace) -> int:
@@ -40,26 +41,16 @@ def analyze(options: Namespace) -> int:
     folder = Path(options.classifier)
     if not folder.is_dir() and options.out is None:
         raise ValueError(
-            f"{folder} is no folder here; give the one that selfprompt train wrote, "
-            "or with hf-hub:owner/name --out, the folder to write to."
+            f"{folder} is not a folder. Give the output folder of selfprompt train; "
+            "hf-hub:owner/name needs --out, the folder to write to."
         )
-    from selfprompt.inference.classifier import load, pick_device
     from selfprompt.reports.analysis_page import make_sections, write_analysis
 
     output = Output()
-    with usage("device"):
-        pick_device(options.device)
-    with output.stage("loading"):
-        classifier = load(
-            options.classifier,
-            backbone=options.backbone,
-            device=options.device,
-            trust=options.trust,
-            say=output.message,
-        )
+    classifier = load_saved_classifier(options, output)
     output.note(classifier.method, classifier.batch_size)
     inputs = analysis_inputs(options, classifier, folder, output)
-    with output.stage("looking") as progress:
+    with output.stage("analysing") as progress:
         sections, left_out = make_sections(inputs, progress)
     for sentence in left_out:
         output.message(sentence)
@@ -72,10 +63,10 @@ def analyze(options: Namespace) -> int:
 
 
 def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, output: Output) -> "AnalysisInputs":
-    """Run the images through the method, if it has image prompts.
+    """Run the images through the method if it has image prompts.
 
     Raises:
-        ValueError: If the method has no prompts at all, or images are needed and there are none.
+        ValueError: If the method has no prompts, or it needs images and there are none.
     """
     import torch
 
@@ -90,7 +81,7 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
     blank = torch.zeros(1, 3, *method.image_size, device=classifier.device)
     if run_with_prompts(method, blank) is None:
         if not input_prompts(method):
-            raise ValueError(f"{method.name} has no prompts, so there is nothing to look at.")
+            raise ValueError(f"{method.name} has no prompts to analyse.")
         return AnalysisInputs(method, None, {}, options.words, command)
     items, names = choose_images(options, classifier, folder, output)
     transform = eval_transform(classifier.preprocess)
@@ -104,7 +95,7 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
 
 
 def _changed_arguments(options: Namespace) -> list[str]:
-    """The arguments that were not left at their defaults."""
+    """Return the arguments that differ from their defaults."""
     defaults: dict[str, Any] = {"images": None, "count": 6, "words": 5, "out": None, "backbone": None, "device": "auto"}
     changed = {name: getattr(options, name) for name in defaults if getattr(options, name) != defaults[name]}
     words = [word for name, value in changed.items() for word in (f"--{name}", str(value))]
@@ -114,43 +105,43 @@ def _changed_arguments(options: Namespace) -> list[str]:
 def choose_images(
     options: Namespace, classifier: "Classifier", folder: Path, output: Output
 ) -> tuple[list["Item"], list[str]]:
-    """Readable images, spread evenly over those that there are, and what to call them.
+    """Return readable images, spread evenly over the given ones, and their captions.
 
     Raises:
-        ValueError: If there are none, or it is not known where.
+        ValueError: If there are none, or their location is unknown.
     """
     from selfprompt.data.loading.check_images import check_images
     from selfprompt.data.loading.loader import ImageStore
 
     items, classes = images_of_option(options.images) if options.images else tuning_images(classifier, folder)
     count = min(options.count, len(items))
-    items = [items[number * len(items) // count] for number in range(count)]
+    items = [items[index * len(items) // count] for index in range(count)]
     good, bad = check_images(items, ImageStore(0), on_bad="skip")
     for image in bad:
         output.message(f"skipped {image}")
     if not good:
-        raise ValueError("None of the images can be read: give others with --images.")
+        raise ValueError("None of the images can be read. Give others with --images.")
     return list(good), [classes[item.label] if classes else Path(str(item.source)).stem for item in good]
 
 
-def images_of_option(place: str) -> tuple[Sequence["Item"], Sequence[str]]:
-    """The images of ``--images``, and class names where they are labelled."""
+def images_of_option(location: str) -> tuple[Sequence["Item"], Sequence[str]]:
+    """Return the images of ``--images``, and class names if they are labelled."""
     from selfprompt.data.dataset import Item
     from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES
     from selfprompt.data.readers.read import is_task, read_dataset
     from selfprompt.inference.image_paths import image_paths
 
-    if is_task(place) or Path(place).suffix.lower() in MANIFEST_SUFFIXES:
-        dataset = read_dataset(place, holdout=0.0)
+    if is_task(location) or Path(location).suffix.lower() in MANIFEST_SUFFIXES:
+        dataset = read_dataset(location, holdout=0.0)
         return dataset.test or dataset.select("all"), dataset.classes
-    return [Item(Path(path), 0) for path in image_paths([place])], ()
+    return [Item(Path(path), 0) for path in image_paths([location])], ()
 
 
 def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Item"], Sequence[str]]:
-    """Test images, or else training images, of the data that the classifier was tuned on.
+    """Return the test images, or else the training images, of the data that the classifier was tuned on.
 
     Raises:
-        ValueError: If it is not known where they are, or they are not there any more.
+        ValueError: If their location is unknown, or they are no longer there.
     """
     from selfprompt.data.readers.read import is_task, read_dataset
     from selfprompt.training.tune import RESULT
@@ -158,16 +149,18 @@ def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Ite
 
     result = folder / RESULT
     record = read_json(result, advice="Give --images.") if result.is_file() else {}
-    place = record.get("data") if isinstance(record, dict) else None
-    if not (place and isinstance(place, str)):
-        raise ValueError(f"{folder} does not tell which images it was tuned on: give --images, a folder of images say.")
-    if not (is_task(place) or Path(place).exists()):
-        raise ValueError(f"The images that {folder} was tuned on are not at {place} any more: give --images.")
+    location = record.get("data") if isinstance(record, dict) else None
+    if not (location and isinstance(location, str)):
+        raise ValueError(
+            f"{folder} does not record which images it was tuned on. Give --images."
+        )
+    if not (is_task(location) or Path(location).exists()):
+        raise ValueError(f"The images that {folder} was tuned on are no longer at {location}. Give --images.")
     recipe = classifier.recipe
     if not {"holdout", "seed"} <= recipe.keys():
-        raise ValueError(f"{folder} does not tell how its images were split: give --images.")
+        raise ValueError(f"{folder} does not record how its images were split. Give --images.")
     names = recipe.get("class_names")
     dataset = read_dataset(
-        place, classes=None if names is None else Path(names), holdout=recipe["holdout"], seed=recipe["seed"]
+        location, classes=None if names is None else Path(names), holdout=recipe["holdout"], seed=recipe["seed"]
     )
     return dataset.test or dataset.train, dataset.classes

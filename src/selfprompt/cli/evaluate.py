@@ -1,4 +1,4 @@
-"""``selfprompt eval``: how good is a saved classifier on these labelled images?"""
+"""``selfprompt eval``: evaluates a saved classifier on labelled images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output, make_console, table
-from selfprompt.cli.predict_steps import parse_class_names
-from selfprompt.cli.usage import check_at_least, usage
+from selfprompt.cli.saved_classifier import (
+    CLASSES_HELP,
+    add_classifier_argument,
+    add_loading_options,
+    load_saved_classifier,
+    parse_class_names,
+)
+from selfprompt.cli.usage import check_at_least
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 from selfprompt.utils.files import to_json
 
@@ -20,26 +26,26 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("classifier", type=str, help="folder that `selfprompt train` wrote, or hf-hub:owner/name")
+    add_classifier_argument(parser)
     parser.add_argument("data", type=str, help="labelled images, as for `selfprompt train`")
     parser.add_argument(
         "--split",
         type=Literal["auto", "test", "val", "train", "all"],
         default="auto",
-        help="auto: the test images where the data have them, else all images",
+        help="auto: the test images if the data have any, otherwise all images",
     )
-    parser.add_argument("--class_names", type=str | None, help="a classes.txt with the names of the classes")
-    parser.add_argument("--classes", type=str | None, help='other class names: a,b,"c, d"; no training needed')
-    parser.add_argument("--batch_size", type=int | None, help="images a batch, for methods that mix a batch's images")
-    parser.add_argument("--backbone", type=str | None, help="where the backbone is now, if it has moved")
-    parser.add_argument("--trust", action="store_true", help="let the classifier's own code run, if it has any")
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
-    parser.add_argument("--format", type=Literal["table", "json"], default="table", help="form of the output")
+    parser.add_argument("--class_names", type=str | None, help="classes.txt with the class names of the data")
+    parser.add_argument("--classes", type=str | None, help=CLASSES_HELP)
+    parser.add_argument(
+        "--batch_size", type=int | None, help="images per batch, for methods that mix the images of a batch"
+    )
+    add_loading_options(parser)
+    parser.add_argument("--format", type=Literal["table", "json"], default="table", help="output format")
     parser.add_argument(
         "--on_bad_image",
         type=Literal["skip", "fail"],
         default="skip",
-        help="leave out unreadable images, or stop",
+        help="skip unreadable images and report them, or stop",
     )
 
 
@@ -48,19 +54,9 @@ def eval(options: Namespace) -> int:
     check_at_least(options, 1, "batch_size")
     from selfprompt.data.loading.check_images import check_images, unseen_images
     from selfprompt.data.loading.loader import ImageStore
-    from selfprompt.inference.classifier import load, pick_device
 
     output = Output(make_console(stderr=True))
-    with usage("device"):
-        pick_device(options.device)
-    with output.stage("loading"):
-        classifier = load(
-            options.classifier,
-            backbone=options.backbone,
-            device=options.device,
-            trust=options.trust,
-            say=output.message,
-        )
+    classifier = load_saved_classifier(options, output)
     if options.classes is not None:
         classifier = classifier.with_classes(parse_class_names(options.classes))
     if options.batch_size is not None:
@@ -76,8 +72,8 @@ def eval(options: Namespace) -> int:
     for image in bad:
         output.message(f"skipped {image}")
     if not items:
-        lack = "images that are no copies of training images" if seen else "readable images"
-        raise ValueError(f"{options.data} has no {lack} in its split {split!r}.")
+        kind = "images that are not copies of training images" if seen else "readable images"
+        raise ValueError(f"{options.data} has no {kind} in its split {split!r}.")
     with output.stage("evaluating") as progress:
         metrics = classifier.evaluate(items, store, progress=progress).to_json()
     if options.format == "json":
@@ -99,10 +95,10 @@ def eval(options: Namespace) -> int:
 def labelled_images(
     options: Namespace, classifier: "Classifier", output: Output
 ) -> "tuple[Dataset, Sequence[Item], Any]":
-    """The data with the classifier's labels, images whose copies are no test of it, and which split to use.
+    """Return the data with the classifier's labels, the training images among them, and the split to use.
 
-    "auto" is the test split where the data have one. For the very data that the classifier was tuned on it is the part
-    that was held out then, and for other data without splits it is all of them.
+    "auto" is the test split if the data have one. For the data that the classifier was tuned on, that is the part held
+    out then; other data without splits are used as a whole.
     """
     from selfprompt.data.fewshot import draw_few_shot, select_base_new
     from selfprompt.data.readers.read import read_dataset
@@ -126,16 +122,16 @@ def labelled_images(
         dataset = select_base_new(dataset, recipe["classes"])
         known = [label for label, name in enumerate(dataset.classes) if name in classifier.classes]
         if len(known) < len(dataset.classes):
-            gone = [name for name in dataset.classes if name not in classifier.classes]
-            output.message(f"Left out classes that the classifier was not tuned on: {', '.join(gone)}.")
+            removed = [name for name in dataset.classes if name not in classifier.classes]
+            output.message(f"Leaving out classes that the classifier was not tuned on: {', '.join(removed)}.")
             dataset = keep_classes(dataset, known)
     split = options.split
     if split == "auto":
         split = "test" if dataset.test else "all"
         if split == "all":
-            output.message("The data have no test split: all images are used.")
+            output.message("The data have no test split, so all images are used.")
             if same:
-                output.message("The classifier was tuned on these images: how good it is on others is not known.")
+                output.message("The classifier was tuned on these images, so its accuracy on new images is unknown.")
         elif same:
-            output.message("The classifier was tuned on these data: only their test images are used.")
+            output.message("The classifier was tuned on these data, so only their test images are used.")
     return align_classes(dataset, classifier.classes), seen if split == "test" else (), split

@@ -1,4 +1,4 @@
-"""``selfprompt predict --out``: large jobs, in parts that any number of processes make."""
+"""``selfprompt predict --out``: large jobs, written in parts by any number of processes."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from selfprompt.cli.console import Output, make_console
 from selfprompt.cli.predict_steps import PredictionCounter, collect_remarks, load_classifier, reader_threads
 from selfprompt.cli.usage import UsageError
-from selfprompt.utils.cores import most_processes
+from selfprompt.utils.cores import max_processes
 
 if TYPE_CHECKING:
     from selfprompt.inference.classifier import Classifier
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from selfprompt.inference.predictions import Prediction
 
 DEFAULT_PART_SIZE = 1000
-"""Images in a part, about."""
+"""Approximate number of images in a part."""
 POLL_SECONDS, MESSAGE_SECONDS = 1.0, 30.0
-"""Seconds between two looks at the parts, and between two lines where there is no terminal."""
+"""Seconds between two checks of the parts, and between two lines of progress without a terminal."""
 
 
 def predict_parts(options: Namespace) -> int:
-    """Begin the job in ``--out``, or go on with it, until all of its parts are there."""
+    """Start or resume the job in ``--out`` and finish all of its parts."""
     from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.inference.image_paths import ignored_summary
     from selfprompt.inference.jobs import finish_job, merged_file, open_job, run_job
 
     if options.format not in (None, "csv", "jsonl"):
         raise UsageError(f"--out writes csv or jsonl, got --format {options.format}.")
-    output, odd = Output(make_console(stderr=True), quiet=options.quiet), RemarkCounter()
+    output, remarks = Output(make_console(stderr=True), quiet=options.quiet), RemarkCounter()
     classifier = load_classifier(options, output)
     check_devices(options, classifier)
     with output.stage("listing images"):
@@ -50,38 +50,38 @@ def predict_parts(options: Namespace) -> int:
     if not job.is_done:
         with output.stage("predicting") as bar, helper_processes(options, job, classifier, output):
             stream = partial(classifier.stream, top=options.top, workers=reader_threads(options))
-            wanted = stream if options.on_bad_image == "skip" else stop_at_unreadable(stream)
-            run_job(job, lambda paths: collect_remarks(wanted(paths), odd), JobProgress(job, output, bar))
-        for sentence in odd.sentences():  # of the images that this process has read
+            predict = stream if options.on_bad_image == "skip" else stop_at_unreadable(stream)
+            run_job(job, lambda paths: collect_remarks(predict(paths), remarks), JobProgress(job, output, bar))
+        for sentence in remarks.sentences():  # on images that this process has read
             output.message(sentence)
     summary = finish_job(job, merge=options.merge)
     read = summary["images"] - summary["unreadable"]
     output.message(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
     if summary["unreadable"]:
-        output.message(f"{summary['unreadable']:,} cannot be read; the parts say why (error)")
+        output.message(f"{summary['unreadable']:,} cannot be read; the parts give the reason (error)")
     if options.merge:
-        output.message(f"all in one file: {merged_file(job)}")
+        output.message(f"merged into {merged_file(job)}")
     return 0 if read else 1
 
 
 def image_paths_of_job(options: Namespace, ignored: Counter[str]) -> Iterator[str]:
-    """The images; those of a job's own list are read as the job wrote them."""
+    """Yield the paths of the images; the list in the folder of a job is read as the job wrote it."""
     from selfprompt.inference.image_paths import image_paths, read_lines
     from selfprompt.inference.jobs import LIST
 
-    own = Path(options.out) / LIST
-    if options.list is None or options.images or Path(options.list) != own or not own.is_file():
+    job_list = Path(options.out) / LIST
+    if options.list is None or options.images or Path(options.list) != job_list or not job_list.is_file():
         yield from image_paths(options.images, options.list, ignored)
         return
-    with own.open("rb") as file:
+    with job_list.open("rb") as file:
         yield from read_lines(file)
 
 
 def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
-    """What the command line asks for.
+    """Return the specification of the job.
 
     Raises:
-        UsageError: If parts would not hold whole batches.
+        UsageError: If a part would not hold whole batches.
     """
     from selfprompt.inference.artifact import CONFIG, artifact_folder
     from selfprompt.inference.jobs import JobSpec
@@ -98,14 +98,14 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
 def stop_at_unreadable(
     stream: "Callable[..., Iterator[list[Prediction]]]",
 ) -> "Callable[..., Iterator[list[Prediction]]]":
-    """The same predictions, but an image that cannot be read ends them."""
+    """Return a stream that raises ValueError at an image that cannot be read."""
     return lambda paths: PredictionCounter(Output(make_console(stderr=True)), True, lambda done: None).follow(
         stream(paths)
     )
 
 
 class JobProgress:
-    """Shows how far a job is, over all of its processes: a bar in a terminal, a line now and then elsewhere."""
+    """Shows the progress of a job over all of its processes: a bar in a terminal, otherwise a line now and then."""
 
     def __init__(self, job: "Job", output: Output, bar: Callable[[int, int], None]) -> None:
         self._job, self._output, self._bar = job, output, bar
@@ -113,13 +113,13 @@ class JobProgress:
         self._start = self._polled = self._reported = time.monotonic()
         bar(self._before, job.count)
 
-    def __call__(self, own: int) -> None:
-        """This process has done so many images of the part that it makes."""
+    def __call__(self, done_here: int) -> None:
+        """Show the progress; ``done_here`` counts images of the part that this process works on."""
         now = time.monotonic()
         if now - self._polled < POLL_SECONDS:
             return
         self._polled = now
-        done = min(self._job.finished() + own, self._job.count)
+        done = min(self._job.finished() + done_here, self._job.count)
         self._bar(done, self._job.count)
         if not self._output.console.is_terminal and now - self._reported >= MESSAGE_SECONDS:
             self._reported = now
@@ -129,12 +129,14 @@ class JobProgress:
 
 
 def check_devices(options: Namespace, classifier: "Classifier") -> None:
-    """Raise UsageError for more processes than the machine has GPUs, or cores where it has none."""
+    """Raise UsageError for more processes than the machine has GPUs, or CPU cores without a GPU."""
     import torch
 
     if classifier.device.type != "cuda":
-        if options.devices > most_processes():
-            raise UsageError(f"--devices may be {most_processes()} on the CPU of this machine, got {options.devices}.")
+        if options.devices > max_processes():
+            raise UsageError(
+                f"--devices must be at most {max_processes()} on the CPU of this machine, got {options.devices}."
+            )
     elif options.devices > 1 and not (
         options.device in ("auto", "cuda") and options.devices <= torch.cuda.device_count()
     ):
@@ -146,9 +148,9 @@ def check_devices(options: Namespace, classifier: "Classifier") -> None:
 
 @contextmanager
 def helper_processes(options: Namespace, job: "Job", classifier: "Classifier", output: Output) -> Iterator[None]:
-    """The other processes of ``--devices``: the same command on the same folder, each on its GPU or part of the CPU.
+    """Start the other processes of ``--devices``: the same command, each on its GPU or its share of the CPU.
 
-    They are ended when all parts are there, or when this process fails or is interrupted.
+    They end when all parts are finished, or when this process fails or is interrupted.
     """
     import torch
 
@@ -167,19 +169,21 @@ def helper_processes(options: Namespace, job: "Job", classifier: "Classifier", o
         yield
         for number, process in enumerate(started, start=1):
             if process.poll():
-                output.message(f"process {number} ended with status {process.returncode}; others made its parts")
+                output.message(
+                    f"process {number} failed with status {process.returncode}; other processes took over its parts"
+                )
     finally:
         torch.set_num_threads(threads)
         for process in started:
-            process.terminate()  # no-op for those that have ended
+            process.terminate()  # does nothing to a process that has ended
             process.wait()
 
 
 def start_helper(options: Namespace, job: "Job", number: int, device: str, threads: int) -> "subprocess.Popen[bytes]":
-    """Start one more process on a job."""
+    """Start another process that works on the job."""
     from selfprompt.inference.jobs import LIST
 
-    given = {
+    arguments = {
         "out": job.folder,
         "list": job.folder / LIST,
         "top": job.spec.top,
@@ -192,7 +196,7 @@ def start_helper(options: Namespace, job: "Job", number: int, device: str, threa
         "workers": reader_threads(options),
         "device": device,
     }
-    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    words = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
     words += ["--csv_guard"] if options.csv_guard else []
     environment = os.environ | {"LOCAL_RANK": str(number), "OMP_NUM_THREADS": str(threads)}
     words += ["--trust"] if options.trust else []

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfprompt.recipes.options import TrainOptions
-from selfprompt.utils.cores import most_processes
+from selfprompt.utils.cores import max_processes
 
 
 def make_fabric(options: TrainOptions) -> Fabric:
@@ -40,7 +40,7 @@ def check_devices(options: TrainOptions) -> None:
         raise ValueError("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
     if options.devices == "auto" or torch.distributed.is_torchelastic_launched():
         return
-    most = most_processes() if no_gpu else torch.accelerator.device_count()
+    most = max_processes() if no_gpu else torch.accelerator.device_count()
     if not most:
         raise ValueError(f"device {options.device!r} is not available here. Use auto or cpu.")
     if int(options.devices) > most:
