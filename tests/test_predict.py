@@ -330,7 +330,10 @@ WRONG = {
         ["x.png", "--out", "o", "--part-size", "10"],
         "a multiple of the classifier's batch size 3, got 10",
     ),
-    "too many processes": (["x.png", "--out", "o", "--devices", "1000", "--device", "cpu"], "--devices must be at most "),
+    "too many processes": (
+        ["x.png", "--out", "o", "--devices", "1000", "--device", "cpu"],
+        "--devices must be at most ",
+    ),
     "an empty list": (["--list", os.devnull], "lists no images"),
 }
 

@@ -40,7 +40,8 @@ def test_a_tiny_run_from_training_to_the_page(photos, tmp_path, run) -> None:
     (out / "result.json").write_text(json.dumps({**result, "data": str(tmp_path / "gone")}))
     done = run("analyze", out)
     assert (done.status, done.out.count("Wrote")) == (1, 0)
-    assert "are no longer at" in done.err and "gone. Give --images." in done.err
+    assert "are no longer at" in done.err
+    assert "gone. Give --images." in done.err
 
 
 def test_sep_shows_words_and_selected_patches(photos, tmp_path, run) -> None:

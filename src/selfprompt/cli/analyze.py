@@ -151,9 +151,7 @@ def tuning_images(classifier: "Classifier", folder: Path) -> tuple[Sequence["Ite
     record = read_json(result, advice="Give --images.") if result.is_file() else {}
     location = record.get("data") if isinstance(record, dict) else None
     if not (location and isinstance(location, str)):
-        raise ValueError(
-            f"{folder} does not record which images it was tuned on. Give --images."
-        )
+        raise ValueError(f"{folder} does not record which images it was tuned on. Give --images.")
     if not (is_task(location) or Path(location).exists()):
         raise ValueError(f"The images that {folder} was tuned on are no longer at {location}. Give --images.")
     recipe = classifier.recipe
