@@ -84,10 +84,10 @@ def test_no_image_is_missed_in_a_folder_to_predict(tmp_path: Path) -> None:
 
 
 def test_ignored_files_are_summarised_in_a_sentence(tmp_path: Path) -> None:
-    assert ignored_summary(Counter({".csv": 1, ".txt": 2})) == "Left out 3 files that are no images (2 .txt, 1 .csv)."
-    assert ignored_summary(Counter({".txt": 1})) == "Left out 1 file that is no image (1 .txt)."
+    assert ignored_summary(Counter({".csv": 1, ".txt": 2})) == "Skipped 3 files that are not images (2 .txt, 1 .csv)."
+    assert ignored_summary(Counter({".txt": 1})) == "Skipped 1 file that is not an image (1 .txt)."
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match=r"has no images\. Left out 1 file that is no image \(1 \.txt\)\."):
+    with pytest.raises(ValueError, match=r"has no images\. Skipped 1 file that is not an image \(1 \.txt\)\."):
         list(image_paths([str(tmp_path)]))
 
 
@@ -200,7 +200,7 @@ def test_predicting_a_folder_reports_ignored_files(tmp_path: Path, linear: Path,
     found = run("predict", linear, tmp_path / "mixed", "--format", "jsonl")
     assert found.status == 0
     assert len(found.out.splitlines()) == 10
-    assert "Left out 5 files that are no images (2 .txt, 1 " in found.err
+    assert "Skipped 5 files that are not images (2 .txt, 1 " in found.err
     parts = run("predict", linear, tmp_path / "mixed", "--out", tmp_path / "job")
-    assert "Left out 5 files that are no images" in parts.err
+    assert "Skipped 5 files that are not images" in parts.err
     assert "6 of 10 images classified" in parts.err

@@ -7,8 +7,9 @@ from statistics import median_low
 
 from selfprompt.data.dataset import SPLITS, Dataset, Item, Split
 from selfprompt.data.duplicates import make_shortener
-from selfprompt.data.loading.check_images import ImageInfo, Progress, drop_unusable, inspect_images
+from selfprompt.data.loading.check_images import ImageInfo, drop_unusable, inspect_images
 from selfprompt.data.loading.image_files import BadImage
+from selfprompt.utils.progress import Progress
 from selfprompt.utils.wording import listing, plural
 
 SMALL = 64

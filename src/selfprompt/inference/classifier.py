@@ -34,12 +34,11 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.metrics import Metrics, compute_metrics
 from selfprompt.models.loading.by_name import Backbone, Preprocess, load_backbone
+from selfprompt.utils.progress import Progress
 from selfprompt.utils.trust import check_backbone, check_method
 from selfprompt.utils.wording import listing
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(repr=False)

@@ -48,10 +48,10 @@ def image_paths(
 
 
 def ignored_summary(ignored: Counter[str]) -> str:
-    """Return a sentence about the ignored files: ``Left out 3 files that are no images (2 .txt, 1 .csv).``"""
+    """Return a sentence about the ignored files: ``Skipped 3 files that are not images (2 .txt, 1 .csv).``"""
     count = sum(ignored.values())
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in ignored.most_common())
-    return f"Left out {plural(count, 'file')} that {'is no image' if count == 1 else 'are no images'} ({kinds})."
+    return f"Skipped {plural(count, 'file')} that {'is not an image' if count == 1 else 'are not images'} ({kinds})."
 
 
 def _images_in(folder: Path, ignored: Counter[str]) -> Iterator[str]:

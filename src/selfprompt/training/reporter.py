@@ -1,14 +1,12 @@
 """Reporters receive the progress of a run."""
 
 import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+from selfprompt.utils.progress import Progress
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+logger = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):

@@ -22,10 +22,10 @@ from selfprompt.data.loading.image_files import BadImage, BadImageError
 from selfprompt.data.loading.image_remarks import RemarkCounter, remarks_on
 from selfprompt.data.loading.store import ImageStore
 from selfprompt.data.relabel import keep_classes
+from selfprompt.utils.progress import Progress
 from selfprompt.utils.wording import listing, plural
 
 OnBad = Literal["skip", "fail"]
-Progress = Callable[[int, int], None]
 CHUNK = 1024  # images in flight at a time
 
 

@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+from selfprompt.utils.progress import Progress
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 CHUNK = 1 << 20

@@ -14,8 +14,8 @@ from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from selfprompt.data.suites.archives import Progress
 from selfprompt.utils.files import open_to_append, write_atomically
+from selfprompt.utils.progress import Progress
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte before a connection counts as broken

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from selfprompt.data.suites.archives import Progress, find_path_ending, unpack
+from selfprompt.data.suites.archives import find_path_ending, unpack
 from selfprompt.data.suites.download import download, verify_checksum
 from selfprompt.data.suites.locate import find_folder, sha256
 from selfprompt.data.suites.sources import SOURCES, VTAB_SOURCE, DatasetSource, Download
 from selfprompt.data.suites.specs import SPECS
 from selfprompt.utils.files import write_atomically
+from selfprompt.utils.progress import Progress
 from selfprompt.utils.suggestions import did_you_mean
 
 WORK_FOLDER = ".selfprompt-get"
