@@ -1,7 +1,7 @@
 """SEP, self-enhanced prompt tuning (arXiv 2405.15549), in one file that reads from top to bottom.
 
-A frozen CLIP gets a few learned prompt tokens in both encoders. In front of each block after the first, a token fusion
-module makes new prompts from representative tokens of the same input. Needs torch, torchvision and open_clip alone:
+A frozen CLIP gets a few trainable prompt tokens in both encoders. Before each block but the first, a token fusion
+module computes new prompts from representative tokens of the same input. Needs only torch, torchvision and open_clip:
 
     python examples/one_file_sep.py PHOTOS    # PHOTOS/train/CLASS/*.jpg and PHOTOS/test/CLASS/*.jpg
 
@@ -23,7 +23,7 @@ EPOCHS, BATCH, RATE = 50, 32, 2.5e-3
 
 
 class TokenFusion(nn.Module):
-    """Prompts ask, representative tokens answer; the residual path carries the tokens, not the prompts."""
+    """Prompts attend to representative tokens; the residual path carries the tokens, not the prompts."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TokenFusion(nn.Module):
         nn.init.uniform_(self.up.weight, -1 / 16, 1 / 16)
 
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
-        """Make new prompts from tokens and prompts, all (batch, P, D)."""
+        """Compute new prompts from tokens and prompts, all (batch, P, D)."""
         query, key = self.norm_attention(prompts), self.norm_attention(tokens)
         attended, _ = self.attention(query, key, key)
         fused = self.keep_tokens * tokens + (1 - self.keep_tokens) * attended
@@ -46,7 +46,7 @@ class TokenFusion(nn.Module):
 
 
 def fusion_modules(width: int, count: int) -> nn.ModuleList:
-    """One module for each block after the first; all start with the same weights."""
+    """Create one module for each block after the first, all with the same initial weights."""
     first = TokenFusion(width)
     return nn.ModuleList(copy.deepcopy(first) for _ in range(count))
 
@@ -98,7 +98,7 @@ class SEP(nn.Module):
                 prompts = self.text_fusions[index - 1](following, prompts)
                 x = torch.cat([x[:, :1], prompts, x[:, end:]], dim=1)
             x = block(x, attn_mask=clip.attn_mask)
-        ends = self.ids.argmax(dim=-1)  # the end of a text has the largest id
+        ends = self.ids.argmax(dim=-1)  # EOT has the largest id
         return F.normalize(clip.ln_final(x)[torch.arange(len(x)), ends] @ clip.text_projection, dim=-1)
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class SEP(nn.Module):
         return self.clip.logit_scale.exp() * mixed @ texts.t()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, two terms that stay close to the frozen features, and two on class prototypes."""
+        """Add up cross-entropy, two terms that keep to the frozen features, and two on class prototypes."""
         frozen, mixed, texts = self.features(images)
         prototypes = F.normalize(self.prototypes, dim=-1)
         cross_entropy = F.cross_entropy(self.clip.logit_scale.exp() * mixed @ texts.t(), labels)
@@ -135,7 +135,7 @@ class SEP(nn.Module):
 
 
 def train(model: SEP, batches: Sequence[tuple[Tensor, Tensor]], epochs: int = EPOCHS) -> None:
-    """Train with Adam: one epoch of warm-up, then a cosine; ``batches`` gives a new pass at each iteration."""
+    """Train with Adam: one epoch of warm-up, then a cosine; ``batches`` is iterated once per epoch."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trainable, lr=RATE, eps=1e-3, weight_decay=5e-4)
     for epoch in range(epochs):
