@@ -1,4 +1,4 @@
-"""Attention of the asking tokens: complete, and of the tokens that make the features."""
+"""Attention of the tokens that make the features, and its sum."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_the_parts_of_an_image_sum_to_one(name: str, kind: str) -> None:
     assert (found.shares().sum(-1) - 1).abs().max() < 1e-5
 
 
-def test_who_asks_is_what_the_features_are_made_of() -> None:
+def test_the_queries_are_the_tokens_that_features_are_made_of() -> None:
     towers = {
         "class token": (vision_tower(clip().visual), TimmViT(vit())),
         "patches": (vision_tower(clip(vision={"pool_type": "avg"}).visual), TimmViT(vit(global_pool="avg"))),
@@ -37,20 +37,20 @@ def test_who_asks_is_what_the_features_are_made_of() -> None:
         assert not pools_class_token(tower, "avg")
 
 
-def test_the_class_token_asks_where_it_is_the_feature() -> None:
+def test_the_class_token_is_the_query_if_it_is_the_feature() -> None:
     stream = seen(small("vpt", "mae", pooling="cls"))
     weights = stream.attention(1)
     assert (attention_mass(stream).prefix[1] - weights[:, :, 0, :1].mean(dim=1)).abs().max() < 1e-7
 
 
-def test_patches_ask_where_features_are_averaged() -> None:
+def test_patches_are_the_queries_if_features_are_averaged() -> None:
     stream = seen(small("vpt", "mae", pooling="avg"))
     first = stream.inputs[1].prefix + stream.inputs[1].count
     rows = stream.attention(1)[:, :, first:]
     assert (attention_mass(stream).patches[1] - rows[..., first:].mean(dim=(1, 2))).abs().max() < 1e-7
 
 
-def test_a_temperature_that_the_block_was_given_counts() -> None:
+def test_the_temperature_of_the_block_applies() -> None:
     method = small("gatevpt", "mae")
     before = seen(method).attention(0)
     with torch.no_grad():

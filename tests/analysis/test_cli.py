@@ -1,4 +1,4 @@
-"""``selfprompt analyze`` as a user types it."""
+"""``selfprompt analyze`` on the command line."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_coop_needs_no_images(coop, tmp_path, run) -> None:
         (("--count", "0"), 2, "--count must be at least 1, got 0."),
     ],
 )
-def test_errors_are_a_sentence(linear, tmp_path, run, arguments, status, said) -> None:
+def test_errors_are_one_sentence(linear, tmp_path, run, arguments, status, said) -> None:
     done = run("analyze", linear, "--out", tmp_path, *arguments)
     assert done.status == status
     assert said in done.err

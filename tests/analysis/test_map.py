@@ -1,4 +1,4 @@
-"""The flat map: the order of tokens does not matter, and points in a plane keep their distances."""
+"""The token map: the order of tokens does not matter, and points in a plane keep their distances."""
 
 import pytest
 import torch

@@ -77,7 +77,7 @@ def test_known_values(mean: str) -> None:
     assert nmi(halves) == pytest.approx(expected)
 
 
-def test_rounding_never_leads_beyond_1() -> None:
+def test_rounding_never_exceeds_1() -> None:
     for size in range(2, 60):
         for dtype in (torch.float32, torch.float64):
             assert information(torch.eye(size, dtype=dtype)).normalised() <= 1
@@ -123,7 +123,7 @@ def test_information_by_block_is_the_mean_over_images() -> None:
     assert raw_information(prompted, plain) == [pytest.approx(float(sum(own)) / 2)]
 
 
-def test_what_prompts_ask_is_attention_through_the_blocks_projections() -> None:
+def test_projected_information_uses_the_attention_of_the_block() -> None:
     method = small("vpt", "mae")
     stream = seen(method)
     block, tokens = method.vision.vit.blocks[2], stream.inputs[2]
@@ -132,7 +132,7 @@ def test_what_prompts_ask_is_attention_through_the_blocks_projections() -> None:
     assert projected_information(stream)[2] == pytest.approx(expected, abs=1e-6)
 
 
-def test_prompts_that_are_patches_share_more_than_prompts_at_random() -> None:
+def test_prompts_that_are_patches_share_more_than_random_prompts() -> None:
     method = small("vpt", "mae", prompts=8)
     plain = run_without_prompts(method.vision, images(2))
     at_random = raw_information(seen(method), plain)

@@ -1,4 +1,4 @@
-"""The patches that are shown are those that SEP's prompter took."""
+"""The selected tokens are those of SEP's prompter."""
 
 import torch
 
@@ -20,7 +20,7 @@ def test_they_are_the_strongest_recorded_tokens() -> None:
 
 
 @torch.no_grad()
-def test_the_prompter_chose_the_same() -> None:
+def test_the_prompter_selects_the_same() -> None:
     for selection in ("image", "batch"):
         method = small("sep", selection=selection)
         stream = seen(method, 3)

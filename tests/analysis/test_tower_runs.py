@@ -1,4 +1,4 @@
-"""The runs that are looked at are the method's own, and looking changes nothing."""
+"""Recorded runs are the method's own, and recording changes nothing."""
 
 import torch
 
@@ -9,33 +9,33 @@ from tests.models.tiny import assert_same
 
 
 @torch.no_grad()
-def test_looking_changes_no_result_and_leaves_no_trace() -> None:
+def test_recording_changes_no_result_and_leaves_no_hook() -> None:
     method = small("sep")
     before = method.logits(images(2))
-    with recorded_runs(method.vision) as streams:
-        assert_same(method.logits(images(2)), before)  # whoever looks on makes the last block compute all tokens
-    assert [stream.prompted for stream in streams] == [False, True]  # frozen, prompted
+    with recorded_runs(method.vision) as runs:
+        assert_same(method.logits(images(2)), before)  # when recording, the last block computes all tokens
+    assert [run.prompted for run in runs] == [False, True]  # frozen, prompted
     method.logits(images(2))
-    assert len(streams) == 2
+    assert len(runs) == 2
 
 
-def test_prompts_that_enter_each_block_are_recorded() -> None:
+def test_the_prompts_of_each_block_are_recorded() -> None:
     method = small("vpt", "mae")
-    stream = seen(method)
-    assert len(stream.inputs) == method.vision.depth
-    for index, tokens in enumerate(stream.inputs):
+    run = seen(method)
+    assert len(run.inputs) == method.vision.depth
+    for index, tokens in enumerate(run.inputs):
         assert torch.equal(tokens.prompts, method.prompts[index].expand(2, -1, -1))
-    assert stream.pooling == method.pooling
+    assert run.pooling == method.pooling
 
 
-def test_a_method_without_image_prompts_has_no_stream() -> None:
+def test_a_method_without_image_prompts_has_no_run() -> None:
     assert run_with_prompts(small("coop"), images(1)) is None
     assert run_with_prompts(small("linear", "mae"), images(1)) is None
 
 
 @torch.no_grad()
-def test_the_plain_run_has_no_prompts() -> None:
+def test_a_run_without_prompts_has_none() -> None:
     tower = small("vpt", "mae").vision
-    stream = run_without_prompts(tower, images(2))
-    assert not stream.prompted
-    assert torch.equal(stream.inputs[0].x, tower.enter(tower.embed(images(2))).x)
+    run = run_without_prompts(tower, images(2))
+    assert not run.prompted
+    assert torch.equal(run.inputs[0].x, tower.enter(tower.embed(images(2))).x)

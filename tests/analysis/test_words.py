@@ -43,7 +43,7 @@ def test_spacing_is_the_distance_to_the_nearest_other_word() -> None:
         ("zero-shot", {}, []),
     ],
 )
-def test_text_prompts_at_the_input_are_found(name: str, options: dict[str, bool], owners: list[str]) -> None:
+def test_text_prompts_at_the_input(name: str, options: dict[str, bool], owners: list[str]) -> None:
     method = small(name, **options)
     found = input_prompts(method)
     assert list(found) == owners

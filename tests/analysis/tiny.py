@@ -1,4 +1,4 @@
-"""What the tests of the analysis share: methods on the embedded backbones, and images."""
+"""Helpers of the analysis tests: recorded runs and random numbers."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ from tests.methods.tiny import images, small
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers in double precision."""
+    """Draw normal numbers in double precision."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def seen(method: Method, count: int = 2) -> TowerRun:
-    """Some images as the method runs them; they have image prompts."""
+    """Run some images with the image prompts of a method."""
     stream = run_with_prompts(method, images(count))
     assert stream is not None
     return stream
 
 
 def by_hand(inputs: Sequence[Tokens]) -> TowerRun:
-    """A stream that holds just these tokens, on the tower of the embedded autoencoder."""
+    """Return a run with these block inputs, on the tower of the embedded autoencoder."""
     return TowerRun(small("vpt", "mae").vision, Record(inputs=list(inputs), options=[{} for _ in inputs]))

@@ -1,4 +1,4 @@
-"""The attention weights that a tower shows are those that its blocks use."""
+"""The attention weights of a tower are those that its blocks use."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from selfprompt.models.timm_vit import TimmViT
 from tests.models import test_openclip, test_timm_vit
 from tests.models.tiny import clip, images, vit
 
-LOOKED_AT = [name for name in test_timm_vit.VARIANTS if name != "parallel blocks"]
+WITH_WEIGHTS = [name for name in test_timm_vit.VARIANTS if name != "parallel blocks"]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", LOOKED_AT)
-def test_weights_times_values_are_what_a_timm_block_attends_to(name: str) -> None:
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_weights_times_values_equal_a_timm_attention(name: str) -> None:
     tower = TimmViT(vit(**test_timm_vit.VARIANTS[name]))
     tokens = tower.enter(tower.embed(images(size=tower.image_size)))
     tokens = tokens.insert(torch.full((2, tower.width), 0.3))
@@ -30,7 +30,7 @@ def test_weights_times_values_are_what_a_timm_block_attends_to(name: str) -> Non
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", test_openclip.VARIANTS)
-def test_weights_times_values_are_what_an_open_clip_block_attends_to(name: str) -> None:
+def test_weights_times_values_equal_an_open_clip_attention(name: str) -> None:
     tower = vision_tower(clip(**test_openclip.VARIANTS[name]).visual)
     tokens = tower.enter(tower.embed(images(size=tower.image_size)).insert(torch.full((2, tower.width), 0.3)))
     block = tower.visual.transformer.resblocks[1]
@@ -46,7 +46,7 @@ def test_weights_times_values_are_what_an_open_clip_block_attends_to(name: str) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["timm", "open_clip"])
-def test_a_temperature_and_an_update_count_as_in_the_block(kind: str) -> None:
+def test_temperature_and_qkv_delta_apply_as_in_the_block(kind: str) -> None:
     tower = TimmViT(vit()) if kind == "timm" else vision_tower(clip().visual)
     tokens = tower.embed(images())
     qkv_delta = 0.1 * torch.randn(3 * tower.width, tower.width, generator=torch.Generator().manual_seed(3))

@@ -128,7 +128,7 @@ def test_moco_small_has_twelve_heads(tmp_path: Path) -> None:
 
 
 def _jax_arrays(model: VisionTransformer, heads: int) -> dict[str, np.ndarray]:
-    """A timm ViT in the names and axes of the augreg files."""
+    """A timm ViT with the names and axes of the augreg files."""
 
     def array(tensor: Tensor) -> np.ndarray:
         return tensor.detach().numpy()
@@ -327,14 +327,14 @@ def test_unknown_layout(tmp_path: Path) -> None:
         load_backbone(f"file/{tmp_path}/resnet.pth")
 
 
-def test_heads_that_cannot_be_told(tmp_path: Path) -> None:
+def test_heads_that_cannot_be_inferred(tmp_path: Path) -> None:
     torch.save(vit(num_classes=0).state_dict(), tmp_path / "narrow.pth")
     with pytest.raises(ValueError, match=r"cannot be inferred from the width 48; name the architecture: timm/<name>@"):
         load_backbone(f"file/{tmp_path}/narrow.pth")
 
 
 @pytest.mark.parametrize("options", [{"pre_norm": True}, {"global_pool": "map"}, {"qk_norm": True}])
-def test_parts_that_cannot_be_told(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_modules_that_cannot_be_inferred(tmp_path: Path, options: dict[str, Any]) -> None:
     torch.save(_encoder(**options).state_dict(), tmp_path / "odd.pth")
     with pytest.raises(ValueError, match="cannot be inferred from the arrays; name the architecture"):
         load_backbone(f"file/{tmp_path}/odd.pth")

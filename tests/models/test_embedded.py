@@ -1,4 +1,4 @@
-"""The embedded tokenizer is CLIP's own, cut short."""
+"""The embedded tokenizer is CLIP's with a smaller vocabulary."""
 
 import pytest
 from hypothesis import example, given
@@ -51,12 +51,12 @@ def test_any_text_has_the_ids_of_open_clips(tokenizer: EmbeddedTokenizer, theirs
     assert tokenizer.decode(ids[0].tolist()) == theirs.decode(ids[0].tolist())
 
 
-def test_the_first_words_of_the_vocabulary_are_clips_own(tokenizer: EmbeddedTokenizer) -> None:
+def test_the_first_words_of_the_vocabulary_are_clips(tokenizer: EmbeddedTokenizer) -> None:
     decoder = SimpleTokenizer().decoder
     assert tokenizer.words[:-2] == [decoder[number] for number in range(VOCABULARY - 2)]
 
 
-def test_frequent_words_have_clips_own_ids(tokenizer: EmbeddedTokenizer) -> None:
+def test_frequent_words_have_clips_ids(tokenizer: EmbeddedTokenizer) -> None:
     assert tokenizer.encode("a photo of a dog") == SimpleTokenizer().encode("a photo of a dog")
 
 

@@ -1,4 +1,4 @@
-"""Names become backbones, the same one every time; wrong names say what is known."""
+"""Backbones by name are reproducible; wrong names list the known ones."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Buckets of texts give what all texts at once give, features and gradients, and keep to their budget."""
+"""Length buckets give the features and gradients of all texts at once, within their memory budget."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_features_and_gradients_do_not_depend_on_the_budget(count: int, share: f
     torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-4)  # sums over texts, up to 500
 
 
-def test_a_budget_decides_what_is_computed_again() -> None:
+def test_the_budget_decides_what_is_recomputed() -> None:
     text, ids = tower(), texts(LENGTHS[:64])
     cost = ids.numel() * COST * text.depth * text.width
     prompts = torch.zeros(2, text.width, requires_grad=True)
@@ -57,7 +57,7 @@ def test_a_budget_decides_what_is_computed_again() -> None:
     assert again[0] == 1
 
 
-def test_without_gradients_nothing_is_computed_again() -> None:
+def test_without_gradients_nothing_is_recomputed() -> None:
     text, ids = tower(), texts(LENGTHS)
     calls: list[int] = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every tower promises: it stays frozen, and a prompter that does nothing changes nothing."""
+"""Contract of every tower: it stays frozen, and without prompts it is the backbone."""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a weight file is, told by its bytes; and that reading one never runs what is in it."""
+"""Weight files are recognised by their bytes, and reading them never runs code in them."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 
 
 
 def encoder(**options: Any) -> dict[str, Tensor]:
-    """The weights of a small ViT whose heads can be told."""
+    """The weights of a small ViT whose heads can be inferred."""
     torch.manual_seed(0)
     return vit(embed_dim=128, num_heads=2, num_classes=0, **options).state_dict()
 
@@ -75,7 +75,7 @@ INSTEAD = {
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.npz", "a.pt"])
 @pytest.mark.parametrize("case", INSTEAD)
-def test_what_is_no_weight_file_is_told(case, name, tmp_path):
+def test_other_files_are_recognised(case, name, tmp_path):
     content, message = INSTEAD[case]
     (tmp_path / name).write_bytes(content)
     if name == "a.npz" and case == "a zip of photos":
@@ -126,7 +126,7 @@ class Planted(nn.Module):
 
 
 class Holder(nn.Module):
-    """Tensors of several kinds, shared and viewed, and a part of its own."""
+    """A module with tensors of several kinds, shared and viewed, and a submodule."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class TestTorchScript:
             b"garbage",
         ],
     )
-    def test_hostile_descriptions_end_in_a_sentence(self, pickled, tmp_path):
+    def test_malicious_descriptions_are_refused(self, pickled, tmp_path):
         path = tmp_path / "a.pt"
         path.write_bytes(zipped(**{"a/data.pkl": pickled, "a/constants.pkl": b"\x80\x02).", "a/data/0": b"1234"}))
         with pytest.raises(ValueError, match=str(path)):
@@ -266,7 +266,7 @@ def test_objects_of_python_are_named(tmp_path):
 
 
 def dino() -> dict[str, Any]:
-    """A checkpoint as DINO's training writes it."""
+    """A checkpoint in the format of DINO's training."""
     teacher, student = encoder(), {key: value + 1 for key, value in encoder().items()}
     head = {"head.mlp.0.weight": torch.zeros(2, 2), "head.last_layer.weight_v": torch.zeros(2, 2)}
     return {
@@ -280,14 +280,14 @@ def dino() -> dict[str, Any]:
 
 
 class TestSeveralModels:
-    def test_the_teacher_of_dino_is_taken_and_told(self, tmp_path):
+    def test_the_teacher_of_dino_is_used_and_noted(self, tmp_path):
         torch.save(dino(), tmp_path / "dino.pth")
         backbone = load_backbone(f"file/{tmp_path}/dino.pth")
         wanted = encoder()
         assert all(torch.equal(wanted[key], value) for key, value in backbone.vision.vit.state_dict().items())
         assert "dino.pth holds teacher and student: teacher is used; dino.pth#student selects another" in backbone.note
 
-    def test_the_other_one_can_be_named(self, tmp_path):
+    def test_the_other_model_can_be_selected(self, tmp_path):
         torch.save(dino(), tmp_path / "dino.pth")
         backbone = load_backbone(f"file/{tmp_path}/dino.pth#student")
         assert torch.equal(backbone.vision.vit.cls_token, encoder()["cls_token"] + 1)
@@ -297,18 +297,18 @@ class TestSeveralModels:
 
     @pytest.mark.parametrize("key", ["model_state_dict", "ema", "net", "teacher", "module", "model_state"])
     @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "encoder.", "model.vit.", "_orig_mod."])
-    def test_nests_and_prefixes_are_undone(self, key, prefix, tmp_path):
+    def test_nesting_and_prefixes_are_removed(self, key, prefix, tmp_path):
         state = encoder()
         torch.save({key: {prefix + name: value for name, value in state.items()}, "epoch": 1}, tmp_path / "a.pth")
         found = read_checkpoint(tmp_path / "a.pth")
         assert found.state.keys() == state.keys()
         assert found.note == ""
 
-    def test_deeper_nests(self, tmp_path):
+    def test_deeper_nesting(self, tmp_path):
         torch.save({"state": {"model": {"ema": encoder()}}}, tmp_path / "a.pth")
         assert read_checkpoint(tmp_path / "a.pth").state.keys() == encoder().keys()
 
-    def test_what_is_not_clear_is_asked(self, tmp_path):
+    def test_an_ambiguous_file_is_refused(self, tmp_path):
         torch.save({"left": encoder(), "right": encoder()}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match=r"holds several sets of tensors: left, right. .*a.pth#left"):
             read_checkpoint(tmp_path / "a.pth")
@@ -318,11 +318,11 @@ class TestSeveralModels:
         with pytest.raises(ValueError, match=r"b.pth holds several models: one, two"):
             read_checkpoint(tmp_path / "b.pth")
 
-    def test_a_file_whose_name_has_the_sign(self, tmp_path):
+    def test_a_file_with_a_hash_in_its_name(self, tmp_path):
         torch.save(encoder(), tmp_path / "a#b.pth")
         assert read_checkpoint(tmp_path / "a#b.pth").state.keys() == encoder().keys()
 
-    def test_what_is_there_instead_of_tensors_is_listed(self, tmp_path):
+    def test_the_content_of_a_file_without_tensors_is_listed(self, tmp_path):
         torch.save({"epoch": 3, "args": {"lr": 0.1}}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match=r"a.pth holds no tensors, only args, epoch\."):
             read_checkpoint(tmp_path / "a.pth")
@@ -338,7 +338,7 @@ def test_a_text_side_of_a_million_positions(tmp_path):
         load_backbone(f"file/{tmp_path}/a.safetensors")
 
 
-def test_json_of_safetensors_that_lies(tmp_path):
+def test_a_false_header_of_safetensors(tmp_path):
     header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 50], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
     with pytest.raises(ValueError, match=r"a.safetensors cannot be read: it is damaged"):

@@ -1,4 +1,4 @@
-"""Small models made on the spot, with all weights random (a zero class token would hide mistakes)."""
+"""Small models whose weights are all random (a zero class token would hide mistakes)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,27 +73,27 @@ def texts(lengths: tuple[int, ...] = (5, 9, 12), length: int = CONTEXT) -> Tenso
 
 @dataclass(frozen=True)
 class Replace:
-    """Deep prompts: put in at the start, exchanged in front of every block."""
+    """Deep prompts: inserted at the start, replaced before every block."""
 
     values: Tensor  # (depth, P, D)
 
     def start(self, tokens: Tokens) -> Tokens:
-        """Put the first prompts in."""
+        """Insert the first prompts."""
         return tokens.insert(self.values[0])
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
-        """Exchange, then run the block."""
+        """Replace the prompts, then run the block."""
         return block(tokens.replace(self.values[index]))
 
 
 @dataclass(frozen=True)
 class Placeholders:
-    """Text prompts: the tokens behind SOS are exchanged, the sequence keeps its length."""
+    """Text prompts: the tokens behind SOS are replaced, the sequence keeps its length."""
 
     values: Tensor  # (P, D)
 
     def start(self, tokens: Tokens) -> Tokens:
-        """Mark the placeholders and exchange them."""
+        """Mark the placeholders and replace them."""
         return tokens.mark(len(self.values)).replace(self.values)
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
@@ -102,5 +102,5 @@ class Placeholders:
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
-    """Equal up to float rounding: the towers leave out what nobody reads, so sums run in another order."""
+    """Assert equality up to float rounding: towers skip unused tokens, so sums run in another order."""
     torch.testing.assert_close(found, expected, atol=5e-6, rtol=1e-5)

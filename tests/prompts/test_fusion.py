@@ -1,4 +1,4 @@
-"""SEP's edit: the module's formula, what it looks at, and which tokens count as representative."""
+"""SEP's edit: the formula of the module, what it attends to, and the selection of representative tokens."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ THEIRS = {
 
 
 def fusion(width: int = 128, axis: str = "tokens", seed: int = 1) -> TokenFusion:
-    """A module whose every number matters."""
+    """A module in which every parameter has an effect."""
     module = TokenFusion(width, axis=axis, generator=seeded(seed))  # type: ignore[arg-type]
     with torch.no_grad():
         for number, parameter in enumerate(module.parameters()):
@@ -172,7 +172,7 @@ def test_a_rank_above_the_width_is_refused() -> None:
         TokenFusion(64, rank=65)
 
 
-def test_each_block_finds_its_own_module_or_the_shared_one() -> None:
+def test_each_block_has_its_own_module_or_the_shared_one() -> None:
     own = fusion_modules(64, 3, generator=seeded(1))
     assert by_layer((1, 4, 5), own) == {1: own[0], 4: own[1], 5: own[2]}
     shared = fusion_modules(64, 3, shared=True, generator=seeded(1))
@@ -182,7 +182,7 @@ def test_each_block_finds_its_own_module_or_the_shared_one() -> None:
 
 
 def stream(*powers: list[float], prompts: int = 2) -> Tokens:
-    """One channel, CLS in front and strong prompts behind it; each list is one image."""
+    """A stream of one channel with CLS and strong prompts; each list is one image."""
     x = torch.tensor(powers).sqrt()[..., None]
     return Tokens(x, prefix=1).insert(torch.full((prompts, 1), 99.0))
 
@@ -205,7 +205,7 @@ def test_more_prompts_than_tokens_are_refused() -> None:
 
 
 @pytest.mark.parametrize("selection", ["image", "batch"])
-def test_gradient_flows_through_the_chosen_tokens_only(selection: str) -> None:
+def test_gradients_flow_through_the_selected_tokens_only(selection: str) -> None:
     tokens = stream([5.0, 1.0, 9.0, 4.0], [0.0, 3.0, 2.0, 8.0])
     x = tokens.x.clone().requires_grad_()
     strongest_tokens(tokens._replace(x=x), 2, selection).sum().backward()  # type: ignore[arg-type]
@@ -220,7 +220,7 @@ def doubled(tokens: Tokens) -> Tokens:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_prompts_enter_once_and_are_refreshed_in_front_of_the_chosen_blocks(in_place: bool) -> None:
+def test_prompts_are_inserted_once_and_refreshed_before_some_blocks(in_place: bool) -> None:
     body, prompts, module = random(2, 7, 64), random(3, 64, seed=1), fusion(64)
     start = Tokens(body, prefix=1)
     fuse = Fuse(prompts, {1: module}, lambda tokens: tokens.body[:, :3], in_place)

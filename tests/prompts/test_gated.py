@@ -1,4 +1,4 @@
-"""GateVPT's prompts: closed gates let them skip blocks, open ones make them plain prompts."""
+"""GateVPT's prompts: with closed gates they skip blocks, with open ones they are ordinary prompts."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def watched(gates: Tensor, temperatures: Tensor, count: int = 4) -> tuple[Tensor
     return tower()(random(2, 3, 32, 32, seed=1), record, pooling="avg"), record
 
 
-def test_behind_closed_gates_prompts_are_what_they_were() -> None:
+def test_closed_gates_leave_prompts_unchanged() -> None:
     gates = torch.full((LAYOUT.depth - 1,), CLOSED)
     _, record = watched(gates, torch.ones(LAYOUT.depth))
     prompts = random(4, LAYOUT.width).expand(2, -1, -1)
@@ -30,7 +30,7 @@ def test_behind_closed_gates_prompts_are_what_they_were() -> None:
         assert not record.outputs[index].prompts.equal(prompts)
 
 
-def test_behind_open_gates_prompts_are_plain_shallow_prompts() -> None:
+def test_open_gates_give_ordinary_shallow_prompts() -> None:
     features, _ = watched(torch.full((LAYOUT.depth - 1,), OPEN), torch.ones(LAYOUT.depth))
     plain = tower()(random(2, 3, 32, 32, seed=1), Static(random(4, LAYOUT.width)[None]), pooling="avg")
     assert (features - plain).abs().max() < 1e-5
@@ -52,7 +52,7 @@ def test_gates_and_temperatures_follow_the_published_formula() -> None:
 
 
 @pytest.mark.parametrize("gate", [-3.0, 0.0, 2.0])
-def test_a_gate_mixes_what_enters_and_what_leaves(gate: float) -> None:
+def test_a_gate_mixes_input_and_output(gate: float) -> None:
     gated = Gated(random(2, 4), torch.tensor([gate]), torch.ones(2))
     tokens = gated.start(Tokens(random(3, 5, 4, seed=1), prefix=1))
     after = gated.layer(0, lambda stream, temperature: stream._replace(x=-3 * stream.x), tokens)

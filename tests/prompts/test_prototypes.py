@@ -1,4 +1,4 @@
-"""SPT's start: what is drawn first and then collected equals what is collected first and then drawn."""
+"""SPT's initial prompts: drawing first and then collecting equals collecting first and then drawing."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def source() -> Source:
 
 
 def views(draw: Draw, owners: set[int]) -> list[int]:
-    """The view number of each place: how often its image stood in a wanted place before."""
+    """The view number of each drawn image: how often it was drawn and needed before."""
     seen: Counter[int] = Counter()
     numbers = []
     for place, image in enumerate(draw.images):
@@ -48,7 +48,7 @@ def views(draw: Draw, owners: set[int]) -> list[int]:
 
 
 def collect_then_pick(source: Source, draw: Draw, windows: list[tuple[int, int]] | None, pool: str) -> Tensor:
-    """All tokens of all drawn images, pooled, flattened, and only then the rows."""
+    """Collect all tokens of all drawn images, pool and flatten them, and only then select the rows."""
     count = len(draw.images)
     owners = {row % count if windows else row // PATCHES for row in draw.rows.flatten().tolist()}
     numbers = torch.tensor(views(draw, owners)).view(-1, 1, 1, 1)
@@ -78,7 +78,7 @@ def test_indices_first_equals_collecting_everything(
         assert not found.requires_grad
 
 
-def test_only_images_that_own_a_candidate_are_run_and_each_once(source: Source) -> None:
+def test_only_images_with_a_candidate_are_run_and_each_once(source: Source) -> None:
     draw = Draw(tuple(range(SIZE)), torch.tensor([[0, 1, 2 * PATCHES], [5, 2 * PATCHES + 3, 6 * PATCHES]]))
     source.asked.clear()
     done: list[tuple[int, int]] = []
@@ -106,7 +106,7 @@ def test_a_range_of_layers_is_those_rows_of_the_whole(source: Source) -> None:
 
 
 class Endless:
-    """A training set too large to be held; images are made when asked for."""
+    """A training set too large for the memory; images are created on demand."""
 
     size = 1_000_000
 
@@ -201,7 +201,7 @@ def test_released_windows_that_divide_by_zero_are_refused(count: int) -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 9), st.data())
-def test_candidates_are_drawn_without_replacement_from_the_wanted_images(
+def test_candidates_are_drawn_without_replacement_from_the_drawn_images(
     size: int, per_image: int, data: st.DataObject
 ) -> None:
     images = data.draw(st.none() | st.integers(1, 25))

@@ -1,4 +1,4 @@
-"""Prompts that are given: where they stand, when they are exchanged, and how they start."""
+"""Fixed edits: the positions of prompts, when they are replaced, and how they start."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.prompts.tiny import LAYOUT, random, seeded, tower
 
 
 class Within(Static):
-    """The same prompts as part of the stream, in every block and to the end: the papers' own way."""
+    """The same prompts as part of the stream in every block, as the papers describe it."""
 
     needs_all_outputs = True
 
@@ -39,7 +39,7 @@ def test_shallow_prompts_flow_through_the_blocks() -> None:
     assert tokens.prompts.equal(prompter.prompts.expand(2, -1, -1) / 8)
 
 
-def test_deep_prompts_replace_what_the_block_before_made_of_them() -> None:
+def test_deep_prompts_replace_the_outputs_of_the_block_before() -> None:
     prompter, record = Static(random(3, 2, 32)), Record()
     record.inner = prompter
     tower()(random(2, 3, 32, 32, seed=1), record)
@@ -58,7 +58,7 @@ def test_on_a_clip_the_first_prompts_pass_its_first_norm_and_the_others_do_not()
     assert record.inputs[1].prompts.equal(random(6, 2, 128)[1:2])
 
 
-def test_prompts_in_place_take_over_the_placeholders() -> None:
+def test_prompts_in_place_replace_the_placeholders() -> None:
     x = random(2, 6, 4, seed=1)
     tokens = Static(random(1, 3, 4), in_place=True).start(Tokens(x, prefix=1))
     assert tokens.x.shape == x.shape
@@ -119,7 +119,7 @@ def test_a_record_changes_nothing() -> None:
 @pytest.mark.parametrize("pooling", ["native", "cls", "avg", "patches", "prompts"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["timm", "clip", "parallel"])
-def test_deep_prompts_beside_the_stream_equal_prompts_within_it(kind: str, dropout: float, pooling: str) -> None:
+def test_deep_prompts_as_extra_kv_equal_prompts_in_the_stream(kind: str, dropout: float, pooling: str) -> None:
     kinds = {"timm": {}, "parallel": {"block_fn": ParallelScalingBlock}}
     vision = clip_towers(clip())[0] if kind == "clip" else TimmViT(vit(**kinds[kind]))
     prompts = random(vision.depth, 3, vision.width).requires_grad_()

@@ -1,4 +1,4 @@
-"""A ViT small enough to be run a thousand times, with random weights that all matter."""
+"""A ViT small enough to run a thousand times, with random weights that all have an effect."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a block is made of, against torch's own."""
+"""Attention and QuickGELU of a block equal torch's."""
 
 import pytest
 import torch
@@ -15,10 +15,10 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 
 @given(st.integers(1, 2 * FEW_KEYS), st.integers(1, FEW_KEYS), st.booleans())
-def test_few_and_many_tokens_attend_alike(keys: int, asking: int, masked: bool) -> None:
-    q, k, v = drawn(1, 2, 3, asking, 8), drawn(2, 2, 3, keys, 8), drawn(3, 2, 3, keys, 8)
-    mask = torch.zeros(asking, keys, dtype=torch.float64)
-    mask[:, 1:] = torch.where(torch.ones(asking, keys - 1).tril().bool(), 0.0, float("-inf"))
+def test_plain_products_equal_torch_attention(keys: int, queries: int, masked: bool) -> None:
+    q, k, v = drawn(1, 2, 3, queries, 8), drawn(2, 2, 3, keys, 8), drawn(3, 2, 3, keys, 8)
+    mask = torch.zeros(queries, keys, dtype=torch.float64)
+    mask[:, 1:] = torch.where(torch.ones(queries, keys - 1).tril().bool(), 0.0, float("-inf"))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if masked else None)
     found = attend(q, k, v, mask if masked else None)
     assert torch.allclose(found, expected)
@@ -28,11 +28,11 @@ def test_few_and_many_tokens_attend_alike(keys: int, asking: int, masked: bool) 
 
 
 @pytest.mark.parametrize("gradient", [True, False])
-def test_quick_gelu_and_its_slope(gradient: bool) -> None:
+def test_quick_gelu_and_its_gradient(gradient: bool) -> None:
     x = drawn(4, 5, 7)
     expected = x * torch.sigmoid(1.702 * x)
     with torch.set_grad_enabled(gradient):
-        found = quick_gelu(x + 0)  # it overwrites what it is given
+        found = quick_gelu(x + 0)  # it overwrites its argument
     assert torch.allclose(found, expected)
     assert found.requires_grad is gradient
     if gradient:
