@@ -1,8 +1,8 @@
-"""``python -m pretraining``: make the embedded backbones from nothing, stage by stage; each goes on where it stopped.
+"""``python -m pretraining``: train the embedded backbones from scratch, in stages that resume where they were stopped.
 
 fetch: npm packages of drawings. render: 64 x 64 pixels of every drawing. mae: the masked autoencoder. clip: the CLIP,
-its image tower started from the autoencoder. export: half-precision weights into the package. suite: small pictures of
-held-out drawings. credits: THIRD_PARTY.md. measure: what the backbones can do, and the model cards.
+its image tower initialised from the autoencoder. export: half-precision weights into the package. suite: small images
+of held-out drawings. credits: THIRD_PARTY.md. measure: accuracies of the backbones, and the model cards.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pretraining.clip import train_clip
 from pretraining.corpus import fetch, render_all
 from pretraining.export import export
 from pretraining.mae import train_mae
-from pretraining.measure import measure
+from pretraining.measure import measure_backbones
 from pretraining.parallel import run_ranks
 from pretraining.suite import OUT as SUITE
 from pretraining.suite import write_suite
@@ -27,14 +27,16 @@ SHIPPED, DOCS = ROOT / "src" / "selfprompt" / "weights", ROOT / "docs"
 
 
 def main() -> None:
-    """Run the stages that are asked for, all by default."""
+    """Run the requested stages, by default all."""
     parser = argparse.ArgumentParser(prog="python -m pretraining", description=__doc__.split("\n")[0])
-    parser.add_argument("stages", nargs="*", help="stages to run; all when none is given")
+    parser.add_argument("stages", nargs="*", help="stages to run; default: all")
     parser.add_argument("--work", type=Path, default=Path("runs/pretraining"), help="packages, pixels, checkpoints")
-    parser.add_argument("--ship", type=Path, default=SHIPPED, help="folder for the finished weights")
-    parser.add_argument("--mae-samples", type=int, default=300_000, help="views that the masked autoencoder sees")
-    parser.add_argument("--clip-samples", type=int, default=600_000, help="views that the CLIP sees")
-    parser.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes on a machine without GPU")
+    parser.add_argument("--ship", type=Path, default=SHIPPED, help="folder for the exported weights")
+    parser.add_argument("--mae-samples", type=int, default=300_000, help="training views of the masked autoencoder")
+    parser.add_argument("--clip-samples", type=int, default=600_000, help="training views of the CLIP")
+    parser.add_argument(
+        "--ranks", type=int, default=os.cpu_count(), help="number of processes on a machine without a GPU"
+    )
     options = parser.parse_args()
     known = stages(options)
     if unknown := [name for name in options.stages if name not in known]:
@@ -46,7 +48,7 @@ def main() -> None:
 
 
 def stages(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """Every stage by name, in order. A GPU sees twenty times as many views, in larger batches."""
+    """Return every stage by name, in order; a GPU trains on twenty times as many views, in larger batches."""
     work, gpu = options.work, torch.cuda.is_available()
     corpus, out = work / "corpus", work / "out"
     out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ def stages(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "export": lambda: export(out, options.ship),
         "suite": lambda: write_suite(work, SUITE),
         "credits": lambda: write_credits(work),
-        "measure": lambda: measure(work, corpus, out, options.ship, DOCS),
+        "measure": lambda: measure_backbones(work, corpus, out, options.ship, DOCS),
     }
 
 

@@ -1,4 +1,4 @@
-"""What raw pixels give away: accuracies without any backbone, for each task and domain of the suite."""
+"""Accuracies of raw pixels, without a backbone, for each task and domain of the suite."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SIDE = 16
 
 @dataclass(frozen=True)
 class Row:
-    """Accuracies in percent of one test set, and the accuracy of chance."""
+    """Accuracies on one test set in percent, with that of chance."""
 
     name: str
     images: int
@@ -26,7 +26,7 @@ class Row:
 
 
 def baselines(root: Path) -> Iterator[Row]:
-    """Ridge regression and the nearest neighbour on 16 x 16 pixels, trained on all 16 images a class."""
+    """Measure ridge regression and nearest neighbours on 16 x 16 pixels, trained on all 16 images per class."""
     for name in list_tasks("embedded"):
         task = load_task(f"embedded/{name}", root)
         train, labels = pixels(task.dataset.train), labels_of(task.dataset.train)
@@ -48,12 +48,12 @@ def baselines(root: Path) -> Iterator[Row]:
 
 
 def pixels(items: tuple[Item, ...]) -> np.ndarray:
-    """Images as rows of 16 x 16 x 3 numbers around 0, each image less its own mean and spread."""
+    """Return images as rows of 16 x 16 x 3 values, each image standardised by its mean and deviation."""
     small = [np.asarray(item.load().resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) for item in items]
     rows = np.stack(small).reshape(len(small), -1)
     return (rows - rows.mean(1, keepdims=True)) / (rows.std(1, keepdims=True) + 1e-6)
 
 
 def labels_of(items: tuple[Item, ...]) -> np.ndarray:
-    """Class numbers."""
+    """Return the labels."""
     return np.array([item.label for item in items])

@@ -1,4 +1,4 @@
-"""Texts for the text tower: names and tags in templates, each with the concepts it may mean."""
+"""Captions for the text tower: names and tags in templates, each with the concepts it may mean."""
 
 import random
 from collections import defaultdict
@@ -40,12 +40,12 @@ TEMPLATES = (
 
 @dataclass(frozen=True)
 class Captions:
-    """What can be said about the concepts.
+    """The texts that describe the concepts.
 
     Attributes:
-        texts: Names first, in the concepts' order, then tags and groups.
-        meanings: For each text the concepts that it fits, as indices.
-        of: For each concept the texts that fit it; its name is the first.
+        texts: Names in the order of the concepts, then tags and groups.
+        meanings: For each text, the indices of the concepts that it fits.
+        of: For each concept, the indices of the texts that fit it, its name first.
     """
 
     texts: tuple[str, ...]
@@ -53,7 +53,7 @@ class Captions:
     of: tuple[tuple[int, ...], ...]
 
     def targets(self, chosen: Sequence[int], concepts: int, device: torch.device) -> Tensor:
-        """Probability of each concept for each chosen text, (B, concepts)."""
+        """Return the probability of each concept for each selected text, (B, concepts)."""
         rows = torch.zeros(len(chosen), concepts)
         for row, text in enumerate(chosen):
             rows[row, self.meanings[text]] = 1 / len(self.meanings[text])
@@ -61,7 +61,7 @@ class Captions:
 
 
 def make_captions(concepts: Sequence[Concept], forbidden: Forbidden) -> Captions:
-    """Texts of the concepts; those that speak of a held-out concept are left out."""
+    """Make the captions of concepts, without those that mention a held-out concept."""
     meanings: dict[str, list[int]] = {concept.name: [index] for index, concept in enumerate(concepts)}
     if len(meanings) < len(concepts):
         raise ValueError("Concepts must have different names.")
@@ -83,7 +83,7 @@ def make_captions(concepts: Sequence[Concept], forbidden: Forbidden) -> Captions
 
 
 def in_template(text: str, rng: random.Random) -> str:
-    """The text in a random template, with the article that it needs."""
+    """Put a text into a random template, with a matching article."""
     template = rng.choice(TEMPLATES)
     if text[:1].lower() in "aeiou":
         template = template.replace(" a {}", rng.choice((" a {}", " an {}")))

@@ -41,8 +41,8 @@ licences in `THIRD_PARTY.md` in the repository; share-alike artwork was not used
 
 {{ drawings }} drawings of {{ sets }} sets of emoji and icons; {{ labelled }} of them show one of {{ concepts }}
 concepts that at least two sets draw. A view is a drawing shifted, rotated, recoloured and placed on a background. Held
-out are whole families of drawings (Fluent, FxEmoji, Streamline's and OpenMoji's emoji, 11 families of icons, flags drawn
-as plain rectangles) and one emoji concept in eight, with everything that mentions it.
+out are whole families of drawings (Fluent, FxEmoji, Streamline's and OpenMoji's emoji, 11 families of icons, flags
+drawn as plain rectangles) and one emoji concept in eight, with everything that mentions it.
 
 The masked autoencoder follows He et al. 2022 with a narrow decoder. The CLIP is initialised from it. Images and texts
 are classified against one table of concept vectors, images also by their group in Unicode's chart, and images are
@@ -64,8 +64,8 @@ nothing else was changed because of them.
 
 Accuracy in percent of nearest neighbours or a ridge classifier, trained on the Fluent family (icons: Lucide, Phosphor,
 Solar, Heroicons; flags: rectangles) and tested on all other held-out sets. *Random* is the same network with random
-weights, *pixels* the image itself at 16 x 16. The other sets of emoji include Fluent's black-and-white one with the same
-silhouettes, which is why pixels do so well; the autoencoder alone does not reach them, the CLIP does.
+weights, *pixels* the image itself at 16 x 16. The other sets of emoji include Fluent's black-and-white one with the
+same silhouettes, which is why pixels do so well; the autoencoder alone does not reach them, the CLIP does.
 
 {{ features }}
 

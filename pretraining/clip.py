@@ -1,10 +1,10 @@
-"""Stage 4: the embedded CLIP on the drawings and what they are called.
+"""Stage 4: train the embedded CLIP on the drawings and their names.
 
-With a few thousand concepts and few drawings of each, contrast within a batch teaches little. So image and text each
-learn to find their concept in one table of concept vectors (prototypes; not shipped), which ties both towers together;
-contrast of images with texts is added with a small weight. The image tower starts from the masked autoencoder, its
-features whitened, and the table as the mean features of each concept's drawings: from there it learns many times faster
-than from random vectors.
+With a few thousand concepts and few drawings of each, a contrastive loss within a batch teaches little. Therefore both
+images and texts are classified against one table of concept vectors (prototypes; not shipped), which ties the towers
+together; a contrastive loss is added with a small weight. The image tower is initialised from the masked autoencoder
+with whitened features, and the table with the mean features of each concept's drawings: training from there is many
+times faster than from random vectors.
 """
 
 import json
@@ -32,9 +32,9 @@ EMOJI_SHARE = 0.7
 
 
 class Glance(nn.Module):
-    """Keeps the class token and some patches, those with something to see more often; stands in for patch dropout.
+    """Keeps the class token and a sample of the patches, non-uniform ones more often; replaces patch dropout.
 
-    Most of a pictogram's patches are plain background: choosing at random would spend most of the time on them.
+    Most patches of a pictogram are plain background, on which uniform sampling would spend most of the time.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Glance(nn.Module):
         self.kept: Tensor | None = None
 
     def choose(self, images: Tensor, part: float, generator: torch.Generator) -> None:
-        """Choose patches of the next batch: a weighted draw without replacement (Gumbel's trick)."""
+        """Choose the patches of the next batch by weighted sampling without replacement (Gumbel top-k)."""
         if part >= 1:
             self.kept = None
             return
@@ -53,7 +53,7 @@ class Glance(nn.Module):
         self.kept = score.topk(round(part * weight.shape[1]), dim=1).indices
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, 1 + N, D) -> (B, 1 + K, D)."""
+        """Select tokens: (B, 1 + N, D) to (B, 1 + K, D)."""
         if self.kept is None or not self.training:
             return x
         chosen = x[:, 1:].gather(1, self.kept[..., None].expand(-1, -1, x.shape[2]))
@@ -61,14 +61,14 @@ class Glance(nn.Module):
 
 
 def build_clip() -> CLIP:
-    """The embedded CLIP as ``clip.json`` has it, with weights drawn from the global random state."""
+    """Build the embedded CLIP of ``clip.json``, with weights drawn from the global random state."""
     config = json.loads(weights_file("clip").with_suffix(".json").read_text())
     vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
     return CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text, quick_gelu=False)
 
 
 class Pretrainer(nn.Module):
-    """The CLIP that ships, and the table of concepts that does not."""
+    """The CLIP, which ships, and the table of concepts, which does not."""
 
     def __init__(self, concepts: int, groups: int) -> None:
         super().__init__()
@@ -79,11 +79,11 @@ class Pretrainer(nn.Module):
         self.scale = nn.Parameter(torch.tensor(2.7))
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Unit features, (B, E)."""
+        """Return unit features, (B, E)."""
         return F.normalize(self.clip.visual(pixels), dim=1)
 
     def texts(self, ids: Tensor) -> Tensor:
-        """Unit features of token ids, (B, 32), (B, E); the padding that no text reaches is not computed."""
+        """Return unit features, (B, E), of token ids, (B, 32), skipping the common padding."""
         longest = int(ids.argmax(dim=1).max()) + 1
         clip = self.clip
         x = clip.token_embedding(ids[:, :longest]) + clip.positional_embedding[:longest]
@@ -92,13 +92,13 @@ class Pretrainer(nn.Module):
         return F.normalize(x @ clip.text_projection, dim=1)
 
     def scores(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """Scaled cosines of unit features and a table's vectors, (B, rows of the table)."""
+        """Return scaled cosines of unit features and the vectors of a table, (B, rows of the table)."""
         return self.scale.exp().clamp(max=100) * features @ F.normalize(vectors, dim=1).t()
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything a step draws from."""
+    """The data of a training step."""
 
     drawings: Samples
     captions: Captions
@@ -109,7 +109,7 @@ class Material:
 
 
 def read_material(packages: Path, corpus: Path, device: torch.device) -> Material:
-    """Drawings with a concept, and the texts of the concepts."""
+    """Read the drawings with a concept and make the captions of the concepts."""
     drawings = read_samples(packages, corpus)
     captions = make_captions(drawings.concepts, Forbidden(read_emoji(packages).concepts.values()))
     is_emoji = torch.tensor([bool(concept.code) for concept in drawings.concepts])
@@ -128,7 +128,7 @@ def read_material(packages: Path, corpus: Path, device: torch.device) -> Materia
 
 
 def draw_images(material: Material, size: int, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random views and their concepts."""
+    """Draw random views and their concepts."""
     device = material.emoji.device
     part = round(size * EMOJI_SHARE)
     rows = [
@@ -142,7 +142,7 @@ def draw_images(material: Material, size: int, strength: float, generator: torch
 
 
 def draw_texts(material: Material, labels: Sequence[int], rng: random.Random) -> tuple[Tensor, Tensor, list[int]]:
-    """A caption for each label: its name half of the time, else anything that fits; ids, targets, text numbers."""
+    """Draw a caption for each label, half of the time its name; returns token ids, targets and text indices."""
     captions = material.captions
     chosen = [captions.of[label][0] if rng.random() < 0.5 else rng.choice(captions.of[label]) for label in labels]
     ids = material.tokenizer([in_template(captions.texts[text], rng) for text in chosen])
@@ -153,7 +153,7 @@ def draw_texts(material: Material, labels: Sequence[int], rng: random.Random) ->
 def losses(
     model: Pretrainer, images: Tensor, labels: Tensor, groups: Tensor, ids: Tensor, targets: Tensor
 ) -> dict[str, Tensor]:
-    """Image and text against the concepts, images against Unicode's groups, the first images against their texts."""
+    """Compute the losses: images and texts vs. concepts, images vs. Unicode's groups, images vs. their texts."""
     seen, said = model.images(images), model.texts(ids)
     matched = labels[: len(said)]
     scores = model.scale.exp().clamp(max=100) * seen[: len(said)] @ said.t()
@@ -171,7 +171,7 @@ def losses(
 
 
 def start_from_mae(clip: CLIP, state: dict[str, Tensor]) -> None:
-    """Take over the masked autoencoder: its averaged patches are the features; its patch bias goes into positions."""
+    """Copy the masked autoencoder's weights; its patch bias is added to the position embeddings."""
     visual = clip.visual
     with torch.no_grad():
         visual.conv1.weight.copy_(state["patch_embed.proj.weight"])
@@ -191,9 +191,9 @@ def start_from_mae(clip: CLIP, state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def start_from_features(model: Pretrainer, material: Material, generator: torch.Generator, batch: int = 256) -> None:
-    """Whiten the features and let every concept and group start as the mean of its drawings.
+    """Whiten the features and initialise every concept and group with the mean of its drawings.
 
-    The autoencoder's features nearly coincide; uncentred, their cosines would tell little and be learnt slowly.
+    The autoencoder's features nearly coincide; without centring, their cosines would differ little and train slowly.
     """
     visual = model.clip.visual
     visual.proj.copy_(torch.eye(128))
@@ -219,7 +219,7 @@ def start_from_features(model: Pretrainer, material: Material, generator: torch.
 
 
 def train_clip(rank: int, ranks: int, packages: Path, corpus: Path, out: Path, samples: int, batch: int) -> None:
-    """Train for so many samples, from the checkpoint in ``out`` if there is one, else from the autoencoder there."""
+    """Train on a number of samples, from the checkpoint in ``out`` if it exists, else from the autoencoder."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     material = read_material(packages, corpus, device)
@@ -250,7 +250,7 @@ def train_clip(rank: int, ranks: int, packages: Path, corpus: Path, out: Path, s
 def clip_step(
     model: Pretrainer, material: Material, size: int, part: float, generator: torch.Generator, rng: random.Random
 ) -> dict[str, Tensor]:
-    """Gradients of one random batch; returns the losses. Views change more and more; at last whole images are seen."""
+    """Compute the gradients of a random batch; views get stronger, and finally whole images are seen."""
     strength = min(0.8, 0.2 + part)
     with torch.no_grad():
         images, labels = draw_images(material, size, strength, generator)
@@ -258,7 +258,7 @@ def clip_step(
     model.glance.choose(images, SEEN if part < 0.88 else 1.0, generator)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         found = losses(model, images, labels, material.groups[labels], ids, targets)
-        coarse = max(0.0, 1 - 2 * part)  # groups are learnt first and lead to the concepts
+        coarse = max(0.0, 1 - 2 * part)  # groups are learnt first and guide the concepts
         total = found["image"] + coarse * found["group"] + 0.5 * found["text"] + 0.3 * found["contrast"]
     total.backward()
     return found

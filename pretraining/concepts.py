@@ -1,7 +1,7 @@
-"""What a drawing shows: emoji by code point or name, icons by the words of their names; which concepts are held out.
+"""The concepts of drawings: emoji by code point or name, icons by the words of their names; held-out concepts.
 
-One emoji concept in eight (by a hash of its code point) is kept from pretraining altogether: its drawings, icons whose
-names hold its name, and captions that speak of it.
+One emoji concept in eight (by a hash of its code point) is excluded from pretraining: its drawings, icons whose names
+contain its name, and captions that mention it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pretraining.corpus import labels_folder
 from pretraining.drawings import folder, read_json
 from pretraining.sets import SETS, Set
 
-# Words at the end of an icon's name that tell how it is drawn, not what it shows.
+# Words at the end of an icon's name that describe its style, not its content.
 _MANNER = frozenset(
     re.findall(
         r"\w+",
@@ -32,8 +32,8 @@ class Concept:
 
     Attributes:
         name: Plain words: "red apple", "flag of France".
-        tags: Words that also fit, not for it alone: "fruit", "red".
-        group: A coarse category: "food fruit"; empty for icons.
+        tags: Words that fit it among others: "fruit", "red".
+        group: A coarse category, "food fruit"; empty for icons.
         code: Unicode code point(s) in hexadecimal; empty for icons.
     """
 
@@ -44,19 +44,19 @@ class Concept:
 
     @property
     def held_out(self) -> bool:
-        """Whether pretraining must not see it."""
+        """Whether it is excluded from pretraining."""
         return bool(self.code) and int(hashlib.md5(self.code.encode()).hexdigest(), 16) % 8 == 0
 
 
 @dataclass(frozen=True)
 class Emoji:
-    """The concepts of Unicode's emoji, without skin tones, and the names that sets give them."""
+    """The concepts of Unicode's emoji, without skin tones, and their names in the sets."""
 
     concepts: Mapping[str, Concept]
     codes: Mapping[str, str] = field(repr=False)
 
     def of(self, drawn: Set, name: str) -> Concept | None:
-        """The concept of a drawing in a set of emoji or flags; None for variants and unknown names."""
+        """Return the concept of a drawing in a set of emoji or flags; None for variants and unknown names."""
         if drawn.kind == "flag":
             code = "".join(f"{0x1F1E6 + ord(letter) - ord('a'):X}-" for letter in name).rstrip("-")
             return self.concepts.get(code) if re.fullmatch("[a-z]{2}", name) else None
@@ -67,17 +67,17 @@ class Emoji:
 
 
 def letters(name: str) -> str:
-    """A name without everything but letters and digits, to match spellings."""
+    """Reduce a name to letters and digits, to match spellings."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def plain_code(code: str) -> str:
-    """A code point sequence in capitals without variation selectors."""
+    """Return a code point sequence in capitals without variation selectors."""
     return "-".join(part for part in code.upper().split("-") if part != "FE0F")
 
 
 def read_emoji(packages: Path) -> Emoji:
-    """Concepts from emojibase; names from it, from its shortcodes, and from the sets that state code points."""
+    """Read concepts from emojibase; names from it, its shortcodes, and the sets that state code points."""
     labels = labels_folder(packages) / "en"
     groups = read_json(labels_folder(packages) / "meta" / "groups.json")["subgroups"]
     concepts, codes = {}, {}
@@ -102,13 +102,13 @@ def read_emoji(packages: Path) -> Emoji:
 
 
 def spoken(label: str) -> str:
-    """A label as one would say it: "flag: France" -> "flag of France"."""
+    """Spell out a label: "flag: France" becomes "flag of France"."""
     label = label.replace("flag: ", "flag of ").replace("keycap: ", "keycap ").replace("\u2019", "'")
     return re.sub(r"\s+", " ", re.sub(r"[\u201c\u201d:()]", " ", label)).strip()
 
 
 def icon_words(name: str) -> str:
-    """The words of an icon's name, without numbers and manner at its end."""
+    """Return the words of an icon's name, without trailing numbers and style words."""
     words = [word for word in re.split(r"[-_\s]+", name.lower()) if word]
     while len(words) > 1 and (words[-1].isdigit() or words[-1] in _MANNER):
         words.pop()
@@ -116,7 +116,7 @@ def icon_words(name: str) -> str:
 
 
 def icon_concept(name: str, by_name: Mapping[str, Concept]) -> Concept:
-    """The concept of an icon: an emoji's where the name is the same, else one of its own."""
+    """Return the concept of an icon: that of the emoji with the same name, else a new one."""
     full = " ".join(re.split(r"[-_\s]+", name.lower()))
     for words in (full, icon_words(name)):
         if words in by_name:
@@ -125,7 +125,7 @@ def icon_concept(name: str, by_name: Mapping[str, Concept]) -> Concept:
 
 
 def by_name(emoji: Emoji) -> dict[str, Concept]:
-    """Emoji concepts by the names that icons may share with them."""
+    """Index emoji concepts by the names that icons may share with them."""
     found: dict[str, Concept] = {}
     for concept in emoji.concepts.values():
         for name in (concept.name.lower(), concept.name.lower().removesuffix(" face")):
@@ -134,7 +134,7 @@ def by_name(emoji: Emoji) -> dict[str, Concept]:
 
 
 class Forbidden:
-    """Tells whether words speak of a held-out concept."""
+    """Tests whether words mention a held-out concept."""
 
     def __init__(self, concepts: Iterable[Concept]) -> None:
         names = {concept.name.lower() for concept in concepts if concept.held_out}
@@ -153,9 +153,10 @@ class Forbidden:
 
 
 def frequent(pairs: Iterable[tuple[Concept, str]]) -> set[str]:
-    """Names of concepts that are worth a class: drawn by at least two sets, an icon's at least three times.
+    """Return the names of concepts that become classes: drawn by at least two sets, icons at least three times.
 
-    Takes (concept, set) of every image.
+    Args:
+        pairs: Concept and set of every image.
     """
     listed = list(pairs)
     count = Counter(concept.name for concept, _ in listed)

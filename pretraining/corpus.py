@@ -1,8 +1,7 @@
-"""Stages 1 and 2: fetch the packages, render every drawing once, keep the pixels in one compact file a set.
+"""Stages 1 and 2: fetch the packages, render every drawing once, and store the pixels of each set in one file.
 
-``corpus/NAME.npz`` holds ``names`` and ``pixels``: (N, 64, 64) alpha where the whole set is drawn in black, else
-(N, 64, 64, 4) straight-alpha RGBA. ``corpus/manifest.json`` says of each set where it is from, under which licence, how
-many drawings it has, and the file's SHA-256.
+``corpus/NAME.npz`` holds ``names`` and ``pixels``: (N, 64, 64) alpha if the whole set is black, else (N, 64, 64, 4)
+straight-alpha RGBA. ``corpus/manifest.json`` lists the source, licence, number of drawings and SHA-256 of each set.
 """
 
 import hashlib
@@ -26,14 +25,14 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Pictures:
-    """The drawings of one set: ``pixels`` as in the file, and a name each."""
+    """The drawings of one set: their names, and ``pixels`` as in the file."""
 
     names: list[str]
     pixels: np.ndarray
 
 
 def fetch(packages: Path) -> None:
-    """Have npm install the pinned packages into ``packages/node_modules``; it checks their checksums.
+    """Install the pinned packages into ``packages/node_modules`` with npm, which verifies checksums.
 
     Raises:
         RuntimeError: If npm is missing or fails.
@@ -44,17 +43,17 @@ def fetch(packages: Path) -> None:
     if installed.is_file() and installed.read_text() == lock:
         return
     if shutil.which("npm") is None:
-        raise RuntimeError("npm was not found; it fetches the drawings. Install Node.js 18 or newer.")
+        raise RuntimeError("npm was not found, which fetches the drawings. Install Node.js 18 or newer.")
     for name in ("package.json", "package-lock.json"):
         shutil.copy(HERE / name, packages / name)
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     if subprocess.run(command, cwd=packages, check=False).returncode:
-        raise RuntimeError(f"'{' '.join(command)}' failed in {packages}; its own words are above.")
+        raise RuntimeError(f"'{' '.join(command)}' failed in {packages}; see its output above.")
     installed.write_text(lock)
 
 
 def render_all(packages: Path, corpus: Path, workers: int | None = None) -> None:
-    """Render every set that has no file yet; an interrupted run goes on with the next set."""
+    """Render every set that has no file yet; an interrupted run resumes with the next set."""
     corpus.mkdir(parents=True, exist_ok=True)
     waiting = [drawn for drawn in SETS if not (corpus / f"{drawn.name}.json").is_file()]
     waiting.sort(key=lambda drawn: drawn.kind != "emoji")  # the longest first
@@ -68,14 +67,14 @@ def render_all(packages: Path, corpus: Path, workers: int | None = None) -> None
 
 
 def render_set(packages: Path, corpus: Path, drawn: Set) -> None:
-    """Render one set and write its file, then its entry of the manifest, which says that the file is whole.
+    """Render one set; writes its file, then its entry of the manifest, which marks the file as complete.
 
     Raises:
-        ValueError: If the package states another licence than the table here.
+        ValueError: If the package states another licence than ``sets.py``.
     """
     stated, author = licence(packages, drawn)
     if stated != drawn.licence:
-        raise ValueError(f"{drawn.npm} states the licence {stated!r}, the table says {drawn.licence!r}: check it.")
+        raise ValueError(f"{drawn.npm} states the licence {stated!r}, sets.py says {drawn.licence!r}: check it.")
     pictures = rendered(list(drawings(packages, drawn)))
     path = corpus / f"{drawn.name}.npz"
     with open(f"{path}.part", "wb") as file:
@@ -95,7 +94,7 @@ def render_set(packages: Path, corpus: Path, drawn: Set) -> None:
 
 
 def rendered(wanted: list[Drawing]) -> Pictures:
-    """Render drawings; those with nothing to see are left out."""
+    """Render drawings, leaving out invisible ones."""
     names, pixels = [], []
     for drawing in wanted:
         picture = render(drawing)
@@ -107,13 +106,13 @@ def rendered(wanted: list[Drawing]) -> Pictures:
 
 
 def read_pictures(corpus: Path, drawn: Set) -> Pictures:
-    """One set's drawings."""
+    """Read the drawings of one set."""
     with np.load(corpus / f"{drawn.name}.npz") as file:
         return Pictures(file["names"].tolist(), file["pixels"])
 
 
 def rgba(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as stored -> (N, 64, 64, 4)."""
+    """Convert stored pixels to RGBA, (N, 64, 64, 4)."""
     if pixels.ndim == 4:
         return pixels
     black = np.zeros((*pixels.shape, 4), dtype=np.uint8)
@@ -122,12 +121,12 @@ def rgba(pixels: np.ndarray) -> np.ndarray:
 
 
 def labels_folder(packages: Path) -> Path:
-    """Where the names, tags and groups of the emoji are."""
+    """Return the folder with the names, tags and groups of the emoji."""
     return packages / "node_modules" / LABELS
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -1,4 +1,4 @@
-"""Read a package of drawings: every picture with its plain name, as SVG text or an image file."""
+"""Reading packages of drawings: every picture with its plain name, as SVG or an image file."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 from pretraining.sets import Set
 
-# Brands are no concepts, and their marks are not ours to spread.
+# Brands are not concepts, and their marks must not be redistributed.
 _BRANDS = ("logo", "brand", "social-", "cib-", "ion-social", "app-store")
 
 
@@ -17,8 +17,8 @@ class Drawing:
     """One picture of a set.
 
     Attributes:
-        name: The set's own name without the ending of the variant: "fox-face", "us" (flags), a code point (3-D emoji).
-        source: The SVG, or the path of an image file.
+        name: Its name in the set without the variant's ending: "fox-face", "us" (flags), a code point (3-D emoji).
+        source: SVG text, or the path of an image file.
     """
 
     name: str
@@ -26,17 +26,17 @@ class Drawing:
 
 
 def folder(packages: Path, drawn: Set) -> Path:
-    """Where npm put a set."""
+    """Return the folder that npm installed a set to."""
     return packages / "node_modules" / drawn.npm
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a package."""
+    """Read a JSON file of a package."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def licence(packages: Path, drawn: Set) -> tuple[str, str]:
-    """The licence (SPDX) and author that the package itself states."""
+    """Return the licence (SPDX) and author stated by the package."""
     info = folder(packages, drawn) / "info.json"
     if info.is_file():
         stated = read_json(info)
@@ -47,7 +47,7 @@ def licence(packages: Path, drawn: Set) -> tuple[str, str]:
 
 
 def drawings(packages: Path, drawn: Set) -> Iterator[Drawing]:
-    """The pictures of a set that are wanted, in the package's order."""
+    """Yield the selected pictures of a set, in the package's order."""
     assets = folder(packages, drawn) / "assets"
     if assets.is_dir():
         for path in sorted(assets.glob("*.webp")):
@@ -69,7 +69,7 @@ def drawings(packages: Path, drawn: Set) -> Iterator[Drawing]:
 
 
 def without_ending(name: str, drawn: Set) -> str | None:
-    """The name without its variant's ending; None for a variant that is not wanted."""
+    """Return a name without its variant's ending; None for variants that are not selected."""
     for ending in sorted({*drawn.endings, *drawn.keep} - {""}, key=len, reverse=True):
         if name.endswith(ending):
             return name.removesuffix(ending) if ending in drawn.keep else None
@@ -77,7 +77,7 @@ def without_ending(name: str, drawn: Set) -> str | None:
 
 
 def brand_names(metadata: Path) -> set[str]:
-    """Names that a set files under a category of brands or logos."""
+    """Return the names in a set's categories of brands or logos."""
     if not metadata.is_file():
         return set()
     categories = read_json(metadata).get("categories", {})

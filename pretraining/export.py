@@ -1,4 +1,4 @@
-"""Stage 5: what ships of the trained models: half-precision weights, the CLIP's architecture, a manifest of both."""
+"""Stage 5: export the trained models: half-precision weights and a manifest."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def export(out: Path, shipped: Path) -> None:
 
 
 def clip_state(path: Path) -> dict[str, Tensor]:
-    """The CLIP's own tensors in open_clip's names, with the scale that towers and table were trained with."""
+    """Return the CLIP's tensors under open_clip's names, with the scale that it was trained with."""
     whole = torch.load(path, weights_only=True, map_location="cpu")["model"]
     state = {name.removeprefix("clip."): tensor for name, tensor in whole.items() if name.startswith("clip.")}
     state["logit_scale"] = whole["scale"]
@@ -37,16 +37,16 @@ def clip_state(path: Path) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> dict[str, object]:
-    """Write one file; returns its entry of the manifest."""
+    """Write one file and return its entry of the manifest."""
     half = {name: tensor.half().contiguous() for name, tensor in state.items()}
-    broken = [name for name, tensor in half.items() if not tensor.isfinite().all()]
-    if broken:
-        raise ValueError(f"Not finite in half precision: {', '.join(broken)}.")
+    bad = [name for name, tensor in half.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(f"Not finite in half precision: {', '.join(bad)}.")
     part = path.with_name(f"{path.name}.part")
     save_file(half, part)
     data = part.read_bytes()
     if len(data) > LARGEST:
-        raise ValueError(f"{path.name} has {len(data):,} bytes; the package has room for {LARGEST:,}.")
+        raise ValueError(f"{path.name} has {len(data):,} bytes; at most {LARGEST:,} fit into the package.")
     part.replace(path)
     count = sum(tensor.numel() for tensor in half.values())
     return {"bytes": len(data), "numbers": count, "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,6 +1,6 @@
-"""Stage 3: the embedded masked autoencoder (He et al. 2022) on the drawings; no labels, no text.
+"""Stage 3: train the embedded masked autoencoder (He et al. 2022) on the drawings, without labels or text.
 
-Differs from the paper: a decoder of width 64 and 2 blocks, Muon beside AdamW, views that are also recoloured.
+Differs from the paper: a decoder of width 64 and 2 blocks, Muon in addition to AdamW, views that are also recoloured.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ MASKED = 0.75
 
 
 class Autoencoder(nn.Module):
-    """The encoder that ships, and a small decoder that does not."""
+    """The encoder, which ships, and a small decoder, which does not."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Autoencoder(nn.Module):
         self.leave = nn.Linear(width, 3 * 8 * 8)
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the masked patches, each normalised by its own mean and deviation; a scalar."""
+        """Return the mean squared error of the masked patches, each normalised by its mean and deviation; a scalar."""
         encoder = self.encoder
         patches = encoder.patch_embed(images) + encoder.pos_embed[:, 1:]
         count = patches.shape[1]
@@ -50,12 +50,12 @@ class Autoencoder(nn.Module):
 
 
 def rows(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Chosen tokens of each image: (B, N, D), (B, K) -> (B, K, D)."""
+    """Select tokens of each image: (B, N, D) and indices (B, K) to (B, K, D)."""
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[2]))
 
 
 def train_mae(rank: int, ranks: int, packages: Path, corpus: Path, out: Path, samples: int, batch: int) -> None:
-    """Train for so many samples, from the checkpoint in ``out`` if there is one."""
+    """Train on a number of samples, from the checkpoint in ``out`` if it exists."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     drawings = read_samples(packages, corpus).to(device)
@@ -81,13 +81,13 @@ def train_mae(rank: int, ranks: int, packages: Path, corpus: Path, out: Path, sa
 
 
 def mae_state(path: Path) -> dict[str, Tensor]:
-    """The encoder of a checkpoint in timm's names; the decoder does not ship."""
+    """Return the encoder of a checkpoint under timm's names."""
     whole = torch.load(path, weights_only=True, map_location="cpu")["model"]
     return {name.removeprefix("encoder."): tensor for name, tensor in whole.items() if name.startswith("encoder.")}
 
 
 def mae_step(model: Autoencoder, drawings: Samples, size: int, generator: torch.Generator) -> Tensor:
-    """Gradients of one random batch; returns the loss."""
+    """Compute the gradients of a random batch; returns the loss."""
     device = generator.device
     indices = torch.randint(len(drawings), (size,), generator=generator, device=device)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Stage 6: what the backbones can do with styles that they never saw; the numbers of the model cards.
+"""Stage 6: measure the backbones on held-out styles, for the model cards.
 
-Nothing here decides anything in the training: it runs once, when the weights are made.
+Nothing here influences the training: it runs once, after the export.
 """
 
 import json
@@ -54,7 +54,7 @@ LARGEST = 100
 
 @dataclass(frozen=True)
 class Drawn:
-    """Drawings of one task in one set: straight-alpha pixels (N, 64, 64, 4) and their classes."""
+    """The drawings of one task in one set: straight-alpha pixels, (N, 64, 64, 4), and labels."""
 
     pixels: np.ndarray
     labels: Tensor
@@ -62,7 +62,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Task:
-    """Concepts to tell apart, and every held-out drawing of them by set."""
+    """Classes, and every held-out drawing of them by set."""
 
     name: str
     classes: tuple[str, ...]
@@ -70,7 +70,7 @@ class Task:
 
 
 def read_tasks(packages: Path, corpus: Path) -> list[Task]:
-    """All tasks; a task has at most 100 classes, the first in the order of code points (icons: the most drawn)."""
+    """Read all tasks; a task has at most 100 classes, those drawn by the most sets."""
     emoji = read_emoji(packages)
     held_out = [drawn for drawn in SETS if drawn.role != "pretrain"]
     return [_task(name, groups, emoji, held_out, corpus) for name, groups in TASKS.items()]
@@ -109,7 +109,7 @@ def _word(drawn: Set, drawing: str, groups: Sequence[str], emoji: Emoji) -> str 
 
 
 def on_white(pixels: np.ndarray) -> Tensor:
-    """Drawings on white with a little margin, (N, 3, 64, 64) in [0, 1]."""
+    """Place drawings on white with a small margin, (N, 3, 64, 64) in [0, 1]."""
     drawings = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     flat = drawings[:, :3] * drawings[:, 3:] + 1 - drawings[:, 3:]
     inner = F.interpolate(flat, size=(56, 56), mode="bilinear", antialias=True)
@@ -121,13 +121,13 @@ Encode = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def encoded(encode: Encode, pixels: np.ndarray, batch: int = 256) -> Tensor:
-    """Unit features of drawings, (N, E)."""
+    """Return unit features of drawings, (N, E)."""
     images = on_white(pixels)
     return F.normalize(torch.cat([encode(images[i : i + batch]) for i in range(0, len(images), batch)]), dim=1)
 
 
 def zero_shot(task: Task, encode: Encode, class_features: Tensor) -> dict[str, tuple[int, int]]:
-    """Right answers and images by set."""
+    """Return the number of correct predictions and of images by set."""
     found = {}
     for name, drawn in task.drawn.items():
         right = (encoded(encode, drawn.pixels) @ class_features.t()).argmax(dim=1) == drawn.labels
@@ -136,7 +136,7 @@ def zero_shot(task: Task, encode: Encode, class_features: Tensor) -> dict[str, t
 
 
 def nearest(task: Task, encode: Encode, source: Sequence[str]) -> tuple[int, int]:
-    """Right answers of the nearest neighbour: neighbours from the source sets, images from all others."""
+    """Classify by nearest neighbours from the source sets; returns the correct and all images of other sets."""
     features = {name: encoded(encode, drawn.pixels) for name, drawn in task.drawn.items()}
     known = torch.cat([features[name] for name in source])
     labels = torch.cat([task.drawn[name].labels for name in source])
@@ -149,7 +149,7 @@ def nearest(task: Task, encode: Encode, source: Sequence[str]) -> tuple[int, int
 
 
 def probe(task: Task, encode: Encode, source: Sequence[str]) -> tuple[int, int]:
-    """Right answers of a ridge classifier on features: fitted to the source sets, images from all others."""
+    """Fit a ridge classifier to the source sets; returns the correct and all images of other sets."""
     features = {name: encoded(encode, drawn.pixels) for name, drawn in task.drawn.items()}
     known = torch.cat([features[name] for name in source])
     labels = torch.cat([task.drawn[name].labels for name in source])
@@ -173,8 +173,8 @@ SOURCES = {
 }
 
 
-def measure(packages: Path, corpus: Path, out: Path, shipped: Path, docs: Path) -> None:
-    """Measure the shipped weights and write ``measured.json`` beside them and the model cards."""
+def measure_backbones(packages: Path, corpus: Path, out: Path, shipped: Path, docs: Path) -> None:
+    """Measure the exported weights; writes ``measured.json`` next to them, and the model cards."""
     tasks = read_tasks(packages, corpus)
     clip, mae = load_backbone("embedded/clip"), load_backbone("embedded/mae")
     drawings = read_samples(packages, corpus)
@@ -193,7 +193,7 @@ def measure(packages: Path, corpus: Path, out: Path, shipped: Path, docs: Path) 
 
 
 def measure_zero_shot(task: Task, clip: Backbone) -> dict[str, Any]:
-    """Right answers and images by set, and over the coloured sets."""
+    """Return the number of correct predictions and of images by set, and over the coloured sets."""
     with torch.no_grad():
         features = torch.stack([template_features(clip, template, task.classes) for template in TEMPLATES]).mean(dim=0)
     found = zero_shot(task, image_encoder(clip), F.normalize(features, dim=1))
@@ -206,7 +206,7 @@ def measure_zero_shot(task: Task, clip: Backbone) -> dict[str, Any]:
 
 
 def measure_features(task: Task, clip: Backbone, mae: Backbone) -> dict[str, Any]:
-    """Accuracy of the nearest neighbour and of a ridge classifier on several kinds of features."""
+    """Return the accuracy of nearest neighbours and a ridge classifier on several kinds of features."""
     source = SOURCES.get(task.name, SOURCES["emoji"])
     encoders = {
         "clip": image_encoder(clip),
@@ -223,13 +223,13 @@ def measure_features(task: Task, clip: Backbone, mae: Backbone) -> dict[str, Any
 
 
 def image_encoder(backbone: Backbone) -> Encode:
-    """Images in [0, 1] to features, as the library pools them."""
+    """Return a function from images in [0, 1] to features, pooled as in the library."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.preprocess.mean, backbone.preprocess.std))
     return lambda images: backbone.vision((images - mean) / std, pooling=backbone.pooling)
 
 
 def untrained(mae: Backbone) -> Backbone:
-    """The same network with timm's random start."""
+    """Return the same network with timm's random initialisation."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return replace(mae, vision=TimmViT(build_mae()))

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before the step.
+"""Muon (Jordan et al. 2024): momentum that is orthogonalised before the step.
 
-torch.optim.Muon iterates in bfloat16, which a CPU without such units runs fifty times slower than float32; hence ours.
-The step is scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable": 0.2 sqrt(max(rows, columns))).
+torch.optim.Muon iterates in bfloat16, fifty times slower than float32 on a CPU without bfloat16; hence our own. The
+step is scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable": 0.2 sqrt(max(rows, columns))).
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; Nesterov momentum, decoupled weight decay."""
+    """Muon for matrices, with Nesterov momentum and decoupled weight decay."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One step."""
+        """Make one step."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Roughly the nearest (semi-)orthogonal matrix: singular values are driven to about 1 by a quintic iteration."""
+    """Approximate the nearest (semi-)orthogonal matrix by a quintic iteration on the singular values."""
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x

@@ -1,4 +1,4 @@
-"""One training step on several processes: each has a part of the batch, gradients are averaged."""
+"""Data-parallel training on several processes: each takes a part of the batch, gradients are averaged."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-# glibc returns large blocks to the system and asks for them anew at every step, a fifth of the time; keep them.
+# glibc returns large blocks to the system and requests them again at every step, a fifth of the time; keep them.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30)}
 
 
 def run_ranks(work: Callable[..., None], ranks: int, *arguments: Any) -> None:
-    """Run ``work(rank, ranks, *arguments)`` in so many processes of one thread each; in this one where it is 1."""
+    """Run ``work(rank, ranks, *arguments)`` in processes of one thread each; in this process if there is one rank."""
     if ranks == 1:
         work(0, 1, *arguments)
         return
@@ -31,7 +31,7 @@ def _rank(rank: int, ranks: int, work: Callable[..., None], arguments: tuple[Any
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Make every process hold the mean gradient; nothing to do in a single process."""
+    """Average gradients over processes, if there are several."""
     if not dist.is_initialized():
         return
     with_gradient = [p for p in parameters if p.grad is not None]

@@ -1,4 +1,4 @@
-"""Drawings as pixels, and the compact files that keep them."""
+"""Rendering drawings to pixels."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ SIZE = 64
 
 
 def render(drawing: Drawing, size: int = SIZE) -> np.ndarray | None:
-    """Straight-alpha RGBA, (size, size, 4) uint8, the picture fitted and centred; None if nothing is visible."""
+    """Render a drawing, fitted and centred, as straight-alpha RGBA, (size, size, 4) uint8; None if invisible."""
     if isinstance(drawing.source, Path):
         picture = Image.open(drawing.source).convert("RGBA")
     else:
@@ -27,6 +27,6 @@ def render(drawing: Drawing, size: int = SIZE) -> np.ndarray | None:
 
 
 def is_black(pixels: np.ndarray) -> bool:
-    """Whether a picture, (S, S, 4), is a shape in one dark colour, so that its alpha tells everything."""
+    """Return whether a picture, (S, S, 4), has one dark colour, so that its alpha suffices."""
     seen = pixels[..., 3] > 25
     return bool((pixels[seen][:, :3] < 40).all())

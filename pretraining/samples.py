@@ -1,4 +1,4 @@
-"""The pretraining images in memory, and batches of them: drawings put on backgrounds, moved, recoloured."""
+"""The pretraining drawings in memory, and random views of them: shifted, recoloured, on backgrounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Samples:
     Attributes:
         alpha: (N, 64, 64) uint8.
         colour: (M, 3, 64, 64) uint8, of the drawings that are not plain black.
-        place: (N,) index into ``colour``; -1 for black ones.
+        place: (N,) index into ``colour``; -1 for black drawings.
         labels: (N,) index into ``concepts``; -1 where a drawing's concept is too rare to be a class.
         concepts: The classes.
     """
@@ -39,23 +39,23 @@ class Samples:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Samples":
-        """Everything on a device."""
+        """Return a copy on a device."""
         moved = (tensor.to(device) for tensor in (self.alpha, self.colour, self.place, self.labels))
         return Samples(*moved, self.concepts)
 
     def rgba(self, indices: Tensor) -> Tensor:
-        """Drawings as (B, 4, 64, 64) in [0, 1], straight alpha."""
+        """Return drawings as straight-alpha RGBA, (B, 4, 64, 64) in [0, 1]."""
         place = self.place[indices]
         rgb = self.colour[place.clamp(min=0)] * (place >= 0)[:, None, None, None]
         return torch.cat([rgb, self.alpha[indices][:, None]], dim=1).float() / 255
 
     def is_black(self, indices: Tensor) -> Tensor:
-        """Which drawings are shapes in black, (B,)."""
+        """Return which drawings are black shapes, (B,)."""
         return self.place[indices] < 0
 
 
 def read_samples(packages: Path, corpus: Path) -> Samples:
-    """The pretraining sets with their concepts."""
+    """Read the pretraining sets with their concepts."""
     emoji = read_emoji(packages)
     names, forbidden = by_name(emoji), Forbidden(emoji.concepts.values())
     alphas, colours, places, pairs = [], [], [], []
@@ -91,12 +91,12 @@ def read_samples(packages: Path, corpus: Path) -> Samples:
 
 
 def compose(drawings: Tensor, black: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Random views: (B, 4, 64, 64) drawings -> (B, 3, 64, 64) images in [0, 1].
+    """Compose random views: drawings, (B, 4, 64, 64), to images, (B, 3, 64, 64) in [0, 1].
 
     Args:
         drawings: Straight-alpha RGBA in [0, 1].
-        black: Which ones are black shapes; they may be drawn in any colour that stands out, (B,).
-        strength: 0 for the drawing as it is on white, 1 for the strongest changes.
+        black: Which are black shapes, (B,); these may take any colour that stands out.
+        strength: 0 for the unchanged drawing on white, 1 for the strongest changes.
         generator: On the drawings' device.
     """
     size, device = len(drawings), drawings.device
@@ -116,12 +116,12 @@ def compose(drawings: Tensor, black: Tensor, strength: float, generator: torch.G
 
 
 def _some(draw: Tensor, part: float, among: Tensor) -> Tensor:
-    """A random part of the chosen rows, shaped to select images."""
+    """Select a random fraction of some rows, as a mask that broadcasts over images."""
     return ((draw < part) & among)[:, None, None, None]
 
 
 def moved_drawings(drawings: Tensor, strength: float, uniform) -> Tensor:
-    """Drawings scaled, turned, sheared, stretched and shifted."""
+    """Scale, rotate, shear, stretch and shift drawings."""
 
     def signed(reach: float) -> Tensor:
         return (2 * uniform() - 1) * reach * strength
@@ -139,7 +139,7 @@ def moved_drawings(drawings: Tensor, strength: float, uniform) -> Tensor:
 
 
 def backgrounds(strength: float, uniform) -> Tensor:
-    """White, plain or graded backgrounds, (B, 3, 64, 64)."""
+    """Make white, plain or graded backgrounds, (B, 3, 64, 64)."""
     first, second = uniform(3)[:, :, None, None], uniform(3)[:, :, None, None]
     kind, angle = uniform(), uniform() * 2 * torch.pi
     line = torch.linspace(-0.5, 0.5, 64, device=kind.device)
@@ -150,7 +150,7 @@ def backgrounds(strength: float, uniform) -> Tensor:
 
 
 def recoloured(images: Tensor, strength: float, uniform) -> Tensor:
-    """Hue turned, saturation, contrast and brightness changed, some images grey or inverted."""
+    """Change hue, saturation, contrast and brightness; make some images grey or inverted."""
     turn = (2 * uniform() - 1) * 0.5 * strength
     grey = (uniform() < 0.12 * strength).float()
     saturation = torch.exp((2 * uniform() - 1) * 0.5 * strength) * (1 - grey)
@@ -168,7 +168,7 @@ def recoloured(images: Tensor, strength: float, uniform) -> Tensor:
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images as the model wants them."""
+    """Normalise images by mean and deviation."""
     shape = (1, 3, 1, 1)
     return (images - torch.tensor(mean, device=images.device).view(shape)) / torch.tensor(
         std, device=images.device

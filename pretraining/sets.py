@@ -1,6 +1,6 @@
-"""Which packages of drawings are used, for what, and under which licence.
+"""The packages of drawings, their use and licences.
 
-Sets of one family share silhouettes, so a family is either seen in pretraining or held out, never both. Versions are
+Sets of one family share silhouettes, so a family is either used for pretraining or held out, never both. Versions are
 pinned in package.json, checksums in package-lock.json.
 """
 
@@ -17,14 +17,14 @@ class Set:
 
     Attributes:
         name: Short name, and the prefix of its iconify package unless ``package`` is given.
-        licence: SPDX name; checked against the package's own statement.
-        family: Sets with one author's silhouettes.
+        licence: SPDX name; checked against the package's statement.
+        family: Name shared by sets with the same silhouettes.
         role: ``pretrain``; ``held-out`` (never trained on, may be shipped as samples); or ``measure-only`` (share-alike
-            terms: its drawings neither enter weights nor the package).
-        style: How it is drawn.
+            terms: drawings enter neither weights nor the package).
+        style: Drawing style.
         kind: Emoji are matched by code point or name, icons by name, flags by country code.
-        keep: Endings of the names to take; an empty ending takes names without any of ``endings``.
-        endings: All endings the set has for its variants, longest first.
+        keep: Endings of the names to use; an empty ending selects names without any of ``endings``.
+        endings: All endings of the set's variants, longest first.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Set:
 
     @property
     def npm(self) -> str:
-        """The package's name in the registry."""
+        """The package's name on npm."""
         return self.package or f"@iconify-json/{self.name}"
 
 
@@ -128,5 +128,5 @@ LABELS = "emojibase-data"  # names, tags and groups of the emoji
 
 
 def chosen(role: Role) -> tuple[Set, ...]:
-    """The sets of one role."""
+    """Return the sets of one role."""
     return tuple(drawn for drawn in SETS if drawn.role == role)

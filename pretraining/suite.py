@@ -1,9 +1,9 @@
-"""Draws the suite that ships: small pictures of held-out drawings, and an index of each task.
+"""Write the embedded suite: small images of held-out drawings, and an index of each task.
 
     python -m pretraining.suite --packages PACKAGES            # writes src/selfprompt/suites/embedded
     python -m pretraining.suite --baselines
 
-Every picture depends on its task, part, class and number only, so another class or task changes no other file.
+Every image depends only on its task, subset, class and number, so adding a class or task changes no other file.
 """
 
 import argparse
@@ -34,8 +34,8 @@ BY_NAME = {drawn.name: drawn for drawn in SETS}
 
 
 @dataclass(frozen=True)
-class Part:
-    """A split or a domain of a task: where its pictures stand, the sets they are from, and how many a class."""
+class Subset:
+    """A split or domain of a task: its folder, the sets it is drawn from, and the number of images per class."""
 
     name: str
     folder: str
@@ -44,21 +44,21 @@ class Part:
     look: Look
 
 
-def parts(plan: Plan) -> list[Part]:
-    """The splits of a task, then its domains."""
+def parts(plan: Plan) -> list[Subset]:
+    """Return the splits of a task, then its domains."""
     look = Look(mirror=plan.mirror)
-    found = [Part(split, split, plan.test if split == "test" else plan.train, VIEWS[split], look) for split in VIEWS]
+    found = [Subset(split, split, plan.test if split == "test" else plan.train, VIEWS[split], look) for split in VIEWS]
     for domain, sets in plan.domains.items():
         own = Look(mirror=plan.mirror, waving=domain == "waving", paper=domain == "outline")
-        found.append(Part(domain, f"domains/{domain}", sets, DOMAIN_VIEWS, own))
+        found.append(Subset(domain, f"domains/{domain}", sets, DOMAIN_VIEWS, own))
     return found
 
 
 def write_suite(packages: Path, out: Path) -> None:
-    """Draw all tasks anew.
+    """Draw all tasks.
 
     Raises:
-        ValueError: If a set may not be shipped, or a class has no drawing to train or test with.
+        ValueError: If a set must not be shipped, or a class has no drawing in a split.
     """
     emoji = read_emoji(packages)
     part = out.with_name(f"{out.name}.part")
@@ -90,7 +90,7 @@ def write_task(packages: Path, emoji: Emoji, plan: Plan, out: Path) -> None:
 
 
 def pack(out: Path) -> None:
-    """Move the pictures of a task into its archive, which depends on their names and bytes alone."""
+    """Move the images of a task into its archive, which depends only on their names and bytes."""
     pictures = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.png"))}
     with ZipFile(out / ARCHIVE_NAME, "w") as archive:
         for name, content in pictures.items():
@@ -99,8 +99,8 @@ def pack(out: Path) -> None:
         shutil.rmtree(path)
 
 
-def draw(drawing: Drawing, part: Part, key: str, path: Path) -> None:
-    """Write one picture."""
+def draw(drawing: Drawing, part: Subset, key: str, path: Path) -> None:
+    """Write one image."""
     pixels = pixels_of(drawing)
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def draw(drawing: Drawing, part: Part, key: str, path: Path) -> None:
 
 @cache
 def pixels_of(drawing: Drawing) -> np.ndarray:
-    """A drawing at twice the size of a picture."""
+    """Render a drawing at twice the size of an image."""
     pixels = render(drawing, DRAWN)
     if pixels is None:
         raise ValueError(f"Nothing is visible of the drawing {drawing.name!r}.")
@@ -117,14 +117,14 @@ def pixels_of(drawing: Drawing) -> np.ndarray:
 
 
 def pick(packages: Path, emoji: Emoji, plan: Plan, name: str) -> dict[str, list[Drawing]]:
-    """The drawings of a set by class.
+    """Return the drawings of a set by class.
 
     Raises:
-        ValueError: If the set was used for pretraining, or its terms do not let it be shipped.
+        ValueError: If the set was used for pretraining, or its terms forbid shipping it.
     """
     drawn = BY_NAME[name]
     if drawn.role != "held-out":
-        raise ValueError(f"Only held-out sets can be shown: {name} is {drawn.role}.")
+        raise ValueError(f"Only held-out sets can be shipped: {name} is {drawn.role}.")
     words = {word: title for title in plan.classes for word in (title, *plan.more.get(title, ()))}
     found: dict[str, list[Drawing]] = {}
     for drawing in all_drawings(packages, drawn):
@@ -135,19 +135,19 @@ def pick(packages: Path, emoji: Emoji, plan: Plan, name: str) -> dict[str, list[
 
 
 def plainest(drawn: Set, group: list[Drawing]) -> list[Drawing]:
-    """Of an icon's drawings those with the fewest words in their names: none in a circle, if there is another."""
+    """Keep the drawings of an icon with the fewest words in their names, to avoid icons in circles."""
     fewest = min(drawing.name.count("-") for drawing in group)
     return [drawing for drawing in group if drawn.kind != "icon" or drawing.name.count("-") == fewest]
 
 
 @cache
 def all_drawings(packages: Path, drawn: Set) -> tuple[Drawing, ...]:
-    """Every drawing of a set."""
+    """Return every drawing of a set."""
     return tuple(drawings(packages, drawn))
 
 
 def meaning(emoji: Emoji, plan: Plan, drawn: Set, name: str) -> str:
-    """What a drawing's name means as a class name of the task; empty for nothing."""
+    """Return the class name of the task that a drawing's name stands for; empty if none."""
     if drawn.kind == "icon":
         return icon_words(name)
     concept = emoji.of(drawn, name)
@@ -155,7 +155,7 @@ def meaning(emoji: Emoji, plan: Plan, drawn: Set, name: str) -> str:
 
 
 def index_text(packages: Path, emoji: Emoji, plan: Plan, rows: list[list[Any]], used: list[str]) -> str:
-    """The index of a task: JSON with a line for each image."""
+    """Return the index of a task: JSON with one line per image."""
     held_out = {concept.name for concept in emoji.concepts.values() if concept.held_out}
     hidden = [title for title in plan.classes if plan.prefix + title in held_out]
     head = {
@@ -173,30 +173,30 @@ def index_text(packages: Path, emoji: Emoji, plan: Plan, rows: list[list[Any]], 
 
 
 def about(packages: Path, drawn: Set) -> dict[str, str]:
-    """Where a set is from, and its licence."""
+    """Return the source of a set and its licence."""
     stated, author = licence(packages, drawn)
     version = read_json(folder(packages, drawn) / "package.json")["version"]
     return {"package": drawn.npm, "version": version, "author": author, "licence": stated}
 
 
 def slug(title: str) -> str:
-    """A class name as a folder's name."""
+    """Turn a class name into the name of a folder."""
     return title.replace(" ", "_")
 
 
 def print_baselines(out: Path) -> None:
-    """A row for each test set: accuracies in percent without any backbone."""
+    """Print accuracies in percent without a backbone, one row per test set."""
     print("| test set | images | chance | ridge on pixels | nearest neighbour on pixels |\n|---|---|---|---|---|")
     for row in baselines(out):
         print(f"| {row.name} | {row.images} | {row.chance:.1f} | {row.ridge:.1f} | {row.nearest:.1f} |")
 
 
 def main() -> None:
-    """Run as a program."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, default=Path("runs/pretraining"), help="folder with node_modules")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the suite")
-    parser.add_argument("--baselines", action="store_true", help="only print what raw pixels reach on the suite")
+    parser.add_argument("--baselines", action="store_true", help="only print the accuracies of raw pixels on the suite")
     options = parser.parse_args()
     if options.baselines:
         print_baselines(options.out)

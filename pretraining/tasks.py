@@ -1,13 +1,13 @@
-"""The tasks of the suite that ships: which classes, and which sets give training, test and shifted images.
+"""The tasks of the embedded suite: their classes, and the sets of training, test and shifted images.
 
-Only held-out sets: no backbone has seen a drawing of them. Test and training images of one task never show the same
-drawing, but where both are renderings of one vendor's emoji they share silhouettes; the shifted domains share nothing.
+All sets are held out: no backbone was trained on them. Training and test images of a task never show the same drawing,
+but two renderings of one vendor's emoji share silhouettes; the shifted domains share nothing.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-VIEWS = {"train": 16, "val": 4, "test": 8}  # images of each class
+VIEWS = {"train": 16, "val": 4, "test": 8}  # images per class
 DOMAIN_VIEWS = 2
 
 
@@ -16,15 +16,15 @@ class Plan:
     """One task.
 
     Attributes:
-        train: Sets whose drawings become training and validation images (different views of the same drawings).
+        train: Sets of the training and validation images (different views of the same drawings).
         test: Sets of the test images.
-        domains: Sets of each shifted domain; a class without a drawing there is not part of it.
+        domains: Sets of each shifted domain, which lacks classes without a drawing.
         shared: What training and test images have in common, in one sentence.
         template: The text for a class name.
-        prefix: What stands before the class name in the concept's name.
+        prefix: The text before the class name in the concept's name.
         mirror: Whether a mirrored drawing shows the same class.
         more: Other names of a class in sets of icons.
-        skip: Drawings that show something else than their names say, as "SET NAME".
+        skip: Drawings that do not show what their names say, as "SET NAME".
     """
 
     name: str

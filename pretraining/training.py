@@ -1,4 +1,4 @@
-"""What both trainings share: time box, learning rate, optimisers, checkpoints, log."""
+"""Training utilities: progress and learning rate, optimisers, checkpoints, log."""
 
 import json
 import math
@@ -18,14 +18,15 @@ from pretraining.parallel import average_gradients
 
 @dataclass
 class Clock:
-    """How far a training is: by samples, so that a slow machine only takes longer.
+    """Progress of a training, counted in samples, so that a slow machine only takes longer.
 
     Attributes:
-        samples: Samples in all.
-        batch: Samples a step, over all processes.
-        level: Part of the steps after which the learning rates begin to fall.
+        samples: Total number of samples.
+        batch: Samples per step, over all processes.
+        level: Fraction of the steps after which the learning rates start to fall.
         step: Steps done.
         seconds: Seconds of earlier sessions.
+        began: Start of this session on the monotonic clock.
     """
 
     samples: int
@@ -37,12 +38,12 @@ class Clock:
 
     @property
     def steps(self) -> int:
-        """Steps in all."""
+        """Total number of steps."""
         return self.samples // self.batch
 
     @property
     def part(self) -> float:
-        """How much is done, 0 to 1."""
+        """Fraction of the steps done, in [0, 1]."""
         return self.step / self.steps
 
     @property
@@ -52,14 +53,14 @@ class Clock:
 
     @property
     def rate(self) -> float:
-        """Factor of the learning rates: up over 3 % of the steps, level for a while, then down to 0 along a cosine."""
+        """Factor of the learning rates: warm-up over 3 % of the steps, constant, then a cosine to 0."""
         warm = min(1.0, (self.step + 1) / max(1, 0.03 * self.steps))
         falling = max(0.0, self.part - self.level) / (1 - self.level)
         return warm * 0.5 * (1 + math.cos(math.pi * falling))
 
 
 class Optimizers:
-    """Muon for the matrices of blocks, AdamW for everything else; Muon learns several times faster here."""
+    """Muon for the matrices of blocks, which trains several times faster here, and AdamW for the rest."""
 
     def __init__(self, modules: Iterable[nn.Module], lr: float, muon_lr: float, weight_decay: float) -> None:
         named = [item for module in modules for item in module.named_parameters()]
@@ -77,7 +78,7 @@ class Optimizers:
         ]
 
     def step(self, rate: float) -> None:
-        """Average gradients over processes, clip them, make one step, clear them."""
+        """Average gradients over processes, clip them, make one step, and clear them."""
         average_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer, lr in self._all:
@@ -87,11 +88,11 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> list[dict[str, Any]]:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return [optimizer.state_dict() for optimizer, _ in self._all]
 
     def load(self, state: list[dict[str, Any]]) -> None:
-        """From a checkpoint."""
+        """Load the state of a checkpoint."""
         for (optimizer, _), saved in zip(self._all, state, strict=True):
             optimizer.load_state_dict(saved)
 
@@ -99,7 +100,7 @@ class Optimizers:
 def save(
     path: Path, clock: Clock, optimizers: Optimizers, tensors: Mapping[str, Any], log: list[dict[str, Any]]
 ) -> None:
-    """Write a checkpoint whole or not at all, and the log beside it for people."""
+    """Write a checkpoint atomically, and the log next to it."""
     done = {"samples": clock.step * clock.batch, "seconds": clock.elapsed}
     state = {**done, "optimizers": optimizers.state(), "log": log, **tensors}
     torch.save(state, f"{path}.part")
@@ -108,31 +109,31 @@ def save(
 
 
 def resume(path: Path, clock: Clock, optimizers: Optimizers) -> dict[str, Any] | None:
-    """Go on from a checkpoint of one's own, if there is one."""
+    """Load a checkpoint if it exists and return its state."""
     if not path.is_file():
         return None
     state = torch.load(path, weights_only=True)
-    clock.step = state["samples"] // clock.batch  # the batch may have another size than before
+    clock.step = state["samples"] // clock.batch  # the batch size may have changed
     clock.seconds, clock.began = state["seconds"], time.monotonic()
     optimizers.load(state["optimizers"])
     return state
 
 
 class Average:
-    """Mean of each logged number since it was last read."""
+    """Mean of each logged value since the last read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
     def add(self, **values: Tensor) -> None:
-        """Take one step's numbers."""
+        """Add the values of a step."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().cpu()
         self._count += 1
 
     def read(self) -> dict[str, float]:
-        """The means; starts anew."""
+        """Return the means and reset."""
         means = {name: round(float(total) / self._count, 4) for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means

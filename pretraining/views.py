@@ -1,4 +1,4 @@
-"""Views of a drawing: placed at random on a background, so that raw pixels do not give its class away."""
+"""Random views of a drawing on a background, so that raw pixels do not reveal its class."""
 
 import colorsys
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ import numpy as np
 from PIL import Image
 
 SIZE = 64
-DRAWN = 2 * SIZE  # views are made at twice their size
-COLOURS = 32  # of a view's palette: about half the bytes of full colour
+DRAWN = 2 * SIZE  # views are composed at twice their size
+COLOURS = 32  # size of a view's palette; half the bytes of full colour
 
 
 @dataclass(frozen=True)
 class Look:
-    """How far views may go.
+    """Limits of the random views.
 
     Attributes:
-        scale: Smallest and largest part of the picture's side that the drawing's longer side takes.
-        angle: Largest rotation in degrees, either way.
-        mirror: Whether every second view is mirrored.
+        scale: Smallest and largest size of the drawing's longer side, as a fraction of the image's side.
+        angle: Largest rotation in degrees, in either direction.
+        mirror: Whether half of the views are mirrored.
         waving: Whether the drawing is bent like cloth.
-        paper: Whether a black drawing stays black on nearly white paper instead of taking any ink.
+        paper: Whether black drawings stay black on nearly white paper instead of being recoloured.
     """
 
     scale: tuple[float, float] = (0.55, 0.95)
@@ -31,13 +31,13 @@ class Look:
 
 
 def view(drawing: np.ndarray, look: Look, black: bool, rng: np.random.Generator) -> Image.Image:
-    """One view, 64 x 64, in a palette.
+    """Make one view, 64 x 64, with a palette.
 
     Args:
         drawing: Straight-alpha RGBA, (128, 128, 4), uint8.
-        look: How far the view may go.
-        black: Whether it is a shape in one dark colour.
-        rng: The source of everything random; it is advanced.
+        look: Limits of the view.
+        black: Whether the drawing has one dark colour.
+        rng: Source of all randomness; it is advanced.
     """
     if black and not look.paper:
         drawing, ground = inked(drawing, rng)
@@ -53,7 +53,7 @@ def view(drawing: np.ndarray, look: Look, black: bool, rng: np.random.Generator)
 
 
 def placed(drawing: np.ndarray, look: Look, rng: np.random.Generator) -> Image.Image:
-    """The drawing turned, scaled and moved on an empty canvas, all of it visible."""
+    """Rotate, scale and shift the drawing on an empty canvas, keeping all of it visible."""
     figure = Image.fromarray(drawing)
     figure = figure.crop(figure.getchannel("A").getbbox())
     if look.mirror and rng.random() < 0.5:
@@ -70,7 +70,7 @@ def placed(drawing: np.ndarray, look: Look, rng: np.random.Generator) -> Image.I
 
 
 def lit(drawing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The drawing in another light: all of it, and each channel by itself, darker or brighter."""
+    """Change the light: brightness overall and per channel."""
     light = rng.uniform(0.65, 1.2) * rng.uniform(0.8, 1.2, 3)
     changed = drawing.copy()
     changed[..., :3] = np.clip(drawing[..., :3] * light, 0, 255).astype(np.uint8)
@@ -78,7 +78,7 @@ def lit(drawing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def inked(drawing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Image.Image]:
-    """A black shape in ink of any colour, and a ground that it stands out from: every third is light on dark."""
+    """Recolour a black shape and make a contrasting ground; a third of them are light on dark."""
     dark = colour(rng, (0.0, 1.0), (0.0, 0.4))
     light = [colour(rng, (0.0, 0.3), (0.8, 1.0)) for _ in range(2)]
     changed = drawing.copy()
@@ -90,12 +90,12 @@ def inked(drawing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Im
 
 
 def paper(rng: np.random.Generator) -> Image.Image:
-    """A nearly white ground."""
+    """Make a nearly white ground."""
     return ground([colour(rng, (0.0, 0.06), (0.9, 1.0)) for _ in range(2)], rng)
 
 
 def contrasting(drawing: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """A ground of any colours that most of the drawing stands out from."""
+    """Make a ground that contrasts with most of the drawing."""
     seen = drawing[drawing[..., 3] > 128][:, :3].astype(float)
     best, most = [], -1.0
     for _ in range(8):
@@ -109,7 +109,7 @@ def contrasting(drawing: np.ndarray, rng: np.random.Generator) -> Image.Image:
 
 
 def ground(colours: list[tuple[int, int, int]], rng: np.random.Generator) -> Image.Image:
-    """A background of two colours: the first alone, a gradient, or soft spots; one of the three by chance."""
+    """Make a background of two colours: the first alone, a gradient, or soft spots, at random."""
     kind = rng.integers(3)
     if kind == 0:
         return Image.new("RGB", (DRAWN, DRAWN), colours[0])
@@ -127,13 +127,13 @@ def ground(colours: list[tuple[int, int, int]], rng: np.random.Generator) -> Ima
 def colour(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> tuple[int, int, int]:
-    """A colour of any hue."""
+    """Draw a colour of any hue."""
     red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def bent(drawing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A drawing like cloth in the wind: its columns moved along a wave, and shaded by its slope."""
+    """Bend a drawing like cloth in the wind: shift its columns along a wave and shade them by its slope."""
     seen = Image.fromarray(drawing)
     seen = seen.crop(seen.getchannel("A").getbbox()).resize((DRAWN, DRAWN * 3 // 4))
     cloth = np.asarray(seen)
