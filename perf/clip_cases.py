@@ -14,7 +14,7 @@ from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
 from perf.setup import Contenders, PerfSetup, adam, compare_losses, trainable_tensors, training_step
 from perf.timing import Work
-from selfprompt.data.loading.image_files import pixels_to_rgb
+from selfprompt.data.loading.rgb import pixels_to_rgb
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from selfprompt.data.loading.image_files import BadImageError, open_image, pixels_to_rgb, to_8_bits, to_rgb
+from selfprompt.data.loading.image_files import BadImageError, open_image
+from selfprompt.data.loading.rgb import pixels_to_rgb, to_8_bits, to_rgb
 from tests.data.images import picture
 
 GRAY = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257  # 0..65535

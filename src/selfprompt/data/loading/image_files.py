@@ -20,13 +20,9 @@ from selfprompt.data.loading.rgb import (
     check_size,
     decoded_bytes,
     exif_orientation,
-    pixels_to_rgb,
-    to_8_bits,
     to_rgb,
 )
 from selfprompt.data.loading.sixteen_bit_colour import raw_mode, with_lower_bytes
-
-__all__ = ["BadImage", "BadImageError", "decode", "error_reason", "open_image", "pixels_to_rgb", "to_8_bits", "to_rgb"]
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
 """Tried whatever the file's name; none of their decoders runs other programs. An MPO opens as its first JPEG."""

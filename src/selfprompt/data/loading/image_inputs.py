@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfprompt.data.loading.image_files import decode, open_image, pixels_to_rgb
+from selfprompt.data.loading.image_files import decode, open_image
 from selfprompt.data.loading.memory_limit import Reserve, unbounded
+from selfprompt.data.loading.rgb import pixels_to_rgb
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
