@@ -16,6 +16,7 @@ from perf.setup import Contenders, PerfSetup, adam, compare_losses, trainable_te
 from perf.timing import Work
 from selfprompt.data.loading.rgb import pixels_to_rgb
 from selfprompt.data.loading.transforms import eval_transform
+from selfprompt.data.views import Views
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
@@ -51,7 +52,7 @@ def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
         plain = plain_sep(method, setup, size.classes)
 
         def ours() -> tuple[Tensor, Tensor | None]:
-            terms = method.loss(images, labels)
+            terms = method.loss(Views(images, labels=labels))
             return terms.total, terms.logits
 
         def theirs() -> tuple[Tensor, Tensor]:
@@ -61,8 +62,8 @@ def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
 
         return compare_losses(plain, theirs, method, ours)
 
-    step = training_step(setup, lambda *batch: method.loss(*batch).total, adam(method))
-    return Contenders(partial(step, images, labels), plain_at, compare, size.batch, method=method)
+    step = training_step(setup, lambda views: method.loss(views).total, adam(method))
+    return Contenders(partial(step, Views(images, labels=labels)), plain_at, compare, size.batch, method=method)
 
 
 def sep_authors_step(setup: PerfSetup, size: Size) -> Contenders:
@@ -109,18 +110,18 @@ def sep_images(setup: PerfSetup, size: Size) -> Contenders:
     images = setup.images(setup.clip, size.batch)
     plain = plain_sep(method, setup, size.classes)
     with torch.no_grad(), setup.autocast():
-        frozen, texts = method.frozen_features(images), method.class_features()
+        frozen, texts = method.frozen_features(Views(images)), method.class_features()
 
     def theirs() -> Tensor:
         return plain.clip.scale * plain.image_features(images)[1] @ texts.t()
 
     def compare() -> Mapping[str, float]:
         with torch.no_grad():
-            known, texts = method.frozen_features(images), method.class_features()
+            known, texts = method.frozen_features(Views(images)), method.class_features()
             logits = plain.clip.scale * plain.image_features(images)[1] @ texts.t()
-            return {"logits": difference(logits, method.logits(images, frozen=known))}
+            return {"logits": difference(logits, method.logits(Views(images, known)))}
 
-    ours = without_gradients(setup, lambda: method.logits(images, frozen=frozen))
+    ours = without_gradients(setup, lambda: method.logits(Views(images, frozen)))
     return Contenders(ours, lambda _: without_gradients(setup, theirs), compare, size.batch)
 
 
@@ -135,9 +136,9 @@ def sep_evaluation(setup: PerfSetup, size: Size) -> Contenders:
 
     def compare() -> Mapping[str, float]:
         with torch.no_grad():
-            return {"logits": difference(plain_sep(method, setup, size.classes).logits(images), method.logits(images))}
+            return {"logits": difference(plain_sep(method, setup, size.classes).logits(images), method(images))}
 
-    return Contenders(without_gradients(setup, lambda: method.logits(images)), plain_at, compare, size.batch)
+    return Contenders(without_gradients(setup, lambda: method(images)), plain_at, compare, size.batch)
 
 
 def coop_text(setup: PerfSetup, size: Size) -> Contenders:

@@ -1,6 +1,6 @@
 """Epochs over fixed views: ours with cached frozen features, the baseline's with images."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from perf.plain_coop import PlainCoOp
 from perf.plain_vit import PlainPrompted
 from perf.setup import Contenders, PerfSetup, compare_losses, epoch_counter, random_items, sgd, training_step
 from perf.timing import Work
-from selfprompt.data.loading.features import FeatureStore, with_features
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.methods.base import Method
@@ -26,36 +26,31 @@ def epochs(
     pixels = Batches(items, store, transform, size.batch, shuffle=True)
     next_epoch, next_plain = epoch_counter(), epoch_counter()
 
-    def batches(number: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        found = with_features(cached, number, method.frozen_encoder, pixels=method.traits.inputs != "features")
-        for images, labels, _, frozen in found:
-            yield images.to(setup.device), labels.to(setup.device), None if frozen is None else frozen.to(setup.device)
-
-    step = training_step(setup, lambda *batch: method.loss(*batch).total, sgd(method))
+    step = training_step(setup, lambda views: method.loss(views).total, sgd(method))
 
     def ours() -> None:
-        for batch in batches(next_epoch()):
-            step(*batch)
+        for views in method.views(cached, next_epoch()):
+            step(views)
 
     def plain_at(_: int) -> Work:
         plain = make_plain()
         plain_step = training_step(setup, lambda *batch: plain.loss(*batch)[0], sgd(plain))
 
         def epoch() -> None:
-            for images, labels, _ in pixels.epoch(next_plain()):
-                plain_step(images.to(setup.device), labels.to(setup.device))
+            for views in pixels.epoch(next_plain()):
+                plain_step(views.pixels.to(setup.device), views.labels.to(setup.device))
 
         return epoch
 
     def compare() -> Mapping[str, float]:
         plain = make_plain()
-        images, labels, _ = (value.to(setup.device) for value in next(iter(pixels.epoch(0))))
-        no_images, _, frozen = next(batches(0))
+        views = next(pixels.epoch(0)).to(setup.device)
+        known = next(method.views(cached, 0))
 
         def own() -> tuple[Tensor, Tensor | None]:
-            terms = method.loss(no_images, labels, frozen)
+            terms = method.loss(known)
             return terms.total, terms.logits
 
-        return compare_losses(plain, lambda: plain.loss(images, labels), method, own)
+        return compare_losses(plain, lambda: plain.loss(views.pixels, views.labels), method, own)
 
     return Contenders(ours, plain_at, compare, size.images)

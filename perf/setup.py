@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ def random_items(count: int, classes: int, side: int) -> list[Item]:
 def training_step(setup: PerfSetup, loss: Callable[..., Tensor], optimizer: Optimizer) -> Callable[..., None]:
     """Return a function of a batch that runs forward, backward and the optimiser step."""
 
-    def step(*batch: Tensor | None) -> None:
+    def step(*batch: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
             total = loss(*batch)

@@ -16,6 +16,7 @@ from perf.timing import Work
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform
 from selfprompt.data.suites import load_task
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.registry import build_method
 from selfprompt.recipes.recipe import load_recipe
@@ -37,7 +38,7 @@ def spt_step(setup: PerfSetup, size: Size, pooling: str = "cls") -> Contenders:
         return partial(training_step(setup, lambda *batch: plain.loss(*batch)[0], adamw(plain)), images, labels)
 
     def ours() -> tuple[Tensor, Tensor | None]:
-        terms = method.loss(images, labels)
+        terms = method.loss(Views(images, labels=labels))
         return terms.total, terms.logits
 
     def compare() -> Mapping[str, float]:
@@ -51,8 +52,8 @@ def spt_step(setup: PerfSetup, size: Size, pooling: str = "cls") -> Contenders:
             "ours": _saved(setup, method, lambda: ours()[0]) // size.batch,
         }
 
-    step = training_step(setup, lambda *batch: method.loss(*batch).total, adamw(method))
-    return Contenders(partial(step, images, labels), plain_at, compare, size.batch, activations)
+    step = training_step(setup, lambda views: method.loss(views).total, adamw(method))
+    return Contenders(partial(step, Views(images, labels=labels)), plain_at, compare, size.batch, activations)
 
 
 def spt_average(setup: PerfSetup, size: Size) -> Contenders:
@@ -131,7 +132,7 @@ def kmeans(setup: PerfSetup, size: Size) -> Contenders:
 @torch.no_grad()
 def _collected(plain: PlainViT, batches: Batches, setup: PerfSetup) -> Tensor:
     """Return the tokens of all images, (layers, B, N, D)."""
-    return torch.cat([plain.collect(images.to(setup.device)) for images, *_ in batches.epoch(0)], dim=1)
+    return torch.cat([plain.collect(views.pixels.to(setup.device)) for views in batches.epoch(0)], dim=1)
 
 
 def _prepare(setup: PerfSetup, method: Method, source: NoiseImages | TrainingSource) -> None:

@@ -14,8 +14,9 @@ from selfprompt import tune
 from selfprompt.benchmarks.protocols import build_grid
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
-from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.readers.read import read_dataset
+from selfprompt.data.views import Views
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods import coop, linear
 from selfprompt.methods.base import Method
@@ -79,7 +80,7 @@ def test_sep_runs_its_prompted_branch_alone_where_the_view_is_known(clip, split_
 def test_results_are_what_they_are_without_a_store(clip, split_photos, monkeypatch):
     settings = {"method": "coop", "backbone": clip, "augment": "none", **QUICK}
     kept = tune(split_photos, **settings)
-    monkeypatch.setattr(FeatureStore, "_room", lambda *_: False)
+    monkeypatch.setattr(FeatureStore, "has_room", lambda *_: False)
     plain = tune(split_photos, **settings)
     for name, tensor in kept.method.adapter_state_dict().items():
         torch.testing.assert_close(tensor, plain.method.adapter_state_dict()[name], rtol=0, atol=1e-5)
@@ -124,9 +125,9 @@ class OwnLinear(linear.Linear):
     def traits_for(cls, options):
         return replace(super().traits_for(options), inputs="pixels")
 
-    def logits(self, images: Tensor) -> Tensor:  # type: ignore[override]
-        assert images.shape[1:] == (3, 64, 64)
-        return self.head(self.vision(images))
+    def logits(self, views: Views) -> Tensor:
+        assert views.pixels.shape[1:] == (3, 64, 64)
+        return self.head(self.vision(views.pixels))
 
 
 class OwnCoOp(coop.CoOp):
@@ -136,9 +137,9 @@ class OwnCoOp(coop.CoOp):
     def traits_for(cls, options):
         return replace(super().traits_for(options), inputs="pixels")
 
-    def loss(self, images, labels):
-        assert images.shape[1:] == (3, 64, 64)
-        return super().loss(images, labels)
+    def loss(self, views):
+        assert views.pixels.shape[1:] == (3, 64, 64)
+        return super().loss(views)
 
 
 class Prompted(Method):
@@ -147,12 +148,12 @@ class Prompted(Method):
     def build(self, generator):
         self.bias = torch.nn.Parameter(torch.zeros(len(self.classes)))
 
-    def logits(self, images):
-        return self.vision(images)[:, : len(self.classes)] + self.bias
+    def logits(self, views):
+        return self.vision(views.pixels)[:, : len(self.classes)] + self.bias
 
 
 @pytest.mark.parametrize("name", ["OwnLinear", "OwnCoOp", "Prompted"])
-def test_ones_own_method_that_takes_images_alone_keeps_working(clip, split_photos, name):
+def test_ones_own_method_that_reads_pixels_alone_gets_them(clip, split_photos, name):
     with counted(clip.vision) as seen:
         tuned = tune(split_photos, method=f"{__name__}:{name}", backbone=clip, augment="none", **QUICK)
     assert seen["frozen"] == 3 * (TRAIN + VAL) + 2 * TEST
@@ -196,12 +197,12 @@ def switch(request):
 
 def test_torch_s_newer_precision_switches_can_be_used(clip, split_photos, switch):
     method = build_method("coop", clip, ["cat", "dog"])
-    usual = method.frozen_encoder().key
+    usual = method.encoder().key
     assert " highest cpu" in usual, "the word that files of kept features have always had"
     switch.fp32_precision = "ieee"
-    assert method.frozen_encoder().key == usual, "float32 is what it was: kept features stay valid"
+    assert method.encoder().key == usual, "float32 is what it was: kept features stay valid"
     switch.fp32_precision = "tf32"
     about_gpus = switch is torch.backends.cuda.matmul
-    assert (method.frozen_encoder().key == usual) is about_gpus
+    assert (method.encoder().key == usual) is about_gpus
     classifier = Classifier(method, clip.preprocess)
     assert classifier.evaluate(read_dataset(split_photos).test, features=FeatureStore()).total == TEST

@@ -11,6 +11,7 @@ from examples import one_file_sep
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform
+from selfprompt.data.views import Views
 from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP
 from selfprompt.models.backbone import Backbone, Preprocess
@@ -70,8 +71,8 @@ def test_logits_loss_and_gradients_are_the_library_s(both: tuple[one_file_sep.SE
     single.start_prototypes(images, labels)
     with torch.no_grad():
         ours.prototypes.copy_(single.prototypes)
-    close(single(images), ours.logits(images))
-    loss, terms = single.loss(images, labels), ours.loss(images, labels)
+    close(single(images), ours(images))
+    loss, terms = single.loss(images, labels), ours.loss(Views(images, labels=labels))
     close(loss, terms.total)
     loss.backward()
     terms.backward()
@@ -94,7 +95,7 @@ def test_training_takes_the_steps_of_the_recipe(both: tuple[one_file_sep.SEP, SE
     transform = eval_transform(ours.backbone.preprocess)
     batches = Batches(items, ImageStore(), transform, 6, shuffle=False)
     fit(ours, batches, None, recipe.changed({"epochs": 3, "workers": 0}).train, progress=False)
-    one_file_sep.train(single, [(images, labels) for images, labels, _ in batches.epoch(0)], epochs=3)
+    one_file_sep.train(single, [(views.pixels, views.labels) for views in batches.epoch(0)], epochs=3)
     assert ours.trainable().keys() == {name for name, p in single.named_parameters() if p.requires_grad}
     for name, parameter in ours.trainable().items():
         close(single.get_parameter(name), parameter)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from tests.independent import sep, vit
 from tests.independent.sep import Sizes
 from tests.independent.vit import Layout
@@ -291,7 +292,7 @@ def test_sep_that_fuses_within_one_input(tmp_path: Path, name: str) -> None:
     path = sep.save(tmp_path / "x.npz", sep.record_step(case, "tokens"), sizes)
     arrays = Arrays(path)
     method = recorded_method(arrays, fusion_axis="tokens", selection="image")
-    terms = method.loss(case.images, case.labels)
+    terms = method.loss(Views(case.images, labels=case.labels))
     terms.backward()
     assert (terms.total.detach() - arrays.tensor("out/loss_total")).abs() < 1e-5
     assert (terms.logits - arrays.tensor("out/logits")).abs().max() < 2e-5  # float32 order; logits exceed 10
@@ -306,5 +307,5 @@ def test_sep_that_fuses_within_one_input(tmp_path: Path, name: str) -> None:
         recorded, own = arrays.tensor(f"grad/{theirs}"), gradients[ours]
         assert own is not None
         assert (own - recorded).abs().max() < max(1e-5, 1e-4 * float(recorded.abs().max()))
-    batch = recorded_method(arrays).loss(case.images, case.labels)
+    batch = recorded_method(arrays).loss(Views(case.images, labels=case.labels))
     assert abs(float(batch.total.detach()) - float(terms.total.detach())) > 1e-3  # the rules do differ

@@ -10,6 +10,7 @@ from PIL import Image
 
 import selfprompt
 from selfprompt import tune
+from selfprompt.data.views import Views
 from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.recipe import load_recipe
 from tests.conftest import COLOURS, photo, write_photos
@@ -277,10 +278,10 @@ def test_build_method_takes_a_recipes_name_and_a_backbones_name():
     assert method.traits.batch_independent is False
     assert method.options.text_prompts == 2
     assert method.image_size == (64, 64)
-    assert method.logits(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
+    assert method(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
     deep = selfprompt.build_method("spt", load_backbone("embedded/mae"), ["cat", "dog"], prompts=2)
     assert deep.traits.batch_independent
-    loss = deep.loss(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]))
+    loss = deep.loss(Views(torch.zeros(2, 3, 64, 64), labels=torch.tensor([0, 1])))
     assert loss.total.requires_grad
 
 

@@ -11,11 +11,11 @@ from tests.models.tiny import assert_same
 @torch.no_grad()
 def test_recording_changes_no_result_and_leaves_no_hook() -> None:
     method = small("sep")
-    before = method.logits(images(2))
+    before = method(images(2))
     with recorded_runs(method.vision) as runs:
-        assert_same(method.logits(images(2)), before)  # when recording, the last block computes all tokens
+        assert_same(method(images(2)), before)  # when recording, the last block computes all tokens
     assert [run.prompted for run in runs] == [False, True]  # frozen, prompted
-    method.logits(images(2))
+    method(images(2))
     assert len(runs) == 2
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.data.loading.feature_files import FeatureFolder, SetKey, checksum
-from selfprompt.data.loading.features import Encoder, FeatureStore, with_features
+from selfprompt.data.loading.feature_cache import Encoder, FeatureFolder, FeatureStore, checksum
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform, train_transform
 from tests.data.images import Preprocess, picture, write_classes
@@ -57,9 +56,9 @@ def make(found: list[Item], features: FeatureStore | None, **changes: object) ->
 def rows(batches: Batches, number: int, encoder: Encoder, pixels: bool = False) -> Tensor:
     """The features of an epoch, by image."""
     found = torch.full((batches.size, WIDTH), torch.nan)
-    for _, _, indices, features in with_features(batches, number, lambda: encoder, pixels=pixels):
-        assert features is not None
-        found[indices] = features
+    for views in batches.epoch(number, encoder=encoder, pixels=pixels):
+        assert views.features is not None
+        found[views.indices] = views.features
     return found
 
 
@@ -73,7 +72,7 @@ def test_an_image_is_read_and_encoded_once_over_all_epochs(shuffle: bool) -> Non
     assert counting.seen == COUNT
     assert sorted(read) == list(range(COUNT))
     plain = make(items(), None, shuffle=False).epoch(0)
-    assert torch.equal(torch.cat([counting.encoder.encode(batch.images) for batch in plain]), first), "bit for bit"
+    assert torch.equal(torch.cat([counting.encoder.encode(batch.pixels) for batch in plain]), first), "bit for bit"
 
 
 def test_batches_are_the_same_with_and_without_features() -> None:
@@ -81,11 +80,15 @@ def test_batches_are_the_same_with_and_without_features() -> None:
         store = FeatureStore()
         for number in (0, 3):
             plain, kept = make(items(), None), make(items(), store)
-            seen = list(with_features(kept, number, lambda: Counting().encoder, pixels=pixels))
-            for batch, (images, labels, indices, _) in zip(plain.epoch(number), seen, strict=True):
-                assert torch.equal(batch.labels, labels)
-                assert torch.equal(batch.indices, indices)
-                assert torch.equal(batch.images, images) if pixels else images.shape == (len(labels), 0)
+            seen = list(kept.epoch(number, encoder=Counting().encoder, pixels=pixels))
+            for batch, views in zip(plain.epoch(number), seen, strict=True):
+                assert torch.equal(batch.labels, views.labels)
+                assert torch.equal(batch.indices, views.indices)
+                if pixels:
+                    assert torch.equal(batch.pixels, views.pixels)
+                else:
+                    with pytest.raises(RuntimeError, match="no pixels"):
+                        _ = views.pixels
 
 
 def test_what_makes_other_features_is_told_apart() -> None:
@@ -121,11 +124,9 @@ def test_two_fixed_views_are_each_encoded_once() -> None:
 
 def test_views_that_never_come_back_are_not_kept() -> None:
     counting, store = Counting(), FeatureStore()
-    for images, _, _, features in with_features(
-        make(items(), store, transform=RANDOM), 0, lambda: counting.encoder, pixels=False
-    ):
-        assert features is None
-        assert images.ndim == 4
+    for views in make(items(), store, transform=RANDOM).epoch(0, encoder=counting.encoder, pixels=False):
+        assert views.features is None
+        assert views.pixels.ndim == 4
     assert (counting.seen, len(store)) == (0, 0)
 
 
@@ -135,9 +136,9 @@ def test_the_budget_holds(shuffle: bool) -> None:
     first, second = (make(items(), store, shuffle=shuffle) for _ in range(2))
     rows(first, 0, counting.encoder)
     for _ in range(2):
-        for images, _, _, features in with_features(second, 0, lambda: counting.encoder, pixels=False):
-            assert images.ndim == 4, "pixels are there, for the method may need them"
-            assert features is None or not shuffle
+        for views in second.epoch(0, encoder=counting.encoder, pixels=False):
+            assert views.pixels.ndim == 4, "pixels are there, for the method may need them"
+            assert views.features is None or not shuffle
     assert (len(store), store.used) == (COUNT, ALL)
     rows(first, 0, Counting().encoder)
     with pytest.raises(ValueError, match="must be like '2GB'"):
@@ -147,7 +148,7 @@ def test_the_budget_holds(shuffle: bool) -> None:
 def test_an_epoch_that_is_broken_off_leaves_nothing_half_done() -> None:
     store, counting = FeatureStore(), Counting()
     batches = make(items(), store, shuffle=False)
-    next(with_features(batches, 0, lambda: counting.encoder))
+    next(batches.epoch(0, encoder=counting.encoder))
     assert len(store) == 0
     assert not rows(batches, 0, counting.encoder).isnan().any()
 
@@ -263,7 +264,7 @@ def test_a_folder_that_cannot_be_written_to_stops_no_run(
 
 def test_two_writers_and_a_reader_do_not_disturb_each_other(tmp_path: Path) -> None:
     batches, features = make(items(), None), torch.arange(COUNT * 4000.0).reshape(COUNT, -1)
-    key = SetKey.of(batches, 0, "one")
+    key = batches._feature_key(0, Counting("one").encoder)
     start, wrong = Barrier(3), []
 
     def write() -> None:

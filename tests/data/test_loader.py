@@ -11,8 +11,9 @@ from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading.image_files import BadImageError
-from selfprompt.data.loading.loader import Batch, Batches, ImageStore, seeded
+from selfprompt.data.loading.loader import Batches, ImageStore, seeded
 from selfprompt.data.loading.transforms import eval_transform, train_transform
+from selfprompt.data.views import Views
 from tests.data.images import Preprocess, picture
 
 RANDOM = train_transform(Preprocess())
@@ -29,16 +30,16 @@ def make(count: int = 11, size: int = 4, **options: object) -> Batches:
     return Batches(pictures(count), ImageStore(), batch_size=size, **options)  # type: ignore[arg-type]
 
 
-def same(left: Batch, right: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+def same(left: Views, right: Views) -> bool:
+    return all(torch.equal(getattr(left, name), getattr(right, name)) for name in ("pixels", "labels", "indices"))
 
 
 def test_shapes_and_types() -> None:
     batches = make()
     steps = list(batches.epoch(0))
     assert len(steps) == len(batches) == 3
-    assert [step.images.shape for step in steps] == [(4, 3, 16, 16), (4, 3, 16, 16), (3, 3, 16, 16)]
-    assert all(step.images.dtype == torch.float32 and step.labels.dtype == torch.int64 for step in steps)
+    assert [step.pixels.shape for step in steps] == [(4, 3, 16, 16), (4, 3, 16, 16), (3, 3, 16, 16)]
+    assert all(step.pixels.dtype == torch.float32 and step.labels.dtype == torch.int64 for step in steps)
     assert (batches.size, batches.classes, batches.labels.tolist()) == (11, 3, [i % 3 for i in range(11)])
     for step in steps:
         assert torch.equal(step.labels, batches.labels[step.indices])
@@ -74,17 +75,19 @@ def test_an_epoch_goes_on_at_any_step(workers: int) -> None:
 def test_augmentation_depends_on_seed_epoch_and_image_only() -> None:
     batches = make()
     for step in batches.epoch(5):
-        assert torch.equal(batches.batch(step.indices, draw=5), step.images)
+        assert torch.equal(batches.batch(step.indices, draw=5), step.pixels)
     assert not torch.equal(batches.batch([3], draw=0), batches.batch([3], draw=1))
     assert not torch.equal(batches.batch([3]), make(seed=2).batch([3]))
-    regrouped = {int(i): image for step in make(size=5).epoch(5) for image, i in zip(*step[::2], strict=True)}
+    regrouped = {
+        int(i): image for step in make(size=5).epoch(5) for image, i in zip(step.pixels, step.indices, strict=True)
+    }
     for step in batches.epoch(5):
-        assert all(torch.equal(regrouped[int(i)], image) for image, i in zip(*step[::2], strict=True))
+        assert all(torch.equal(regrouped[int(i)], image) for image, i in zip(step.pixels, step.indices, strict=True))
 
 
 def test_plain_is_every_image_once_under_the_evaluation_transform() -> None:
     plain = make(rank=1, world=2, drop_last="auto", workers=1).plain()
-    images = torch.cat([step.images for step in plain.epoch(0)])
+    images = torch.cat([step.pixels for step in plain.epoch(0)])
     assert torch.equal(images, torch.stack([FIXED(picture(index)) for index in range(11)]))
     assert torch.equal(plain.batch([4], draw=1), plain.batch([4], draw=2))
 
@@ -93,10 +96,10 @@ def test_plain_is_every_image_once_under_the_evaluation_transform() -> None:
 def test_images_are_handed_over_on_their_device(workers: int) -> None:
     batches = make(device="meta", workers=workers)
     step = next(batches.epoch(0))
-    assert (step.images.device.type, step.images.shape, step.images.dtype) == ("meta", (4, 3, 16, 16), torch.float32)
+    assert (step.pixels.device.type, step.pixels.shape, step.pixels.dtype) == ("meta", (4, 3, 16, 16), torch.float32)
     assert step.labels.device.type == step.indices.device.type == "cpu"
     assert batches.batch([1, 2]).device.type == "meta"
-    assert batches.plain().device == batches.ordered().device == torch.device("meta")
+    assert batches.plain().device == torch.device("meta")
     assert torch.equal(step.indices, next(make().epoch(0)).indices)
 
 
@@ -116,8 +119,8 @@ def test_ranks_concatenate_to_one_process(count: int, size: int, world: int, dro
     parts = [make(count, size, rank=rank, world=world, **options) for rank in range(world)]
     assert {len(part) for part in parts} == {len(one)}
     for step, *shares in zip(one.epoch(seed), *(part.epoch(seed) for part in parts), strict=True):
-        for whole, *pieces in zip(step, *shares, strict=True):
-            assert torch.equal(torch.cat(pieces), whole)
+        for name in ("pixels", "labels", "indices"):
+            assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(step, name))
         sizes = [len(share.indices) for share in shares]
         assert max(sizes) - min(sizes) <= 1
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 
 
@@ -12,8 +13,8 @@ class Bias(Method):
     def build(self, generator: torch.Generator) -> None:
         self.bias = nn.Parameter(torch.randn(len(self.classes), generator=generator))
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.bias.expand(images.shape[0], -1)
+    def logits(self, views: Views) -> Tensor:
+        return self.bias.expand(len(views), -1)
 
 
 NOT_A_METHOD = nn.Linear

@@ -11,11 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import find
 from selfprompt.models.loading.by_name import Backbone
-from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small, traits
+from tests.methods.tiny import NAMES, backbone, counted, images, labelled, labelled_views, small, traits
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
@@ -88,7 +89,7 @@ def trained(label: str) -> Training:
 
     def loss() -> float:
         with torch.no_grad():
-            return method.eval().loss(pictures, labels).total.item()
+            return method.eval().loss(Views(pictures, labels=labels)).total.item()
 
     before, gradients = loss(), {}
     parameters = method.trainable()
@@ -97,7 +98,7 @@ def trained(label: str) -> Training:
     adam = torch.optim.Adam(parameters.values(), lr=1e-3)
     for _ in range(3):
         adam.zero_grad()
-        method.train().loss(pictures, labels).backward()
+        method.train().loss(Views(pictures, labels=labels)).backward()
         adam.step()
     gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     adam.zero_grad()
@@ -107,7 +108,7 @@ def trained(label: str) -> Training:
 
 @torch.no_grad()
 def logits(method: Method, pictures: Tensor) -> Tensor:
-    return method.eval().logits(pictures)
+    return method.eval()(pictures)
 
 
 def near(ours: Tensor, theirs: Tensor, method: Method, tolerance: float = 1e-5) -> bool:
@@ -160,7 +161,7 @@ def test_logits_and_loss_have_the_promised_form(label: str) -> None:
     scores = logits(method, pictures)
     assert scores.shape == (3, len(NAMES))
     assert scores.dtype == torch.float32
-    terms = method.loss(pictures, labels)
+    terms = method.loss(Views(pictures, labels=labels))
     weighted = sum(terms.weights.get(name, 1.0) * term for name, term in terms.terms.items())
     assert terms.total.ndim == 0
     assert float((terms.total - weighted).detach().abs()) < 1e-4
@@ -176,7 +177,7 @@ def test_logits_and_loss_have_the_promised_form(label: str) -> None:
 def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -> None:
     method = trained(label).method
     pictures, labels = labelled(3)
-    encoder = method.train().frozen_encoder()
+    encoder = method.train().encoder()
     if encoder is None:
         assert method.traits.inputs == "pixels"
         return
@@ -185,22 +186,25 @@ def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -
     assert frozen.equal(expected)
     assert not frozen.requires_grad
     reads_pixels = method.traits.inputs == "both"
-    shown = pictures if reads_pixels else torch.empty(3, 0)
+    known = Views(pictures if reads_pixels else None, frozen, labels)
     runs: list[int] = []
     handle = method.vision.register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
-    terms = method.loss(shown, labels, frozen)
+    terms = method.loss(known)
     assert len(runs) == reads_pixels, "the prompted branch alone"
-    given = method.logits(shown, frozen)
+    given = method.logits(known)
     handle.remove()
-    assert near(given.detach(), method.logits(pictures).detach(), method)
-    for name, term in method.loss(pictures, labels).terms.items():
+    assert near(given.detach(), method(pictures).detach(), method)
+    for name, term in method.loss(Views(pictures, labels=labels)).terms.items():
         assert float((term - terms.terms[name]).detach().abs()) < 1e-5 * max(1.0, float(term.detach()))
     trainable = list(method.trainable().values())
     if trainable:
-        ours, theirs = (torch.autograd.grad(found.total, trainable) for found in (terms, method.loss(pictures, labels)))
+        ours, theirs = (
+            torch.autograd.grad(found.total, trainable)
+            for found in (terms, method.loss(Views(pictures, labels=labels)))
+        )
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert (method.eval().frozen_encoder() is None) == method.traits.features_in_training_only
+    assert (method.eval().encoder() is None) == method.traits.features_in_training_only
 
 
 @every
@@ -333,13 +337,13 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
             logits(method, pictures[:1])
         assert len(calls) == reads
         with torch.inference_mode():
-            method.logits(pictures[:1])
+            method(pictures[:1])
         assert len(calls) == reads
         method.load_adapter_state_dict({name: tensor + 0.01 for name, tensor in method.adapter_state_dict().items()})
         after = logits(method, pictures[:1])
         assert len(calls) == 2 * reads
         if method.trainable():
-            method.train().loss(*labelled(2)).backward()
+            method.train().loss(labelled_views(2)).backward()
             seen = len(calls)
             with torch.no_grad():
                 for parameter in method.trainable().values():
@@ -364,7 +368,7 @@ def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
 
     assert is_fresh()
     adam = torch.optim.Adam(parameters.values(), lr=0.02, fused=True)
-    method.loss(*labelled(2)).backward()  # in eval mode, as somebody's own loop may
+    method.loss(labelled_views(2)).backward()  # in eval mode, as somebody's own loop may
     assert is_fresh()  # texts are kept between the gradients and the step
     before = logits(method, pictures)
     adam.step()
@@ -375,7 +379,7 @@ def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
     assert is_fresh()
     before = logits(method, pictures)
     with torch.no_grad():
-        method.train().logits(pictures)  # with dropout, where the method has it
+        method.train()(pictures)  # with dropout, where the method has it
     assert logits(method, pictures).equal(before)
 
 

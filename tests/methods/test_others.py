@@ -7,7 +7,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 from selfprompt.methods.class_texts import template_features, word_embeddings
 from selfprompt.methods.coop import CoOp
-from tests.methods.tiny import NAMES, backbone, images, labelled, small
+from tests.methods.tiny import NAMES, backbone, images, labelled_views, small
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def test_coop_s_context_is_shared_or_each_class_s_own() -> None:
     assert shared.traits.open_vocabulary
     assert not own.traits.open_vocabulary
     assert float(own.context.detach().std()) == pytest.approx(0.02, rel=0.1)
-    own.loss(*labelled(2)).backward()
+    own.loss(labelled_views(2)).backward()
     assert (own.context.grad.abs().amax(dim=(1, 2)) > 0).all()
 
 

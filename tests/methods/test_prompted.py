@@ -12,7 +12,7 @@ from selfprompt.methods.spt import SPT
 from selfprompt.methods.vpt import VPT
 from selfprompt.prompts.prototypes import prototypes
 from selfprompt.prompts.static import Static
-from tests.methods.tiny import Source, backbone, images, labelled, small
+from tests.methods.tiny import Source, backbone, images, labelled, labelled_views, small
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -136,7 +136,7 @@ def test_temperatures_act_clamped_and_training_clamps_them(given: float, kept: f
     method, clamped = gatevpt(given), gatevpt(kept)
     assert method(images(2)).equal(clamped(images(2)))
     assert method.temperatures.eq(given).all()  # a prediction changes nothing
-    method.loss(*labelled(2)).backward()
+    method.loss(labelled_views(2)).backward()
     assert method.temperatures.eq(kept).all()
     assert method.temperatures.grad is not None
     assert method.temperatures.grad.abs().min() > 0  # the gradient passes the clamp

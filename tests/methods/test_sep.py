@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import selfprompt
+from selfprompt.data.views import Views
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.class_texts import template_features, word_embeddings
 from selfprompt.methods.sep import SEP, from_released_name, load_released_checkpoint
@@ -55,23 +56,23 @@ def test_valid_tokens_leave_out_the_padding() -> None:
 
 def test_features_are_unit_sums_of_frozen_and_prompted_ones() -> None:
     method, pictures = sep(), images(3)
-    frozen, prompted, mixed = method.image_features(pictures)
+    frozen, prompted, mixed = method.image_features(Views(pictures))
     assert not frozen.requires_grad
     assert (frozen - F.normalize(method.vision(pictures), dim=-1)).abs().max() < 1e-6
     assert (mixed - F.normalize(frozen + prompted, dim=-1)).abs().max() < 1e-6
     texts = F.normalize(F.normalize(method.prompted_texts(), dim=-1) + method.frozen_texts, dim=-1)
     assert (method.encode_classes() - texts).abs().max() < 1e-6
     scale = backbone("clip").scale
-    assert (method.logits(pictures) - scale * mixed @ texts.t()).abs().max() < 1e-5 * scale
+    assert (method(pictures) - scale * mixed @ texts.t()).abs().max() < 1e-5 * scale
 
 
 def test_the_loss_has_the_published_terms_and_weights() -> None:
     method, (pictures, labels) = sep(text_weight=3.0, image_weight=2.0, prototype_weight=0.5), labelled(4)
-    terms = method.loss(pictures, labels)
-    frozen, _, mixed = method.image_features(pictures)
+    terms = method.loss(Views(pictures, labels=labels))
+    frozen, _, mixed = method.image_features(Views(pictures))
     texts, prototypes = method.encode_classes(), F.normalize(method.prototypes, dim=-1)
     expected = {
-        "ce": F.cross_entropy(method.logits(pictures), labels),
+        "ce": F.cross_entropy(method(pictures), labels),
         "text": 1 - F.cosine_similarity(texts, method.frozen_texts).mean(),
         "image": 1 - F.cosine_similarity(mixed, frozen).mean(),
         "prototype_mixed": F.cross_entropy(10 * mixed @ prototypes.t(), labels),
@@ -85,8 +86,8 @@ def test_the_loss_has_the_published_terms_and_weights() -> None:
 
 def test_consistency_may_look_at_the_prompted_features_alone() -> None:
     method, (pictures, labels) = sep(consistency_on="prompted"), labelled(4)
-    frozen, prompted, _ = method.image_features(pictures)
-    terms = method.loss(pictures, labels).terms
+    frozen, prompted, _ = method.image_features(Views(pictures))
+    terms = method.loss(Views(pictures, labels=labels)).terms
     assert abs(float((terms["image"] - 1 + F.cosine_similarity(prompted, frozen).mean()).detach())) < 1e-5
     raw = F.normalize(method.prompted_texts(), dim=-1)
     expected = 1 - F.cosine_similarity(raw, method.frozen_texts).mean()
@@ -121,10 +122,10 @@ def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> No
     method, pictures = sep(), images(2)
     assert "prototypes" in method.trainable()
     assert "prototypes" not in method.adapter_state_dict()
-    before = method.logits(pictures)
+    before = method(pictures)
     with torch.no_grad():
         method.prototypes.add_(1)
-    assert method.logits(pictures).equal(before)
+    assert method(pictures).equal(before)
 
 
 def test_text_prompts_may_start_from_words() -> None:
@@ -152,7 +153,7 @@ def test_refreshed_blocks_are_all_but_the_first_or_the_stated_ones() -> None:
 
 def test_more_image_prompts_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="66 image prompts need as many representative tokens, an image has 65"):
-        sep(image_prompts=66).logits(images(1))
+        sep(image_prompts=66)(images(1))
 
 
 def authors_names() -> Iterator[tuple[str, str]]:
@@ -301,12 +302,12 @@ def test_variants_judge_each_image_alone_and_move_to_other_classes_and_places(
     method.prepare(Source(*labelled(8)), torch.Generator().manual_seed(3))
     for parameter in method.trainable().values():
         parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
-    whole = method.logits(pictures)
-    alone = torch.cat([method.logits(picture[None]) for picture in pictures])
+    whole = method(pictures)
+    alone = torch.cat([method(picture[None]) for picture in pictures])
     assert method.traits.batch_independent
     assert (whole - alone).abs().max() < 1e-5 * max(1.0, method.backbone.scale)
     other = method.with_classes(["dog", "X", "cat"])
-    assert (other.logits(pictures)[:, 1:] - whole[:, [3, 0]]).abs().max() < 1e-5 * max(1.0, method.backbone.scale)
+    assert (other(pictures)[:, 1:] - whole[:, [3, 0]]).abs().max() < 1e-5 * max(1.0, method.backbone.scale)
     Classifier(method, backbone("clip").preprocess, batch_size=3).save(tmp_path / "out")
     loaded = selfprompt.load(tmp_path / "out")
     assert loaded.method.options == method.options
@@ -318,8 +319,8 @@ def test_the_gradient_of_a_shared_module_is_the_sum_over_its_blocks() -> None:
     own, shared = sep(), sep(fusion="shared")
     assert len(shared.image_fusions) == len(shared.text_fusions) == 1
     for method in (own, shared):
-        method.loss(pictures, labels).backward()
-    assert (own.logits(pictures) - shared.logits(pictures)).detach().abs().max() < 1e-4  # all start alike
+        method.loss(Views(pictures, labels=labels)).backward()
+    assert (own(pictures) - shared(pictures)).detach().abs().max() < 1e-4  # all start alike
     for several, one in ((own.image_fusions, shared.image_fusions), (own.text_fusions, shared.text_fusions)):
         for name, parameter in one[0].named_parameters():
             grads = [module.get_parameter(name).grad for module in several]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfprompt import tune
+from selfprompt.data.views import Views
 from selfprompt.methods import cocoop
 from selfprompt.methods import prograd as prograd_module
 from selfprompt.methods.class_texts import PHOTO, class_ids, fill, template_features, word_embeddings
@@ -18,7 +19,7 @@ from selfprompt.methods.promptsrc import PromptSRC, epoch_weights, templates
 from selfprompt.methods.tcp import TCP, behind_words, chosen_block
 from selfprompt.prompts.static import Static
 from selfprompt.training.reporter import LogReporter
-from tests.methods.tiny import NAMES, backbone, counted, images, labelled, small
+from tests.methods.tiny import NAMES, backbone, counted, images, labelled, labelled_views, small
 
 PETS = "a photo of a {}, a type of pet."
 
@@ -34,7 +35,7 @@ def close(one: Tensor, other: Tensor, scale: float = 1.0) -> bool:
 @pytest.mark.parametrize("name", ["kgcoop", "tcp"])
 def test_class_texts_are_kept_close_to_the_template(name: str) -> None:
     method, (pictures, labels) = small(name, template=PETS, weight=3.0), labelled(3)
-    terms = method.loss(pictures, labels)
+    terms = method.loss(Views(pictures, labels=labels))
     frozen = template_features(backbone("clip"), PETS, NAMES)
     cosines = F.cosine_similarity(method.encode_classes(), frozen)
     assert float(cosines.detach().max()) < 0.999
@@ -45,7 +46,7 @@ def test_class_texts_are_kept_close_to_the_template(name: str) -> None:
 
 def test_kgcoop_starts_as_its_template_by_default() -> None:
     method, zero = small("kgcoop", init_text="a photo of a"), small("zero-shot")
-    assert abs(float(method.loss(*labelled(2)).terms["text"].detach())) < 1e-5
+    assert abs(float(method.loss(labelled_views(2)).terms["text"].detach())) < 1e-5
     assert close(method(images(2)), zero(images(2)), backbone("clip").scale)
 
 
@@ -97,7 +98,7 @@ def test_prograd_steps_along_the_projected_gradient(agree: bool) -> None:
     labels = surplus.argmin(dim=1) if agree else surplus.argmax(dim=1)  # what the teacher wants more of, or less
     domain, general = two_gradients(method, pictures, labels)
     assert bool((domain * general).sum() > 0) is agree
-    terms = method.loss(pictures, labels)
+    terms = method.loss(Views(pictures, labels=labels))
     assert terms.total.equal(terms.terms["ce"])  # the divergence has no weight of its own
     method.gradients(terms, lambda tensor: tensor)
     assert method.context.grad is not None
@@ -115,13 +116,13 @@ def test_gradients_are_averaged_over_processes_before_they_are_projected() -> No
         messages.append(message)
         return message
 
-    method.gradients(method.loss(pictures, labels), lambda tensor: tensor)
+    method.gradients(method.loss(Views(pictures, labels=labels)), lambda tensor: tensor)
     whole = method.context.grad
     assert whole is not None
     for part in (slice(0, 2), slice(2, 4)):
-        method.gradients(method.loss(pictures[part], labels[part]), note)
+        method.gradients(method.loss(Views(pictures[part], labels=labels[part])), note)
     assert len(messages) == 2  # one a process
-    method.gradients(method.loss(pictures[:2], labels[:2]), lambda _: torch.stack(messages).mean(dim=0))
+    method.gradients(method.loss(Views(pictures[:2], labels=labels[:2])), lambda _: torch.stack(messages).mean(dim=0))
     assert close(method.context.grad, whole, max(1.0, float(whole.abs().max())))
 
 
@@ -270,7 +271,7 @@ def test_targets_are_the_mean_of_60_templates() -> None:
 
 def test_promptsrc_s_loss_has_the_published_terms_and_weights() -> None:
     method, (pictures, labels) = regulated(text_weight=3.0, logits_weight=0.5), labelled(3)
-    terms, scale = method.loss(pictures, labels), backbone("clip").scale
+    terms, scale = method.loss(Views(pictures, labels=labels)), backbone("clip").scale
     with torch.no_grad():
         frozen = F.normalize(method.vision(pictures), dim=-1)
         targets = method.text_targets()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import selfprompt
 from selfprompt import tune
+from selfprompt.data.views import Views
 from selfprompt.methods import lpclip, tip_adapter
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import template_features, word_embeddings
@@ -89,9 +90,9 @@ def test_ivlp_of_depth_1_is_shallow_on_both_sides() -> None:
     assert close(method.class_features(), coop.class_features())
     vpt = small("vpt-clip", prompts=2, deep=False)
     vpt.load_adapter_state_dict({"prompts": method.image_prompts})
-    expected = vpt.class_logits(method.image_features(images(2)), vpt.texts)
+    expected = vpt.class_logits(method.image_features(Views(images(2))), vpt.texts)
     assert vpt(images(2)).equal(expected)
-    assert close(method(images(2)), method.class_logits(method.image_features(images(2)), coop.class_features()))
+    assert close(method(images(2)), method.class_logits(method.image_features(Views(images(2))), coop.class_features()))
 
 
 @torch.no_grad()
@@ -108,7 +109,9 @@ def test_each_block_up_to_the_depth_meets_its_own_prompts() -> None:
         for index in (1, 2):
             assert watched.inputs[index].prompts.equal(prompts[index].expand(len(inputs), -1, -1))
         assert watched.inputs[3].prompts.equal(watched.outputs[2].prompts)
-    assert close(method.image_features(images(2)), F.normalize(method.vision(images(2), Static(method.image_prompts))))
+    assert close(
+        method.image_features(Views(images(2))), F.normalize(method.vision(images(2), Static(method.image_prompts)))
+    )
 
 
 @pytest.mark.parametrize("name", ["ivlp", "maple"])
@@ -300,12 +303,12 @@ def test_clip_lora_s_dropout_has_a_range() -> None:
 # Tip-Adapter
 
 
-class Views(Source):
+class Redrawn(Source):
     """Training images whose views differ from epoch to epoch, in another order each."""
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(self, number: int) -> Iterator[Views]:
         for indices in torch.randperm(self.size, generator=seeded(number)).split(3):
-            yield self.pictures[indices] + 0.1 * number, self.labels[indices], indices
+            yield Views(self.pictures[indices] + 0.1 * number, None, self.labels[indices], indices)
 
 
 def cached(
@@ -317,7 +320,7 @@ def cached(
     """Tip-Adapter that has seen eight images, and perhaps some for validation."""
     clip = backbone("clip") if scale is None else dataclasses.replace(backbone("clip"), scale=scale)
     method = selfprompt.build_method("tip-adapter", clip, NAMES, **{"views": 2, **options})
-    source = Views(*(training or labelled(8)))
+    source = Redrawn(*(training or labelled(8)))
     source.validation = validation
     method.prepare(source, seeded(1))  # type: ignore[arg-type]
     assert isinstance(method, TipAdapter)
@@ -391,7 +394,7 @@ def test_keys_are_tuned_with_the_given_numbers_and_the_chosen_ones_predict() -> 
     pictures, labels = labelled(12, seed=7)
     method = cached(Source(pictures, labels), finetune=True)
     assert method.chosen
-    terms = method.loss(pictures, labels)
+    terms = method.loss(Views(pictures, labels=labels))
     chosen = method(pictures)
     method.alpha.fill_(1.17)
     method.beta.fill_(1.0)
@@ -475,7 +478,7 @@ def prepared(source: Source, names: Sequence[str] = NAMES, **options: Any) -> LP
 @torch.no_grad()
 def test_the_probe_reads_plain_views_and_chooses_on_validation_images() -> None:
     source = Source(*labelled(12))
-    features = torch.cat([backbone("clip").vision(pictures) for pictures, *_ in source.plain().epoch(0)])
+    features = torch.cat([backbone("clip").vision(views.pixels) for views in source.plain().epoch(0)])
     without = prepared(source)
     assert without.chosen == {}
     assert close(without.head.weight, lpclip.regression(features, source.labels, 0.316)[0])
@@ -483,7 +486,7 @@ def test_the_probe_reads_plain_views_and_chooses_on_validation_images() -> None:
     assert close(given.head.weight, lpclip.regression(features, source.labels, 5.0)[0])
     labels = torch.tensor([0, 1, 2, 3, 3, 0, 1, 2, 0, 0, 2, 1]).repeat(4)  # half of them wrong: accuracy varies with C
     source.validation = Source(labelled(48, seed=3)[0], labels)
-    val = torch.cat([backbone("clip").vision(pictures) for pictures, *_ in source.validation.epoch(0)])
+    val = torch.cat([backbone("clip").vision(views.pixels) for views in source.validation.epoch(0)])
 
     def accuracy(power: float) -> float:
         weight, bias = lpclip.regression(features, source.labels, 10.0**power)

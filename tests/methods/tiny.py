@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method, find, make_options
 from selfprompt.methods.traits import Traits
@@ -62,6 +63,12 @@ def labelled(count: int, seed: int = 0, classes: int = len(NAMES)) -> tuple[Tens
     return pictures, labels
 
 
+def labelled_views(count: int) -> Views:
+    """The same as a batch."""
+    pictures, labels = labelled(count)
+    return Views(pictures, labels=labels)
+
+
 @contextmanager
 def counted(method: Method) -> Iterator[list[int]]:
     """How many texts the text tower has encoded so far, call by call."""
@@ -73,6 +80,8 @@ def counted(method: Method) -> Iterator[list[int]]:
 
 class Source:
     """Training images in memory; another ``draw`` of one is the image plus ``draw``. Notes what it is asked."""
+
+    keeps_features = False
 
     def __init__(self, pictures: Tensor, labels: Tensor | None = None) -> None:
         self.pictures = pictures
@@ -91,6 +100,6 @@ class Source:
         other.plain_views = True
         return other
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(self, number: int) -> Iterator[Views]:
         for indices in torch.arange(self.size).split(3):
-            yield self.pictures[indices], self.labels[indices], indices
+            yield Views(self.pictures[indices], None, self.labels[indices], indices)

@@ -13,6 +13,7 @@ from torch import Tensor
 from selfprompt.data.dataset import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.fewshot import draw_shots, select_base_new
 from selfprompt.data.loading.transforms import eval_transform, train_transform
+from selfprompt.data.views import Views
 from selfprompt.methods.registry import build_method
 from selfprompt.methods.sep import SEP, from_released_name, load_released_checkpoint
 from selfprompt.models.loading.by_name import Preprocess
@@ -67,11 +68,13 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
 class Support:
     """The recorded images from which class means are made."""
 
+    keeps_features = False
+
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels, self.size = images, labels, len(labels)
 
-    def epoch(self, number: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        yield self.images, self.labels, torch.arange(self.size)
+    def epoch(self, number: int) -> Iterator[Views]:
+        yield Views(self.images, labels=self.labels)
 
 
 def check_step(arrays: Arrays, report: Report) -> None:
@@ -80,10 +83,10 @@ def check_step(arrays: Arrays, report: Report) -> None:
     check_class_means(arrays, report)
     images, labels = arrays.tensor("images"), arrays.tensor("labels")
     streams, fused = watch(method, images)
-    terms = method.loss(images, labels)
+    terms = method.loss(Views(images, labels=labels))
     terms.backward()
     ours = features(method, images) | {name: terms.terms[term] for name, term in LOSSES.items()}
-    ours |= {"logits": method.logits(images), "loss_total": terms.total}
+    ours |= {"logits": method(images), "loss_total": terms.total}
     for name, value in ours.items():
         if f"out/{name}" in arrays:
             report.check(f"out/{name}", value, arrays[f"out/{name}"])
@@ -112,7 +115,7 @@ def check_class_means(arrays: Arrays, report: Report) -> None:
 
 def features(method: SEP, images: Tensor) -> dict[str, Tensor]:
     """Image and text features at each stage, under their recorded names."""
-    frozen, prompted, mixed = method.image_features(images)
+    frozen, prompted, mixed = method.image_features(Views(images))
     raw_text = method.prompted_texts()
     return {
         "image_features_frozen_raw": method.vision(images),
@@ -214,7 +217,7 @@ def check_training(arrays: Arrays, report: Report) -> None:
         set_learning_rate(optimizer, rate)
         images, labels = arrays.tensor(f"{prefix}images"), arrays.tensor(f"{prefix}labels")
         check_choices(arrays, report, method, watch(method, images)[0]["visual.prompted"], prefix)
-        terms = method.loss(images, labels)
+        terms = method.loss(Views(images, labels=labels))
         report.check(f"{prefix}loss", terms.total, arrays[f"{prefix}loss"])
         report.check(f"{prefix}logits", terms.logits, arrays[f"{prefix}logits"])
         optimizer.zero_grad()
@@ -243,7 +246,7 @@ def check_evaluation(arrays: Arrays, report: Report, method: SEP) -> None:
         check_choices(arrays, report, method, watch(method, images)[0]["visual.prompted"], "eval/batch/")
         for name, parts in batches.items():
             if f"eval/{name}" in arrays:
-                logits = torch.cat([method.logits(part) for part in parts])
+                logits = torch.cat([method(part) for part in parts])
                 report.check(f"eval/{name}", logits, arrays[f"eval/{name}"])
         report.check("eval/text_features_mixed", method.class_features(), arrays["eval/text_features_mixed"])
 

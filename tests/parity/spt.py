@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.analysis.nmi import block_attention, information, raw_attention
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Backbone
@@ -56,11 +57,11 @@ def check_forward(arrays: Arrays, report: Report) -> None:
         backbone = vit_backbone(vit_weights(arrays), config, dtype)
         method = prompted_method(backbone, arrays, config, dtype)
         images = arrays.tensor("images", dtype)
-        terms = method.loss(images, arrays.tensor("labels"))
+        terms = method.loss(Views(images, labels=arrays.tensor("labels")))
         terms.backward()
         features = backbone.vision(images, Static(method.prompts), pooling=method.pooling)
         ours = {
-            "logits": method.logits(images),
+            "logits": method(images),
             "loss": terms.total,
             "features": features,
             "grad_prompt_token": method.prompts.grad,
@@ -237,7 +238,7 @@ def run_training(method: Method, arrays: Arrays, config: Mapping[str, Any], dtyp
             **{name: hyper[name] for name in ("lr", "min_lr", "warmup_epochs", "epochs")},
         )
         set_learning_rate(optimizer, rate)
-        terms = method.loss(images[inside], labels[inside])
+        terms = method.loss(Views(images[inside], labels=labels[inside]))
         optimizer.zero_grad()
         terms.backward()
         out["lr"].append(rate)
@@ -253,9 +254,9 @@ def run_training(method: Method, arrays: Arrays, config: Mapping[str, Any], dtyp
         name: torch.stack(values) if name.startswith("snap") else np.array(values) for name, values in out.items()
     }
     with torch.no_grad():
-        result["final_logits_batch0"] = method.logits(images[0])
+        result["final_logits_batch0"] = method(images[0])
         with ema.applied(method):
-            result["final_ema_logits_batch0"] = method.logits(images[0])
+            result["final_ema_logits_batch0"] = method(images[0])
     return result
 
 
@@ -273,12 +274,12 @@ def check_family(arrays: Arrays, report: Report) -> None:
         images = arrays.tensor("images", dtype)
         features: list[Tensor] = []
         method.head.register_forward_hook(lambda _, inputs, __, kept=features: kept.append(inputs[0]))
-        terms = method.loss(images, arrays.tensor("labels"))
+        terms = method.loss(Views(images, labels=arrays.tensor("labels")))
         terms.backward()
         gradients = {name: p.grad for name, p in method.trainable().items()}
         ours = {
             "features": features[0],
-            "logits": method.logits(images),
+            "logits": method(images),
             "loss": terms.total,
             "grad_head_weight": gradients["head.weight"],
             "grad_head_bias": gradients["head.bias"],

@@ -13,6 +13,7 @@ from perf.plain_clip import plain_clip
 from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
 from perf.plain_vit import PlainPrompted, plain_vit
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.models.backbone import Backbone
@@ -47,7 +48,7 @@ def learned_of(method: Method) -> dict[str, Tensor]:
 def assert_same(method: Method, plain: nn.Module, size: int) -> None:
     """Logits, loss and gradients of every trainable tensor agree to 1e-4 of the largest entry."""
     pictures = images(4, size=size)
-    terms = method.loss(pictures, LABELS)
+    terms = method.loss(Views(pictures, labels=LABELS))
     terms.total.backward()
     loss, logits = plain.loss(pictures, LABELS)
     loss.backward()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.feature_cache import FeatureStore
+from selfprompt.data.views import Views
 from selfprompt.recipes.options import TrainOptions
-from selfprompt.training.batches import Part
 from selfprompt.training.identity import checkpoint_identity
 from selfprompt.training.loop import FitResult, fit
 from tests.training.tiny import FrozenMethod, TinyMethod, batches, state, validation
@@ -73,11 +73,19 @@ def test_a_checkpoint_from_before_there_were_views_is_gone_on_with():
 
 
 def test_a_batch_is_cut_with_its_features():
-    images, labels, frozen = torch.empty(5, 0), torch.arange(5), torch.arange(10.0).reshape(5, 2)
-    pieces = Part(images, labels, frozen).chunks(2)
-    assert [len(piece.images) for piece in pieces] == [3, 2]
-    assert torch.equal(torch.cat([piece.frozen for piece in pieces]), frozen)
-    first = Part(images, labels, frozen).first()
-    assert [len(entry) for entry in first] == [1, 1, 1]
-    assert Part(images, labels, None).first().frozen is None
-    assert [piece.frozen for piece in Part(images, labels, None).chunks(2)] == [None, None]
+    labels, features = torch.arange(5), torch.arange(10.0).reshape(5, 2)
+    batch = Views(None, features, labels, torch.arange(7, 12))
+    pieces = batch.chunk(2)
+    assert [len(piece) for piece in pieces] == [3, 2]
+    for name in ("features", "labels", "indices"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(batch, name))
+    assert [len(tensor) for tensor in vars(batch.rows(0, 1)).values() if tensor is not None] == [1, 1, 1]
+    assert [piece.features for piece in Views(torch.rand(5, 3), labels=labels).chunk(2)] == [None, None]
+    assert [len(piece) for piece in Views(torch.rand(0, 3)).chunk(2)] == [0]
+
+
+def test_pixels_that_are_not_there_are_named():
+    with pytest.raises(RuntimeError, match="no pixels: a method that reads them has traits with inputs='both'"):
+        _ = Views(features=torch.rand(2, 4)).pixels
+    with pytest.raises(ValueError, match="need pixels, features or labels"):
+        Views()

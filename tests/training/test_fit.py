@@ -67,16 +67,16 @@ def test_a_step_is_forward_backward_step_with_the_schedules_rate():
     train, losses = batches(21), []
     for epoch in range(4):
         losses.append([])
-        for step, (images, labels, _) in enumerate(train.epoch(epoch)):
+        for step, views in enumerate(train.epoch(epoch)):
             time = epoch + step / 3
             rate = 0.05 * time if time < 1 else 0.05 * (1 + math.cos(math.pi * (time - 1) / 3)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = plain.loss(images, labels).total
+            loss = plain.loss(views).total
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses[-1].append(loss.item() * len(labels))
+            losses[-1].append(loss.item() * len(views))
     assert same(ours, plain)
     assert [record["loss"] for record in result.history] == pytest.approx([sum(epoch) / 21 for epoch in losses])
 
@@ -96,7 +96,7 @@ def test_history_holds_terms_accuracies_rates_and_times():
 def test_a_loss_without_logits_has_no_training_accuracy(monkeypatch):
     method = TinyMethod()
     loss = method.loss
-    monkeypatch.setattr(method, "loss", lambda images, labels: LossTerms(loss(images, labels).terms))
+    monkeypatch.setattr(method, "loss", lambda views: LossTerms(loss(views).terms))
     assert "train_accuracy" not in run(method).history[0]
 
 
@@ -214,9 +214,9 @@ def test_the_average_over_the_steps_is_validated_and_kept():
     seen: list[torch.Tensor] = []
 
     class Watched(TinyMethod):
-        def loss(self, images, labels):
+        def loss(self, views):
             seen.append(self.prompts.detach().clone())
-            return super().loss(images, labels)
+            return super().loss(views)
 
     watched = Watched()
     run(watched)
@@ -255,8 +255,8 @@ def test_a_persistent_buffer_is_resumed_selected_and_stored(tmp_path):
             super().__init__()
             self.norm = torch.nn.BatchNorm1d(3, affine=False)
 
-        def logits(self, images, frozen=None):
-            return self.norm(super().logits(images, frozen))
+        def logits(self, views):
+            return self.norm(super().logits(views))
 
     straight, stopped, resumed = Normalised(), Normalised(), Normalised()
     run(straight, validation(), select="best-val")
@@ -282,11 +282,11 @@ def interrupt(method: TinyMethod, run_dir: Path, after: int, **changes) -> None:
     """Train until the epoch after number ``after`` has begun, and stop there."""
     loss, train_steps = method.loss, 3
 
-    def stopping(images, labels, count=[0]):  # noqa: B006 (a counter)
+    def stopping(views, count=[0]):  # noqa: B006 (a counter)
         count[0] += 1
         if count[0] > after * train_steps + 1:
             raise Stop
-        return loss(images, labels)
+        return loss(views)
 
     method.loss = stopping
     with pytest.raises(Stop):
@@ -393,8 +393,8 @@ def test_no_copies_are_kept_unless_asked_for(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(tmp_path):
     class Exploding(TinyMethod):
-        def loss(self, images, labels):
-            terms = super().loss(images, labels)
+        def loss(self, views):
+            terms = super().loss(views)
             return LossTerms({"ce": terms.terms["ce"] * (float("nan") if len(self.epochs_seen) == 2 else 1)})
 
     with pytest.raises(RuntimeError, match=r"The loss became nan in epoch 3 at learning rate 0\.\d+\. Try a lower lr"):

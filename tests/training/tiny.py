@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.transforms import eval_transform, train_transform
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method
 from selfprompt.methods.traits import Traits
 
@@ -60,13 +61,13 @@ class TinyMethod(Method[TinyOptions]):
                 if name != "unused":
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        features = torch.tanh(self.frozen_features(images, frozen) + self.prompts.sum(dim=0))
+    def logits(self, views: Views) -> Tensor:
+        features = torch.tanh(self.frozen_features(views) + self.prompts.sum(dim=0))
         return self.head(F.dropout(features, self.options.dropout, self.training))
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
-        logits = self.logits(images, frozen)
-        terms = {"ce": F.cross_entropy(logits, labels)}
+    def loss(self, views: Views) -> LossTerms:
+        logits = self.logits(views)
+        terms = {"ce": F.cross_entropy(logits, views.labels)}
         if self.options.penalty:
             terms["size"] = self.prompts.square().mean()
         return LossTerms(terms, {"size": 0.5}, logits.detach())

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.loop import FitResult, fit

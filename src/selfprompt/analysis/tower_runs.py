@@ -78,7 +78,7 @@ def run_with_prompts(method: Method, images: Tensor) -> TowerRun | None:
         images: (B, 3, H, W), normalised.
     """
     with recorded_runs(method.vision) as runs:
-        method.logits(images)
+        method(images)
     return next((run for run in reversed(runs) if run.prompted), None)
 
 

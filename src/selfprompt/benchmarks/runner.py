@@ -19,7 +19,7 @@ from selfprompt.benchmarks.protocols import UNTRAINED, Evaluation, cell_recipe, 
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.loading.check_images import check_dataset, check_images
-from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.loader import ImageStore
 from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import SuiteTask

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.dataset import Item
-from selfprompt.data.loading.features import FeatureStore, with_features
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.image_files import error_reason
 from selfprompt.data.loading.image_inputs import read_image
 from selfprompt.data.loading.image_remarks import remarks_on
@@ -84,7 +84,7 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits of preprocessed images, (B, 3, H, W) to (B, C), float32 on the CPU."""
         self.method.eval()
-        return self.method.logits(images.to(self.device)).detach().float().cpu()
+        return self.method(images.to(self.device)).detach().float().cpu()
 
     def predict(self, images: Any, *, top: int = 1, progress: Progress | None = None) -> list[Prediction]:
         """Classify images.
@@ -365,15 +365,12 @@ def evaluate(
 ) -> Metrics:
     """Metrics of a method over batches, whose labels count the classes chosen from: all, or those of ``among``."""
     method.eval()
-    device = next(method.vision.parameters()).device
     chosen = range(len(method.classes)) if among is None else among
     logits: list[Tensor] = []
     done = 0
-    pixels = method.traits.inputs != "features"
-    for images, labels, _, frozen in with_features(batches, 0, method.frozen_encoder, pixels=pixels):
-        given = () if frozen is None else (frozen.to(device),)
-        logits.append(method.logits(images.to(device), *given).float().cpu())
-        done += len(labels)
+    for views in method.views(batches, 0):
+        logits.append(method.logits(views).float().cpu())
+        done += len(views)
         if progress:
             progress(done, batches.size)
     names = [method.classes[label] for label in chosen]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from selfprompt.data.class_names import clean_name
-from selfprompt.data.loading.features import Encoder, matmul_precision, with_features
+from selfprompt.data.loading.feature_cache import Encoder
+from selfprompt.data.views import Views
 from selfprompt.methods.class_texts import check_distinct
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
@@ -43,21 +44,25 @@ class LossTerms:
 
 
 class TrainingSource(SampleSource, Protocol):
-    """Training data as ``prepare`` sees it: images by index, their labels, and one pass in batches."""
+    """Training data as ``prepare`` sees it: images by index, their labels, and epochs in batches."""
 
     @property
     def labels(self) -> Tensor: ...
     @property
+    def keeps_features(self) -> bool: ...
+    @property
     def validation(self) -> "TrainingSource | None":
-        """Plain views of images to choose hyper-parameters on, never test images; None where there are none."""
+        """Images, never test images, on which hyper-parameters may be selected; None if there are none."""
         ...
 
     def plain(self) -> "TrainingSource":
         """The same images under the evaluation transform."""
         ...
 
-    def epoch(self, number: int, start_step: int = 0) -> Any:
-        """Batches of (images, labels, indices) in the order of that epoch."""
+    def epoch(
+        self, number: int, start_step: int = 0, *, encoder: Encoder | None = None, pixels: bool = True
+    ) -> Iterator[Views]:
+        """The batches of an epoch in its order; with features, if the source keeps them and has an encoder."""
         ...
 
 
@@ -158,24 +163,23 @@ class Method(nn.Module, Generic[OptionsT]):
     ) -> None:
         """Start from the data, where the paper does: SPT's prototypes, SEP's class means."""
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        """Scores of preprocessed images, (B, C).
+    def logits(self, views: Views) -> Tensor:
+        """Scores of images, (B, C).
 
         Args:
-            images: (B, 3, H, W); not looked at where ``frozen`` is given and the method needs no pixels.
-            frozen: What ``frozen_features(images)`` gives, where that is known already, (B, E); a method that does not
-                use it is never given it.
+            views: They have pixels, (B, 3, H, W), or features, (B, E), or both, as the traits' ``inputs`` ask. Features
+                may be unknown in every case; ``frozen_features(views)`` gives them, computed or not.
         """
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits."""
-        return self.logits(images)
+        """Scores of preprocessed images, (B, 3, H, W) to (B, C)."""
+        return self.logits(Views(images))
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
-        """Mean cross-entropy, unless the paper has more terms; ``frozen`` as in ``logits``."""
-        logits = self.logits(images) if frozen is None else self.logits(images, frozen)
-        return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
+    def loss(self, views: Views) -> LossTerms:
+        """Mean cross-entropy, unless the paper has more terms. Views as in ``logits``, with labels."""
+        logits = self.logits(views)
+        return LossTerms({"ce": F.cross_entropy(logits, views.labels)}, logits=logits.detach())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called at the end of each epoch, counted from 0."""
@@ -201,15 +205,15 @@ class Method(nn.Module, Generic[OptionsT]):
         """Whether the class overrides ``gradients``."""
         return type(self).gradients is not Method.gradients
 
-    def frozen_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        """The frozen backbone's own features of images, not normalised, (B, E); those that are given are taken."""
-        if frozen is not None:
-            return frozen
+    def frozen_features(self, views: Views) -> Tensor:
+        """Features of images from the frozen vision tower, not normalised, (B, E); computed where not yet known."""
+        if views.features is not None:
+            return views.features
         with torch.no_grad():
-            return self.vision(images, pooling=self.pooling)
+            return self.vision(views.pixels, pooling=self.pooling)
 
-    def frozen_encoder(self) -> Encoder | None:
-        """What gives frozen features, under the autocast of this moment; None where the method takes none now."""
+    def encoder(self) -> Encoder | None:
+        """Computes frozen features under the current autocast; None if the method reads no features in this mode."""
         if self.traits.inputs == "pixels" or (self.traits.features_in_training_only and not self.training):
             return None
         probe = next(self.vision.parameters())
@@ -218,17 +222,31 @@ class Method(nn.Module, Generic[OptionsT]):
 
         def encode(images: Tensor) -> Tensor:
             with torch.autocast(kind, autocast, enabled):
-                return self.frozen_features(images.to(probe.device))
+                return self.frozen_features(Views(images.to(probe.device)))
 
         precision = (probe.dtype, autocast, matmul_precision(kind), kind)
         return Encoder(" ".join(map(str, (self.backbone.fingerprint, self.pooling, *precision))), encode)
 
-    def frozen_epoch(self, source: TrainingSource, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Frozen features, (B, E), labels and indices of an epoch; computed where the source does not keep them."""
+    def views(self, source: TrainingSource, number: int) -> Iterator[Views]:
+        """The batches of an epoch on the method's device, with the inputs that its traits ask for.
+
+        Features are filled in where the source keeps them, computed under the current autocast; others are left to
+        ``frozen_features``.
+        """
+        return self._views(source, number, pixels=self.traits.inputs != "features")
+
+    def feature_views(self, source: TrainingSource, number: int) -> Iterator[Views]:
+        """The batches of an epoch on the method's device with their frozen features; pixels may be missing."""
+        for views in self._views(source, number, pixels=False):
+            yield views.with_features(self.frozen_features(views))
+
+    def _views(self, source: TrainingSource, number: int, *, pixels: bool) -> Iterator[Views]:
         device = next(self.vision.parameters()).device
-        for images, labels, indices, frozen in with_features(source, number, self.frozen_encoder, pixels=False):
-            features = self.frozen_features(images.to(device)) if frozen is None else frozen.to(device)
-            yield features, labels, indices
+        if source.keeps_features:
+            epoch = source.epoch(number, encoder=self.encoder(), pixels=pixels)
+        else:
+            epoch = source.epoch(number)
+        return (views.to(device) for views in epoch)
 
     def encode_classes(self) -> Tensor:
         """Unit features of the classes, (C, E); for methods that have a text tower."""
@@ -339,6 +357,19 @@ class Method(nn.Module, Generic[OptionsT]):
         if name := first_not_finite(tensors):
             problems.append(f"{name} holds NaN or infinity")
         return problems
+
+
+def matmul_precision(kind: str) -> str:
+    """How float32 matrices are multiplied on a kind of device, in torch's words: "highest", "high" or "medium".
+
+    ``torch.get_float32_matmul_precision`` raises after someone has used torch's newer switches, such as
+    ``torch.backends.cuda.matmul.fp32_precision = "tf32"``; so these are read if torch has them.
+    """
+    switches = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
+    newer = getattr(getattr(switches.get(kind), "matmul", None), "fp32_precision", None)
+    if newer is None:
+        return torch.get_float32_matmul_precision() if kind in switches else "highest"
+    return {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}.get(newer, newer)
 
 
 def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.class_texts import PHOTO, check_template, class_ids, fill
 from selfprompt.methods.heads import unit
@@ -102,5 +103,5 @@ class CLIPLoRA(Method[CLIPLoRAOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts(lambda rows, ids: self.text(ids, self.text_updates)))
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(unit(self.vision(images, self.image_updates)), self.class_features())
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(unit(self.vision(views.pixels, self.image_updates)), self.class_features())

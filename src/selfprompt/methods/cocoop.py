@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.class_texts import check_slots, class_ids, prompt_texts, word_embeddings
 from selfprompt.methods.heads import plain_linear, unit
@@ -75,8 +76,8 @@ class CoCoOp(Method[CoCoOpOptions]):
         ids = self.ids.repeat(images, 1)  # (B C, L)
         return unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, classes))
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        features = unit(self.frozen_features(images, frozen))
+    def logits(self, views: Views) -> Tensor:
+        features = unit(self.frozen_features(views))
         if torch.compiler.is_compiling():  # a loop over parts would fix the number of images
             return self._scores(features)
         parts = features.split(max(1, TEXTS_AT_ONCE // len(self.ids)))

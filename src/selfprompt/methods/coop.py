@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.class_texts import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
 from selfprompt.methods.heads import unit
@@ -81,9 +82,9 @@ class CoOp(Method[CoOpOptions]):
 
         return unit(self.encode_texts(encode))
 
-    def image_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def image_features(self, views: Views) -> Tensor:
         """Unit features of images from the frozen tower, (B, E)."""
-        return unit(self.frozen_features(images, frozen))
+        return unit(self.frozen_features(views))
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(self.image_features(images, frozen), self.class_features())
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(self.image_features(views), self.class_features())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
@@ -34,5 +35,5 @@ class Full(Method[FullOptions]):
         self.vision = copy.deepcopy(self.backbone.vision).requires_grad_(True)
         self.head = linear_head(self.vision.features, len(self.classes), std=self.options.head_std, generator=generator)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.head(self.vision(images, pooling=self.pooling))
+    def logits(self, views: Views) -> Tensor:
+        return self.head(self.vision(views.pixels, pooling=self.pooling))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, check_positive
 from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
@@ -54,15 +55,15 @@ class GateVPT(Method[GateVPTOptions]):
         self.temperatures = nn.Parameter(torch.ones(vision.depth))
         self.head = rare_class_head(vision.features, len(self.classes), generator=generator)
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+    def loss(self, views: Views) -> LossTerms:
         with torch.no_grad():
             self.temperatures.clamp_(*self.temperature_range)
-        return super().loss(images, labels, frozen)
+        return super().loss(views)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def logits(self, views: Views) -> Tensor:
         # Clamped values with the gradient of the unclamped ones: the parameter itself is only changed in training.
         now = self.temperatures.detach()
         temperatures = now.clamp(*self.temperature_range) + (self.temperatures - now)
         dropout = self.options.dropout if self.training else 0.0
         prompter = Gated(self.prompts[0], self.gates, temperatures, dropout=dropout)
-        return self.head(self.vision(images, prompter, pooling=self.pooling))
+        return self.head(self.vision(views.pixels, prompter, pooling=self.pooling))

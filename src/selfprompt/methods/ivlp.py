@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.class_texts import leading_prompts
 from selfprompt.methods.heads import unit
@@ -56,9 +57,9 @@ class IVLP(Method[IVLPOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
-    def image_features(self, images: Tensor) -> Tensor:
+    def image_features(self, views: Views) -> Tensor:
         """Unit features of images with prompts, (B, E)."""
-        return unit(self.vision(images, Static(self.image_prompts)))
+        return unit(self.vision(views.pixels, Static(self.image_prompts)))
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(self.image_features(images), self.class_features())
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(self.image_features(views), self.class_features())

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
 from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.coop import CoOp, CoOpOptions
@@ -48,11 +49,11 @@ class KgCoOp(CoOp):
         frozen = template_features(self.backbone, self.options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+    def loss(self, views: Views) -> LossTerms:
         texts = self.class_features()
-        logits = self.class_logits(self.image_features(images, frozen), texts)
+        logits = self.class_logits(self.image_features(views), texts)
         terms = {
-            "ce": F.cross_entropy(logits, labels),
+            "ce": F.cross_entropy(logits, views.labels),
             "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),
         }
         return LossTerms(terms, {"text": self.options.weight}, logits.detach())

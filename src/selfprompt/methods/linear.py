@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
@@ -32,5 +33,5 @@ class Linear(Method[LinearOptions]):
     def build(self, generator: torch.Generator) -> None:
         self.head = linear_head(self.vision.features, len(self.classes), std=self.options.head_std, generator=generator)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.head(self.frozen_features(images, frozen))
+    def logits(self, views: Views) -> Tensor:
+        return self.head(self.frozen_features(views))

@@ -8,6 +8,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
@@ -90,15 +91,15 @@ class LPCLIP(Method[LPCLIPOptions]):
         """Features, (N, E), and labels, (N,), of all images, on the CPU."""
         parts: list[Tensor] = []
         labels: list[Tensor] = []
-        for features, part, _ in self.frozen_epoch(source, 0):
-            parts.append(features.float().cpu())
-            labels.append(part)
+        for views in self.feature_views(source, 0):
+            parts.append(self.frozen_features(views).float().cpu())
+            labels.append(views.labels.cpu())
             if progress:
                 progress(sum(map(len, labels)), source.size)
         return torch.cat(parts), torch.cat(labels)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.head(self.frozen_features(images, frozen))
+    def logits(self, views: Views) -> Tensor:
+        return self.head(self.frozen_features(views))
 
 
 def regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:

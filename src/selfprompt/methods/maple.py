@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.class_texts import leading_prompts
 from selfprompt.methods.heads import plain_linear, unit
@@ -64,6 +65,6 @@ class MaPLe(Method[MaPLeOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        features = unit(self.vision(images, Static(self.image_prompts())))
+    def logits(self, views: Views) -> Tensor:
+        features = unit(self.vision(views.pixels, Static(self.image_prompts())))
         return self.class_logits(features, self.class_features())

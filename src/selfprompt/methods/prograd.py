@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
 from selfprompt.methods.class_texts import PHOTO, check_template, template_features, word_embeddings
 from selfprompt.methods.coop import CoOp, CoOpOptions
@@ -69,8 +70,8 @@ class ProGrad(CoOp):
             raise ValueError(f"init_text {text!r} is {len(start)} tokens, but there are {count} prompts.")
         return nn.Parameter(F.pad(start, (0, 0, count - len(start), 0)))
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
-        features = self.image_features(images, frozen)
+    def loss(self, views: Views) -> LossTerms:
+        features = self.image_features(views)
         logits = self.class_logits(features, self.class_features())
         temperature = self.options.temperature
         student, teacher = (
@@ -78,7 +79,7 @@ class ProGrad(CoOp):
             for scores in (logits, self.class_logits(features, self.frozen_texts))
         )
         divergence = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
-        terms = {"ce": F.cross_entropy(logits, labels), "kl": temperature**2 * divergence}
+        terms = {"ce": F.cross_entropy(logits, views.labels), "kl": temperature**2 * divergence}
         return LossTerms(terms, {"kl": 0.0}, logits.detach())
 
     def gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:

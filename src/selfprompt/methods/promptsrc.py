@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
 from selfprompt.methods.class_texts import class_ids, fill
 from selfprompt.methods.heads import unit
@@ -79,15 +80,15 @@ class PromptSRC(IVLP):
                 self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
         return self.frozen_texts
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
-        features, texts = self.image_features(images), self.class_features()
+    def loss(self, views: Views) -> LossTerms:
+        features, texts = self.image_features(views), self.class_features()
         with torch.no_grad():
-            frozen, frozen_texts = unit(self.frozen_features(images, frozen)), self.text_targets()
+            frozen, frozen_texts = unit(self.frozen_features(views)), self.text_targets()
             teacher = F.log_softmax(self.class_logits(frozen, frozen_texts), dim=-1)
         logits = self.class_logits(features, texts)
         divergence = F.kl_div(F.log_softmax(logits, dim=-1), teacher, log_target=True, reduction="batchmean")
         terms = {
-            "ce": F.cross_entropy(logits, labels),
+            "ce": F.cross_entropy(logits, views.labels),
             "text": F.l1_loss(texts, frozen_texts),
             "image": F.l1_loss(features, frozen),
             "logits": divergence / len(self.classes),

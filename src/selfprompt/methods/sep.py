@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
 from selfprompt.methods.class_texts import (
     PHOTO,
@@ -175,9 +176,9 @@ class SEP(Method[SEPOptions]):
             source = source.plain()
         sums = torch.zeros_like(self.prototypes)
         done = 0
-        for features, labels, _ in self.frozen_epoch(source, 0):
-            sums.index_add_(0, labels.to(sums.device), unit(features).to(sums.dtype))
-            done += len(labels)
+        for views in self.feature_views(source, 0):
+            sums.index_add_(0, views.labels, unit(self.frozen_features(views)).to(sums.dtype))
+            done += len(views)
             if progress:
                 progress(done, source.size)
         empty = [name for name, total in zip(self.classes, sums.abs().sum(dim=1), strict=True) if total == 0]
@@ -235,20 +236,20 @@ class SEP(Method[SEPOptions]):
         index = torch.arange(count, device=last.device).minimum(last[:, None])
         return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 
-    def image_features(self, images: Tensor, frozen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def image_features(self, views: Views) -> tuple[Tensor, Tensor, Tensor]:
         """Unit features of images, (B, E) each: frozen, prompted, mixed."""
-        frozen = unit(self.frozen_features(images, frozen))
-        prompted = unit(self.prompted_images(images))
+        frozen = unit(self.frozen_features(views))
+        prompted = unit(self.prompted_images(views.pixels))
         return frozen, prompted, unit(prompted + frozen)
 
     def encode_classes(self) -> Tensor:
         return unit(unit(self.prompted_texts()) + self.frozen_texts)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(self.image_features(images, frozen)[2], self.class_features())
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(self.image_features(views)[2], self.class_features())
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
-        frozen, prompted, mixed = self.image_features(images, frozen)
+    def loss(self, views: Views) -> LossTerms:
+        frozen, prompted, mixed = self.image_features(views)
         prompted_text = unit(self.prompted_texts())
         mixed_text = unit(prompted_text + self.frozen_texts)
         logits = self.class_logits(mixed, mixed_text)
@@ -257,11 +258,11 @@ class SEP(Method[SEPOptions]):
         )
         prototypes = unit(self.prototypes)
         terms = {
-            "ce": F.cross_entropy(logits, labels),
+            "ce": F.cross_entropy(logits, views.labels),
             "text": 1 - (compared_text * self.frozen_texts).sum(dim=-1).mean(),
             "image": 1 - (compared * frozen).sum(dim=-1).mean(),
-            "prototype_mixed": F.cross_entropy(10 * mixed @ prototypes.t(), labels),
-            "prototype_frozen": F.cross_entropy(10 * frozen @ prototypes.t(), labels),
+            "prototype_mixed": F.cross_entropy(10 * mixed @ prototypes.t(), views.labels),
+            "prototype_frozen": F.cross_entropy(10 * frozen @ prototypes.t(), views.labels),
         }
         half = self.options.prototype_weight / 2
         weights = {

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource, check_positive, normal
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
@@ -85,5 +86,5 @@ class SPT(Method[SPTOptions]):
         with torch.no_grad():
             self.prompts.copy_(start)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.head(self.vision(images, Static(self.prompts), pooling=self.pooling))
+    def logits(self, views: Views) -> Tensor:
+        return self.head(self.vision(views.pixels, Static(self.prompts), pooling=self.pooling))

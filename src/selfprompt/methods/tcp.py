@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, check_positive, normal
 from selfprompt.methods.class_texts import (
     PHOTO,
@@ -121,18 +122,18 @@ class TCP(Method[TCPOptions]):
 
         return unit(self.encode_texts(encode))
 
-    def image_features(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def image_features(self, views: Views) -> Tensor:
         """Unit features of images from the frozen tower, (B, E)."""
-        return unit(self.frozen_features(images, frozen))
+        return unit(self.frozen_features(views))
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(self.image_features(images, frozen), self.class_features())
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(self.image_features(views), self.class_features())
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+    def loss(self, views: Views) -> LossTerms:
         texts = self.class_features()
-        logits = self.class_logits(self.image_features(images, frozen), texts)
+        logits = self.class_logits(self.image_features(views), texts)
         terms = {
-            "ce": F.cross_entropy(logits, labels),
+            "ce": F.cross_entropy(logits, views.labels),
             "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),
         }
         return LossTerms(terms, {"text": self.options.weight}, logits.detach())

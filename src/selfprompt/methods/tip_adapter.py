@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive
 from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.heads import unit
@@ -98,17 +99,17 @@ class TipAdapter(Method[TipAdapterOptions]):
         sums = torch.zeros(source.size, self.vision.features, device=device)
         done = 0
         for view in range(views):
-            for features, _, indices in self.frozen_epoch(source, view):
-                sums[indices.to(device)] += features
-                done += len(indices)
+            for batch in self.feature_views(source, view):
+                sums[batch.indices] += self.frozen_features(batch)
+                done += len(batch)
                 if progress:
                     progress(done, views * source.size)
         self.keys.data = unit(sums)
         self.labels = source.labels.to(device)
         if source.validation is not None:
-            parts = [(features, labels) for features, labels, _ in self.frozen_epoch(source.validation, 0)]
-            features, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-            self.validation = unit(features), labels.to(device)
+            batches = list(self.feature_views(source.validation, 0))
+            features = torch.cat([self.frozen_features(batch) for batch in batches])
+            self.validation = unit(features), torch.cat([batch.labels for batch in batches])
         self._choose()
 
     def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -142,13 +143,13 @@ class TipAdapter(Method[TipAdapterOptions]):
         cached = (-beta * (1 - features @ self.keys.t())).exp() @ self.values()
         return self.class_logits(features, self.texts) + alpha * cached
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self._scores(self.frozen_features(images, frozen), self.alpha, self.beta)
+    def logits(self, views: Views) -> Tensor:
+        return self._scores(self.frozen_features(views), self.alpha, self.beta)
 
-    def loss(self, images: Tensor, labels: Tensor, frozen: Tensor | None = None) -> LossTerms:
+    def loss(self, views: Views) -> LossTerms:
         """Cross-entropy with the given alpha and beta, not the chosen ones."""
-        logits = self._scores(self.frozen_features(images, frozen), self.options.alpha, self.options.beta)
-        return LossTerms({"ce": F.cross_entropy(logits, labels)}, logits=logits.detach())
+        logits = self._scores(self.frozen_features(views), self.options.alpha, self.options.beta)
+        return LossTerms({"ce": F.cross_entropy(logits, views.labels)}, logits=logits.detach())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Choose alpha and beta for the keys as they are now."""

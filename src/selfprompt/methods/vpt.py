@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive
 from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
@@ -73,10 +74,10 @@ class VPT(Method[VPTOptions]):
             nn.init.uniform_(self.projection.bias, -(width**-0.5), width**-0.5, generator=generator)
         self.head = rare_class_head(self.vision.features, len(self.classes), generator=generator)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def logits(self, views: Views) -> Tensor:
         dropout = self.options.dropout if self.training else 0.0
         prompter = Static(self.projection(self.prompts), dropout=dropout)
-        features = self.vision(images, prompter, pooling=self.pooling)
+        features = self.vision(views.pixels, prompter, pooling=self.pooling)
         norm = last_norm(self.vision) if self.options.reset_norm else None
         if norm is not None:  # what the norm did last is undone
             features = (features - norm.bias) / norm.weight

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
 from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.heads import unit
@@ -51,5 +52,5 @@ class VPTCLIP(Method[VPTCLIPOptions]):
         texts = template_features(self.backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(unit(self.vision(images, Static(self.prompts))), self.texts)
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(unit(self.vision(views.pixels, Static(self.prompts))), self.texts)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import PHOTO, check_template, template_features
 from selfprompt.methods.heads import unit
@@ -47,8 +48,8 @@ class ZeroShot(Method[ZeroShotOptions]):
         texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 
-    def logits(self, images: Tensor, frozen: Tensor | None = None) -> Tensor:
-        return self.class_logits(unit(self.frozen_features(images, frozen)), self.texts)
+    def logits(self, views: Views) -> Tensor:
+        return self.class_logits(unit(self.frozen_features(views)), self.texts)
 
 
 def ensemble(size: Literal["simple", "full"]) -> list[str]:

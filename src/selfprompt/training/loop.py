@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 
+from selfprompt.data.views import Views
 from selfprompt.recipes.options import TrainOptions
-from selfprompt.training.batches import Part, parts
 from selfprompt.training.distributed import average_gradients, make_fabric, mean_over_processes
 from selfprompt.training.identity import checkpoint_identity
 from selfprompt.training.logs import RunLog
@@ -144,11 +144,13 @@ def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str
     method, options, steps = state.method, state.options, len(train)
     start, meter, rate = time.monotonic(), Meter(state.fabric.device), 0.0
     method.train()
-    for step, part in enumerate(parts(method, train, state.epoch, state.fabric)):
+    with state.fabric.autocast():
+        batches = method.views(train, state.epoch)
+    for step, views in enumerate(batches):
         rate = learning_rate(options, state.epoch, step, steps)
         set_learning_rate(state.optimizer, rate)
         _reseed(state.fabric.device, state.seed, state.epoch, step, state.fabric.global_rank)
-        _step(state, part, meter)
+        _step(state, views, meter)
         bar.step(state.epoch + 1, meter, time.monotonic() - start)
     _reseed(state.fabric.device, state.seed, state.epoch, "end")
     method.after_epoch(state.epoch, options.epochs)
@@ -167,24 +169,24 @@ def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str
     return {"lr": rate, **means, "images_per_second": speed}
 
 
-def _step(state: TrainingState, batch: Part, meter: Meter) -> None:
+def _step(state: TrainingState, batch: Views, meter: Meter) -> None:
     """One optimiser step on this process's part of a batch."""
     fabric, options = state.fabric, state.options
-    weight = len(batch.labels)
+    weight = len(batch)
     if weight == 0:  # no image of a short last batch for this process, but the others wait for its gradients
         if state.spare is None:
             raise ValueError(f"There are fewer training images than processes ({fabric.world_size}).")
         batch = state.spare
-    state.spare = batch.first()
+    state.spare = batch.rows(0, 1)
     state.optimizer.zero_grad(set_to_none=True)
-    for part in batch.chunks(options.accumulate):
+    for part in batch.chunk(options.accumulate):
         with fabric.autocast():
-            terms = part.loss(state.method)
-        total, count = terms.total, len(part.labels)
+            terms = state.method.loss(part)
+        total, count = terms.total, len(part)
         if state.method.own_gradients:
             state.method.gradients(terms, partial(mean_over_processes, fabric, weight=weight))
         else:
-            fabric.backward(total * (count / len(batch.labels)))
+            fabric.backward(total * (count / len(batch)))
         meter.add(terms, total, part.labels, count if weight else 0)
     if not state.method.own_gradients:
         average_gradients(fabric, state.parameters, weight)

@@ -6,7 +6,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from selfprompt.training.batches import parts
 from selfprompt.training.distributed import sum_over_processes
 
 if TYPE_CHECKING:
@@ -63,11 +62,13 @@ def accuracy(method: "Method", batches: "Batches", fabric: Fabric) -> float:
     """Return the accuracy in eval mode over all processes, in [0, 1]."""
     method.eval()
     counts = torch.zeros(2, dtype=torch.long, device=fabric.device)
-    for part in parts(method, batches, 0, fabric):
-        if len(part.labels):
+    with fabric.autocast():
+        epoch = method.views(batches, 0)
+    for views in epoch:
+        if len(views):
             with fabric.autocast():
-                logits = part.logits(method)
-            hits = (logits.argmax(dim=-1) == part.labels).sum()
-            counts += torch.stack([hits, part.labels.new_tensor(len(part.labels))])
+                logits = method.logits(views)
+            hits = (logits.argmax(dim=-1) == views.labels).sum()
+            counts += torch.stack([hits, views.labels.new_tensor(len(views))])
     correct, seen = sum_over_processes(fabric, counts).tolist()
     return correct / seen

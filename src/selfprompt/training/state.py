@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from selfprompt.data.views import Views
 from selfprompt.recipes.options import TrainOptions
-from selfprompt.training.batches import Part
 from selfprompt.training.checkpoint import (
     TrainingCheckpoint,
     keep_epoch,
@@ -72,7 +72,7 @@ class TrainingState:
         self.seconds = 0.0
         self.best_epoch: int | None = None
         self.best: dict[str, Tensor] = {}
-        self.spare: Part | None = None
+        self.spare: Views | None = None
 
     def current_weights(self) -> dict[str, Tensor]:
         """Return the tensors to evaluate and keep: the average over the steps if there is one."""

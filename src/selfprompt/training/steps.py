@@ -11,7 +11,7 @@ import torch
 from selfprompt.data.dataset import Dataset
 from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.check_images import check_dataset
-from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.loader import Batches, ImageStore
 from selfprompt.data.loading.store import parse_bytes
 from selfprompt.data.loading.transforms import train_transform

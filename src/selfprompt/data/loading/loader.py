@@ -3,61 +3,47 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from selfprompt.data.dataset import Item, Source
-from selfprompt.data.loading.features import FeatureStore
+from selfprompt.data.loading.feature_cache import Encoder, FeatureStore, SetKey
 from selfprompt.data.loading.image_files import BadImage, BadImageError
 from selfprompt.data.loading.prefetch import prefetch
 from selfprompt.data.loading.store import ImageStore
 from selfprompt.data.loading.transforms import Transform
+from selfprompt.data.views import Views
 
-__all__ = ["BadImage", "BadImageError", "Batch", "Batches", "ImageStore"]
-
-
-class Batch(NamedTuple):
-    """One step's images.
-
-    Attributes:
-        images: Normalised pixels, (B, 3, S, S), float32, on the batches' device; (B, 0) where none were asked for.
-        labels: Class indices, (B,), int64, on the CPU.
-        indices: Where the images stand in ``Batches.items``, (B,), int64, on the CPU.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
+__all__ = ["BadImage", "BadImageError", "Batches", "ImageStore"]
 
 
 class Batches:
     """The batches of every epoch.
 
-    The order of epoch n depends on (seed, n) only, the random crop of an image on (seed, n, its index) only, or with
-    fixed views on (seed, n mod views, its index). So nothing has to be saved to go on at step k of epoch n, and threads
-    change nothing but the speed.
+    The order of epoch n depends on (seed, n) only; the random crop of an image on (seed, n, its index) only, or with
+    fixed views on (seed, n mod views, its index). So nothing has to be saved to resume at step k of epoch n, and
+    threads change nothing but the speed.
 
-    With several processes each global batch is cut into ``world`` contiguous parts whose sizes differ by at
-    most one; this process gets part ``rank``, which is empty, (0, 3, S, S), where a last batch has fewer
-    images than processes.
+    With several processes each global batch is cut into ``world`` contiguous parts whose sizes differ by at most one.
+    This process gets part ``rank``, which is empty, (0, 3, S, S), if a last batch has fewer images than processes.
 
     Args:
         items: The images.
-        store: Where decoded images are looked up and kept.
+        store: Decodes images, and keeps them.
         transform: From `transforms.eval_transform` or `transforms.train_transform`.
-        batch_size: Images in a global batch, over all processes.
-        shuffle: Whether an epoch has an order of its own; otherwise that of the items.
+        batch_size: Number of images in a global batch, over all processes.
+        shuffle: Whether each epoch has an order of its own; otherwise it is that of the items.
         seed: Seed of orders and crops; 0 is a seed.
-        drop_last: Whether to leave out an incomplete last batch; "auto" only where there is a full one.
+        drop_last: Whether to drop an incomplete last batch; "auto" only if there is a full one.
         rank: This process, 0 to world - 1.
         world: Number of processes.
         workers: Threads that prepare images; 0 prepares them in the calling thread.
-        validation: Images of the same classes on which hyper-parameters may be chosen; None where there are none.
-        views: Random views that an image has: epoch n shows view n mod views. 0: another one in every epoch.
-        features: Where frozen features of the images are kept while their views repeat; None keeps none.
-        device: Where the images are wanted. To a GPU they are sent as bytes, while it still computes.
+        validation: Images of the same classes for choosing hyper-parameters; None if there are none.
+        views: Number of random views per image: epoch n shows view n mod views. 0: a new view in every epoch.
+        features: Keeps frozen features of the images while their views repeat; None keeps none.
+        device: Where pixels go. A GPU receives bytes, while it still computes.
 
     Raises:
         ValueError: If there are no images, no batch is left, or a number is out of range.
@@ -132,14 +118,9 @@ class Batches:
         return tuple(item.source for item in self.items)
 
     @property
-    def repeats(self) -> bool:
-        """Whether other epochs show the same views again."""
-        return not self.transform.random or self.views > 0
-
-    @property
-    def in_order(self) -> bool:
-        """Whether an epoch is all images in the order of the items."""
-        return not (self.shuffle or self.drop or self.world > 1)
+    def keeps_features(self) -> bool:
+        """Whether ``epoch`` fills in features: there is a store, and the views come again in other epochs."""
+        return self.features is not None and (not self.transform.random or self.views > 0)
 
     def draw(self, number: int) -> int:
         """Which random views epoch ``number`` shows."""
@@ -151,49 +132,44 @@ class Batches:
             return list(range(self.size))
         return torch.randperm(self.size, generator=seeded(self.seed, number)).tolist()
 
-    def epoch(self, number: int, start_step: int = 0, *, pixels: bool = True) -> Iterator[Batch]:
-        """The batches of one epoch.
+    def epoch(
+        self, number: int, start_step: int = 0, *, encoder: Encoder | None = None, pixels: bool = True
+    ) -> Iterator[Views]:
+        """The batches of one epoch. Pixels are on the batches' device, everything else on the CPU.
 
         Args:
             number: Which epoch, from 0.
-            start_step: How many steps to leave out at the start; they cost nothing.
-            pixels: Whether images are wanted; without them none is decoded.
+            start_step: Number of steps to skip; they cost nothing.
+            encoder: Computes the features to fill in, where this keeps features and has room for them.
+            pixels: Whether pixels are needed where features are filled in; if not, no image is decoded for them.
 
         Raises:
-            ValueError: If either is negative or there are fewer steps.
+            ValueError: If a number is negative or there are fewer steps.
             BadImageError: While iterating, if an image cannot be read.
         """
         if number < 0 or not 0 <= start_step <= len(self):
             raise ValueError(f"epoch() needs number >= 0, 0 <= start_step <= {len(self)}; got {number}, {start_step}.")
-        order = self.order(number)
-        starts = range(start_step * self.batch_size, len(self) * self.batch_size, self.batch_size)
-        parts = [self._part(order[start : start + self.batch_size]) for start in starts]
-        if not pixels:
-            return (self._collate(part, None) for part in parts)
-        return self._steps(parts, number)
+        if encoder is None or not self.keeps_features:
+            return self._pixels_of(number, start_step)
+        return self._with_features(number, start_step, encoder, pixels)
 
     def batch(self, indices: Sequence[int] | Tensor, draw: int = 0) -> Tensor:
-        """The images at given indices, in their order.
+        """The pixels of images at given indices, in their order.
 
         Args:
             indices: Positions in ``items``, (B,); repeats are allowed.
-            draw: Which random crops to take: those of epoch ``draw``. Means nothing to a deterministic
-                transform.
+            draw: Take the random crops of epoch ``draw``; has no effect on a deterministic transform.
 
         Returns:
             Normalised pixels, (B, 3, S, S), float32, on the batches' device.
         """
-        chosen = [int(index) for index in indices]
-        [pixels] = prefetch(lambda index: self._pixels(index, draw), [chosen], self.workers)
+        positions = [int(index) for index in indices]
+        [pixels] = prefetch(lambda index: self._decoded(index, draw), [positions], self.workers)
         return self.transform.batch(pixels, self.device)
 
     def plain(self) -> "Batches":
         """The same images under the evaluation transform, in their order; every process gets all of them."""
         return self._in_order(self.transform.deterministic())
-
-    def ordered(self) -> "Batches":
-        """The same views of the same images in their order; every process gets all of them."""
-        return self._in_order(self.transform)
 
     def _in_order(self, transform: Transform) -> "Batches":
         return Batches(
@@ -209,25 +185,77 @@ class Batches:
             device=self.device,
         )
 
+    def _steps(self, number: int, start_step: int) -> list[list[int]]:
+        """The indices of this process's part of each batch of an epoch."""
+        order = self.order(number)
+        starts = range(start_step * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        return [self._part(order[start : start + self.batch_size]) for start in starts]
+
     def _part(self, batch: list[int]) -> list[int]:
         """This process's part of a global batch."""
         share, rest = divmod(len(batch), self.world)
         start = self.rank * share + min(self.rank, rest)
         return batch[start : start + share + (self.rank < rest)]
 
-    def _pixels(self, index: int, draw: int) -> Tensor:
+    def _decoded(self, index: int, draw: int) -> Tensor:
         generator = seeded(self.seed, self.draw(draw), index) if self.transform.random else None
         return self.store.apply(lambda image: self.transform.pixels(image, generator), self.items[index])
 
-    def _collate(self, indices: list[int], pixels: list[Tensor] | None) -> Batch:
-        chosen = torch.tensor(indices, dtype=torch.int64)
-        images = torch.empty(len(indices), 0) if pixels is None else self.transform.batch(pixels, self.device)
-        return Batch(images, self.labels[chosen], chosen)
+    def _pixels_of(self, number: int, start_step: int = 0) -> Iterator[Views]:
+        """The batches of an epoch with their pixels alone."""
+        steps = self._steps(number, start_step)
+        decoded = prefetch(lambda index: self._decoded(index, number), steps, self.workers)
+        for step, pixels in zip(steps, decoded, strict=True):
+            indices = torch.tensor(step, dtype=torch.int64)
+            yield Views(self.transform.batch(pixels, self.device), None, self.labels[indices], indices)
 
-    def _steps(self, parts: list[list[int]], number: int) -> Iterator[Batch]:
-        pixels = prefetch(lambda index: self._pixels(index, number), parts, self.workers)
-        for part, cuts in zip(parts, pixels, strict=True):
-            yield self._collate(part, cuts)
+    def _with_features(self, number: int, start_step: int, encoder: Encoder, pixels: bool) -> Iterator[Views]:
+        """The batches of an epoch with features; with pixels alone where the store has no room for the set."""
+        assert self.features is not None
+        key = self._feature_key(number, encoder)
+        features = self.features.get(key, self.store)
+        in_order = not (self.shuffle or self.drop or self.world > 1 or start_step)
+        if features is None and in_order:
+            yield from self._encoded(key, number, encoder)
+            return
+        if features is None:
+            features = self._computed(key, number, encoder)
+        if pixels or features is None:
+            for views in self._pixels_of(number, start_step):
+                yield views if features is None else views.with_features(features[views.indices])
+        else:
+            for step in self._steps(number, start_step):
+                indices = torch.tensor(step, dtype=torch.int64)
+                yield Views(None, features[indices], self.labels[indices], indices)
+
+    def _feature_key(self, number: int, encoder: Encoder) -> SetKey:
+        """What the features of an epoch's views depend on."""
+        view = (self.seed, self.draw(number)) if self.transform.random else ()
+        return SetKey(encoder.key, self.transform, view, self.batch_size, self.sources)
+
+    def _computed(self, key: SetKey, number: int, encoder: Encoder) -> Tensor | None:
+        """The features of an epoch's views, (N, E); None, after the first batch, if there is no room for them."""
+        assert self.features is not None
+        for views in self._in_order(self.transform)._encoded(key, number, encoder):
+            if views.features is None or not self.features.has_room(self.size, views.features):
+                return None
+        return self.features.get(key, self.store)
+
+    def _encoded(self, key: SetKey, number: int, encoder: Encoder) -> Iterator[Views]:
+        """The batches of an epoch in the order of the items, with features that are kept once all are computed."""
+        assert self.features is not None
+        kept, done = None, 0
+        for views in self._pixels_of(number):
+            features = encoder.encode(views.pixels)
+            if done == 0 and self.features.has_room(self.size, features):
+                with torch.inference_mode(False):  # training may need them later
+                    kept = torch.empty(self.size, *features.shape[1:], dtype=features.dtype)
+            if kept is not None:
+                kept[done : done + len(features)] = features
+            done += len(features)
+            yield views.with_features(features)
+        if kept is not None:
+            self.features.put(key, self.store, kept)
 
 
 def seeded(*key: int) -> Generator:
