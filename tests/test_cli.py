@@ -168,7 +168,7 @@ USAGE = {
     "no such photos": (["train", "none", "--out", "o", "--method=linear", "--backbone=embedded/mae"], 1, "none"),
     "no such classifier": (["eval", "./none", "none"], 1, "none"),
     "no such bench": (["report", "none"], 1, "none"),
-    "no such root": (["data", "check", "none"], 1, "none is no folder"),
+    "no such root": (["data", "check", "none"], 1, "none is not a folder"),
     "unknown method to list": (["methods", "seep"], 2, "Did you mean 'sep'?"),
     "unknown backbone to list": (["backbones", "zzz"], 2, "No listed backbone has 'zzz' in its name"),
 }

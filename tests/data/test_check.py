@@ -114,7 +114,7 @@ def test_the_command_reports_everything_and_fails_if_something_is_wrong(
     assert f"selfprompt data get NAME --root {tmp_path}" in said
     assert "fgvc-aircraft" in said
     assert f"selfprompt data get vtab --root {tmp_path}" in said
-    assert "By hand: Register at the Cornell Lab" in said
+    assert "Manual steps: Register at the Cornell Lab" in said
     assert check(tmp_path, "--strict") == 1
     capsys.readouterr()
 
@@ -142,7 +142,7 @@ def test_the_table_fits_a_narrow_terminal(
 def test_everything_is_missing_from_an_empty_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(tmp_path) == 0
     assert "Missing of vtab (19 of 19)" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="is no folder: name the one that holds the data sets"):
+    with pytest.raises(ValueError, match="is not a folder. Give the folder of the data sets"):
         check(tmp_path / "nowhere")
 
 
@@ -153,7 +153,7 @@ def test_every_data_set_has_a_reader_that_says_what_is_missing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"), [((), 0, "no error (--strict makes it one)"), (("--strict",), 1, "for an error")]
+    ("arguments", "status", "said"), [((), 0, "not an error without --strict"), (("--strict",), 1, "an error with --strict")]
 )
 def test_the_last_line_says_whether_another_size_is_an_error(arguments, status, said, tmp_path, capsys) -> None:
     write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
@@ -213,7 +213,7 @@ def test_photos_without_faults_are_reported_as_such(tmp_path: Path, run) -> None
     done = run("data", "check", tmp_path, "--strict")
     assert done.status == 0
     assert "2 classes, 16 images" in done.out
-    assert "Nothing odd was found." in done.out
+    assert "No problems found." in done.out
 
 
 def test_a_manifest_is_checked(tmp_path: Path, run) -> None:
@@ -225,4 +225,4 @@ def test_a_manifest_is_checked(tmp_path: Path, run) -> None:
 
 
 def test_help_says_what_can_be_checked(run) -> None:
-    assert "your photos" in run("data", "check", "--help").out
+    assert "your images" in run("data", "check", "--help").out

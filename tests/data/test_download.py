@@ -226,7 +226,7 @@ def test_get_writes_the_layout_of_the_reader(pets: Files, tmp_path: Path, capsys
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     asked = len(pets.seen)
     assert get("coop/oxford_pets", root) == 0
-    assert "All that can be fetched is in" in capsys.readouterr().out
+    assert "Everything that can be downloaded is already in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert len(pets.seen) == asked
 
@@ -270,7 +270,7 @@ def test_an_archive_in_an_archive(files: Files, tmp_path: Path, monkeypatch: pyt
 
 def test_manual_steps_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert get("nabirds", tmp_path / "data") == 1
-    assert "By hand, in" in capsys.readouterr().out
+    assert "Manual steps, in" in capsys.readouterr().out
     assert not (tmp_path / "data").exists()
     with pytest.raises(ValueError, match=r"Unknown data set 'oxford_pet'\. Did you mean oxford_pets"):
         get("oxford_pet", tmp_path)
@@ -313,7 +313,7 @@ def test_without_a_checksum_later_downloads_must_equal_the_first(
     item = Download(f"{files.url}/c.zip", ("images",), archive="c.zip")
     monkeypatch.setitem(sources.SOURCES, "coop/oxford_pets", DatasetSource("here", "free", (item,)))
     get("oxford_pets", tmp_path)
-    assert "No checksum of it is published" in capsys.readouterr().out
+    assert "No checksum is published" in capsys.readouterr().out
     digest = hashlib.sha256(files.content["/c.zip"]).hexdigest()
     assert (tmp_path / "oxford_pets" / fetch.CHECKSUM_FILE).read_text() == f"{digest}  c.zip\n"
     shutil.rmtree(tmp_path / "oxford_pets/images")

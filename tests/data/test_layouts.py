@@ -329,7 +329,7 @@ def test_inferred_labels_are_suggested_and_written(tmp_path: Path, run, make, pl
 def test_a_manifest_needs_labels(tmp_path: Path, run) -> None:
     done = run("data", "manifest", write_classes(tmp_path, {"IMG": 3}))
     assert done.status == 1
-    assert "neither the names of the files nor a table tell classes" in done.err
+    assert "neither the file names nor a table give labels" in done.err
 
 
 def test_tables_of_one_form_are_joined(tmp_path: Path, run) -> None:

@@ -1,4 +1,4 @@
-"""What commands show: notes, progress bars and tables that fit a terminal."""
+"""Console output of the commands: messages, progress bars and tables that fit a terminal."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,14 @@ from rich.text import Text
 
 from selfprompt.cli.terminal_text import fill, printable
 
-CSV_GUARD = "in CSV, put an apostrophe before names that a spreadsheet might run as formulas (= + - @)"
-"""What --csv-guard does."""
+CSV_GUARD = "in CSV, put an apostrophe before names that a spreadsheet may evaluate as formulas (= + - @)"
+"""Help text of --csv-guard."""
 FILE_WIDTH = 160
-"""Columns of output that goes to a file or a pipe."""
+"""Width in columns of output to a file or a pipe."""
 
 
 class Console(RichConsole):
-    """A console that shows text as it is, but spells out what would steer the terminal: it may come from anywhere."""
+    """A console that prints text literally and escapes control characters, since names may come from anywhere."""
 
     def print_text(self, text: str) -> None:
         """Print one line of text, never as markup; a terminal gets it broken between words."""
@@ -36,13 +36,13 @@ class Console(RichConsole):
         self.print(fill(line, self.width) if self.is_terminal else line, markup=False, soft_wrap=True)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """The pieces of what is shown, also of bars and of tables that did not come through ``table``."""
+        """Escape control characters in everything that is drawn, bars and tables included."""
         for piece in super().render(renderable, options):
             yield piece if piece.control else Segment(printable(piece.text, keep="\n"), piece.style)
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that shows text as it is; ``COLUMNS`` sets its width where there is no terminal."""
+    """Return a console; ``COLUMNS`` sets its width if there is no terminal."""
     console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_WIDTH
@@ -50,19 +50,19 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 class Output:
-    """Tells the steps of a run on a console; a ``training.reporter.Reporter``."""
+    """Prints messages and progress of a command on a console; a ``training.reporter.Reporter``."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or make_console()
         self.quiet = quiet
 
     def message(self, line: str) -> None:
-        """One line about what was done or chosen."""
+        """Print one line, unless quiet."""
         if not self.quiet:
             self.console.print_text(line)
 
     def note(self, method: Any, batch_size: int) -> None:
-        """What must be said about a loaded classifier."""
+        """Print the notes on a loaded classifier."""
         if method.backbone.note:
             self.message(f"Note: {method.backbone.note}")
         if not method.traits.batch_independent:
@@ -70,7 +70,7 @@ class Output:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar that disappears when its step is done; a spinner until it is known how much there is to do."""
+        """Show a progress bar during one step; a spinner until the total is known."""
         shown = self.console.is_terminal and not self.quiet
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not shown) as bar:
@@ -79,10 +79,10 @@ class Output:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column is text and whose others are numbers."""
-    made = Table(title=Text(printable(title)) if title else None, title_justify="left")
+    """Return a table of text cells; all columns but the first are aligned right."""
+    result = Table(title=Text(printable(title)) if title else None, title_justify="left")
     for number, column in enumerate(columns):
-        made.add_column(Text(printable(column)), justify="left" if number == 0 else "right", overflow="fold")
+        result.add_column(Text(printable(column)), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))  # a name may look like markup
-    return made
+        result.add_row(*(Text(printable(cell)) for cell in row))  # a name may look like markup
+    return result

@@ -1,4 +1,4 @@
-"""``selfprompt data``: which data sets there are and how they look; checking them and fetching published ones."""
+"""``selfprompt data``: lists, shows and checks data sets, and downloads published ones."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 ACTIONS = {
     "list": "list the suites and their tasks",
-    "show": "write a picture of some images of each class of a task",
-    "check": "look through your own photos, or hold published data sets against what is published",
-    "manifest": "write a manifest of images whose labels are in their names or in a table",
-    "get": "fetch a published data set",
+    "show": "write a picture with images of each class of a task",
+    "check": "check your own images, or a folder of published data sets",
+    "manifest": "write a manifest of images whose labels are in file names or in a table",
+    "get": "download a published data set",
 }
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
-    """Declare the arguments of the action that ``given`` begins with."""
+    """Declare the arguments of the action that ``given`` starts with."""
     actions = "; ".join(f"{name}: {text}" for name, text in ACTIONS.items())
-    parser.add_argument("action", type=str, help=f"{actions} (selfprompt data ACTION --help tells more)")
+    parser.add_argument("action", type=str, help=f"{actions} (details: selfprompt data ACTION --help)")
     action = next(iter(given), "")
     if not action:
         raise ValueError(f"An action is needed: selfprompt data {', '.join(ACTIONS)}.")
@@ -40,12 +40,12 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         raise ValueError(f"unknown action {action!r}.{hint} Actions: {', '.join(ACTIONS)}.")
     parser.description = ACTIONS[action]
     if action == "list":
-        parser.add_argument("name", type=str | None, nargs="?", help="one suite only")
+        parser.add_argument("name", type=str | None, nargs="?", help="list only this suite")
     elif action == "show":
-        parser.add_argument("name", type=str, help="a task, such as embedded/animals")
-        parser.add_argument("--out", type=str | None, help="the picture (.png); by default named after the task")
-        parser.add_argument("--root", type=str | None, help="the folder that holds the data, for published suites")
-        parser.add_argument("--rows", type=int, default=40, help="how many classes at most, spread over all")
+        parser.add_argument("name", type=str, help="task, such as embedded/animals")
+        parser.add_argument("--out", type=str | None, help="output file (.png); default: the name of the task")
+        parser.add_argument("--root", type=str | None, help="folder of the data, for published suites")
+        parser.add_argument("--rows", type=int, default=40, help="maximum number of classes, spread evenly over all")
     else:
         _module(action).add_arguments(parser, given[1:])
 
@@ -61,27 +61,27 @@ def data(options: Namespace) -> int:
 
 
 def list_suites(options: Namespace) -> int:
-    """One table a suite."""
+    """Print a table per suite."""
     from selfprompt.data.suites import SUITES, list_tasks
 
     with usage():
         tasks = {suite: list_tasks(suite) for suite in ([options.name] if options.name else SUITES)}
     for suite, names in tasks.items():
         ships = suite == "embedded"
-        title = "in the package" if ships else "needs a folder of your own: selfprompt data check, selfprompt data get"
-        made = Table(title=f"{suite} ({title})", title_justify="left")
+        title = "in the package" if ships else "needs a data folder: selfprompt data check, selfprompt data get"
+        listed = Table(title=f"{suite} ({title})", title_justify="left")
         for column in ("task", "classes", "train / val / test", "shifted domains (images)", "licence or terms"):
-            made.add_column(column, justify="right" if column in ("classes", "train / val / test") else "left")
+            listed.add_column(column, justify="right" if column in ("classes", "train / val / test") else "left")
         for name in names:
-            made.add_row(*map(escape, shipped_row(name) if ships else published_row(suite, name)))
-        make_console().print(made)
-    print("Look at one:  selfprompt data show embedded/animals")
+            listed.add_row(*map(escape, shipped_row(name) if ships else published_row(suite, name)))
+        make_console().print(listed)
+    print("Show one:     selfprompt data show embedded/animals")
     print("Train on one: selfprompt train embedded/animals --method sep --backbone embedded/clip --out FOLDER")
     return 0
 
 
 def shipped_row(name: str) -> list[str]:
-    """A row about a task that ships, from its files."""
+    """Return the table row of a task of the package, read from its files."""
     from selfprompt.data.suites import load_task
     from selfprompt.data.suites.embedded import list_licences
 
@@ -98,7 +98,7 @@ def shipped_row(name: str) -> list[str]:
 
 
 def published_row(suite: str, name: str) -> list[str]:
-    """A row about a published task, as it should be."""
+    """Return the table row of a published task, from its specification."""
     from selfprompt.data.suites.sources import SOURCES
     from selfprompt.data.suites.specs import SPECS
 
@@ -109,7 +109,7 @@ def published_row(suite: str, name: str) -> list[str]:
 
 
 def show(options: Namespace) -> int:
-    """Write the picture of one task."""
+    """Write the picture of a task."""
     from selfprompt.data.suites import check_task, load_task
     from selfprompt.data.suites.contact_sheet import contact_sheet
     from selfprompt.utils.files import write_atomically
@@ -131,7 +131,7 @@ def show(options: Namespace) -> int:
 
 
 def describe_task(task: "SuiteTask") -> list[str]:
-    """What there is to know about a task besides its picture."""
+    """Return lines that describe a task."""
     counts = ", ".join(f"{images} {split}" for split, images, *_ in task.dataset.summary())
     domains = ", ".join(f"{name} ({len(shifted.classes)} classes)" for name, shifted in task.domains.items())
     lines = [f"{task.suite}/{task.name}: {len(task.dataset.classes)} classes; images: {counts}."]

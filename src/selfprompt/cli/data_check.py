@@ -1,4 +1,4 @@
-"""``selfprompt data check``: are one's own photos, or a folder of published data sets, as they should be?"""
+"""``selfprompt data check``: checks a user's own images, or a folder of published data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from selfprompt.data.suites.check import CheckResult, State
 
 MOST_CLASSES = 50
-"""Classes up to which all are shown."""
+"""Largest number of classes that are all shown."""
 FEW = 4
-"""Training images of a class that are few."""
+"""Classes with fewer training images are reported."""
 STYLES = {"ok": "green", "differs": "yellow", "wrong": "red"}
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "root", type=str, help="your photos, as for `selfprompt train`; or the folder that holds published data sets"
+        "root", type=str, help="your images, as for `selfprompt train`, or the folder of published data sets"
     )
-    parser.add_argument("--suite", type=Literal["coop", "vtab", "fgvc"] | None, help="only the data sets of one suite")
+    parser.add_argument("--suite", type=Literal["coop", "vtab", "fgvc"] | None, help="check only this suite")
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="what deserves a look counts as wrong, too",
+        help="treat remarks as errors",
     )
 
 
 def check(options: Namespace) -> int:
-    """Show what is there, what is wrong and what is missing; 1 if something that is there is wrong."""
+    """Report which data sets are present, wrong or missing; return 1 if a present one is wrong."""
     from selfprompt.data.readers.manifest import MANIFEST_SUFFIXES
     from selfprompt.data.readers.walk import contains_images
     from selfprompt.data.suites.check import SPECS_BY_SUITE, check_published
@@ -43,30 +43,30 @@ def check(options: Namespace) -> int:
     if root.is_file() and root.suffix.lower() in MANIFEST_SUFFIXES:
         return check_photos(root, options.strict)
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder: name the one that holds the data sets.")
+        raise ValueError(f"{root} is not a folder. Give the folder of the data sets.")
     output, console = Output(make_console(stderr=True)), make_console()
     suites = [options.suite] if options.suite else list(SPECS_BY_SUITE)
     findings: list[CheckResult] = []
-    with output.stage("looking at the data") as progress:
+    with output.stage("checking data sets") as progress:
         specs = [spec for suite in suites for spec in SPECS_BY_SUITE[suite]]
         for done, spec in enumerate(specs, start=1):
             findings.append(check_published(spec, root))
             progress(done, len(specs))
-    there = [finding for finding in findings if finding.state != "missing"]
-    if not (there or options.suite) and contains_images(root):
+    present = [finding for finding in findings if finding.state != "missing"]
+    if not (present or options.suite) and contains_images(root):
         return check_photos(root, options.strict)
-    if there:
-        console.print(_present(there, root))
-    for finding in there:
+    if present:
+        console.print(_results_table(present, root))
+    for finding in present:
         for remark in finding.remarks:
             console.print_text(f"{finding.spec.key}: {remark}")
     for suite in suites:
-        _tell_missing([finding for finding in findings if finding.spec.suite == suite], suite, root)
-    return _verdict([finding.state for finding in there], options.strict)
+        _print_missing([finding for finding in findings if finding.spec.suite == suite], suite, root)
+    return _verdict([finding.state for finding in present], options.strict)
 
 
 def check_photos(source: Path, strict: bool) -> int:
-    """Show what a data set of one's own holds and what is odd about it; 1 with ``strict`` if anything is."""
+    """Report the contents of a user's data set and remarks on it; with ``strict``, return 1 if there are any."""
     from selfprompt.data.dataset import SPLITS
     from selfprompt.data.readers.read import read_dataset
     from selfprompt.data.survey import survey_dataset
@@ -75,64 +75,63 @@ def check_photos(source: Path, strict: bool) -> int:
     output, console = Output(make_console(stderr=True)), make_console()
     dataset = read_dataset(source, holdout=0)
     with output.stage("reading images") as progress:
-        found = survey_dataset(dataset, progress)
-    counts = found.counts()
-    splits = [split for split in SPLITS if found.dataset.select(split)]
+        survey = survey_dataset(dataset, progress)
+    counts = survey.counts()
+    splits = [split for split in SPLITS if survey.dataset.select(split)]
     shown = sorted(counts, key=lambda row: row[1]["train"])[:MOST_CLASSES] if len(counts) > MOST_CLASSES else counts
-    title = f"{source}: {plural(len(counts), 'class')}, {plural(len(found.dataset.select('all')), 'image')}"
+    title = f"{source}: {plural(len(counts), 'class')}, {plural(len(survey.dataset.select('all')), 'image')}"
     title += f"; the {MOST_CLASSES} smallest classes" if len(shown) < len(counts) else ""
-    console.print(f"{title}.", markup=False, soft_wrap=True)
-    console.print(table("", ["class", *splits], [[name, *(str(own[s]) for s in splits)] for name, own in shown]))
-    lines = [*found.dataset.notes, *(f"  {image}" for image in found.bad), *found.remarks]
-    for line in [*lines, found.sizes]:
-        console.print(line, markup=False, soft_wrap=True)
-    if not found.dataset.test:
-        console.print("There is no test split: training holds some images out.", markup=False, soft_wrap=True)
-    few = [name for name, own in counts if own["train"] < FEW]
+    console.print_text(f"{title}.")
+    console.print(table("", ["class", *splits], [[name, *(str(images[s]) for s in splits)] for name, images in shown]))
+    lines = [*survey.dataset.notes, *(f"  {image}" for image in survey.bad), *survey.remarks]
+    for line in [*lines, survey.sizes]:
+        console.print_text(line)
+    if not survey.dataset.test:
+        console.print_text("There is no test split; training holds out some images.")
+    few = [name for name, images in counts if images["train"] < FEW]
     if few:
-        told = f"Fewer than {FEW} training images: {listing(few)}."
-        console.print(told, markup=False, soft_wrap=True)
+        console.print_text(f"Fewer than {FEW} training images: {listing(few)}.")
     if not (lines or few):
-        console.print("Nothing odd was found.")
+        console.print("No problems found.")
     return int(strict and bool(lines or few))
 
 
 def _verdict(states: "Sequence[State]", strict: bool) -> int:
-    """Tell in a line what can be used and compared; the command's status."""
+    """Print which data sets cannot be used or compared, and return the exit status."""
     from selfprompt.utils.wording import plural
 
     wrong, differing = states.count("wrong"), states.count("differs")
-    told = [f"{plural(wrong, 'data set')} cannot be used as it is"] if wrong else []
+    parts = [f"{plural(wrong, 'data set')} cannot be used as it is"] if wrong else []
     if differing:
-        allowed = "--strict takes that for an error" if strict else "no error (--strict makes it one)"
-        told.append(f"{plural(differing, 'data set')} can be used, but not compared with published results: {allowed}")
-    if told:
+        allowed = "an error with --strict" if strict else "not an error without --strict"
+        parts.append(f"{plural(differing, 'data set')} can be used, but not compared with published results: {allowed}")
+    if parts:
         make_console().print()
-        make_console().print_text(f"{'; '.join(told)}.")
+        make_console().print_text(f"{'; '.join(parts)}.")
     return int(bool(wrong or (strict and differing)))
 
 
-def _present(findings: "Sequence[CheckResult]", root: Path) -> Table:
-    made = Table(title=Text(f"{root}"), title_justify="left")
+def _results_table(findings: "Sequence[CheckResult]", root: Path) -> Table:
+    result = Table(title=Text(f"{root}"), title_justify="left")
     for name, justify in (
         ("data set", "left"),
         ("state", "left"),
         ("train / val / test", "right"),
         ("classes", "right"),
     ):
-        made.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    made.add_column("folder", overflow="fold")
+        result.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    result.add_column("folder", overflow="fold")
     for finding in findings:
         counts = " / ".join(f"{count:,}" for count in finding.counts) if finding.counts else ""
         classes = "" if finding.classes is None else str(finding.classes)
         folder = "" if finding.folder is None else str(finding.folder.relative_to(root))
         state = Text(finding.state, style=STYLES[finding.state])
-        made.add_row(finding.spec.key, state, counts, classes, Text(folder))
-    return made
+        result.add_row(finding.spec.key, state, counts, classes, Text(folder))
+    return result
 
 
-def _tell_missing(findings: "Sequence[CheckResult]", suite: str, root: Path) -> None:
-    """The data sets of a suite that are not there, and how to get them."""
+def _print_missing(findings: "Sequence[CheckResult]", suite: str, root: Path) -> None:
+    """Print the missing data sets of a suite and how to get them."""
     from selfprompt.data.suites.sources import SOURCES, VTAB_SOURCE
 
     missing = [finding.spec for finding in findings if finding.state == "missing"]
@@ -150,5 +149,5 @@ def _tell_missing(findings: "Sequence[CheckResult]", suite: str, root: Path) -> 
         console.print_text(f"  selfprompt data get NAME --root {root}")
     for spec in missing:
         source = SOURCES[spec.key]
-        tail = f" By hand: {source.manual_steps}" if source.manual_steps and not source.downloads else ""
+        tail = f" Manual steps: {source.manual_steps}" if source.manual_steps and not source.downloads else ""
         console.print_text(f"  {spec.name}: {source.home}.{tail}")

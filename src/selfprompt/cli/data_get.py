@@ -1,4 +1,4 @@
-"""``selfprompt data get``: fetch a published data set."""
+"""``selfprompt data get``: downloads a published data set."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,12 @@ from selfprompt.cli.usage import usage
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", type=str, help="the data set: oxford_pets, fgvc/cub, or vtab for all of VTAB-1k")
-    parser.add_argument("--root", type=str, default="data", help="the folder that holds the data sets")
+    parser.add_argument("name", type=str, help="data set: oxford_pets, fgvc/cub, or vtab for all of VTAB-1k")
+    parser.add_argument("--root", type=str, default="data", help="folder of the data sets")
 
 
 def get(options: Namespace) -> int:
-    """Fetch what is not there yet; an interrupted command goes on when it is repeated."""
+    """Download missing files; repeating the command resumes an interrupted download."""
     from selfprompt.data.suites.fetch import (
         CHECKSUM_FILE,
         WORK_FOLDER,
@@ -39,14 +39,14 @@ def get(options: Namespace) -> int:
         key, source = resolve_dataset(options.name)
     folder, work = dataset_folder(key, root), root / WORK_FOLDER / key.replace("/", "-")
     output.message(f"{key} is from {source.attribution}")
-    wanted = missing_downloads(source, folder)
-    if source.downloads and not wanted:
-        output.message(f"All that can be fetched is in {folder} already; nothing was changed.")
-    for item in wanted:
-        output.message(f"Fetching {item.url}")
+    downloads = missing_downloads(source, folder)
+    if source.downloads and not downloads:
+        output.message(f"Everything that can be downloaded is already in {folder}.")
+    for item in downloads:
+        output.message(f"Downloading {item.url}")
         if not item.checksum:
             output.message(
-                f"No checksum of it is published: what comes is noted in {folder / CHECKSUM_FILE}, to compare it with."
+                f"No checksum is published; the checksum of the download is recorded in {folder / CHECKSUM_FILE}."
             )
         for path in fetch_download(item, folder, work, stage):
             output.message(f"New: {path}")
@@ -54,14 +54,14 @@ def get(options: Namespace) -> int:
     if (root / WORK_FOLDER).is_dir() and not any((root / WORK_FOLDER).iterdir()):
         (root / WORK_FOLDER).rmdir()
     if source.manual_steps:
-        output.message(f"By hand, in {folder}: {source.manual_steps}")
+        output.message(f"Manual steps, in {folder}: {source.manual_steps}")
     if key != "vtab" and not folder.is_dir():
         return 1
     return _report(key, root, output)
 
 
 def _report(key: str, root: Path, output: Output) -> int:
-    """Say how the data set stands now; 1 if it cannot be used yet."""
+    """Print the state of the data set; return 1 if it cannot be used yet."""
     from selfprompt.data.suites.check import SPECS_BY_SUITE, check_published
     from selfprompt.data.suites.specs import SPECS
 

@@ -1,4 +1,4 @@
-"""``selfprompt methods`` and ``selfprompt backbones``: what there is to choose from."""
+"""``selfprompt methods`` and ``selfprompt backbones``: list methods, their options, and backbones."""
 
 import inspect
 from argparse import SUPPRESS
@@ -15,28 +15,28 @@ from selfprompt.recipes.recipe import load_recipe, recipe_names
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the commands' arguments."""
-    shown = "show the options of this method or recipe" if parser.prog.endswith("methods") else "a part of the name"
-    parser.add_argument("name", type=str | None, nargs="?", help=shown)
+    of_methods = parser.prog.endswith("methods")
+    text = "method or recipe whose options to show" if of_methods else "list only names that contain this text"
+    parser.add_argument("name", type=str | None, nargs="?", help=text)
 
 
 def methods(options: Namespace) -> int:
     """List the methods, or the options of one."""
     if options.name:
-        return _method(options.name)
+        return _show_options(options.name)
     recipes = {name: load_recipe(name).method for name in recipe_names()}
-    shown = Table(title="methods", title_justify="left")
-    for column in ("method", "what it is", "recipes"):
-        shown.add_column(column)
+    listed = Table(title="methods", title_justify="left")
+    for column in ("method", "description", "recipes"):
+        listed.add_column(column)
     for name, text in list_methods().items():
-        own = [recipe for recipe, method in recipes.items() if method == name]
-        shown.add_row(name, text, ", ".join(own))
-    make_console().print(shown)
+        listed.add_row(name, text, ", ".join(recipe for recipe, method in recipes.items() if method == name))
+    make_console().print(listed)
     print("Options of one: selfprompt methods NAME")
-    print("Train:          selfprompt train PHOTOS --method RECIPE --out FOLDER")
+    print("Train one:      selfprompt train PHOTOS --method NAME --out FOLDER")
     return 0
 
 
-def _method(name: str) -> int:
+def _show_options(name: str) -> int:
     with usage():
         recipe = load_recipe(name)
     from selfprompt.methods.registry import find
@@ -55,16 +55,16 @@ def _method(name: str) -> int:
 
 
 def backbones(options: Namespace) -> int:
-    """List forms of names, and recommended models."""
+    """List the forms of names, and recommended models."""
     from selfprompt.models.loading.by_name import list_backbones
 
     rows = [row for row in list_backbones() if not options.name or options.name in row[0]]
     if not rows:
-        raise UsageError(f"No listed backbone has {options.name!r} in its name; selfprompt backbones lists all forms.")
-    shown = Table(title="backbones", title_justify="left")
-    shown.add_column("name", no_wrap=True)
-    shown.add_column("what it is")
+        raise UsageError(f"No listed backbone has {options.name!r} in its name. List all: selfprompt backbones.")
+    listed = Table(title="backbones", title_justify="left")
+    listed.add_column("name", no_wrap=True)
+    listed.add_column("description")
     for row in rows:
-        shown.add_row(*row)
-    make_console().print(shown)
+        listed.add_row(*row)
+    make_console().print(listed)
     return 0

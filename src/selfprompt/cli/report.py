@@ -1,10 +1,10 @@
-"""``selfprompt report``: the tables and plots of a folder of runs."""
+"""``selfprompt report``: shows the tables and plots of a folder of runs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.table import Table as Shown
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from selfprompt.cli.console import CSV_GUARD, Console, make_console
@@ -14,7 +14,7 @@ from selfprompt.reports.tables import Table, lay_out
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("runs", type=str, help="folder that selfprompt bench wrote to (its --out)")
+    parser.add_argument("runs", type=str, help="output folder of selfprompt bench")
     parser.add_argument("--baseline", type=str, default="zero-shot", help="row that gains are measured against")
     parser.add_argument("--published", action="store_true", help="add averages published by others, marked as such")
     parser.add_argument("--html", type=str | None, help="write the tables and plots as one HTML page")
@@ -73,18 +73,18 @@ def report(options: Namespace) -> int:
 
 def print_table(table: Table, console: Console) -> None:
     """Print a table; the best of a column is bold, published rows are dim."""
-    layout, shown = lay_out(table), Shown()
+    layout, printed = lay_out(table), RichTable()
     for number, column in enumerate(layout.columns):
-        shown.add_column(Text(printable(column)), justify="right" if number else "left", overflow="fold")
-    own = len(layout.rows) - layout.published
+        printed.add_column(Text(printable(column)), justify="right" if number else "left", overflow="fold")
+    measured = len(layout.rows) - layout.published
     for number, row in enumerate(layout.rows):
         cells = [
-            Text(printable(cell), style="bold" if (number, place) in layout.best else "")
-            for place, cell in enumerate(row)
+            Text(printable(cell), style="bold" if (number, column) in layout.best else "")
+            for column, cell in enumerate(row)
         ]
-        shown.add_row(*cells, style="" if number < own else "dim", end_section=number == own - 1)
+        printed.add_row(*cells, style="" if number < measured else "dim", end_section=number == measured - 1)
     console.print(Text(printable(table.title), style="bold"))
-    console.print(shown)
+    console.print(printed)
     for note in table.notes:
         console.print_text(note)
     console.print()
