@@ -54,15 +54,14 @@ def test_links_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_and_recipes_exist(page: Path) -> None:
-    from jsonargparse import ArgumentParser
-
     from perf import command as perf
     from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, predict, report
+    from selfprompt.cli.parsing import Parser
 
     known = {"--help", "--method", "--torch-backend", "--no-header", "--no-annotate", "--python-version", "--extra"}
     known |= {"--baselines", "--mae-samples", "--clip-samples", "--ranks", "--datasets"}  # of pretraining, experiments
     for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report, perf):
-        parser = ArgumentParser(exit_on_error=False)
+        parser = Parser(exit_on_error=False)
         command.add_arguments(parser, [])
         known |= {option.partition(".")[0] for action in parser._actions for option in action.option_strings}
     text = page.read_text()

@@ -8,7 +8,7 @@ import torch
 
 import selfprompt
 from selfprompt.benchmarks.protocols import make_cell
-from selfprompt.benchmarks.rows import parse_entry
+from selfprompt.benchmarks.rows import parse_row
 from selfprompt.data.dataset import Dataset
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier
@@ -122,7 +122,7 @@ def test_both_names_at_once_are_refused():
 )
 def test_cells_keep_their_ids(former, present, identifier):
     """The ids (their first 16 digits) are those of version 0.1.0, whose options had the former names."""
-    cells = [make_cell("few-shot", "embedded", "animals", parse_entry(row), 1, 16, {}) for row in (former, present)]
+    cells = [make_cell("few-shot", "embedded", "animals", parse_row(row), 1, 16, {}) for row in (former, present)]
     assert [cell.id[:16] for cell in cells] == [identifier] * 2
 
 
