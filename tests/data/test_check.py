@@ -82,7 +82,7 @@ def test_absent_images_are_counted(tmp_path: Path) -> None:
     (target / "images/0").rmdir()
     result = check_published(PETS, tmp_path)
     assert result.state == "wrong"
-    assert "7 images of 12 in its lists do not exist" in result.remarks[0]
+    assert "Missing 7 images of 12 in its lists" in result.remarks[0]
     assert "train-0.jpg: unpack its archive again" in result.remarks[0]
 
 

@@ -20,7 +20,7 @@ from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites import SUITES, embedded, list_tasks, load_task
-from selfprompt.data.suites.contact_sheet import contact_sheet
+from selfprompt.data.suites.contact_sheet import draw_contact_sheet
 from selfprompt.data.suites.task import SuiteTask
 from tests.data.images import write_classes
 
@@ -266,7 +266,7 @@ def test_a_picture_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_sheet_has_a_row_for_each_class(task: SuiteTask) -> None:
-    few, many = contact_sheet(task, 2), contact_sheet(task, 3)
+    few, many = draw_contact_sheet(task, 2), draw_contact_sheet(task, 3)
     assert few.width == many.width
     assert many.height - few.height == 66
 

@@ -111,7 +111,7 @@ def published_row(suite: str, name: str) -> list[str]:
 def show(options: Namespace) -> int:
     """Write the picture of a task."""
     from selfprompt.data.suites import check_task, load_task
-    from selfprompt.data.suites.contact_sheet import contact_sheet
+    from selfprompt.data.suites.contact_sheet import draw_contact_sheet
     from selfprompt.utils.files import write_atomically
 
     check_at_least(options, 1, "rows")
@@ -122,7 +122,7 @@ def show(options: Namespace) -> int:
         check_task(options.name)
     task = load_task(options.name, options.root)
     picture = BytesIO()
-    contact_sheet(task, options.rows).save(picture, format="png")
+    draw_contact_sheet(task, options.rows).save(picture, format="png")
     write_atomically(path, picture.getvalue())
     for line in describe_task(task):
         make_console().print_text(line)

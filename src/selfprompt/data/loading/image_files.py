@@ -22,7 +22,7 @@ from selfprompt.data.loading.rgb import (
     exif_orientation,
     to_rgb,
 )
-from selfprompt.data.loading.sixteen_bit_colour import raw_mode, with_lower_bytes
+from selfprompt.data.loading.sixteen_bit_colour import convert_sixteen_bits, raw_mode
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000")
 """Tried whatever the file's name; none of their decoders runs other programs. An MPO opens as its first JPEG."""
@@ -44,15 +44,8 @@ TEXT_SIGNATURES = {
 }
 """First bytes of text files that often carry an image's name."""
 PHOTOMETRIC, TILE_WIDTH, TILE_LENGTH = 262, 322, 323  # tags of TIFF
-PATH_COLUMNS = (
-    "file_name",
-    "filename",
-    "file",
-    "path",
-    "image",
-    "id",
-    "image_id",
-)  # headers of the first column of a table of images
+PATH_COLUMNS = ("file_name", "filename", "file", "path", "image", "id", "image_id")
+"""Headers of the first column of a table of images."""
 UNKNOWN_FORMAT = "not an image, or of an unknown format"
 MAX_TILE_PIXELS = 1 << 24
 """Largest tile of a TIFF: a whole tile is allocated, however small the image is."""
@@ -133,7 +126,7 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
         if mode is None:
             rgb = to_rgb(image, 16 if image.format in SCALED_FORMATS else None)
         else:
-            rgb = with_lower_bytes(image, mode, lambda: _open_as(file, formats))
+            rgb = convert_sixteen_bits(image, mode, lambda: _open_as(file, formats))
         if image.mode.startswith("I;16") and _tag(image, PHOTOMETRIC, 1) == 0:  # white is 0; PIL inverts 8 bits only
             rgb = ImageOps.invert(rgb)
         return apply_orientation(rgb, exif_orientation(image))

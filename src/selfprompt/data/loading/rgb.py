@@ -57,9 +57,8 @@ def decoded_bytes(image: Image.Image) -> int:
         stored = 8  # the values, and a copy of them
     if image.info.get("progressive"):  # a JPEG whose coefficients are kept until the last scan
         stored += 6
-    return (
-        image.width * image.height * (stored + 4 + DECODER_BYTES.get(image.format or "", 0))
-    )  # RGB is stored in 4 bytes
+    stored += 4 + DECODER_BYTES.get(image.format or "", 0)  # PIL stores RGB in 4 bytes
+    return image.width * image.height * stored
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -92,7 +91,7 @@ def to_rgb(image: Image.Image, depth: int | None = None) -> Image.Image:
     if image.mode == "La":  # premultiplied alpha: PIL converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
-        return by_tiles(_on_white, image)
+        return convert_by_tiles(_on_white, image)
     return image.convert("RGB")
 
 
@@ -105,11 +104,11 @@ def _from_values(image: Image.Image, depth: int | None) -> Image.Image:
     """Convert an image of mode I, I;16 or F."""
     values = np.asarray(image)
     scale = _make_scaler(values, depth)
-    rgb = by_tiles(lambda tile: Image.fromarray(scale(np.asarray(tile))).convert("RGB"), image)
+    rgb = convert_by_tiles(lambda tile: Image.fromarray(scale(np.asarray(tile))).convert("RGB"), image)
     return _with_depth(rgb, values, depth)
 
 
-def by_tiles(convert: Callable[..., Image.Image], *images: Image.Image) -> Image.Image:
+def convert_by_tiles(convert: Callable[..., Image.Image], *images: Image.Image) -> Image.Image:
     """Apply ``convert`` to images of the same size tile by tile, and return the resulting RGB image."""
     width, height = images[0].size
     if width * height <= TILE_PIXELS:

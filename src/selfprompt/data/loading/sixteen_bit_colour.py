@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from selfprompt.data.loading.rgb import BIT_DEPTH, BIT_DEPTHS, by_tiles, to_rgb
+from selfprompt.data.loading.rgb import BIT_DEPTH, BIT_DEPTHS, convert_by_tiles, to_rgb
 
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 """Byte order of a raw mode -> the order with which PIL keeps the lower byte instead of the upper one."""
@@ -28,7 +28,7 @@ def raw_mode(image: ImageFile) -> str | None:
     return mode if isinstance(mode, str) and re.fullmatch(r"(LA|RGB|RGBX|RGBA);16[BLN]", mode) else None
 
 
-def with_lower_bytes(image: ImageFile, mode: str, reopen: Callable[[], ImageFile]) -> Image.Image:
+def convert_sixteen_bits(image: ImageFile, mode: str, reopen: Callable[[], ImageFile]) -> Image.Image:
     """Convert an image with 16-bit colours to RGB.
 
     Args:
@@ -49,7 +49,7 @@ def with_lower_bytes(image: ImageFile, mode: str, reopen: Callable[[], ImageFile
             values = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)[..., channels]
             return to_rgb(Image.fromarray((values >> shifts).astype(np.uint8)))
 
-        rgb = by_tiles(join, image, lower)
+        rgb = convert_by_tiles(join, image, lower)
     rgb.info[BIT_DEPTH] = depth
     return rgb
 

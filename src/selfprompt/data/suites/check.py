@@ -76,7 +76,7 @@ def _check_images_exist(dataset: Dataset, spec: DatasetSpec) -> tuple[str, ...]:
     if not absent:
         return ()
     return (
-        f"{plural(len(absent), 'image')} of {len(dataset.select('all'))} in its lists do not exist, "
+        f"Missing {plural(len(absent), 'image')} of {len(dataset.select('all'))} in its lists, "
         f"the first is {absent[0]}: unpack its archive again. {how_to_get(spec)}",
     )
 

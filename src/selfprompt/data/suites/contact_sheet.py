@@ -16,7 +16,7 @@ COUNTS: dict[Split, int] = {"train": 5, "test": 3}
 DOMAIN_COUNT = 2
 
 
-def contact_sheet(task: SuiteTask, rows: int = 40) -> Image.Image:
+def draw_contact_sheet(task: SuiteTask, rows: int = 40) -> Image.Image:
     """Draw images of up to ``rows`` classes, evenly spaced: a row per class, a block of columns per split or domain.
 
     Raises:

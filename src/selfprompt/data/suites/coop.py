@@ -76,12 +76,12 @@ def read_coop_dataset(spec: DatasetSpec, root: Path | None) -> Dataset:
     """Read one data set of the CoOp line, or one of ImageNet's shifted test sets."""
     folder = require_folder(spec, root)
     if spec.name == "imagenet":
-        return _imagenet(spec, folder)
+        return _read_imagenet(spec, folder)
     if spec.name in DOMAINS:
-        return _shifted(spec, folder)
+        return _read_shifted(spec, folder)
     if spec.name == "fgvc_aircraft":
-        return _aircraft(spec, folder)
-    return _split_file(spec, folder)
+        return _read_aircraft(spec, folder)
+    return _read_split_file(spec, folder)
 
 
 def _exists(domain: str, root: Path) -> bool:
@@ -91,7 +91,7 @@ def _exists(domain: str, root: Path) -> bool:
 # --- split_zhou_*.json ---
 
 
-def _split_file(spec: DatasetSpec, folder: Path) -> Dataset:
+def _read_split_file(spec: DatasetSpec, folder: Path) -> Dataset:
     images = require_images(spec, folder)
     base = folder if spec.base == "folder" else images
     file = spec.lists[0]
@@ -127,7 +127,7 @@ def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[
     if not isinstance(content, dict) or not set(SPLITS) <= set(content):
         found = listing(list(map(str, content)), 5) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{where} must hold the splits train, val and test, but it holds {found}. {remedy}")
-    entries = {split: _entries(content[split], f"{where}, {split}", remedy) for split in SPLITS}
+    entries = {split: _parse_entries(content[split], f"{where}, {split}", remedy) for split in SPLITS}
     all_entries = [entry for split in SPLITS for entry in entries[split]]
     names: dict[int, str] = {}
     for _, label, name in all_entries:
@@ -141,7 +141,7 @@ def parse_split(content: Any, where: str, remedy: str = "") -> dict[Split, list[
     return entries
 
 
-def _entries(rows: Any, where: str, remedy: str) -> list[SplitEntry]:
+def _parse_entries(rows: Any, where: str, remedy: str) -> list[SplitEntry]:
     if not isinstance(rows, list):
         raise ValueError(f"{where} must be a list of [path, label, class name], got {type(rows).__name__}. {remedy}")
     for number, row in enumerate(rows):
@@ -162,7 +162,7 @@ def _check_unique(words: Sequence[str], what: str, remedy: str) -> None:
 # --- FGVCAircraft ---
 
 
-def _aircraft(spec: DatasetSpec, folder: Path) -> Dataset:
+def _read_aircraft(spec: DatasetSpec, folder: Path) -> Dataset:
     """Read lists with lines ``<image id> <variant>``; a variant's label is its line in variants.txt."""
     images = require_images(spec, folder)
     variants = read_required_lines(spec, folder / spec.lists[0])
@@ -189,23 +189,23 @@ def _aircraft(spec: DatasetSpec, folder: Path) -> Dataset:
 ORDER_NOTE = "Images are sorted by name; the published code takes the order of the file system, so its draws differ."
 
 
-def _imagenet(spec: DatasetSpec, folder: Path) -> Dataset:
+def _read_imagenet(spec: DatasetSpec, folder: Path) -> Dataset:
     train = require_images(spec, folder)
     test = train.with_name("val")
     if not test.is_dir():
         raise ValueError(f"{test} is missing: ImageNet is tested on its validation images; put them there.")
-    names = _class_names(spec, folder)
+    names = _read_class_names(spec, folder)
     wnids = [path.name for path in list_class_folders(train)]
-    items = {split: _class_folder_items(path, wnids) for split, path in (("train", train), ("test", test))}
+    items = {split: _list_items(path, wnids) for split, path in (("train", train), ("test", test))}
     notes = (ORDER_NOTE, "The test images are ImageNet's validation images; there is no validation split.")
-    classes = _names_of(wnids, names, train)
+    classes = _select_names(wnids, names, train)
     return Dataset(spec.key, classes, items["train"], (), items["test"], notes, tuple(wnids))
 
 
-def _shifted(spec: DatasetSpec, folder: Path) -> Dataset:
+def _read_shifted(spec: DatasetSpec, folder: Path) -> Dataset:
     """Read a shifted test set, whose classes are its folders in the order of their WordNet ids."""
     images = require_images(spec, folder)
-    names = _class_names(spec, folder)
+    names = _read_class_names(spec, folder)
     wnids = sorted(names)
     if spec.name == "imagenetv2":  # folder k is class k
         numbered = sorted(list_class_folders(images), key=_number)
@@ -214,17 +214,17 @@ def _shifted(spec: DatasetSpec, folder: Path) -> Dataset:
             raise ValueError(f"{images} must hold folders 0 to {len(wnids) - 1}, but it holds {listing(outside, 5)}.")
         items = [Item(file, label) for label, path in enumerate(numbered) for file in list_images(path)]
         present = [wnids[_number(path)] for path in numbered]
-        return Dataset(spec.key, _names_of(present, names, images), test=tuple(items), ids=tuple(present))
+        return Dataset(spec.key, _select_names(present, names, images), test=tuple(items), ids=tuple(present))
     present = [path.name for path in list_class_folders(images)]
-    test = _class_folder_items(images, present)
-    return Dataset(spec.key, _names_of(present, names, images), test=test, ids=tuple(present))
+    test = _list_items(images, present)
+    return Dataset(spec.key, _select_names(present, names, images), test=test, ids=tuple(present))
 
 
 def _number(folder: Path) -> int:
     return int(folder.name) if folder.name.isdecimal() else -1
 
 
-def _class_folder_items(folder: Path, wnids: Sequence[str]) -> tuple[Item, ...]:
+def _list_items(folder: Path, wnids: Sequence[str]) -> tuple[Item, ...]:
     """Return the images in class folders; all folders must be among the WordNet ids."""
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     names = [path.name for path in list_class_folders(folder)]
@@ -235,14 +235,14 @@ def _class_folder_items(folder: Path, wnids: Sequence[str]) -> tuple[Item, ...]:
     return tuple(Item(file, labels[name]) for name in names for file in list_images(folder / name))
 
 
-def _names_of(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
+def _select_names(wnids: Sequence[str], names: Mapping[str, str], where: Path) -> tuple[str, ...]:
     unknown = [wnid for wnid in wnids if wnid not in names]
     if unknown or not wnids:
         raise ValueError(f"{where} must hold class folders named in classnames.txt; not in it: {listing(unknown, 5)}.")
     return tuple(clean_name(names[wnid]) for wnid in wnids)
 
 
-def _class_names(spec: DatasetSpec, folder: Path) -> dict[str, str]:
+def _read_class_names(spec: DatasetSpec, folder: Path) -> dict[str, str]:
     """Read WordNet id -> name, by ascending id, from the classnames.txt of the data set or else of ImageNet."""
     imagenet = find_folder(SPECS["coop/imagenet"], folder.parent) or folder
     path = folder / "classnames.txt"

@@ -28,20 +28,20 @@ def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
     folder = (root or FOLDER) / name
     index = read_index(folder)
     items: dict[str, list[Item]] = {}
-    sources = _sources(folder, [row[0] for row in index["images"]])
+    sources = _find_sources(folder, [row[0] for row in index["images"]])
     for image, (_, label, split, _) in zip(sources, index["images"], strict=True):
         items.setdefault(split, []).append(Item(image, label))
     classes = tuple(index["classes"])
-    source = _attribution(index)
+    source = _format_attribution(index)
     splits = {split: tuple(items[split]) for split in SPLITS}
     dataset = Dataset(
         f"embedded/{name}", classes, splits["train"], splits["val"], splits["test"], (index["shared"], source)
     )
-    domains = {domain: _domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
+    domains = {domain: _make_domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
     return SuiteTask("embedded", name, dataset, index["template"], domains, source)
 
 
-def _sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
+def _find_sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
     """Return the sources of a task's images: in its archive, or files next to the index.
 
     Raises:
@@ -85,7 +85,7 @@ def list_licences(name: str) -> list[str]:
     return sorted({about["licence"] for about in read_index(FOLDER / name)["sets"].values()})
 
 
-def _domain(name: str, classes: tuple[str, ...], items: Sequence[Item]) -> Dataset:
+def _make_domain(name: str, classes: tuple[str, ...], items: Sequence[Item]) -> Dataset:
     """Return a test set with the classes that occur in it, renumbered if some are missing."""
     present = sorted({item.label for item in items})
     new_labels = {label: new for new, label in enumerate(present)}
@@ -93,7 +93,7 @@ def _domain(name: str, classes: tuple[str, ...], items: Sequence[Item]) -> Datas
     return Dataset(name, names, test=tuple(Item(item.source, new_labels[item.label]) for item in items))
 
 
-def _attribution(index: dict[str, Any]) -> str:
+def _format_attribution(index: dict[str, Any]) -> str:
     """Return the sets, their authors and licences in one sentence."""
     sets = [
         f"{about['package']} {about['version']} ({about['author']}, {about['licence']})"

@@ -51,22 +51,22 @@ def load_fgvc_task(name: str, root: Path | None, *, splits: Splits = "auto") -> 
 def read_fgvc_dataset(spec: DatasetSpec, root: Path | None, *, splits: Splits = "auto") -> Dataset:
     """Read one data set; see `load_fgvc_task`."""
     folder = require_folder(spec, root)
-    lists = _spt_lists(spec, folder)
+    lists = _find_spt_lists(spec, folder)
     if splits == "auto":
         splits = "vpt" if (folder / "train.json").is_file() or lists is None else "spt"
     if splits == "vpt":
-        rows = {split: _vpt_split(spec, folder / f"{split}.json") for split in SPLITS}
+        rows = {split: _read_vpt_split(spec, folder / f"{split}.json") for split in SPLITS}
         notes = ["Splits are VPT's (train.json, val.json, test.json)."]
     elif lists is None:
         raise ValueError(f"{folder} has no {' and '.join(spec.lists[len(VPT_LISTS) :])}, in it or next to it.")
     else:
-        train, test = (_spt_split(spec, path) for path in lists)
+        train, test = (_read_spt_split(spec, path) for path in lists)
         rows = {"train": train, "val": [], "test": test}
         notes = ["Splits are SPT's lists, which have no validation images; its train may hold VPT's validation images."]
     return _build(spec, folder, rows, notes)
 
 
-def _spt_lists(spec: DatasetSpec, folder: Path) -> tuple[Path, ...] | None:
+def _find_spt_lists(spec: DatasetSpec, folder: Path) -> tuple[Path, ...] | None:
     """Return SPT's two lists, in the folder or next to it; None unless both exist."""
     for parent in (folder, folder.parent):
         paths = tuple(parent / name for name in spec.lists[len(VPT_LISTS) :])
@@ -75,7 +75,7 @@ def _spt_lists(spec: DatasetSpec, folder: Path) -> tuple[Path, ...] | None:
     return None
 
 
-def _vpt_split(spec: DatasetSpec, path: Path) -> LabelledPaths:
+def _read_vpt_split(spec: DatasetSpec, path: Path) -> LabelledPaths:
     content = read_required_json(spec, path)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} must be an object of image path: class id. {fetch_again_hint(spec)}")
@@ -86,7 +86,7 @@ def _vpt_split(spec: DatasetSpec, path: Path) -> LabelledPaths:
     return list(content.items())
 
 
-def _spt_split(spec: DatasetSpec, path: Path) -> LabelledPaths:
+def _read_spt_split(spec: DatasetSpec, path: Path) -> LabelledPaths:
     return list(parse_list(read_required_lines(spec, path), str(path), fetch_again_hint(spec)))
 
 
@@ -99,7 +99,7 @@ def _build(spec: DatasetSpec, folder: Path, splits: dict[Split, LabelledPaths], 
         )
     ids = sorted(class_ids)
     labels = {class_id: label for label, class_id in enumerate(ids)}
-    base = _image_base(spec, folder, next(path for rows in splits.values() for path, _ in rows))
+    base = _find_image_base(spec, folder, next(path for rows in splits.values() for path, _ in rows))
     items = {
         split: tuple(Item(safe_path(base, path, str(folder)), labels[class_id]) for path, class_id in rows)
         for split, rows in splits.items()
@@ -107,10 +107,12 @@ def _build(spec: DatasetSpec, folder: Path, splits: dict[Split, LabelledPaths], 
     missing = [str(split) for split in SPLITS if items[split] and len({item.label for item in items[split]}) < len(ids)]
     if missing:
         notes.append(f"Not every class has images in {listing(missing)}; labels are those of all splits together.")
-    return Dataset(spec.key, _names(items["train"], ids), items["train"], items["val"], items["test"], tuple(notes))
+    return Dataset(
+        spec.key, _class_names(items["train"], ids), items["train"], items["val"], items["test"], tuple(notes)
+    )
 
 
-def _image_base(spec: DatasetSpec, folder: Path, first: str) -> Path:
+def _find_image_base(spec: DatasetSpec, folder: Path, first: str) -> Path:
     """Return the folder to which the paths of a list are relative, found by its first image."""
     bases = [folder, *(folder / images for images in spec.images), *(folder / "102flowers" / "jpg", folder.parent)]
     for base in bases:
@@ -120,7 +122,7 @@ def _image_base(spec: DatasetSpec, folder: Path, first: str) -> Path:
     raise ValueError(f"{folder}: the image {first} of its lists is in none of {shown}. {how_to_get(spec)}")
 
 
-def _names(items: Sequence[Item], ids: Sequence[Any]) -> tuple[str, ...]:
+def _class_names(items: Sequence[Item], ids: Sequence[Any]) -> tuple[str, ...]:
     """Return names from the images' folders if each class has its own ("001.Black_footed_Albatross")."""
     folders: dict[int, set[str]] = {}
     for item in items:
