@@ -1,1 +1,1 @@
-"""Questions of our own that no published protocol asks; each module is one, run as ``python -m experiments.NAME``."""
+"""Experiments beyond the published protocols, one per module, run as ``python -m experiments.NAME``."""

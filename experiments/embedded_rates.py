@@ -1,8 +1,8 @@
-"""Which learning rate suits each method on the embedded suite? Chosen on validation images of base classes alone.
+"""Select a learning rate for each method on the embedded suite, on validation images of base classes only.
 
-The published rates belong to long trainings of large backbones. Every method is tuned on the base classes with each of
-a few rates and measured on the validation images of those classes; test images and new classes are never read. The
-rates that win stand in ``src/selfprompt/benchmarks/settings.yaml``.
+Published rates belong to long trainings of large backbones. Every method is tuned on the base classes with a few rates
+and evaluated on the validation images of those classes; test images and new classes are never read. The best rates are
+in ``src/selfprompt/benchmarks/settings.yaml``.
 
     python -m experiments.embedded_rates
 """
@@ -44,32 +44,32 @@ def main() -> None:
     options = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else []
     finished = {(run["method"], run["rate"], run["dataset"]) for run in done}
-    asked = [
+    runs = [
         (method, rate, dataset)
         for method in options.methods.split(",")
         for rate in RATES[method]
         for dataset in options.datasets.split(",")
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for run in track([run for run in asked if run not in finished], "tuning"):
-        done.append(measured(*run, options.shots, options.seed))
+    for run in track([run for run in runs if run not in finished], "tuning"):
+        done.append(measure_rate(*run, options.shots, options.seed))
         write_json(options.out, done)
     print(table(done))
 
 
-def measured(method: str, rate: float, dataset: str, shots: int, seed: int) -> dict[str, Any]:
-    """Accuracy in per cent on the validation images of the base classes after tuning with a rate."""
+def measure_rate(method: str, rate: float, dataset: str, shots: int, seed: int) -> dict[str, Any]:
+    """Tune with a learning rate; records the accuracy in percent on the validation images of the base classes."""
     task = load_task(f"embedded/{dataset}")
-    (entry,) = parse_rows(f"{method}[lr={rate}]")
-    cell = make_cell("base-to-new", "embedded", dataset, entry, seed, shots, {})
+    (row,) = parse_rows(f"{method}[lr={rate}]")
+    cell = make_cell("base-to-new", "embedded", dataset, row, seed, shots, {})
     recipe = cell_recipe(cell, task, shots * len(select_base_new(task.dataset, "base").classes))
-    unseen = replace(task.dataset, val=(), test=task.dataset.val)
-    accuracy = tune(unseen, recipe=recipe).results["tuned"]["accuracy"]
+    dataset_with_val_as_test = replace(task.dataset, val=(), test=task.dataset.val)
+    accuracy = tune(dataset_with_val_as_test, recipe=recipe).results["tuned"]["accuracy"]
     return {"method": method, "rate": rate, "dataset": dataset, "accuracy": accuracy}
 
 
 def table(done: Sequence[dict[str, Any]]) -> str:
-    """Markdown: the mean over data sets of every rate, a method's best in bold."""
+    """Format a Markdown table of the mean over data sets for every rate, the best of each method in bold."""
     lines = ["| method | rates: mean validation accuracy |", "|---|---|"]
     for method in dict.fromkeys(run["method"] for run in done):
         means = {

@@ -1,8 +1,8 @@
-"""How much of the released SEP's accuracy depends on which test images stand together in a batch?
+"""Measure how much the accuracy of the released SEP depends on the composition of test batches.
 
-``sep-authors`` fuses tokens across the images of a batch, so test sets that list one class after another give it
-batches of one class. The same tuned classifier is measured on each test set as listed and shuffled, with several batch
-sizes; ``sep``, whose predictions depend on their own image alone, is measured beside it.
+``sep-authors`` fuses tokens across the images of a batch, so a test set sorted by class gives it batches of one class.
+The same tuned classifier is evaluated on each test set sorted and shuffled, with several batch sizes; ``sep``, whose
+predictions depend on one image each, is evaluated for comparison.
 
     python -m experiments.sep_batches --seeds 1,2,3 --shots 8
 """
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sep_batches.json"))
     options = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else []
-    asked = [
+    runs = [
         (dataset, method, int(seed))
         for dataset in options.datasets.split(",")
         for method in options.methods.split(",")
@@ -50,31 +50,31 @@ def main() -> None:
     ]
     finished = {(entry["dataset"], entry["method"], entry["seed"]) for entry in done}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for run in track([run for run in asked if run not in finished], "tuning and measuring"):
-        done += measured(*run, options.shots)
+    for run in track([run for run in runs if run not in finished], "tuning and evaluating"):
+        done += measure_orders(*run, options.shots)
         write_json(options.out, done)
     print(table(done))
 
 
-def measured(dataset: str, method: str, seed: int, shots: int) -> list[dict[str, Any]]:
-    """Tune once; right answers of every order and batch size."""
+def measure_orders(dataset: str, method: str, seed: int, shots: int) -> list[dict[str, Any]]:
+    """Tune once; records the accuracy for every order and batch size."""
     task = load_task(f"embedded/{dataset}")
-    (entry,) = parse_rows(method)
-    cell = make_cell("few-shot", "embedded", dataset, entry, seed, shots, {})
+    (row,) = parse_rows(method)
+    cell = make_cell("few-shot", "embedded", dataset, row, seed, shots, {})
     recipe = cell_recipe(cell, task, shots * len(task.dataset.classes))
     classifier = tune(task.dataset, recipe=recipe)
-    found = []
+    records = []
     for order in ORDERS:
-        items = arranged(task.dataset.test, order, seed)
+        items = arrange(task.dataset.test, order, seed)
         for size in SIZES:
             accuracy = accuracy_of(classifier, items, size)
-            place = {"dataset": dataset, "method": method, "seed": seed, "shots": shots}
-            found.append({**place, "order": order, "batch": size, "accuracy": accuracy})
-    return found
+            facts = {"dataset": dataset, "method": method, "seed": seed, "shots": shots}
+            records.append({**facts, "order": order, "batch": size, "accuracy": accuracy})
+    return records
 
 
-def arranged(items: Sequence[Item], order: str, seed: int) -> list[Item]:
-    """Test images class by class, or in a seeded random order."""
+def arrange(items: Sequence[Item], order: str, seed: int) -> list[Item]:
+    """Return test images sorted by class, or in a seeded random order."""
     listed = sorted(items, key=lambda item: item.label)
     if order == "shuffled":
         random.Random(seed).shuffle(listed)
@@ -82,12 +82,12 @@ def arranged(items: Sequence[Item], order: str, seed: int) -> list[Item]:
 
 
 def accuracy_of(classifier: Classifier, items: Sequence[Item], batch: int) -> float:
-    """Accuracy in per cent with that batch size, images in the given order."""
+    """Return the accuracy in percent with a batch size, for images in the given order."""
     return replace(classifier, batch_size=batch).evaluate(items, ImageStore("1GB")).accuracy
 
 
 def table(done: Sequence[dict[str, Any]]) -> str:
-    """Markdown: mean over data sets and seeds, and the standard deviation over seeds of that mean."""
+    """Format a Markdown table of the mean over data sets and seeds, with the standard deviation over seeds."""
     by_seed: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in done:
         by_seed[entry["method"], entry["order"], entry["batch"]][entry["seed"]].append(entry["accuracy"])
@@ -95,13 +95,15 @@ def table(done: Sequence[dict[str, Any]]) -> str:
     lines.append("|---|---|" + "---:|" * len(SIZES))
     for method in dict.fromkeys(entry["method"] for entry in done):
         for order in ORDERS:
-            cells = [spread([statistics.mean(v) for v in by_seed[method, order, size].values()]) for size in SIZES]
+            cells = [
+                format_spread([statistics.mean(v) for v in by_seed[method, order, size].values()]) for size in SIZES
+            ]
             lines.append(f"| {method} | {order} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation."""
+def format_spread(values: Sequence[float]) -> str:
+    """Format mean and sample standard deviation."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{deviation}"
 

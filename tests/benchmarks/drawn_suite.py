@@ -1,4 +1,4 @@
-"""A suite of small tasks in the embedded suite's form, drawn by the tests: noisy squares of one colour a class."""
+"""A suite of small tasks in the layout of the embedded suite: noisy squares, one colour per class."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ TEMPLATE = "a picture of a {}."
 
 
 def draw_suite(root: Path, names: tuple[str, ...] = ("animals",), train: int = 3, val: int = 1, test: int = 2) -> Path:
-    """Draw tasks; the suite's reader takes the folder as its root."""
+    """Write the tasks; the folder is the root of the suite."""
     for number, name in enumerate(names):
         rng, images = np.random.default_rng(number), []
         for label, (word, colour) in enumerate(zip(CLASSES, COLOURS, strict=True)):

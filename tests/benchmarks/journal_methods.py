@@ -1,4 +1,4 @@
-"""Methods of the tests' own: quick ones that keep a journal, break, or die, as files beside the data say."""
+"""Quick methods for tests: they keep a journal, fail, or die, controlled by files in the folder $BENCH_TEST."""
 
 import os
 import signal
@@ -13,19 +13,19 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.traits import Traits
 
 
-def place() -> Path:
-    """Where the journal and the signs are."""
+def control_folder() -> Path:
+    """Return the folder of the journal and the control files."""
     return Path(os.environ["BENCH_TEST"])
 
 
 class Quick(Method):
-    """Scores that no image changes; each one that is trained writes a line."""
+    """Scores independent of the image; each training writes a line to the journal."""
 
     def build(self, generator: torch.Generator) -> None:
         self.bias = nn.Parameter(torch.randn(len(self.classes), generator=generator))
 
     def prepare(self, source: object, generator: object, progress: object = None) -> None:
-        with open(place() / "journal", "a") as file:
+        with open(control_folder() / "journal", "a") as file:
             file.write(f"{os.getpid()}\n")
         time.sleep(0.05)
 
@@ -34,26 +34,26 @@ class Quick(Method):
 
 
 class Fragile(Quick):
-    """Breaks for as long as there is a file "broken"."""
+    """Fails as long as the file "broken" exists."""
 
     def prepare(self, source: object, generator: object, progress: object = None) -> None:
-        if (place() / "broken").exists():
+        if (control_folder() / "broken").exists():
             raise ValueError("it is broken today")
 
 
 class Deadly(Quick):
-    """Kills its process, the first time."""
+    """Kills its process once."""
 
     def prepare(self, source: object, generator: object, progress: object = None) -> None:
         try:
-            (place() / "deadly").unlink()
+            (control_folder() / "deadly").unlink()
         except FileNotFoundError:
             return
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Fixed(Quick):
-    """Scores that rise with a class's number, without training: of the classes it may choose, it takes the last."""
+    """Untrained scores that increase with the class index: predicts the last of the classes to choose from."""
 
     @classmethod
     def traits_for(cls, options: object) -> Traits:

@@ -1,6 +1,6 @@
-"""Run a grid in processes that are killed, then in two at once; started by test_run.py as ``python -m``.
+"""Run a grid in processes that are killed, then in two at once; started by test_runner.py as ``python -m``.
 
-Each process is a fork of this one, so that torch is imported once. Prints what was seen, as JSON.
+Each process is a fork of this one, so that torch is imported once. Prints counts as JSON.
 """
 
 import json
@@ -17,20 +17,20 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.protocols import build_grid
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
-from tests.benchmarks.journal_methods import place
+from tests.benchmarks.journal_methods import control_folder
 
 ROW = "tests.benchmarks.journal_methods:Quick[workers=0,backbone=embedded/mae]"
 
 
 def cells() -> tuple[Cell, ...]:
-    """Eight quick ones."""
+    """Return eight quick cells."""
     return build_grid(
         "base-to-new", "embedded", parse_rows(ROW), ["animals", "food"], (1, 2, 3, 4), (2,), {"epochs": 1}
     )
 
 
 def forked(root: Path, out: Path) -> int:
-    """Run the grid in a process of its own."""
+    """Run the grid in a child process; returns its id."""
     pid = os.fork()
     if pid == 0:
         cache = RunCache(root)
@@ -41,7 +41,7 @@ def forked(root: Path, out: Path) -> int:
 
 
 def results(out: Path) -> dict[str, int]:
-    """When each result was written."""
+    """Return when each result was written."""
     return {str(file): file.stat().st_mtime_ns for file in out.rglob("result.json")}
 
 
@@ -65,19 +65,19 @@ def main(root: Path, folder: Path) -> None:
         seen = now
         if not os.WIFSIGNALED(status):
             break
-    (place() / "journal").unlink()
+    (control_folder() / "journal").unlink()
     pids = [forked(root, folder / "together") for _ in range(2)]
     for pid in pids:
         os.waitpid(pid, 0)
-    journal = (place() / "journal").read_text().split()
-    told = {
+    journal = (control_folder() / "journal").read_text().split()
+    counts = {
         "kills": kills,
         "rewritten": rewritten,
         "cells": len(cells()),
         "finished": len(seen),
         "trained together": len(journal),
     }
-    print(json.dumps(told))
+    print(json.dumps(counts))
 
 
 if __name__ == "__main__":

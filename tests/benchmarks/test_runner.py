@@ -94,7 +94,7 @@ def test_each_task_brings_its_template_unless_the_user_does(root, tmp_path):
     assert (found["correct"], found["total"]) == counted(root, CLASSES[3:], template="{}")
 
 
-def test_a_broken_cell_is_kept_apart_and_retried_on_request(root, tmp_path, journal):
+def test_a_failed_cell_is_kept_apart_and_retried_on_request(root, tmp_path, journal):
     (tmp_path / "broken").touch()
     rows = f"{FRAGILE},{QUICK}"
     assert bench(root, tmp_path, rows)[0] == {FRAGILE: "failed", QUICK: "done"}
@@ -106,7 +106,7 @@ def test_a_broken_cell_is_kept_apart_and_retried_on_request(root, tmp_path, jour
     assert not list(tmp_path.rglob("error.txt"))
 
 
-def test_a_damaged_result_is_made_anew(root, tmp_path, journal):
+def test_a_cell_with_a_damaged_result_runs_again(root, tmp_path, journal):
     bench(root, tmp_path, QUICK)
     (file,) = tmp_path.rglob("result.json")
     whole = json.loads(file.read_text())
@@ -127,11 +127,11 @@ def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["kills"] >= 3
-    assert told["rewritten"] == []
-    assert told["finished"] == told["cells"]
-    assert told["trained together"] == told["cells"], "once each"
+    counts = json.loads(done.stdout)
+    assert counts["kills"] >= 3
+    assert counts["rewritten"] == []
+    assert counts["finished"] == counts["cells"]
+    assert counts["trained together"] == counts["cells"], "once each"
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ class GridResults:
     """The results in an output folder.
 
     Attributes:
-        results: The finished cells; of several with the same place in a table, the latest.
+        results: The finished cells; if several belong in the same place of a table, the latest.
         failed: Folders of failed cells, each with the last line of its traceback.
         notes: What a reader must know about the results, one sentence each.
     """
