@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from selfprompt.inference.artifact import CARD, CONFIG, TENSORS, artifact_folder
 from selfprompt.inference.classifier import Classifier, pick_device
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
+from tests.conftest import write_photos
 
 PICTURES = torch.linspace(-2, 2, 3 * 3 * 64 * 64).view(3, 3, 64, 64)
 SMALL = {
@@ -234,11 +236,24 @@ def test_what_is_no_image_is_said_and_the_others_are_classified(linear, photos, 
     assert (good.label, good.error) == ("blue", "")
 
 
-def test_evaluate_takes_items_only(linear, photos):
-    tuned = selfprompt.load(linear)
-    for wrong, kind in ((str(photos), "str"), ([(photos, 0)], "tuple among them"), (read_dataset(photos), "Dataset")):
-        with pytest.raises(TypeError, match=f"read_dataset.*got {kind}"):
-            tuned.evaluate(wrong)
+def test_evaluate_takes_whatever_tune_takes(linear, photos, tmp_path, caplog):
+    tuned, dataset = selfprompt.load(linear), read_dataset(photos)
+    held_out = json.loads((linear / "result.json").read_text(encoding="utf-8"))["tuned"]["total"]
+    with caplog.at_level(logging.INFO):
+        assert tuned.evaluate(str(photos)).total == held_out, "the images that it was trained on are left out"
+    assert "only their test images are used" in caplog.text
+    copied = shutil.copytree(photos, tmp_path / "copy")
+    (copied / "blue" / "broken.png").write_bytes(b"no image")
+    count = len(dataset.select("all"))
+    assert tuned.evaluate(copied).total == tuned.evaluate(copied, split="train").total == count
+    assert "Left out" in caplog.text
+    assert "broken.png" in caplog.text
+    pairs = [(str(item.source), dataset.classes[item.label]) for item in dataset.train]
+    assert tuned.evaluate(pairs).total == tuned.evaluate(dataset.train).total == len(pairs)
+    with pytest.raises(ValueError, match="no image"):
+        tuned.evaluate([])
+    with pytest.raises(ValueError, match="zebra"):
+        tuned.evaluate(write_photos(tmp_path / "zoo", {"blue": 1, "zebra": 1}))
 
 
 def test_batches_change_nothing_and_progress_is_told(linear, photos):

@@ -474,7 +474,7 @@ class TestEval:
         measured = json.loads(done.out)
         assert {name: measured[name] for name in result["tuned"]} == result["tuned"]
         assert (measured["split"], measured["total"]) == ("test", 8)
-        assert "tuned on these data, so only their test images are used" in done.err
+        assert "trained on these data, so only their test images are used" in done.err
 
     def test_other_data_are_used_in_full(self, run, linear, tmp_path):
         other = write_photos(tmp_path / "other", {"blue": 3, "green_apple": 2})
@@ -508,7 +508,7 @@ class TestEval:
         result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
         assert (result["images"]["train"], result["images"]["test"], result["tuned"]) == (32, 0, None)
         done = run("eval", tmp_path / "out", photos)
-        assert "tuned on these images, so its accuracy on new images is unknown" in done.err
+        assert "trained on these images, so its accuracy on new images is unknown" in done.err
 
     def test_a_split_can_be_chosen(self, run, linear, split_photos):
         for split, total in (("auto", 8), ("test", 8), ("val", 6), ("train", 12), ("all", 26)):

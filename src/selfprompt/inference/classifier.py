@@ -28,6 +28,7 @@ from selfprompt.inference.artifact import (
     read_artifact,
     save_artifact,
 )
+from selfprompt.inference.evaluation import EvaluationSplit, find_images, readable_images
 from selfprompt.inference.inputs import image_name, iterate_images
 from selfprompt.inference.predictions import Prediction
 from selfprompt.methods.base import Method
@@ -155,28 +156,37 @@ class Classifier:
 
     def evaluate(
         self,
-        items: Sequence[Item],
+        data: Any,
         store: ImageStore | None = None,
         features: FeatureStore | None = None,
         *,
+        split: EvaluationSplit = "auto",
         among: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> Metrics:
-        """Accuracy and more on labelled images.
+        """Measure accuracy and more on labelled images.
 
         Args:
-            items: The images; their labels count this classifier's classes, or those of ``among``.
-            store: Where their pixels are kept.
-            features: Where their frozen features are kept.
-            among: The classes to choose from, by number; the others' scores are left out.
-            progress: Called with (images done, images in all).
+            data: Whatever ``tune`` takes: a folder, a manifest, a task or an object. Copies of training images and
+                unreadable images are left out, which is logged. Or the items of a split, such as
+                ``read_dataset("photos").test``, with this classifier's labels, or those of ``among``; used as they are.
+            store: Keeps decoded images.
+            features: Keeps frozen features of the images.
+            split: Which images of the data to use; "auto" is the test split if there is one, otherwise all images.
+                Ignored for items.
+            among: Class indices to choose from, for items; the scores of other classes are ignored.
+            progress: Called with (done, total) images.
 
         Raises:
-            ValueError: If there are no images.
-            TypeError: If ``items`` are not those of a data set.
+            ValueError: If there are no images, or the data cannot be read.
         """
-        _check_items(items)
-        return evaluate(self.method, self.batches(items, store, features), among=among, progress=progress)
+        if not _are_items(data):
+            images = find_images(data, self.classes, self.recipe, self.results, split=split, say=logger.info)
+            store = store or ImageStore()
+            data, bad = readable_images(images, store, on_bad="skip", progress=None, say=logger.info)
+            for image in bad:
+                logger.warning("Left out %s", image)
+        return evaluate(self.method, self.batches(data, store, features), among=among, progress=progress)
 
     def batches(
         self, items: Sequence[Item], store: ImageStore | None = None, features: FeatureStore | None = None
@@ -233,15 +243,9 @@ class Classifier:
         save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
 
 
-def _check_items(items: Any) -> None:
-    """Raise TypeError unless these are items of a data set."""
-    is_list = isinstance(items, Sequence) and not isinstance(items, str)
-    wrong = items if not is_list else next((item for item in items if not isinstance(item, Item)), None)
-    if wrong is not None:
-        raise TypeError(
-            f"evaluate takes the items of a split, such as read_dataset('photos').test; got {type(wrong).__name__}"
-            f"{' among them' if is_list else ''}."
-        )
+def _are_items(data: Any) -> bool:
+    """Whether these are items of a data set."""
+    return isinstance(data, Sequence) and len(data) > 0 and all(isinstance(item, Item) for item in data)
 
 
 def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:

@@ -1,7 +1,5 @@
 """`tune`: from labelled images to a trained classifier in a folder."""
 
-import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,6 +12,7 @@ from selfprompt.data.dataset import SPLITS
 from selfprompt.data.readers.read import is_task
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.evaluation import data_key
 from selfprompt.methods.registry import find, make_options
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone, load_backbone
@@ -149,13 +148,6 @@ def _check_folder(folder: Path | None, resume: bool) -> None:
             )
     elif (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds a saved classifier. Choose another folder, or delete it first.")
-
-
-def data_key(data: Any) -> str:
-    """Return a hash of the path of the data, to recognise the data that a classifier was trained on; "" for objects."""
-    if not isinstance(data, (str, Path)):
-        return ""
-    return hashlib.sha256(os.fsencode(Path(data).resolve())).hexdigest()
 
 
 def data_path(data: Any) -> str:
