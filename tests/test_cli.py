@@ -148,7 +148,7 @@ USAGE = {
     "dashes": (["train", "x", "--options.layers", "- " * 3000], 2, "may be nested 20 deep."),
     "an alias of itself": (["train", "x", "--options.layers", "&a [*a]"], 2, "aliases (*name) are not taken"),
     "no device": (["eval", "a", "b", "--device", "gpu"], 2, "device must be auto, cpu, cuda"),
-    "too many devices": (["train", "x", "--out", "o", "--devices", "1000"], 2, "devices may be "),
+    "too many devices": (["train", "x", "--out", "o", "--devices", "1000"], 2, "devices must be at most "),
     "no such option": (["train", "x", "--out", "o", "--options.text_prompts=0"], 2, "must be at least 1, got 0."),
     "two kinds of names": (
         ["predict", "a", "b", "--classes", "c,d", "--class_names", "e"],

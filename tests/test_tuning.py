@@ -30,14 +30,14 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-class Story:
-    """A reporter that writes everything down."""
+class RecordingReporter:
+    """A reporter that records everything."""
 
     def __init__(self):
-        self.said, self.stages = [], []
+        self.messages, self.stages = [], []
 
     def message(self, line):
-        self.said.append(line)
+        self.messages.append(line)
 
     @contextmanager
     def stage(self, name):
@@ -80,21 +80,21 @@ def test_the_seed_decides_everything(photos, settings):
     assert not equal(tune(photos, **settings, seed=0), first)
 
 
-def test_the_story_is_told(photos):
-    story = Story()
-    tune(photos, **SPT, reporter=story)
-    names = [name for name, _ in story.stages]
+def test_a_reporter_receives_stages_and_messages(photos):
+    reporter = RecordingReporter()
+    tune(photos, **SPT, reporter=reporter)
+    names = [name for name, _ in reporter.stages]
     assert names == [
         "loading embedded/mae",
         "reading images",
         "initialising from the training images",
         "evaluating on the test images",
     ]
-    assert story.stages[1][1][-1] == (16, 16)
-    assert story.stages[3][1][-1] == (8, 8)
-    notes = [line for line in story.said if "held out 8 images of 32" in line]
+    assert reporter.stages[1][1][-1] == (16, 16)
+    assert reporter.stages[3][1][-1] == (8, 8)
+    notes = [line for line in reporter.messages if "held out 8 images of 32" in line]
     assert len(notes) == 1
-    assert story.said[-1].startswith("epoch 2/2  loss ")
+    assert reporter.messages[-1].startswith("epoch 2/2  loss ")
 
 
 def test_every_choice_is_kept_with_the_results(photos):
@@ -182,7 +182,7 @@ class TestChoices:
 
 class TestInterrupted:
     def test_goes_on_to_the_same_tensors(self, photos, tmp_path):
-        class Impatient(Story):
+        class Impatient(RecordingReporter):
             def message(self, line):
                 if line.startswith("epoch 2/"):
                     raise KeyboardInterrupt
@@ -194,11 +194,11 @@ class TestInterrupted:
         assert not (tmp_path / "out" / "result.json").exists()
         with pytest.raises(ValueError, match=r"holds an unfinished run\. Resume it with"):
             tune(photos, **settings, out=tmp_path / "out")
-        story = Story()
-        resumed = tune(photos, **settings, out=tmp_path / "out", resume=True, reporter=story)
-        assert "resuming from the last checkpoint" in story.said
-        assert not [line for line in story.said if line.startswith("epoch 2/")]
-        assert "initialising from the training images" not in [name for name, _ in story.stages]
+        reporter = RecordingReporter()
+        resumed = tune(photos, **settings, out=tmp_path / "out", resume=True, reporter=reporter)
+        assert "resuming from the last checkpoint" in reporter.messages
+        assert not [line for line in reporter.messages if line.startswith("epoch 2/")]
+        assert "initialising from the training images" not in [name for name, _ in reporter.stages]
         assert equal(resumed, tune(photos, **settings))
         assert equal(resumed, selfprompt.load(tmp_path / "out"))
         assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
@@ -240,11 +240,15 @@ class TestData:
         ]
         with pytest.raises(ValueError, match="'Cat' and 'cat' are the same tokens to embedded/clip"):
             tune(pairs, **COOP)
-        story = Story()
-        tuned = tune(pairs, **LINEAR | {"backbone": "embedded/clip"}, reporter=story)
+        reporter = RecordingReporter()
+        tuned = tune(pairs, **LINEAR | {"backbone": "embedded/clip"}, reporter=reporter)
         assert (tuned.classes, tuned.results["zero_shot"]) == (("Cat", "cat"), None)
-        assert any(line.startswith("Class names that differ only in case: 'Cat' and 'cat'.") for line in story.said)
-        assert any(line.startswith("No zero-shot accuracy: The class names 'Cat' and 'cat'") for line in story.said)
+        assert any(
+            line.startswith("Class names that differ only in case: 'Cat' and 'cat'.") for line in reporter.messages
+        )
+        assert any(
+            line.startswith("No zero-shot accuracy: The class names 'Cat' and 'cat'") for line in reporter.messages
+        )
 
     def test_gray_images_in_a_folder(self, tmp_path):
         root = write_photos(tmp_path / "photos", {"a": 3, "b": 3})

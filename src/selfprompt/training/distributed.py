@@ -40,11 +40,12 @@ def check_devices(options: TrainOptions) -> None:
         raise ValueError("precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
     if options.devices == "auto" or torch.distributed.is_torchelastic_launched():
         return
-    most = max_processes() if no_gpu else torch.accelerator.device_count()
-    if not most:
+    available = max_processes() if no_gpu else torch.accelerator.device_count()
+    if not available:
         raise ValueError(f"device {options.device!r} is not available here. Use auto or cpu.")
-    if int(options.devices) > most:
-        raise ValueError(f"devices may be {most} on {'the CPU' if no_gpu else 'the GPUs'} here, got {options.devices}.")
+    if int(options.devices) > available:
+        kind = "the CPU" if no_gpu else "the GPUs"
+        raise ValueError(f"devices must be at most {available} on {kind} of this machine, got {options.devices}.")
 
 
 @torch.no_grad()
