@@ -250,7 +250,7 @@ def test_evaluate_takes_whatever_tune_takes(linear, photos, tmp_path, caplog):
     assert "broken.png" in caplog.text
     pairs = [(str(item.source), dataset.classes[item.label]) for item in dataset.train]
     assert tuned.evaluate(pairs).total == tuned.evaluate(dataset.train).total == len(pairs)
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="at least 2 classes, got none"):
         tuned.evaluate([])
     with pytest.raises(ValueError, match="zebra"):
         tuned.evaluate(write_photos(tmp_path / "zoo", {"blue": 1, "zebra": 1}))
