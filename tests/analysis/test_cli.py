@@ -22,16 +22,16 @@ def test_a_tiny_run_from_training_to_the_page(photos, tmp_path, run) -> None:
     before = (out / "prompts.safetensors").read_bytes()
     done = run("analyze", out, "--count", "2")
     assert done.status == 0, done.err
-    assert "Nearest words are left out: there are no learned text prompts." in done.out
-    assert "Selected patches are left out: vpt does not select any." in done.out
+    assert "No nearest words: the method has no learned text prompts." in done.out
+    assert "No selected patches: vpt does not select any." in done.out
     names = {"information.png", "attention.png", "attention-shares.png", "map.png", "index.html"}
     assert {path.name for path in (out / "analysis").iterdir()} == names
     for name in names - {"index.html"}:
         with Image.open(out / "analysis" / name) as picture:
             assert min(picture.size) > 100
     page = text_of(out / "analysis" / "index.html")
-    assert "looked at on 2 images" in page
-    assert "By finished epochs, a line for each block." in page
+    assert ", on 2 images" in page
+    assert "By finished epochs, one line per block." in page
     assert 'src="http' not in page
     assert (out / "prompts.safetensors").read_bytes() == before
 
@@ -61,7 +61,7 @@ def test_coop_needs_no_images(coop, tmp_path, run) -> None:
     done = run("analyze", coop, "--out", tmp_path)
     assert done.status == 0, done.err
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
-    assert "Attention to prompts is left out: there are no image prompts." in done.out
+    assert "No attention to prompts: the method has no image prompts." in done.out
     assert "Nearest words of text prompts" in text_of(tmp_path / "index.html")
 
 

@@ -73,7 +73,7 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
     from selfprompt.analysis.tower_runs import run_with_prompts, run_without_prompts
     from selfprompt.analysis.words import input_prompts
     from selfprompt.data.loading.transforms import eval_transform
-    from selfprompt.reports.analysis_page import AnalysisInputs, ImageRun
+    from selfprompt.reports.analysis_page import AnalysedImages, AnalysisInputs
     from selfprompt.training.checkpoint import read_epochs
 
     method = classifier.method.eval()
@@ -86,12 +86,14 @@ def analysis_inputs(options: Namespace, classifier: "Classifier", folder: Path, 
     items, names = choose_images(options, classifier, folder, output)
     transform = eval_transform(classifier.preprocess)
     pixels = torch.stack([transform.pixels(item.load()) for item in items])  # (B, 3, S, S), uint8
-    images = transform.normalise(pixels).to(classifier.device)
-    stream = run_with_prompts(method, images)
-    assert stream is not None
+    normalised = transform.normalise(pixels).to(classifier.device)
+    with_prompts = run_with_prompts(method, normalised)
+    assert with_prompts is not None
     pictures = pixels.permute(0, 2, 3, 1).numpy()
-    run = ImageRun(images, pictures, tuple(names), stream, run_without_prompts(method.vision, images))
-    return AnalysisInputs(method, run, read_epochs(folder), options.words, command)
+    analysed = AnalysedImages(
+        normalised, pictures, tuple(names), with_prompts, run_without_prompts(method.vision, normalised)
+    )
+    return AnalysisInputs(method, analysed, read_epochs(folder), options.words, command)
 
 
 def _changed_arguments(options: Namespace) -> list[str]:

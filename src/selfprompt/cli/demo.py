@@ -1,4 +1,4 @@
-"""``selfprompt demo``: what the library does, told on small pictures with the backbones that ship."""
+"""``selfprompt demo``: runs everything once on small images, with the backbones of the package."""
 
 import random
 import time
@@ -27,8 +27,8 @@ Entry = TypeVar("Entry")
 SUITE, TASK = "embedded", "embedded/objects"
 CLIP, MAE = "embedded/clip", "embedded/mae"
 
-# Training that suits the small backbones: the recipes' own values are made for real ones. ``views`` is training images
-# times epochs, so that the demo takes the same time whatever the number of classes and shots.
+# Training settings for the small backbones; the recipes suit full-size ones. ``views`` is training images times epochs,
+# so that the demo takes the same time for any number of classes and shots.
 SEP: dict[str, Any] = {
     "method": "sep",
     "backbone": CLIP,
@@ -38,7 +38,7 @@ SEP: dict[str, Any] = {
     "batch_size": 16,
     "augment": "none",
 }
-# One training for all three, so that only the method differs.
+# The same settings for all three, so that only the method differs.
 HEADS: dict[str, Any] = {
     "backbone": MAE,
     "statistics": "backbone",
@@ -59,25 +59,25 @@ METHODS: dict[str, dict[str, Any]] = {
     "SPT-deep": {"method": "spt-deep", "options": {"prompts": 10}},
 }
 TEST_IMAGES = 400
-"""Test images of a task that the demo looks at, drawn by the seed."""
+"""Test images per task, drawn at random."""
 SHOWN = 16
-"""Test images on the page."""
+"""Test images to show on the page."""
 FAST = {"views": 0, "test": 40}
-"""With --fast: two epochs each, and so many test images."""
+"""With --fast: two epochs per training, and fewer test images."""
 
 RECORD, PAGE, PICTURE, UNSEEN = "demo.json", "index.html", "demo.png", "unseen"
 CLASSIFIERS = (SEP["method"], *(run["method"] for run in METHODS.values()))
 WRITTEN = (*CLASSIFIERS, UNSEEN, PAGE, PICTURE, RECORD)
-"""What the demo writes, and nothing else of it is ever replaced."""
+"""Files and folders that the demo writes; it never replaces others."""
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--out", type=str, default="demo-output", help="folder for the page and the classifiers")
-    parser.add_argument("--task", type=str, default=TASK, help="task of the embedded suite that is tuned on")
+    parser.add_argument("--out", type=str, default="demo-output", help="output folder for the page and the classifiers")
+    parser.add_argument("--task", type=str, default=TASK, help="task of the embedded suite to tune on")
     parser.add_argument("--shots", type=int, default=8, help="training images per class")
     parser.add_argument("--seed", type=int, default=1, help="seed of every random choice")
-    parser.add_argument("--fast", action="store_true", help="two epochs each: to see that everything works")
+    parser.add_argument("--fast", action="store_true", help="train for two epochs only, to see that everything works")
 
 
 def demo(options: Namespace) -> int:
@@ -99,18 +99,18 @@ def demo(options: Namespace) -> int:
 
 
 def prepare_folder(out: Path) -> Path:
-    """Mark the folder as a demo's and take an earlier demo's page away; its other files are replaced one by one.
+    """Mark the folder as a demo's and remove an earlier page; other files are replaced one by one.
 
     Raises:
-        ValueError: If it holds something under a name of the demo's that no demo wrote.
+        ValueError: If it contains a file of a name that the demo writes, but is not a demo's folder.
     """
     from selfprompt.utils.files import write_json
 
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; choose another folder with --out.")
-    there = [name for name in WRITTEN if (out / name).exists()]
-    if there and RECORD not in there:
-        raise ValueError(f"{out} holds {there[0]}, which no demo wrote; choose another folder with --out.")
+        raise ValueError(f"{out} is a file. Choose another folder with --out.")
+    present = [name for name in WRITTEN if (out / name).exists()]
+    if present and RECORD not in present:
+        raise ValueError(f"{out} holds {present[0]}, which no demo wrote. Choose another folder with --out.")
     write_json(out / RECORD, {"finished": False})
     for name in (PAGE, PICTURE):
         (out / name).unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def prepare_folder(out: Path) -> Path:
 
 
 def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -> "DemoResults":
-    """Everything that the page shows, computed step by step."""
+    """Compute everything that the page shows."""
     from selfprompt.data.fewshot import select_base_new
     from selfprompt.models.loading.by_name import load_backbone
     from selfprompt.reports.demo_page import HALF_COLUMNS, DemoResults, half_rows
@@ -127,7 +127,7 @@ def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -
     halves = {part: select_base_new(whole, part) for part in ("base", "new")}
     name = f"{task.suite}/{task.name}"
 
-    output.console.rule("1. Zero-shot: a CLIP reads class names, nothing is trained")
+    output.console.rule("1. Zero-shot classification by class names, without training")
     with output.stage(f"loading {CLIP}"):
         clip = load_backbone(CLIP)
     if clip.note:
@@ -138,15 +138,17 @@ def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -
     settings = {"sep": tune_arguments(SEP, task, halves["base"], options)}
     sep = tune_and_save(settings["sep"], whole, name, out, output)
     before, after = before_and_after(sep, clip, task, halves, output)
-    output.console.print(table(f"{options.shots} training images a base class", HALF_COLUMNS, half_rows(before, after)))
+    output.console.print(
+        table(f"{options.shots} training images per base class", HALF_COLUMNS, half_rows(before, after))
+    )
 
-    output.console.rule("3. Class names that were never trained")
+    output.console.rule("3. Classes that were not trained")
     unseen = predict_unseen(task, halves["new"], out, options.seed, output)
 
-    output.console.rule(f"4. SPT: prompts that start from the data, on {MAE}, which knows no text")
+    output.console.rule(f"4. SPT: prompts that start from the training images, on {MAE}, which has no text encoder")
     settings |= {method: tune_arguments({**HEADS, **run}, task, whole, options) for method, run in METHODS.items()}
     heads = {method: tune_and_save(settings[method], whole, name, out, output) for method in METHODS}
-    output.console.print(table(f"{options.shots} training images of every class", ACCURACY_COLUMNS, head_rows(heads)))
+    output.console.print(table(f"{options.shots} training images per class", ACCURACY_COLUMNS, head_rows(heads)))
 
     return DemoResults(
         task=replace(task, dataset=whole),
@@ -167,23 +169,23 @@ def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -
 
 
 def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":
-    """The data set with as many test images as the demo looks at, and without validation images."""
+    """Return the data set with as many test images as the demo uses, and without validation images."""
     count = min(len(dataset.test), FAST["test"] if options.fast else TEST_IMAGES)
     drawn = sorted(random.Random(options.seed).sample(range(len(dataset.test)), count))
     return replace(dataset, test=tuple(dataset.test[place] for place in drawn), val=())
 
 
 def tune_arguments(run: Mapping[str, Any], task: "SuiteTask", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
-    """The arguments of ``tune`` for one of the trainings above."""
+    """Return the arguments of ``tune`` for one of the settings above."""
     counts = Counter(item.label for item in dataset.train)
     images = sum(min(count, options.shots) for count in counts.values())
     views = FAST["views"] if options.fast else run["views"]
-    own = dict(run.get("options", {}))
+    method_options = dict(run.get("options", {}))
     if run["method"] == "sep":
-        own["template"] = task.template
+        method_options["template"] = task.template
     return {
         **{name: value for name, value in run.items() if name not in ("views", "options")},
-        "options": own,
+        "options": method_options,
         "epochs": max(2, round(views / images)),
         "shots": options.shots,
         "seed": options.seed,
@@ -191,7 +193,7 @@ def tune_arguments(run: Mapping[str, Any], task: "SuiteTask", dataset: "Dataset"
 
 
 def zero_shot_table(clip: "Backbone", options: Namespace, output: Output) -> "dict[str, Metrics]":
-    """Zero-shot accuracy on every task of the suite."""
+    """Return the zero-shot metrics on every task of the suite, and print them."""
     from selfprompt.data.suites import list_tasks, load_task
     from selfprompt.reports.demo_page import ZERO_SHOT_COLUMNS, zero_shot_rows
 
@@ -204,7 +206,7 @@ def zero_shot_table(clip: "Backbone", options: Namespace, output: Output) -> "di
 
 
 def zero_shot(clip: "Backbone", task: "SuiteTask", dataset: "Dataset", stage: str, output: Output) -> "Metrics":
-    """Accuracy of the untuned CLIP on a data set's test images."""
+    """Return the zero-shot metrics of CLIP on the test images of a data set."""
     from selfprompt.inference.classifier import Classifier
     from selfprompt.methods.registry import build_method
 
@@ -228,7 +230,7 @@ def tune_and_save(values: Mapping[str, Any], dataset: "Dataset", name: str, out:
 def before_and_after(
     sep: "Classifier", clip: "Backbone", task: "SuiteTask", halves: "Mapping[str, Dataset]", output: Output
 ) -> "tuple[dict[str, Metrics], dict[str, Metrics]]":
-    """Zero-shot and tuned metrics on base and new classes; the new ones are only named."""
+    """Return zero-shot and tuned metrics on base and new classes."""
     from selfprompt.metrics import Metrics
 
     before, after = (Metrics.from_json(sep.results[name]) for name in ("zero_shot", "tuned"))
@@ -240,12 +242,12 @@ def before_and_after(
 
 
 def head_rows(heads: "Mapping[str, Classifier]") -> list[list[str]]:
-    """Rows of the accuracy table of the methods on the plain ViT."""
+    """Return the rows of the accuracy table of the methods on the ViT without text."""
     return [[name, *accuracy_cells(classifier.results["tuned"])] for name, classifier in heads.items()]
 
 
 def predict_unseen(task: "SuiteTask", new: "Dataset", out: Path, seed: int, output: Output) -> "list[UnseenPrediction]":
-    """What the saved SEP classifier, told the new names, says of three images of new classes."""
+    """Classify three images of new classes with the saved SEP classifier and the new class names."""
     from selfprompt.cli.predict import prediction_table
     from selfprompt.inference.classifier import load
     from selfprompt.reports.demo_page import UnseenPrediction, predict_command
@@ -258,18 +260,18 @@ def predict_unseen(task: "SuiteTask", new: "Dataset", out: Path, seed: int, outp
     output.message(f"$ {predict_command(out, paths, new.classes)}")
     with output.stage("loading the saved classifier"):
         classifier = load(out / SEP["method"]).with_classes(new.classes)
-    said = classifier.predict(paths, top=3)
-    output.console.print(prediction_table(said))
-    found = [
+    predictions = classifier.predict(paths, top=3)
+    output.console.print(prediction_table(predictions))
+    unseen = [
         UnseenPrediction(path, truth, where, p.top)
-        for path, (where, truth, _), p in zip(paths, drawn, said, strict=True)
+        for path, (where, truth, _), p in zip(paths, drawn, predictions, strict=True)
     ]
-    output.message("They are: " + ", ".join(f"{one.truth} ({one.path.name})" for one in found))
-    return found
+    output.message("True classes: " + ", ".join(f"{one.truth} ({one.path.name})" for one in unseen))
+    return unseen
 
 
 def unseen_images(task: "SuiteTask", new: "Dataset", rng: random.Random) -> "list[tuple[str, str, Item]]":
-    """Domain, class name and item of three images of different new classes, of shifted domains where there are some."""
+    """Return domain, class name and item of three images of different new classes, from shifted domains if any."""
     domains = [
         (name, domain.classes[item.label], item) for name, domain in task.domains.items() for item in domain.test
     ]
@@ -279,21 +281,21 @@ def unseen_images(task: "SuiteTask", new: "Dataset", rng: random.Random) -> "lis
 
 
 def shown_images(sep: "Classifier", base: "Dataset", seed: int) -> list[tuple[Any, str, str]]:
-    """A test image of each class, of up to ``SHOWN`` classes, with the true and the predicted class."""
+    """Return one test image per class, of up to ``SHOWN`` classes, with the true and the predicted class."""
     items = one_per_group(base.test, lambda item: item.label, random.Random(seed))[:SHOWN]
     images = [item.load() for item in items]
-    said = sep.predict(images)
-    return [(image, base.classes[i.label], p.label) for image, i, p in zip(images, items, said, strict=True)]
+    predictions = sep.predict(images)
+    return [(image, base.classes[i.label], p.label) for image, i, p in zip(images, items, predictions, strict=True)]
 
 
-def one_per_group(entries: Sequence[Entry], kind: Callable[[Entry], Hashable], rng: random.Random) -> list[Entry]:
-    """One random entry of each kind, in random order."""
+def one_per_group(entries: Sequence[Entry], group: Callable[[Entry], Hashable], rng: random.Random) -> list[Entry]:
+    """Return a random entry of each group, in random order."""
     shuffled = rng.sample(entries, len(entries))
-    return list({kind(entry): entry for entry in shuffled}.values())
+    return list({group(entry): entry for entry in shuffled}.values())
 
 
 def write(results: "DemoResults", out: Path) -> None:
-    """Write the picture, the page and, last, the record of all numbers."""
+    """Write the picture, the page and, last, the numbers."""
     from selfprompt.reports.demo_page import write_demo_page, write_summary_picture
     from selfprompt.utils.files import write_json
 

@@ -1,4 +1,4 @@
-"""The demo's demo and the page that tells it: every number is from the run that it describes."""
+"""The results of a demo and the page that shows them; every number comes from the run itself."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 REAL = "open_clip/ViT-B-16/openai"
 TOY = (
-    "The backbones of this page are toys: small models that come with the package, for trying things out without a "
-    "download. The page shows how selfprompt works, not how good prompt tuning is."
+    "The backbones of this page are toys: small models of the package that need no download. The page shows how "
+    "selfprompt works, not how good prompt tuning is."
 )
 ZERO_SHOT_COLUMNS = ("task", "classes", "chance", "accuracy", "95 % interval", "test images")
 HALF_COLUMNS = ("model", "base", "95 % interval", "new", "95 % interval", "H")
 
 
 WIDTH = 100
-"""Letters in a line of code on the page."""
+"""Characters per line of code on the page."""
 
 
 @dataclass(frozen=True)
 class UnseenPrediction:
-    """What a classifier says of an image whose class was never trained.
+    """Prediction for an image of a class that was not trained.
 
     Attributes:
-        path: Where the image was saved.
-        truth: Its class.
-        domain: The shifted domain that it is from; empty for the style of the training images.
-        top: The most likely classes with their probabilities, best first.
+        path: File of the image.
+        truth: True class.
+        domain: Shifted domain of the image; empty for the domain of the training images.
+        top: Most likely classes with their probabilities, best first.
     """
 
     path: Path
@@ -55,19 +55,19 @@ class DemoResults:
     """Everything that a demo computed.
 
     Attributes:
-        task: What was tuned on; its test images are the ones that were looked at.
-        halves: Its "base" and "new" classes.
-        shots, seed: As given.
-        zero_shot: Metrics of the untuned CLIP by task of the suite.
-        before, after: Metrics on the base and the new classes: zero-shot, and with SEP.
+        task: Task of the demo, with the test images that were used.
+        halves: Its base and new classes, under "base" and "new".
+        shots, seed: Options of the command.
+        zero_shot: Zero-shot metrics of CLIP on each task of the suite.
+        before, after: Metrics on base and new classes, zero-shot and with SEP.
         sep: SEP, tuned on the base classes.
-        heads: Methods tuned on the plain ViT, by name.
-        settings: The arguments of ``tune`` by method: "sep" and the names of ``heads``.
-        folder: Where the classifiers were saved.
-        unseen: Predictions with class names that were never trained.
-        shown: Test images of the base classes with the true class and what SEP says.
+        heads: Methods tuned on the ViT without text, by name.
+        settings: Arguments of ``tune`` for "sep" and for each of ``heads``.
+        folder: Output folder with the classifiers.
+        unseen: Predictions for classes that were not trained.
+        shown: Test images of base classes with the true and the predicted class.
         fast: Whether training was cut short.
-        seconds: The whole demo.
+        seconds: Duration of the demo.
     """
 
     task: "SuiteTask"
@@ -88,18 +88,18 @@ class DemoResults:
 
     @property
     def name(self) -> str:
-        """The task as a user names it."""
+        """Name of the task on the command line."""
         return f"{self.task.suite}/{self.task.name}"
 
     @property
     def note(self) -> str:
-        """What must be said about the backbones."""
-        own = self.sep.method.backbone.note
-        cut = "--fast cut training short: the accuracies mean nothing. " if self.fast else ""
-        return f"{cut}{TOY} {own}".strip()
+        """Warning about the backbones, shown at the top of the page."""
+        backbone = self.sep.method.backbone.note
+        cut = "--fast cut training short, so the accuracies mean nothing. " if self.fast else ""
+        return f"{cut}{TOY} {backbone}".strip()
 
     def record(self) -> dict[str, Any]:
-        """The numbers as JSON values."""
+        """Return the numbers as JSON values."""
         measured = {"zero_shot": self.zero_shot, "before": self.before, "after": self.after}
         return {
             "finished": True,
@@ -107,24 +107,24 @@ class DemoResults:
             "shots": self.shots,
             "seed": self.seed,
             "seconds": self.seconds,
-            **{what: {name: m.to_json() for name, m in named.items()} for what, named in measured.items()},
+            **{key: {name: m.to_json() for name, m in by_name.items()} for key, by_name in measured.items()},
             "heads": {name: classifier.results["tuned"] for name, classifier in self.heads.items()},
             "unseen": [{"image": g.path.name, "truth": g.truth, "top": [list(p) for p in g.top]} for g in self.unseen],
         }
 
 
 def chance(metrics: Metrics) -> float:
-    """Accuracy of guessing among the classes, in percent."""
+    """Return the chance level of the classes, in percent."""
     return 100 / len(metrics.confusion)
 
 
 def mean_of_halves(halves: Mapping[str, Metrics]) -> float:
-    """H: the harmonic mean of base and new accuracy."""
+    """Return H, the harmonic mean of base and new accuracy, in percent."""
     return harmonic_mean(halves["base"].accuracy, halves["new"].accuracy)
 
 
 def half_rows(before: Mapping[str, Metrics], after: Mapping[str, Metrics]) -> list[list[str]]:
-    """Rows of the table with ``HALF_COLUMNS``."""
+    """Return rows for ``HALF_COLUMNS``."""
     rows = []
     for name, halves in (("zero-shot", before), ("SEP", after)):
         base, new = accuracy_cells(halves["base"].to_json()), accuracy_cells(halves["new"].to_json())
@@ -133,7 +133,7 @@ def half_rows(before: Mapping[str, Metrics], after: Mapping[str, Metrics]) -> li
 
 
 def zero_shot_rows(measured: Mapping[str, Metrics]) -> list[list[str]]:
-    """Rows of the zero-shot table: task, classes, chance, and the accuracy's cells without the mean of classes."""
+    """Return rows for ``ZERO_SHOT_COLUMNS``."""
     rows = []
     for name, metrics in measured.items():
         accuracy, interval, _, total = accuracy_cells(metrics.to_json())
@@ -144,12 +144,12 @@ def zero_shot_rows(measured: Mapping[str, Metrics]) -> list[list[str]]:
 def write_demo_page(demo: DemoResults, path: Path) -> None:
     """Write the page."""
     sections = [
-        ("What happened", _overview(demo)),
-        ("Zero-shot: a CLIP reads class names", _zero_shot(demo)),
+        ("Overview", _overview(demo)),
+        ("Zero-shot classification by class names", _zero_shot(demo)),
         ("SEP: prompts in both encoders, tuned on half of the classes", _sep(demo)),
-        ("Class names that were never trained", _unseen(demo)),
-        ("SPT: prompts that start from your own images", _heads(demo)),
-        ("Your own images, with a real backbone", _yours(demo)),
+        ("Classes that were not trained", _unseen(demo)),
+        ("SPT: prompts that start from the training images", _heads(demo)),
+        ("Your images and a full-size backbone", _yours(demo)),
     ]
     write_page(path, f"selfprompt demo: {demo.task.name.replace('_', ' ')}", sections, demo.note)
 
@@ -159,13 +159,13 @@ def _overview(demo: DemoResults) -> list[Block]:
     seconds = f"in {demo.seconds:.0f} seconds " if demo.seconds else ""
     return [
         text(
-            f"selfprompt adapts a frozen model to your images by a few learned tokens, its prompts. This page was made "
-            f"{seconds}by `selfprompt demo --task {demo.name} --shots {demo.shots} --seed {demo.seed}{fast}`. Every "
-            "number on it is from that run; test images were used for testing only, and nothing was chosen by them."
+            "selfprompt adapts a frozen model to your images with a few learned tokens, the prompts. This page was "
+            f"made {seconds}by `selfprompt demo --task {demo.name} --shots {demo.shots} --seed {demo.seed}{fast}`. "
+            "Every number comes from that run. Test images were used for testing only; nothing was selected on them."
         ),
         text(
-            f"The task: {demo.name}, {len(demo.task.dataset.classes)} classes, {demo.shots} training images a class "
-            "where there are as many."
+            f"The task: {demo.name}, {len(demo.task.dataset.classes)} classes, {demo.shots} training images per "
+            "class if available."
         ),
         *(text(note) for note in dict.fromkeys((*demo.task.dataset.notes, demo.task.source)) if note),
     ]
@@ -177,41 +177,45 @@ def _zero_shot(demo: DemoResults) -> list[Block]:
     plot = accuracy_bars(tasks, bars, chance=[chance(demo.zero_shot[name]) for name in tasks])
     return [
         text(
-            f"Before any training, {demo.sep.method.backbone.name} classifies by comparing an image with a text for "
-            f"each class name; for {demo.task.name} the text is “{demo.task.template}”"
+            f"Before any training, {demo.sep.method.backbone.name} classifies an image by comparing it with one text "
+            f"per class; for {demo.task.name} the text is “{demo.task.template}”"
         ),
         table(ZERO_SHOT_COLUMNS, zero_shot_rows(demo.zero_shot)),
-        figure(plot, "Zero-shot accuracy with its 95 % interval; dashed: guessing.", "Bars of accuracy for each task"),
+        figure(
+            plot,
+            "Zero-shot accuracy with 95 % intervals; dashed: chance level.",
+            "Bar chart of the accuracy on each task",
+        ),
     ]
 
 
 def _sep(demo: DemoResults) -> list[Block]:
     halves, results = demo.halves, demo.sep.results
     series = {
-        name: [_estimate(found["base"]), _estimate(found["new"]), Estimate(mean_of_halves(found))]
-        for name, found in (("zero-shot", demo.before), ("SEP", demo.after))
+        name: [_estimate(half["base"]), _estimate(half["new"]), Estimate(mean_of_halves(half))]
+        for name, half in (("zero-shot", demo.before), ("SEP", demo.after))
     }
     levels = [chance(demo.before["base"]), chance(demo.before["new"])]
     return [
         text(
-            f"SEP learned {results['trainable_parameters']:,} numbers on {results['images']['train']} images of the "
-            f"{len(halves['base'].classes)} base classes, in {results['train_seconds']:.0f} s. The other "
-            f"{len(halves['new'].classes)} classes, the new ones, it knows by name only. H is the harmonic mean of "
-            "both accuracies: it is high only where the base classes gain and the new ones are not forgotten."
+            f"SEP trained {results['trainable_parameters']:,} parameters on {results['images']['train']} images of "
+            f"the {len(halves['base'].classes)} base classes in {results['train_seconds']:.0f} s. The other "
+            f"{len(halves['new'].classes)} classes, the new ones, are given by name only. H is the harmonic mean of "
+            "both accuracies: it is high only if the base classes improve and the new ones are not forgotten."
         ),
         table(HALF_COLUMNS, half_rows(demo.before, demo.after)),
         text(_verdict(demo)),
         figure(
             accuracy_bars(["base", "new", "H"], series, chance=levels),
-            "Before and after tuning, with 95 % intervals of the test images; dashed: guessing.",
-            "Bars of base, new and harmonic mean accuracy, zero-shot and with SEP",
+            "Before and after tuning, with 95 % intervals over the test images; dashed: chance level.",
+            "Bar chart of base, new and harmonic mean accuracy, zero-shot and with SEP",
         ),
         figure(
             training_curves({"SEP": results["history"]}),
-            "Training loss, all terms together, and accuracy on the training images.",
-            "Curves of loss and training accuracy by epoch",
+            "Total training loss, and accuracy on the training images.",
+            "Curves of training loss and accuracy over the epochs",
         ),
-        text("Test images of the base classes, drawn by the seed, and what SEP says of them:"),
+        text("Random test images of the base classes with the predictions of SEP:"),
         pictures([_captioned(*shown) for shown in demo.shown]),
         code(_command(demo, "sep")),
         text("The same from Python:"),
@@ -220,33 +224,34 @@ def _sep(demo: DemoResults) -> list[Block]:
 
 
 def _verdict(demo: DemoResults) -> str:
-    """How accuracy moved on both halves, and whether so few test images can tell."""
+    """Describe the change of accuracy on both halves, and whether the test images suffice to confirm it."""
     sentences = []
-    for part in ("base", "new"):
-        before, after = demo.before[part], demo.after[part]
+    for half in ("base", "new"):
+        before, after = demo.before[half], demo.after[half]
         apart = before.interval[1] < after.interval[0] or after.interval[1] < before.interval[0]
-        doubt = "the intervals do not overlap" if apart else f"the intervals overlap: {after.total} images tell no more"
+        overlap = f"the intervals overlap, so {after.total} images cannot confirm it"
+        doubt = "the intervals do not overlap" if apart else overlap
         sentences.append(
-            f"On the {part} classes accuracy moved by {after.accuracy - before.accuracy:+.1f} points ({doubt})."
+            f"On the {half} classes, accuracy changed by {after.accuracy - before.accuracy:+.1f} points ({doubt})."
         )
     return " ".join(sentences)
 
 
 def _unseen(demo: DemoResults) -> list[Block]:
     images = []
-    for found in demo.unseen:
-        said = ", ".join(f"{label} {100 * share:.0f} %" for label, share in found.top)
-        where = f" ({found.domain})" if found.domain else ""
-        with Image.open(found.path) as image:
-            wrong = found.top[0][0] != found.truth
-            images.append(Picture(image.copy(), f"{found.truth}{where}", f"says: {said}", wrong))
+    for unseen in demo.unseen:
+        predicted = ", ".join(f"{label} {100 * share:.0f} %" for label, share in unseen.top)
+        domain = f" ({unseen.domain})" if unseen.domain else ""
+        with Image.open(unseen.path) as image:
+            wrong = unseen.top[0][0] != unseen.truth
+            images.append(Picture(image.copy(), f"{unseen.truth}{domain}", f"predicted: {predicted}", wrong))
     return [
         text(
-            "The saved classifier is loaded and told the names of the new classes. Nothing is trained: SEP's prompts "
-            "work with any names. These images were drawn by the seed, not chosen."
+            "The saved classifier is loaded and gets the names of the new classes. Nothing is trained, since SEP's "
+            "prompts work with any names. The images are drawn at random."
         ),
         pictures(images),
-        code(folded(predict_command(demo.folder, [found.path for found in demo.unseen], demo.halves["new"].classes))),
+        code(folded(predict_command(demo.folder, [unseen.path for unseen in demo.unseen], demo.halves["new"].classes))),
         code(
             "import selfprompt\n\n"
             f"classifier = selfprompt.load({str(demo.folder / 'sep')!r})\n"
@@ -260,28 +265,33 @@ def _heads(demo: DemoResults) -> list[Block]:
     results = {name: classifier.results for name, classifier in demo.heads.items()}
     backbone = next(iter(demo.heads.values())).method.backbone.name
     rows = [
-        [name, f"{found['trainable_parameters']:,}", *accuracy_cells(found["tuned"]), f"{found['train_seconds']:.0f} s"]
-        for name, found in results.items()
+        [
+            name,
+            f"{result['trainable_parameters']:,}",
+            *accuracy_cells(result["tuned"]),
+            f"{result['train_seconds']:.0f} s",
+        ]
+        for name, result in results.items()
     ]
     columns = ["method", "trainable parameters", *ACCURACY_COLUMNS[1:], "training"]
-    bars = {name: [Estimate.of(found["tuned"])] for name, found in results.items()}
+    bars = {name: [Estimate.of(result["tuned"])] for name, result in results.items()}
     level = 100 / len(demo.task.dataset.classes)
     return [
         text(
-            f"{backbone} is the encoder of a masked autoencoder: it has no text, so a method needs a head, and its "
-            "classes are fixed. VPT learns prompts that start at random; SPT starts the same number of prompts as "
-            "tokens of the task's own images. Training is the same for all: only the method differs."
+            f"{backbone} is the encoder of a masked autoencoder. It has no text encoder, so methods train a head for "
+            "a fixed set of classes. VPT initialises its prompts at random, SPT initialises as many prompts from "
+            "tokens of the training images. All methods use the same training settings."
         ),
         table(columns, rows),
         figure(
             accuracy_bars(["all classes"], bars, chance=[level]),
-            "Test accuracy with its 95 % interval; dashed: guessing.",
-            "Bars of accuracy of linear probe, VPT and SPT",
+            "Test accuracy with 95 % intervals; dashed: chance level.",
+            "Bar chart of the accuracy of linear probe, VPT and SPT",
         ),
         figure(
-            training_curves({name: found["history"] for name, found in results.items()}),
-            "The same number of epochs for each.",
-            "Curves of loss and training accuracy by epoch",
+            training_curves({name: result["history"] for name, result in results.items()}),
+            "The number of epochs is the same for all.",
+            "Curves of training loss and accuracy over the epochs",
         ),
         code("\n\n".join(_command(demo, name) for name in demo.heads)),
     ]
@@ -290,7 +300,7 @@ def _heads(demo: DemoResults) -> list[Block]:
 def _yours(demo: DemoResults) -> list[Block]:
     toy = demo.sep.method.backbone.name
     return [
-        text("One folder of images for each class, and one other word for the backbone (it is downloaded once):"),
+        text("Put the images of each class in a folder, and choose another backbone (downloaded once):"),
         code(f"- --backbone {toy}\n+ --backbone {REAL}"),
         code(
             f"selfprompt train photos --method sep --shots 16 --out mine --backbone {REAL}\n"
@@ -304,47 +314,47 @@ def _yours(demo: DemoResults) -> list[Block]:
             'classifier.save("mine")'
         ),
         text(
-            "The training values in the commands further up suit the small backbones. Leave them out for a real one: "
-            "each method has a recipe of its own, and `selfprompt train --method sep --print-config` shows it."
+            "The training settings in the commands above suit the small backbones. Leave them out for a full-size one: "
+            "each method has its own recipe, and `selfprompt train --method sep --print-config` shows it."
         ),
     ]
 
 
 def write_summary_picture(demo: DemoResults, path: Path) -> None:
-    """Write the page in one picture."""
+    """Write a one-picture summary of the page."""
     bars = {
         "zero-shot, base classes": _estimate(demo.before["base"]),
         "SEP, base classes": _estimate(demo.after["base"]),
         "zero-shot, new classes": _estimate(demo.before["new"]),
         "SEP, new classes": _estimate(demo.after["new"]),
-        **{f"{name}, all classes": Estimate.of(found.results["tuned"]) for name, found in demo.heads.items()},
+        **{f"{name}, all classes": Estimate.of(classifier.results["tuned"]) for name, classifier in demo.heads.items()},
     }
-    histories = {name: found.results["history"] for name, found in demo.heads.items()}
-    caption = f"{demo.name}, {demo.shots} shots. Pictures: test images and what SEP says of them.\nToy backbones."
+    histories = {name: classifier.results["history"] for name, classifier in demo.heads.items()}
+    caption = f"{demo.name}, {demo.shots} shots. Pictures: test images with the predictions of SEP.\nToy backbones."
     summary_picture(path, bars, histories, demo.shown, caption)
 
 
 def train_command(values: Mapping[str, Any], name: str) -> str:
-    """The command line that trains on a task of this name as ``tune`` does with these arguments."""
+    """Return the command line that trains on a task like ``tune`` with these arguments."""
     flat = {**values, **{f"options.{option}": value for option, value in values["options"].items()}}
     words = [f"--{key.replace('_', '-')} {quoted(value)}" for key, value in flat.items() if key != "options"]
-    return " ".join(["selfprompt train", name, *words, f"--out {own_folder(values, name)}"])
+    return " ".join(["selfprompt train", name, *words, f"--out {output_folder(values, name)}"])
 
 
-def own_folder(values: Mapping[str, Any], name: str) -> str:
-    """Where a user's own run of a training would go; the demo's folder holds a finished one."""
+def output_folder(values: Mapping[str, Any], name: str) -> str:
+    """Return an output folder for a user's run, since the demo's folder has a finished one."""
     return f"{name.rpartition('/')[2]}-{values['method']}"
 
 
 def predict_command(folder: Path, images: Sequence[Path], classes: Sequence[str]) -> str:
-    """The command line that classifies images with SEP by other class names."""
+    """Return the command line that classifies images with SEP and other class names."""
     paths = " ".join(map(quoted, images))
     names = ",".join(f'"{name}"' if "," in name else name for name in classes)
     return f"selfprompt predict {quoted(folder / 'sep')} {paths} --top 3 --classes {quoted(names)}"
 
 
 def quoted(value: object) -> str:
-    """A word of a command line."""
+    """Return a value quoted for the shell."""
     return shlex.quote(str(value))
 
 
@@ -353,14 +363,14 @@ def _command(demo: DemoResults, method: str) -> str:
 
 
 def _python(demo: DemoResults, method: str) -> str:
-    """The same training in Python."""
-    values = {**demo.settings[method], "out": own_folder(demo.settings[method], demo.name)}
+    """Return the Python code of a training."""
+    values = {**demo.settings[method], "out": output_folder(demo.settings[method], demo.name)}
     lines = "".join(f"    {key}={value!r},\n" for key, value in values.items() if value != {})
     return f"import selfprompt\n\nselfprompt.tune(\n    {demo.name!r},\n{lines})"
 
 
 def folded(command: str) -> str:
-    """A command line in lines of up to ``WIDTH`` letters, cut in front of options, as a shell takes it."""
+    """Break a command line before options, with backslashes, into lines of up to ``WIDTH`` characters."""
     first, *options = command.split(" --")
     lines = [first]
     for option in options:
@@ -371,8 +381,9 @@ def folded(command: str) -> str:
     return " \\\n".join(lines)
 
 
-def _captioned(image: Any, truth: str, said: str) -> Picture:
-    return Picture(image, said) if said == truth else Picture(image, f"{said} (is {truth})", wrong=True)
+def _captioned(image: Any, truth: str, predicted: str) -> Picture:
+    wrong = predicted != truth
+    return Picture(image, f"{predicted} (is {truth})" if wrong else predicted, wrong=wrong)
 
 
 def _estimate(metrics: Metrics) -> Estimate:
