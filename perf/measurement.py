@@ -156,12 +156,12 @@ def necessary_operations(setup: PerfSetup, contenders: Contenders) -> int:
     """
     if contenders.method is None:
         return count_operations(contenders.ours)
-    usual = contenders.method.memory
-    contenders.method.memory = max(usual, (available_memory(setup.device) or 0) // 2)
+    usual = contenders.method.text_cache_bytes
+    contenders.method.text_cache_bytes = max(usual, (available_memory(setup.device) or 0) // 2)
     try:
         return count_operations(contenders.ours)
     finally:
-        contenders.method.memory = usual
+        contenders.method.text_cache_bytes = usual
 
 
 def baseline_sizes(setup: PerfSetup, case: Case, contenders: Contenders) -> tuple[int, ...]:

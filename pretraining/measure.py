@@ -20,7 +20,7 @@ from pretraining.concepts import Concept, Emoji, icon_words, read_emoji
 from pretraining.corpus import read_pictures, rgba, write_text
 from pretraining.samples import read_samples
 from pretraining.sets import SETS, Set, chosen
-from selfprompt.methods.class_texts import template_features
+from selfprompt.methods.class_texts import encode_template
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.models.loading.embedded import build_mae
 from selfprompt.models.timm_vit import TimmViT
@@ -195,7 +195,7 @@ def measure_backbones(packages: Path, corpus: Path, out: Path, shipped: Path, do
 def measure_zero_shot(task: Task, clip: Backbone) -> dict[str, Any]:
     """Return the number of correct predictions and of images by set, and over the coloured sets."""
     with torch.no_grad():
-        features = torch.stack([template_features(clip, template, task.classes) for template in TEMPLATES]).mean(dim=0)
+        features = torch.stack([encode_template(clip, template, task.classes) for template in TEMPLATES]).mean(dim=0)
     found = zero_shot(task, image_encoder(clip), F.normalize(features, dim=1))
     coloured = [found[drawn.name] for drawn in SETS if drawn.name in found and drawn.style == "colour"]
     return {

@@ -239,9 +239,9 @@ def test_no_method_imports_another_one():
 
 def _is_subclass_of(found: Import) -> bool:
     """The exception: a plain subclass of its parent method (KgCoOp of CoOp)."""
-    from selfprompt.methods.registry import find
+    from selfprompt.methods.registry import find_method
 
-    own, other = (find(name.rpartition(".")[2].replace("_", "-")) for name in (found.importer, found.name))
+    own, other = (find_method(name.rpartition(".")[2].replace("_", "-")) for name in (found.importer, found.name))
     return issubclass(own, other)
 
 

@@ -56,10 +56,10 @@ class TestShipped:
         assert list(yaml.safe_load(text_of(name))) == OUTCOME, "all keys that change the outcome, in their order"
 
     def test_lists_every_option_of_its_method(self, name):
-        from selfprompt.methods.registry import find, make_options
+        from selfprompt.methods.registry import find_method, make_options
 
         values = yaml.safe_load(text_of(name))
-        method = find(values["method"])
+        method = find_method(values["method"])
         assert list(values["options"]) == [field.name for field in fields(method.Options)]
         options = make_options(method, values["options"])
         assert json.loads(json.dumps(asdict(options))) == values["options"]

@@ -12,7 +12,7 @@ from selfprompt.benchmarks.rows import parse_row
 from selfprompt.data.dataset import Dataset
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier
-from selfprompt.methods.registry import build_method, find, make_options
+from selfprompt.methods.registry import build_method, find_method, make_options
 from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes import renamed
 from selfprompt.recipes.recipe import load_recipe
@@ -46,8 +46,8 @@ def lines(method: str) -> list[str]:
 
 @pytest.mark.parametrize("method", RENAMED)
 def test_present_names_are_options_and_former_ones_are_not(method):
-    assert set(RENAMED[method].values()) <= set(find(method).Options.__dataclass_fields__)
-    assert not set(RENAMED[method]) & set(find(method).Options.__dataclass_fields__)
+    assert set(RENAMED[method].values()) <= set(find_method(method).Options.__dataclass_fields__)
+    assert not set(RENAMED[method]) & set(find_method(method).Options.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("method", FORMER)
@@ -57,7 +57,7 @@ def test_an_old_recipe_file_is_read(method, tmp_path, caplog):
     recipe = load_recipe(str(path))
     assert recipe.options.items() >= with_present_names(method, FORMER[method]).items()
     assert not set(recipe.options) & set(RENAMED[method])
-    make_options(find(method), recipe.options)
+    make_options(find_method(method), recipe.options)
     assert sorted(caplog.messages) == lines(method)
 
 

@@ -13,17 +13,17 @@ from torch import Tensor
 from selfprompt.data.class_names import clean_name
 from selfprompt.methods.class_texts import (
     TEMPLATES,
-    check_slots,
+    add_placeholders,
+    check_placeholders,
     check_template,
-    class_ids,
-    fill,
-    prompt_texts,
-    slots,
-    template_features,
+    count_tokens,
+    embed_text,
+    encode_template,
+    fill_template,
+    locate_placeholders,
     tokenize,
+    tokenize_for_tower,
     useful_length,
-    word_embeddings,
-    words_inside,
 )
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import Prompter
@@ -58,12 +58,12 @@ def placeholder() -> int:
 
 
 def check_text(name: str, count: int, position: str) -> None:
-    (text,) = prompt_texts([name], count, position)
+    (text,) = add_placeholders([name], count, position)
     ids = tokenizer()([text])
-    places = slots(words_inside(tokenizer(), [clean_name(name)]), count, position)
+    places = locate_placeholders(count_tokens(tokenizer(), [clean_name(name)]), count, position)
     assert places.shape == (1, count)
     assert ids.gather(1, places).eq(placeholder()).all()
-    check_slots(ids, places)
+    check_placeholders(ids, places)
     rest = torch.ones_like(ids, dtype=torch.bool).scatter(1, places, False)
     without = tokenizer()([f"{clean_name(name)}."])
     if not clean_name(name)[-1].isalnum() and position != "end":
@@ -84,29 +84,29 @@ def test_placeholders_stand_at_the_slots_for_any_printable_name(name: str, count
 
 
 def test_slots_of_several_names_differ_only_behind_the_name() -> None:
-    lengths = words_inside(tokenizer(), ["cat", "stop sign"])
+    lengths = count_tokens(tokenizer(), ["cat", "stop sign"])
     assert lengths.tolist() == [1, 2]
-    assert slots(lengths, 4, "end").tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
-    assert slots(lengths, 4, "middle").tolist() == [[1, 2, 4, 5], [1, 2, 5, 6]]
-    assert slots(lengths, 4, "front").tolist() == [[2, 3, 4, 5], [3, 4, 5, 6]]
+    assert locate_placeholders(lengths, 4, "end").tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
+    assert locate_placeholders(lengths, 4, "middle").tolist() == [[1, 2, 4, 5], [1, 2, 5, 6]]
+    assert locate_placeholders(lengths, 4, "front").tolist() == [[2, 3, 4, 5], [3, 4, 5, 6]]
 
 
 def test_slots_hold_for_the_full_size_tokenizer_too() -> None:
     full = open_clip.SimpleTokenizer(context_length=77)
     for position in ("end", "middle", "front"):
-        ids = full(prompt_texts(NAMES, 16, position))
-        places = slots(words_inside(full, [clean_name(name) for name in NAMES]), 16, position)
+        ids = full(add_placeholders(NAMES, 16, position))
+        places = locate_placeholders(count_tokens(full, [clean_name(name) for name in NAMES]), 16, position)
         assert ids.gather(1, places).eq(full(["X"])[0, 1]).all()
 
 
 def test_a_tokenizer_without_a_start_token_is_refused() -> None:
     ids = torch.tensor([[7, 7, 7, 20, 1], [7, 7, 7, 21, 1]])  # X X X name EOS, no SOS in front
     with pytest.raises(ValueError, match="starts a text with one token of its own"):
-        check_slots(ids, 1 + torch.arange(3).expand(2, -1))
+        check_placeholders(ids, 1 + torch.arange(3).expand(2, -1))
 
 
 def test_templates_take_the_cleaned_name_even_with_braces_in_it() -> None:
-    assert fill("a {} here.", ["fish_tank", "{}"]) == ["a fish tank here.", "a {} here."]
+    assert fill_template("a {} here.", ["fish_tank", "{}"]) == ["a fish tank here.", "a {} here."]
     for template in TEMPLATES.values():
         check_template(template)
 
@@ -151,14 +151,14 @@ def test_word_embeddings_are_the_table_s_rows() -> None:
     assert clip.text is not None
     ids = tokenizer()(["a photo of a"])
     rows = clip.text.embed(ids).x[0, 1:5]
-    found = word_embeddings(clip, "a photo of a")
+    found = embed_text(clip, "a photo of a")
     assert found.equal(rows)
     assert not found.requires_grad
 
 
 def test_words_to_start_from_must_be_there() -> None:
     with pytest.raises(ValueError, match="init_text must hold at least one word"):
-        word_embeddings(backbone("clip"), "  ")
+        embed_text(backbone("clip"), "  ")
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 12))
@@ -170,9 +170,9 @@ def test_useful_length_is_the_last_end_or_the_min_length(ends: list[int], min_le
 
 
 def test_template_features_have_length_one_and_do_not_depend_on_the_other_names() -> None:
-    both = template_features(backbone("clip"), "a photo of a {}.", ["cat", "very long class name indeed"])
+    both = encode_template(backbone("clip"), "a photo of a {}.", ["cat", "very long class name indeed"])
     assert both.norm(dim=-1).sub(1).abs().max() < 1e-6
-    alone = template_features(backbone("clip"), "a photo of a {}.", ["cat"])
+    alone = encode_template(backbone("clip"), "a photo of a {}.", ["cat"])
     assert (both[:1] - alone).abs().max() < 1e-5  # another length: float32 in another order
 
 
@@ -213,8 +213,8 @@ def test_text_matters_up_to_its_useful_length_and_no_further(
 ) -> None:
     names = ["cat", "lawn mower", "stop sign"]
     method = small("sep", names=names, text_prompts=count, fusion_axis=axis)
-    ids = class_ids(backbone("clip"), prompt_texts(names, count), min_length=1 + 2 * count)
-    full = tokenizer()(prompt_texts(names, count))
+    ids = tokenize_for_tower(backbone("clip"), add_placeholders(names, count), min_length=1 + 2 * count)
+    full = tokenizer()(add_placeholders(names, count))
     end = int(full.argmax(dim=1).max())
     length = max(end + 1, 1 + 2 * count)
     assert ids.equal(full[:, :length])
@@ -233,7 +233,7 @@ def test_text_matters_up_to_its_useful_length_and_no_further(
 def test_coop_texts_are_cut_without_a_change(position: str) -> None:
     names = ["cat", "lawn mower", "jack-o'-lantern"]
     method = small("coop", names=names, class_token_position=position)
-    full = tokenizer()(prompt_texts(names, 4, position))
+    full = tokenizer()(add_placeholders(names, 4, position))
     assert method.ids.shape[1] == int(full.argmax(dim=1).max()) + 1 < full.shape[1]
     with torch.no_grad():
         whole = method.text(full, Scatter(method.context, method.slots))

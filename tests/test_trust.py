@@ -16,8 +16,8 @@ from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.recipe import load_recipe
 from selfprompt.utils.trust import check_backbone
 
-HARM = "import pathlib\npathlib.Path({target!r}).touch()\nfrom tests.methods.own import Bias\n"
-OWN = "tests.methods.own:Bias"
+HARM = "import pathlib\npathlib.Path({target!r}).touch()\nfrom tests.methods.custom import Bias\n"
+CUSTOM = "tests.methods.custom:Bias"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def own(tmp_path) -> Path:
     """An artifact whose method is its author's own."""
     backbone = load_backbone("embedded/mae")
     folder = tmp_path / "own"
-    Classifier(build_method(OWN, backbone, ["cat", "dog"]), backbone.preprocess).save(folder)
+    Classifier(build_method(CUSTOM, backbone, ["cat", "dog"]), backbone.preprocess).save(folder)
     return folder
 
 
@@ -63,7 +63,7 @@ def test_a_strangers_method_does_not_run(command, harmful, linear, photos, run, 
 def test_ones_own_method_runs_when_it_is_trusted(own, photos, run):
     with pytest.raises(ValueError, match=r"its method is code.*trust=True"):
         selfprompt.load(own)
-    assert selfprompt.load(own, trust=True).method.name == OWN
+    assert selfprompt.load(own, trust=True).method.name == CUSTOM
     done = run("predict", own, photos, "--trust")
     assert done.status == 0, done.err
 
@@ -152,7 +152,7 @@ class TestRecipes:
         assert harmful[1].exists()
 
     def test_what_the_user_types_is_trusted(self, recipe, photos, run, tmp_path):
-        given = ["--config", recipe, "--method", OWN]
+        given = ["--config", recipe, "--method", CUSTOM]
         assert run("train", photos, "--out", tmp_path / "out", *given).status == 0
 
     def test_a_bench_asks_too(self, recipe, harmful, run, tmp_path):

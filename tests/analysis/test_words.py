@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selfprompt.analysis.words import input_prompts, nearest, nearest_words, spacing, spell, vocabulary
-from selfprompt.methods.class_texts import word_embeddings
+from selfprompt.methods.class_texts import embed_text
 from tests.methods.tiny import NAMES, backbone, small
 
 
@@ -13,7 +13,7 @@ def test_a_word_is_next_to_itself() -> None:
     text, tokenizer = clip.text_side()
     words = vocabulary(text)
     assert words.shape == (text.facts()["vocabulary"], text.width)
-    rows = nearest_words(word_embeddings(clip, "a photo of a dog"), words, tokenizer, count=3)
+    rows = nearest_words(embed_text(clip, "a photo of a dog"), words, tokenizer, count=3)
     assert [row[0].word for row in rows] == ["a", "photo", "of", "a", "dog"]
     assert all(row[0].distance == pytest.approx(0, abs=1e-5) for row in rows)
     assert all(row[0].distance <= row[1].distance <= row[2].distance for row in rows)

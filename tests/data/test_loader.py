@@ -86,7 +86,7 @@ def test_augmentation_depends_on_seed_epoch_and_image_only() -> None:
 
 
 def test_plain_is_every_image_once_under_the_evaluation_transform() -> None:
-    plain = make(rank=1, world=2, drop_last="auto", workers=1).plain()
+    plain = make(rank=1, world=2, drop_last="auto", workers=1).deterministic()
     images = torch.cat([step.pixels for step in plain.epoch(0)])
     assert torch.equal(images, torch.stack([FIXED(picture(index)) for index in range(11)]))
     assert torch.equal(plain.batch([4], draw=1), plain.batch([4], draw=2))
@@ -99,7 +99,7 @@ def test_images_are_handed_over_on_their_device(workers: int) -> None:
     assert (step.pixels.device.type, step.pixels.shape, step.pixels.dtype) == ("meta", (4, 3, 16, 16), torch.float32)
     assert step.labels.device.type == step.indices.device.type == "cpu"
     assert batches.batch([1, 2]).device.type == "meta"
-    assert batches.plain().device == torch.device("meta")
+    assert batches.deterministic().device == torch.device("meta")
     assert torch.equal(step.indices, next(make().epoch(0)).indices)
 
 

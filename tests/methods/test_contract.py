@@ -14,7 +14,7 @@ from torch import Tensor
 from selfprompt.data.views import Views
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
-from selfprompt.methods.registry import find
+from selfprompt.methods.registry import find_method
 from selfprompt.models.loading.by_name import Backbone
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, labelled_views, small, traits
 
@@ -354,7 +354,8 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "label", [label for label, case in CASES.items() if find(case.name).encode_classes is not Method.encode_classes]
+    "label",
+    [label for label, case in CASES.items() if find_method(case.name).encode_classes is not Method.encode_classes],
 )
 def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
     """Whatever changes the tensors: torch counts neither a fused optimiser's steps nor what is done to ``.data``."""

@@ -8,18 +8,18 @@ import torch
 
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
-from selfprompt.methods.registry import build_method, find, make_options
+from selfprompt.methods.registry import build_method, find_method, make_options
 from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.utils.validation import WORDS
-from tests.methods.own import Bias
+from tests.methods.custom import Bias
 from tests.methods.tiny import NAMES, backbone, images, small
 
-OWN = "tests.methods.own"
+CUSTOM = "tests.methods.custom"
 
 
 @pytest.mark.parametrize("name", list_methods())
 def test_a_method_s_file_is_its_name_and_has_a_first_line(name: str) -> None:
-    method = find(name)
+    method = find_method(name)
     assert issubclass(method, Method)
     assert method.__module__ == f"selfprompt.methods.{name.replace('-', '_')}"
     assert list_methods()[name].endswith(".")
@@ -33,62 +33,62 @@ def test_an_unknown_method_names_the_nearest_and_lists_all() -> None:
     with pytest.raises(
         ValueError, match=r"Unknown method 'coopp'\. Did you mean 'coop'\? Known: .*\bcoop, full, "
     ) as caught:
-        find("coopp")
+        find_method("coopp")
     assert all(name in str(caught.value) for name in list_methods())
     with pytest.raises(ValueError, match=r"Unknown method '???'\. Known: ".replace("?", r"\?")):
-        find("???")
+        find_method("???")
     with pytest.raises(ValueError, match="Unknown method 'base'"):
-        find("base")
+        find_method("base")
 
 
 def test_a_method_of_one_s_own_needs_no_options() -> None:
-    method = build_method(f"{OWN}:Bias", backbone("mae"), NAMES)
+    method = build_method(f"{CUSTOM}:Bias", backbone("mae"), NAMES)
     assert isinstance(method, Bias)
     assert method(images(2)).shape == (2, len(NAMES))
-    with pytest.raises(ValueError, match=r"own has no option 'prompts'\. Its options: none\."):
-        build_method(f"{OWN}:Bias", backbone("mae"), NAMES, prompts=3)
+    with pytest.raises(ValueError, match=r"custom has no option 'prompts'\. Its options: none\."):
+        build_method(f"{CUSTOM}:Bias", backbone("mae"), NAMES, prompts=3)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("nowhere.at_all:Thing", "could not be imported: No module named 'nowhere'"),
-        (f"{OWN}:Missing", "could not be imported: .* has no attribute 'Missing'"),
+        (f"{CUSTOM}:Missing", "could not be imported: .* has no attribute 'Missing'"),
         (":Thing", "could not be imported: "),
-        (f"{OWN}:NOT_A_METHOD", "must name a subclass of selfprompt.methods.base.Method"),
+        (f"{CUSTOM}:NOT_A_METHOD", "must name a subclass of selfprompt.methods.base.Method"),
     ],
 )
 def test_a_method_of_one_s_own_that_is_none_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find(name)
+        find_method(name)
 
 
 @pytest.mark.parametrize("name", list_methods())
 def test_an_unknown_option_lists_the_options(name: str) -> None:
-    known = [field.name for field in dataclasses.fields(find(name).Options)]
+    known = [field.name for field in dataclasses.fields(find_method(name).Options)]
     typo = known[0][:-1] + "x"
     with pytest.raises(ValueError, match=rf"{name} has no option '{typo}'\. Did you mean '{known[0]}'\?") as caught:
-        make_options(find(name), {typo: 1})
+        make_options(find_method(name), {typo: 1})
     assert f"Its options: {', '.join(known)}." in str(caught.value)
 
 
 @pytest.mark.parametrize("name", list_methods())
 def test_an_option_of_another_kind_is_refused(name: str) -> None:
-    for field in dataclasses.fields(find(name).Options):
+    for field in dataclasses.fields(find_method(name).Options):
         wrong: Any = 3.5 if field.type in (int, str, bool) else "many" if field.type is float else None
         if wrong is not None:
             with pytest.raises(ValueError, match=f"{field.name} must be {WORDS[field.type]}, got {wrong!r}"):
-                make_options(find(name), {field.name: wrong})
+                make_options(find_method(name), {field.name: wrong})
 
 
 def test_lists_become_tuples_and_whole_numbers_do_for_floats() -> None:
-    options = make_options(find("sep"), {"layers": [2, 1], "text_weight": 4})
+    options = make_options(find_method("sep"), {"layers": [2, 1], "text_weight": 4})
     assert options.layers == (2, 1)
     assert options.text_weight == 4
     with pytest.raises(ValueError, match=r"layers must be a list, each a whole number, got \[1, 'two'\]"):
-        make_options(find("sep"), {"layers": [1, "two"]})
+        make_options(find_method("sep"), {"layers": [1, "two"]})
     with pytest.raises(ValueError, match="prompts must be a whole number, got True"):
-        make_options(find("vpt"), {"prompts": True})
+        make_options(find_method("vpt"), {"prompts": True})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
-from selfprompt.methods.class_texts import template_features, word_embeddings
+from selfprompt.methods.class_texts import embed_text, encode_template
 from selfprompt.methods.coop import CoOp
 from tests.methods.tiny import NAMES, backbone, images, labelled_views, small
 
@@ -16,7 +16,7 @@ def test_coop_from_words_starts_as_zero_shot_with_these_words(words: str) -> Non
     coop = small("coop", init_text=words)
     zero = small("zero-shot", template=f"{words} {{}}.")
     assert (coop.class_features() - zero.texts).abs().max() < 1e-5
-    assert coop.context.equal(word_embeddings(backbone("clip"), words))
+    assert coop.context.equal(embed_text(backbone("clip"), words))
     scale = backbone("clip").scale
     assert (coop(images(2)) - zero(images(2))).abs().max() < 1e-5 * scale
 
@@ -26,8 +26,8 @@ def test_coop_in_the_middle_and_in_front_reads_the_words_in_that_order() -> None
     """With real words for placeholders the text must be the plain text of that order."""
     for position, template in (("middle", "a photo {} of a."), ("front", "{} a photo of a.")):
         coop = small("coop", class_token_position=position)
-        coop.context.copy_(word_embeddings(backbone("clip"), "a photo of a"))
-        expected = template_features(backbone("clip"), template, NAMES)
+        coop.context.copy_(embed_text(backbone("clip"), "a photo of a"))
+        expected = encode_template(backbone("clip"), template, NAMES)
         assert (coop.class_features() - expected).abs().max() < 1e-5
 
 
@@ -56,7 +56,7 @@ def test_class_specific_contexts_touch_their_own_class_only() -> None:
 @torch.no_grad()
 def test_zero_shot_is_the_scaled_cosine_with_the_template() -> None:
     method, clip = small("zero-shot"), backbone("clip")
-    texts = template_features(clip, "a photo of a {}.", NAMES)
+    texts = encode_template(clip, "a photo of a {}.", NAMES)
     cosines = F.normalize(clip.vision(images(3)), dim=-1) @ texts.t()
     assert (method(images(3)) - clip.scale * cosines).abs().max() < 1e-5 * clip.scale
     assert method.adapter_state_dict() == {}
@@ -68,7 +68,7 @@ def test_zero_shot_is_the_scaled_cosine_with_the_template() -> None:
 )
 def test_ensembles_average_unit_features_and_normalise_again(ensemble: str, templates: tuple) -> None:
     names = ["cat", "stop sign"]
-    texts = [template_features(backbone("clip"), template("{}"), names) for template in templates]
+    texts = [encode_template(backbone("clip"), template("{}"), names) for template in templates]
     expected = F.normalize(torch.stack(texts).mean(dim=0), dim=-1)
     assert (small("zero-shot", names=names, ensemble=ensemble).texts - expected).abs().max() < 1e-5
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import selfprompt
 from selfprompt.data.views import Views
 from selfprompt.inference.classifier import Classifier
-from selfprompt.methods.class_texts import template_features, word_embeddings
+from selfprompt.methods.class_texts import embed_text, encode_template
 from selfprompt.methods.sep import SEP, from_released_name, load_released_checkpoint
 from selfprompt.prompts.kmeans import cluster
 from selfprompt.prompts.prototypes import Start, prototypes
@@ -130,12 +130,12 @@ def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> No
 
 def test_text_prompts_may_start_from_words() -> None:
     method = sep(init_text="a photo of a", text_prompts=4)
-    assert method.text_prompts.equal(word_embeddings(backbone("clip"), "a photo of a"))
+    assert method.text_prompts.equal(embed_text(backbone("clip"), "a photo of a"))
 
 
 def test_texts_stay_close_to_the_given_template() -> None:
     method = sep(template="a centered satellite photo of {}.")
-    expected = template_features(backbone("clip"), "a centered satellite photo of {}.", NAMES)
+    expected = encode_template(backbone("clip"), "a centered satellite photo of {}.", NAMES)
     assert method.frozen_texts.equal(expected)
 
 
@@ -244,7 +244,7 @@ def test_image_prompts_may_start_as_spt_s_prototypes(start: Start) -> None:
 
 def words() -> Tensor:
     """Embeddings of the words in the class texts "a photo of a cat." and so on, some of them twice."""
-    return torch.cat([word_embeddings(backbone("clip"), text) for text in ("a photo of .", *NAMES)])
+    return torch.cat([embed_text(backbone("clip"), text) for text in ("a photo of .", *NAMES)])
 
 
 def rows(tensor: Tensor) -> set[tuple[float, ...]]:

@@ -11,7 +11,7 @@ from selfprompt import tune
 from selfprompt.data.views import Views
 from selfprompt.methods import cocoop
 from selfprompt.methods import prograd as prograd_module
-from selfprompt.methods.class_texts import PHOTO, class_ids, fill, template_features, word_embeddings
+from selfprompt.methods.class_texts import PHOTO, embed_text, encode_template, fill_template, tokenize_for_tower
 from selfprompt.methods.cocoop import CoCoOp
 from selfprompt.methods.coop import CoOp
 from selfprompt.methods.prograd import ProGrad, without_conflict
@@ -36,7 +36,7 @@ def close(one: Tensor, other: Tensor, scale: float = 1.0) -> bool:
 def test_class_texts_are_kept_close_to_the_template(name: str) -> None:
     method, (pictures, labels) = small(name, template=PETS, weight=3.0), labelled(3)
     terms = method.loss(Views(pictures, labels=labels))
-    frozen = template_features(backbone("clip"), PETS, NAMES)
+    frozen = encode_template(backbone("clip"), PETS, NAMES)
     cosines = F.cosine_similarity(method.encode_classes(), frozen)
     assert float(cosines.detach().max()) < 0.999
     assert close(terms.terms["text"], 1 - cosines.mean())
@@ -100,7 +100,7 @@ def test_prograd_steps_along_the_projected_gradient(agree: bool) -> None:
     assert bool((domain * general).sum() > 0) is agree
     terms = method.loss(Views(pictures, labels=labels))
     assert terms.total.equal(terms.terms["ce"])  # the divergence has no weight of its own
-    method.gradients(terms, lambda tensor: tensor)
+    method.set_gradients(terms, lambda tensor: tensor)
     assert method.context.grad is not None
     size = float(domain.abs().max())
     assert close(method.context.grad, without_conflict(domain, general), size)
@@ -116,20 +116,22 @@ def test_gradients_are_averaged_over_processes_before_they_are_projected() -> No
         messages.append(message)
         return message
 
-    method.gradients(method.loss(Views(pictures, labels=labels)), lambda tensor: tensor)
+    method.set_gradients(method.loss(Views(pictures, labels=labels)), lambda tensor: tensor)
     whole = method.context.grad
     assert whole is not None
     for part in (slice(0, 2), slice(2, 4)):
-        method.gradients(method.loss(Views(pictures[part], labels=labels[part])), note)
+        method.set_gradients(method.loss(Views(pictures[part], labels=labels[part])), note)
     assert len(messages) == 2  # one a process
-    method.gradients(method.loss(Views(pictures[:2], labels=labels[:2])), lambda _: torch.stack(messages).mean(dim=0))
+    method.set_gradients(
+        method.loss(Views(pictures[:2], labels=labels[:2])), lambda _: torch.stack(messages).mean(dim=0)
+    )
     assert close(method.context.grad, whole, max(1.0, float(whole.abs().max())))
 
 
 def test_prograd_s_words_stand_behind_zeros() -> None:
     start = prograd(init_text="a photo of a", prompts=6).context
     assert not start[:2].any()
-    assert start[2:].equal(word_embeddings(backbone("clip"), "a photo of a"))
+    assert start[2:].equal(embed_text(backbone("clip"), "a photo of a"))
     assert prograd(init_text="a photo of a", prompts=4).context.equal(start[2:])
     with pytest.raises(ValueError, match="init_text 'a photo of a' is 4 tokens, but there are 3 prompts"):
         prograd(init_text="a photo of a", prompts=3)
@@ -206,7 +208,7 @@ def aware(**options: Any) -> TCP:
 @pytest.mark.parametrize("layer", [1, 3])
 def test_class_tokens_come_in_at_their_block_only(layer: int) -> None:
     method = aware(layer=layer)
-    frozen = template_features(backbone("clip"), PHOTO, NAMES)
+    frozen = encode_template(backbone("clip"), PHOTO, NAMES)
     hidden = F.linear(frozen, method.down.weight, method.down.bias)
     made = F.linear(hidden * torch.sigmoid(1.702 * hidden), method.up.weight, method.up.bias)
     made = made.view(len(NAMES), 4, method.text.width)
@@ -241,7 +243,7 @@ def test_class_tokens_come_in_two_thirds_up_unless_said_otherwise() -> None:
 )
 def test_the_context_stands_for_the_template_s_first_words(template: str, behind: str) -> None:
     assert behind_words(template, 4) == behind
-    expected = class_ids(backbone("clip"), fill(f"X X X X {behind}", NAMES))
+    expected = tokenize_for_tower(backbone("clip"), fill_template(f"X X X X {behind}", NAMES))
     assert aware(template=template).ids.equal(expected)
     assert aware(text=behind).ids.equal(expected)
 
@@ -260,7 +262,9 @@ def test_targets_are_the_mean_of_60_templates() -> None:
     assert len(set(templates())) == 60
     assert PHOTO in templates()
     method = regulated()
-    raw = [method.text(class_ids(backbone("clip"), fill(template, NAMES))) for template in templates()]
+    raw = [
+        method.text(tokenize_for_tower(backbone("clip"), fill_template(template, NAMES))) for template in templates()
+    ]
     with counted(method) as calls:
         assert close(method.text_targets(), F.normalize(torch.stack(raw).sum(dim=0), dim=-1))
         assert method.text_targets() is method.text_targets()
@@ -318,8 +322,8 @@ def test_the_run_ends_with_the_weighted_average_of_its_prompts() -> None:
         weights = epoch_weights(epochs, 2.0, 1.0).float()
         expected = (weights[:, None, None, None] * torch.stack(seen)).sum(dim=0)
         assert close(method.text_prompts, expected, 10)
-        assert method.adapter_state_dict()["text_prompts"].equal(method.running()["average_text_prompts"])
-    assert not method.running().keys() & method.trainable().keys()
+        assert method.adapter_state_dict()["text_prompts"].equal(method.training_state()["average_text_prompts"])
+    assert not method.training_state().keys() & method.trainable().keys()
 
 
 def test_an_interrupted_run_keeps_its_average(photos, tmp_path) -> None:
@@ -338,4 +342,4 @@ def test_an_interrupted_run_keeps_its_average(photos, tmp_path) -> None:
     resumed = tune(photos, **settings, out=tmp_path / "out", resume=True)
     for name, tensor in straight.method.adapter_state_dict().items():
         assert resumed.method.adapter_state_dict()[name].equal(tensor)
-        assert tensor.equal(straight.method.running()[f"average_{name}"])
+        assert tensor.equal(straight.method.training_state()[f"average_{name}"])

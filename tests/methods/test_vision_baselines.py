@@ -17,7 +17,7 @@ from selfprompt import tune
 from selfprompt.data.views import Views
 from selfprompt.methods import lpclip, tip_adapter
 from selfprompt.methods.base import Method
-from selfprompt.methods.class_texts import template_features, word_embeddings
+from selfprompt.methods.class_texts import embed_text, encode_template
 from selfprompt.methods.clip_lora import CLIPLoRA, LowRank
 from selfprompt.methods.ivlp import IVLP
 from selfprompt.methods.lpclip import LPCLIP
@@ -60,8 +60,8 @@ def test_text_prompts_start_as_the_first_words_and_leave_the_others_in_the_text(
     count = {"text_prompts": prompts} if name == "ivlp" else {"prompts": prompts}
     method = small(name, depth=1, **count)
     assert method.text_prompts.shape == (1, prompts, method.text.width)
-    assert method.text_prompts[0].equal(word_embeddings(backbone("clip"), "a photo of a")[:prompts])
-    assert close(method.class_features(), template_features(backbone("clip"), "a photo of a {}.", NAMES))
+    assert method.text_prompts[0].equal(embed_text(backbone("clip"), "a photo of a")[:prompts])
+    assert close(method.class_features(), encode_template(backbone("clip"), "a photo of a {}.", NAMES))
 
 
 @torch.no_grad()
@@ -72,8 +72,8 @@ def test_without_words_the_start_is_random_and_placeholders_stand_for_the_prompt
     )
     assert float(method.text_prompts.std()) == pytest.approx(0.02, rel=0.2)
     assert not other.text_prompts[0].equal(method.text_prompts[0])
-    method.text_prompts.copy_(word_embeddings(backbone("clip"), "a photo of")[None])
-    assert close(method.class_features(), template_features(backbone("clip"), "a photo of {}.", NAMES))
+    method.text_prompts.copy_(embed_text(backbone("clip"), "a photo of")[None])
+    assert close(method.class_features(), encode_template(backbone("clip"), "a photo of {}.", NAMES))
 
 
 @pytest.mark.parametrize("name", ["ivlp", "maple"])
@@ -130,7 +130,7 @@ def test_a_depth_beyond_the_tower_s_means_all_blocks(name: str) -> None:
 @pytest.mark.parametrize("name", ["ivlp", "maple", "promptsrc"])
 def test_the_shared_prefix_runs_once(name: str, depth: int, memory: int) -> None:
     method = shaken(small(name, depth=depth))
-    method.memory = memory
+    method.text_cache_bytes = memory
     weights = torch.randn(len(NAMES), method.text.features, generator=seeded(1))
     expected = F.normalize(method.text(method.ids, Static(method.text_prompts, in_place=True)))
     (slope,) = torch.autograd.grad((weights * expected).sum(), method.text_prompts)
@@ -206,7 +206,7 @@ def test_vpt_on_clip_reads_hand_written_texts(deep: bool) -> None:
     method, template = shaken(small("vpt-clip", deep=deep, template="a drawing of a {}.")), "a drawing of a {}."
     assert method.prompts.shape == (method.vision.depth if deep else 1, 8, method.vision.width)
     features = F.normalize(method.vision(images(2), Static(method.prompts)), dim=-1)
-    texts = template_features(backbone("clip"), template, NAMES)
+    texts = encode_template(backbone("clip"), template, NAMES)
     assert close(method(images(2)), method.backbone.scale * features @ texts.t())
 
 
@@ -372,7 +372,7 @@ def test_the_search_takes_the_first_best_of_all_pairs() -> None:
 
 def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
     without = cached()
-    assert without.chosen == {}
+    assert without.selected == {}
     assert float(without.alpha) == pytest.approx(1.17)
     assert float(without.beta) == 1.0
     labels = torch.arange(12) % 4
@@ -381,9 +381,12 @@ def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
     training = (pictures[:8], labels[:8])
     right, wrong = (cached(Source(pictures, told), training, scale=1.0) for told in (labels, (labels + 1) % 4))
     assert right.keys.equal(wrong.keys)
-    assert right.chosen != wrong.chosen
+    assert right.selected != wrong.selected
     for method, truth in ((right, labels), (wrong, (labels + 1) % 4)):
-        assert method.chosen == {"alpha": pytest.approx(float(method.alpha)), "beta": pytest.approx(float(method.beta))}
+        assert method.selected == {
+            "alpha": pytest.approx(float(method.alpha)),
+            "beta": pytest.approx(float(method.beta)),
+        }
         now = (method(pictures).argmax(dim=1) == truth).sum()
         method.alpha.fill_(1.17)
         method.beta.fill_(1.0)
@@ -393,7 +396,7 @@ def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
 def test_keys_are_tuned_with_the_given_numbers_and_the_chosen_ones_predict() -> None:
     pictures, labels = labelled(12, seed=7)
     method = cached(Source(pictures, labels), finetune=True)
-    assert method.chosen
+    assert method.selected
     terms = method.loss(Views(pictures, labels=labels))
     chosen = method(pictures)
     method.alpha.fill_(1.17)
@@ -478,9 +481,9 @@ def prepared(source: Source, names: Sequence[str] = NAMES, **options: Any) -> LP
 @torch.no_grad()
 def test_the_probe_reads_plain_views_and_chooses_on_validation_images() -> None:
     source = Source(*labelled(12))
-    features = torch.cat([backbone("clip").vision(views.pixels) for views in source.plain().epoch(0)])
+    features = torch.cat([backbone("clip").vision(views.pixels) for views in source.deterministic().epoch(0)])
     without = prepared(source)
-    assert without.chosen == {}
+    assert without.selected == {}
     assert close(without.head.weight, lpclip.regression(features, source.labels, 0.316)[0])
     given = prepared(source, inverse_penalty=5.0)
     assert close(given.head.weight, lpclip.regression(features, source.labels, 5.0)[0])
@@ -494,10 +497,10 @@ def test_the_probe_reads_plain_views_and_chooses_on_validation_images() -> None:
 
     searched = prepared(source)
     assert len({accuracy(power) for power in lpclip.COARSE}) > 1
-    assert searched.chosen == {"inverse_penalty": 10.0 ** lpclip.search(accuracy)}
-    weight, _ = lpclip.regression(features, source.labels, searched.chosen["inverse_penalty"])
+    assert searched.selected == {"inverse_penalty": 10.0 ** lpclip.search(accuracy)}
+    weight, _ = lpclip.regression(features, source.labels, searched.selected["inverse_penalty"])
     assert close(searched.head.weight, weight)
-    assert prepared(source, inverse_penalty=5.0).chosen == {}
+    assert prepared(source, inverse_penalty=5.0).selected == {}
 
 
 def test_a_class_without_images_is_named() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
-from selfprompt.methods.registry import build_method, find, make_options
+from selfprompt.methods.registry import build_method, find_method, make_options
 from selfprompt.methods.traits import Traits
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 
@@ -36,7 +36,7 @@ def backbone(name: str) -> Backbone:
 
 def traits(name: str, **options: Any) -> Traits:
     """The traits of a method with these options, before there is one."""
-    kind = find(name)
+    kind = find_method(name)
     return kind.traits_for(make_options(kind, options))
 
 
@@ -95,7 +95,7 @@ class Source:
         self.asked += [(int(index), draw) for index in indices]
         return self.pictures[list(indices)] + draw
 
-    def plain(self) -> "Source":
+    def deterministic(self) -> "Source":
         other = Source(self.pictures - 1, self.labels)
         other.plain_views = True
         return other

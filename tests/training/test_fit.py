@@ -130,7 +130,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(parts):
 
 def test_a_method_may_combine_its_gradients_itself():
     class Projected(TinyMethod):
-        def gradients(self, terms, mean):
+        def set_gradients(self, terms, mean):
             (gradient,) = torch.autograd.grad(terms.total, [self.prompts])
             self.prompts.grad = mean(gradient)
 
@@ -233,7 +233,7 @@ def test_what_a_method_keeps_beside_its_parameters_is_resumed_and_selected_too(t
             super().__init__()
             self.register_buffer("mean", torch.zeros(2, 16), persistent=False)
 
-        def running(self):
+        def training_state(self):
             return {"mean": self.mean}
 
         def after_epoch(self, epoch, epochs):

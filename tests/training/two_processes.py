@@ -17,7 +17,7 @@ from tests.training.tiny import FrozenMethod, TinyMethod, batches, validation
 class Projected(TinyMethod):
     """Combines two gradients itself, like ProGrad, and so needs their mean before it does."""
 
-    def gradients(self, terms, mean) -> None:
+    def set_gradients(self, terms, mean) -> None:
         names = ["prompts", "head.weight", "head.bias"]
         parameters = [self.get_parameter(name) for name in names]
         gradient = torch.autograd.grad(terms.total, parameters)

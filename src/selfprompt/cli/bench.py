@@ -196,12 +196,12 @@ def check_options(rows: "Sequence[Row]") -> None:
     Raises:
         ValueError: If a method does not take an option or its value.
     """
-    from selfprompt.methods.registry import find, make_options
+    from selfprompt.methods.registry import find_method, make_options
 
     for row in rows:
         recipe = row.recipe().changed(row.changes)
         try:
-            make_options(find(recipe.method), recipe.options)
+            make_options(find_method(recipe.method), recipe.options)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{row.label}: {error}") from error
 

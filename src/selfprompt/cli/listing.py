@@ -39,10 +39,10 @@ def methods(options: Namespace) -> int:
 def _show_options(name: str) -> int:
     with usage():
         recipe = load_recipe(name)
-    from selfprompt.methods.registry import find
+    from selfprompt.methods.registry import find_method
 
     with usage():
-        method = find(recipe.method)
+        method = find_method(recipe.method)
     line = f"selfprompt train PHOTOS --out FOLDER --method {name} --options.NAME VALUE"
     parser = ArgumentParser(prog="", usage=line, add_help=False)
     parser.add_class_arguments(method.Options, "options")

@@ -80,10 +80,10 @@ def method_options(recipe: Recipe) -> Mapping[str, Any]:
     """
     if shipped_recipe(recipe.method):
         return recipe.options
-    from selfprompt.methods.registry import find
+    from selfprompt.methods.registry import find_method
 
     try:
-        declared: tuple[Field[Any], ...] = fields(find(recipe.method).Options)
+        declared: tuple[Field[Any], ...] = fields(find_method(recipe.method).Options)
     except ValueError:
         return recipe.options
     defaults = {
@@ -170,11 +170,11 @@ def check_run(recipe: Recipe) -> None:
     Raises:
         UsageError: If one is not valid.
     """
-    from selfprompt.methods.registry import find, make_options
+    from selfprompt.methods.registry import find_method, make_options
     from selfprompt.training.distributed import check_devices
 
     with usage(*recipe.options, group="options."):
-        make_options(find(recipe.method), recipe.options)
+        make_options(find_method(recipe.method), recipe.options)
     with usage("precision", "device", "devices"):
         check_devices(recipe.train)
 

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from selfprompt.data.class_names import clean_name
 from selfprompt.data.loading.feature_cache import Encoder
 from selfprompt.data.views import Views
-from selfprompt.methods.class_texts import check_distinct
+from selfprompt.methods.class_texts import check_distinct_tokens
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
 from selfprompt.models.backbone import first_not_finite
@@ -55,7 +55,7 @@ class TrainingSource(SampleSource, Protocol):
         """Images, never test images, on which hyper-parameters may be selected; None if there are none."""
         ...
 
-    def plain(self) -> "TrainingSource":
+    def deterministic(self) -> "TrainingSource":
         """The same images under the evaluation transform."""
         ...
 
@@ -110,7 +110,7 @@ class Method(nn.Module, Generic[OptionsT]):
     """
 
     Options: ClassVar[type[Any]] = NoOptions
-    memory: int = 2 * 10**9
+    text_cache_bytes: int = 2 * 10**9
     text: Any  # the text tower, None for a plain ViT
     ids: Tensor  # token ids of the class texts, (C, L), where there are any
 
@@ -127,7 +127,7 @@ class Method(nn.Module, Generic[OptionsT]):
         self.pooling: Pooling = pooling_for(self.traits.pooling, backbone)
         self.vision = backbone.vision
         self.text = backbone.text
-        self.chosen: dict[str, float] = {}
+        self.selected: dict[str, float] = {}
         self._encoded: ClassTexts | None = None
         self.build(generator)
 
@@ -184,11 +184,11 @@ class Method(nn.Module, Generic[OptionsT]):
     def after_epoch(self, epoch: int, epochs: int) -> None:
         """Called at the end of each epoch, counted from 0."""
 
-    def running(self) -> dict[str, Tensor]:
+    def training_state(self) -> dict[str, Tensor]:
         """Tensors besides the parameters that training moves, by name: a checkpoint keeps them, the best epoch too."""
         return self._persistent_buffers()
 
-    def gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
+    def set_gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
         """Set the gradient of each trainable parameter from a loss, for a method that combines the terms' gradients.
 
         By default training follows the gradient of the total; a class that overrides this is asked instead, and is
@@ -201,9 +201,9 @@ class Method(nn.Module, Generic[OptionsT]):
         raise NotImplementedError
 
     @property
-    def own_gradients(self) -> bool:
-        """Whether the class overrides ``gradients``."""
-        return type(self).gradients is not Method.gradients
+    def sets_gradients(self) -> bool:
+        """Whether the class overrides ``set_gradients``."""
+        return type(self).set_gradients is not Method.set_gradients
 
     def frozen_features(self, views: Views) -> Tensor:
         """Features of images from the frozen vision tower, not normalised, (B, E); computed where not yet known."""
@@ -255,12 +255,17 @@ class Method(nn.Module, Generic[OptionsT]):
     def encode_texts(self, encode: Encode, *, min_length: int = 0, prefix_length: int = 0) -> Tensor:
         """Features of the class texts ``ids``, (C, E), within ``memory``; see ``encode_in_buckets``."""
         return encode_in_buckets(
-            self.text, self.ids, encode, min_length=min_length, prefix_length=prefix_length, memory=self.memory
+            self.text,
+            self.ids,
+            encode,
+            min_length=min_length,
+            prefix_length=prefix_length,
+            memory=self.text_cache_bytes,
         )
 
     def encode_texts_with_shared_prefix(self, prompter: Prompter) -> Tensor:
         """The same for texts that open with the same prompts; see ``encode_with_shared_prefix``."""
-        return encode_with_shared_prefix(self.text, self.ids, prompter, memory=self.memory)
+        return encode_with_shared_prefix(self.text, self.ids, prompter, memory=self.text_cache_bytes)
 
     def class_features(self) -> Tensor:
         """``encode_classes()``, kept from one evaluation batch to the next while nothing that it depends on changes.
@@ -401,7 +406,7 @@ def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> t
         written = f" (written {', '.join(map(ascii, given))})" if given else ""
         raise ValueError(f"Class names must differ, got {', '.join(twice)} twice{written}: merge them, or rename one.")
     if reader is not None and reader.text is not None:
-        check_distinct(reader, names)
+        check_distinct_tokens(reader, names)
     return tuple(names)
 
 

@@ -21,7 +21,7 @@ def check_template(template: str) -> None:
         raise ValueError(f"template must contain {{}} once, for the class name; got {template!r}.")
 
 
-def fill(template: str, names: Sequence[str]) -> list[str]:
+def fill_template(template: str, names: Sequence[str]) -> list[str]:
     """The template with each class name in it."""
     check_template(template)
     return [template.replace("{}", clean_name(name)) for name in names]
@@ -45,7 +45,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     return ids
 
 
-def check_distinct(backbone: Backbone, names: Sequence[str]) -> None:
+def check_distinct_tokens(backbone: Backbone, names: Sequence[str]) -> None:
     """Raise ValueError unless each class name has words, and no two are the same tokens to the text tower.
 
     Tokenizers put capitals in lower case, and know no words of some languages. Classes whose tokens are the same have
@@ -64,12 +64,12 @@ def check_distinct(backbone: Backbone, names: Sequence[str]) -> None:
             )
 
 
-def words_inside(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     """Number of tokens of each text without SOS and EOT, (C,)."""
     return tokenizer(list(texts)).argmax(dim=-1) - 1
 
 
-def prompt_texts(names: Sequence[str], count: int, position: str = "end") -> list[str]:
+def add_placeholders(names: Sequence[str], count: int, position: str = "end") -> list[str]:
     """Class texts with ``count`` placeholders, ``X X X X cat.``
 
     Args:
@@ -83,8 +83,8 @@ def prompt_texts(names: Sequence[str], count: int, position: str = "end") -> lis
     return [" ".join([*marks[:before], clean_name(name), *marks[before:]]) + "." for name in names]
 
 
-def slots(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
-    """Positions of the placeholders of :func:`prompt_texts`, (C, count).
+def locate_placeholders(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
+    """Positions of the placeholders of ``add_placeholders``, (C, count).
 
     Args:
         name_lengths: Tokens of each class name, (C,).
@@ -97,7 +97,7 @@ def slots(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
     return 1 + steps + behind_name * name_lengths[:, None]
 
 
-def check_slots(ids: Tensor, places: Tensor) -> None:
+def check_placeholders(ids: Tensor, places: Tensor) -> None:
     """Raise ValueError unless one and the same token, the placeholder, stands at all the places, (C, count)."""
     found = ids.gather(1, places)
     if not bool((found == found[0, 0]).all()):
@@ -107,7 +107,7 @@ def check_slots(ids: Tensor, places: Tensor) -> None:
         )
 
 
-def ends(ids: Tensor) -> Tensor:
+def find_ends(ids: Tensor) -> Tensor:
     """Position of EOT, which has the largest id, (C,)."""
     return ids.argmax(dim=-1)
 
@@ -122,18 +122,18 @@ def useful_length(ids: Tensor, min_length: int = 0) -> int:
     Returns:
         max(EOT + 1, min_length), at most T. Everything behind is dropped without changing any output.
     """
-    return min(max(int(ends(ids).max()) + 1, min_length), ids.shape[1])
+    return min(max(int(find_ends(ids).max()) + 1, min_length), ids.shape[1])
 
 
 @torch.no_grad()
-def template_features(backbone: Backbone, template: str, names: Sequence[str]) -> Tensor:
+def encode_template(backbone: Backbone, template: str, names: Sequence[str]) -> Tensor:
     """Unit text features of the template with each class name, (C, E), from the frozen text tower."""
-    ids = class_ids(backbone, fill(template, names))
+    ids = tokenize_for_tower(backbone, fill_template(template, names))
     features = backbone.text_side()[0](ids)
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def class_ids(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> Tensor:
+def tokenize_for_tower(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> Tensor:
     """Token ids on the text tower's device, cut to the length that matters where the tower is causal, (C, L).
 
     Args:
@@ -155,7 +155,7 @@ def class_ids(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> 
 
 
 @torch.no_grad()
-def word_embeddings(backbone: Backbone, words: str) -> Tensor:
+def embed_text(backbone: Backbone, words: str) -> Tensor:
     """Token embeddings of some words, without positions, (number of tokens, D).
 
     Raises:
@@ -163,7 +163,7 @@ def word_embeddings(backbone: Backbone, words: str) -> Tensor:
     """
     text, tokenizer = backbone.text_side()
     ids = tokenize(tokenizer, [words])
-    count = int(ends(ids)) - 1
+    count = int(find_ends(ids)) - 1
     if count < 1:
         raise ValueError(f"init_text must hold at least one word, got {words!r}.")
     tokens = text.embed(ids[:, : count + 2].to(next(text.parameters()).device))
@@ -171,16 +171,16 @@ def word_embeddings(backbone: Backbone, words: str) -> Tensor:
 
 
 @torch.no_grad()
-def different_words(backbone: Backbone, texts: Sequence[str]) -> Tensor:
+def embed_distinct_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
     """Embeddings of the different tokens in some texts, without SOS, EOT and positions, (M, D), ordered by id."""
     text, tokenizer = backbone.text_side()
     ids = tokenize(tokenizer, texts)
     place = torch.arange(ids.shape[1])
-    words = ids[(place > 0) & (place < ends(ids)[:, None])].unique()
+    words = ids[(place > 0) & (place < find_ends(ids)[:, None])].unique()
     return text.embed(words[:, None].to(next(text.parameters()).device)).x[:, 0]
 
 
-def leading_prompts(
+def init_text_prompts(
     backbone: Backbone, names: Sequence[str], words: str, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Class texts whose first tokens are prompts, at positions 1..count.
@@ -199,13 +199,13 @@ def leading_prompts(
     Raises:
         ValueError: If the words are fewer tokens than prompts, or the tokenizer is not of CLIP's kind.
     """
-    ids = class_ids(backbone, prompt_texts(names, count))
-    check_slots(ids, 1 + torch.arange(count).expand(len(ids), -1).to(ids.device))
+    ids = tokenize_for_tower(backbone, add_placeholders(names, count))
+    check_placeholders(ids, 1 + torch.arange(count).expand(len(ids), -1).to(ids.device))
     if not words:
         return ids, 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
-    start = word_embeddings(backbone, words)
+    start = embed_text(backbone, words)
     if len(start) < count:
         raise ValueError(
             f"init_text {words!r} is {len(start)} tokens, but there are {count} text prompts; use more words, or none."
         )
-    return class_ids(backbone, fill(f"{words} {{}}.", names)), start[:count]
+    return tokenize_for_tower(backbone, fill_template(f"{words} {{}}.", names)), start[:count]

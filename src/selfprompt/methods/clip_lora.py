@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive
-from selfprompt.methods.class_texts import PHOTO, check_template, class_ids, fill
+from selfprompt.methods.class_texts import PHOTO, check_template, fill_template, tokenize_for_tower
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.models.tokens import Tokens
@@ -98,7 +98,9 @@ class CLIPLoRA(Method[CLIPLoRAOptions]):
         updates = partial(LowRank, rank=options.rank, scale=scale, dropout=options.dropout, generator=generator)
         self.text_updates = updates(self.text)
         self.image_updates = updates(self.vision)
-        self.register_buffer("ids", class_ids(self.backbone, fill(options.template, self.classes)), persistent=False)
+        self.register_buffer(
+            "ids", tokenize_for_tower(self.backbone, fill_template(options.template, self.classes)), persistent=False
+        )
 
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts(lambda rows, ids: self.text(ids, self.text_updates)))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
-from selfprompt.methods.class_texts import check_slots, class_ids, prompt_texts, word_embeddings
-from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.methods.class_texts import add_placeholders, check_placeholders, embed_text, tokenize_for_tower
+from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static
 
@@ -52,18 +52,20 @@ class CoCoOp(Method[CoCoOpOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         if options.init_text:
-            self.context = nn.Parameter(word_embeddings(self.backbone, options.init_text))
+            self.context = nn.Parameter(embed_text(self.backbone, options.init_text))
         else:
             self.context = normal(options.prompts, self.text.width, std=0.02, generator=generator)
         hidden = max(1, self.vision.features // options.reduction)
         self.network = nn.Sequential(
-            plain_linear(self.vision.features, hidden, generator=generator),
+            linear_layer(self.vision.features, hidden, generator=generator),
             nn.ReLU(),
-            plain_linear(hidden, self.text.width, generator=generator),
+            linear_layer(hidden, self.text.width, generator=generator),
         )
         count = len(self.context)
-        self.register_buffer("ids", class_ids(self.backbone, prompt_texts(self.classes, count)), persistent=False)
-        check_slots(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
+        self.register_buffer(
+            "ids", tokenize_for_tower(self.backbone, add_placeholders(self.classes, count)), persistent=False
+        )
+        check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
 
     def image_contexts(self, features: Tensor) -> Tensor:
         """The contexts that images ask for, (B, M, D), from unit features, (B, E)."""

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
-from selfprompt.methods.class_texts import check_slots, class_ids, prompt_texts, slots, word_embeddings, words_inside
+from selfprompt.methods.class_texts import (
+    add_placeholders,
+    check_placeholders,
+    count_tokens,
+    embed_text,
+    locate_placeholders,
+    tokenize_for_tower,
+)
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Scatter
@@ -52,18 +59,18 @@ class CoOp(Method[CoOpOptions]):
     def build(self, generator: torch.Generator) -> None:
         self.context = self.first_context(generator)
         count = self.context.shape[-2]
-        texts = prompt_texts(self.classes, count, self.options.class_token_position)
-        places = slots(
-            words_inside(self.backbone.text_side()[1], self.classes), count, self.options.class_token_position
+        texts = add_placeholders(self.classes, count, self.options.class_token_position)
+        places = locate_placeholders(
+            count_tokens(self.backbone.text_side()[1], self.classes), count, self.options.class_token_position
         )
-        self.register_buffer("ids", class_ids(self.backbone, texts), persistent=False)
+        self.register_buffer("ids", tokenize_for_tower(self.backbone, texts), persistent=False)
         self.register_buffer("slots", places.to(self.ids.device), persistent=False)
-        check_slots(self.ids, self.slots)
+        check_placeholders(self.ids, self.slots)
 
     def first_context(self, generator: torch.Generator) -> nn.Parameter:
         """The context before training: the embeddings of words, or random numbers."""
         if self.options.init_text:
-            return nn.Parameter(word_embeddings(self.backbone, self.options.init_text))
+            return nn.Parameter(embed_text(self.backbone, self.options.init_text))
         shape = (len(self.classes),) if self.options.class_specific else ()
         return normal(*shape, self.options.prompts, self.text.width, std=0.02, generator=generator)
 

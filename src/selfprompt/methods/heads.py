@@ -26,7 +26,7 @@ def rare_class_head(inputs: int, classes: int, *, generator: torch.Generator) ->
     return head
 
 
-def plain_linear(inputs: int, outputs: int, *, generator: torch.Generator) -> nn.Linear:
+def linear_layer(inputs: int, outputs: int, *, generator: torch.Generator) -> nn.Linear:
     """A layer as PyTorch starts it, but from a generator: weights and bias uniform in +-1 / sqrt(inputs)."""
     layer = nn.Linear(inputs, outputs)
     bound = inputs**-0.5

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
-from selfprompt.methods.class_texts import leading_prompts
+from selfprompt.methods.class_texts import init_text_prompts
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, deep_prompts
@@ -48,7 +48,7 @@ class IVLP(Method[IVLPOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        ids, first = leading_prompts(self.backbone, self.classes, options.init_text, options.text_prompts, generator)
+        ids, first = init_text_prompts(self.backbone, self.classes, options.init_text, options.text_prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
         layers = min(options.depth, self.vision.depth)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
-from selfprompt.methods.class_texts import PHOTO, check_template, template_features
+from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.coop import CoOp, CoOpOptions
 
 
@@ -46,7 +46,7 @@ class KgCoOp(CoOp):
 
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
-        frozen = template_features(self.backbone, self.options.template, self.classes)
+        frozen = encode_template(self.backbone, self.options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def loss(self, views: Views) -> LossTerms:

@@ -66,7 +66,7 @@ class LPCLIP(Method[LPCLIPOptions]):
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = self._features(source.plain(), progress)
+        features, labels = self._features(source.deterministic(), progress)
         missing = [name for label, name in enumerate(self.classes) if label not in labels]
         if missing:
             raise ValueError(f"No training images of: {', '.join(missing)}.")
@@ -80,7 +80,7 @@ class LPCLIP(Method[LPCLIPOptions]):
                 return float(((val @ weight.t() + bias).argmax(dim=1) == val_labels).float().mean())
 
             strength = 10.0 ** search(accuracy)
-            self.chosen = {"inverse_penalty": strength}
+            self.selected = {"inverse_penalty": strength}
         weight, bias = solve(strength)
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)

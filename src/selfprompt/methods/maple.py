@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive
-from selfprompt.methods.class_texts import leading_prompts
-from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.methods.class_texts import init_text_prompts
+from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, deep_prompts
 
@@ -51,10 +51,10 @@ class MaPLe(Method[MaPLeOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         layers = min(options.depth, self.text.depth, self.vision.depth)
-        ids, first = leading_prompts(self.backbone, self.classes, options.init_text, options.prompts, generator)
+        ids, first = init_text_prompts(self.backbone, self.classes, options.init_text, options.prompts, generator)
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, layers, generator)
-        start, further = (plain_linear(self.text.width, self.vision.width, generator=generator) for _ in range(2))
+        start, further = (linear_layer(self.text.width, self.vision.width, generator=generator) for _ in range(2))
         self.couplings = nn.ModuleList([start, *(copy.deepcopy(further) for _ in range(layers - 1))])
 
     def image_prompts(self) -> Tensor:

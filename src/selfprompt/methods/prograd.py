@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
-from selfprompt.methods.class_texts import PHOTO, check_template, template_features, word_embeddings
+from selfprompt.methods.class_texts import PHOTO, check_template, embed_text, encode_template
 from selfprompt.methods.coop import CoOp, CoOpOptions
 
 
@@ -58,14 +58,14 @@ class ProGrad(CoOp):
 
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
-        frozen = template_features(self.backbone, self.options.template, self.classes)
+        frozen = encode_template(self.backbone, self.options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def first_context(self, generator: torch.Generator) -> nn.Parameter:
         text, count = self.options.init_text, self.options.prompts
         if not text:
             return super().first_context(generator)
-        start = word_embeddings(self.backbone, text)
+        start = embed_text(self.backbone, text)
         if len(start) > count:
             raise ValueError(f"init_text {text!r} is {len(start)} tokens, but there are {count} prompts.")
         return nn.Parameter(F.pad(start, (0, 0, count - len(start), 0)))
@@ -82,7 +82,7 @@ class ProGrad(CoOp):
         terms = {"ce": F.cross_entropy(logits, views.labels), "kl": temperature**2 * divergence}
         return LossTerms(terms, {"kl": 0.0}, logits.detach())
 
-    def gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
+    def set_gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
         """Give each tuned tensor its projected gradient, from gradients that are averaged first.
 
         Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
-from selfprompt.methods.class_texts import class_ids, fill
+from selfprompt.methods.class_texts import fill_template, tokenize_for_tower
 from selfprompt.methods.heads import unit
 from selfprompt.methods.ivlp import IVLP, IVLPOptions
 from selfprompt.methods.traits import Traits
@@ -76,7 +76,9 @@ class PromptSRC(IVLP):
         """Unit class features from 60 templates and the frozen text tower, (C, E); computed once."""
         if self.frozen_texts is None:
             with torch.autocast(self.ids.device.type, enabled=False):
-                texts = (class_ids(self.backbone, fill(template, self.classes)) for template in templates())
+                texts = (
+                    tokenize_for_tower(self.backbone, fill_template(template, self.classes)) for template in templates()
+                )
                 self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
         return self.frozen_texts
 
@@ -100,7 +102,7 @@ class PromptSRC(IVLP):
         }
         return LossTerms(terms, weights, logits.detach())
 
-    def running(self) -> dict[str, Tensor]:
+    def training_state(self) -> dict[str, Tensor]:
         """The averages so far, which a checkpoint keeps."""
         return {f"average_{name}": self.get_buffer(f"average_{name}") for name in self.trainable()}
 

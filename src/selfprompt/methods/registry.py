@@ -17,7 +17,7 @@ from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_kinds
 
 
-def find(name: str) -> type[Method]:
+def find_method(name: str) -> type[Method]:
     """The method class of a name; the file name is the registry, and "package.module:Class" is one's own method.
 
     Raises:
@@ -102,7 +102,7 @@ def build_method(
     if name not in list_methods() and shipped_recipe(name):
         recipe = load_recipe(name)
         name, options = recipe.method, {**recipe.options, **with_present_names(recipe.method, options)}
-    method = find(name)
+    method = find_method(name)
     values = make_options(method, options)
     loaded = load_backbone(backbone) if isinstance(backbone, str) else backbone
     reader = loaded if method.traits_for(values).needs_text else None

@@ -13,15 +13,15 @@ from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
 from selfprompt.methods.class_texts import (
     PHOTO,
-    check_slots,
+    add_placeholders,
+    check_placeholders,
     check_template,
-    class_ids,
-    different_words,
-    ends,
-    fill,
-    prompt_texts,
-    template_features,
-    word_embeddings,
+    embed_distinct_tokens,
+    embed_text,
+    encode_template,
+    fill_template,
+    find_ends,
+    tokenize_for_tower,
 )
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
@@ -139,16 +139,16 @@ class SEP(Method[SEPOptions]):
         self.image_fusions = modules(self.vision.width, len(self.image_layers))
         if options.init_text:
             self._start_from_text(options.init_text)
-        texts = prompt_texts(self.classes, options.text_prompts)
+        texts = add_placeholders(self.classes, options.text_prompts)
         min_length = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
-        self.register_buffer("ids", class_ids(self.backbone, texts, min_length), persistent=False)
-        check_slots(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
-        frozen = template_features(self.backbone, options.template, self.classes)
+        self.register_buffer("ids", tokenize_for_tower(self.backbone, texts, min_length), persistent=False)
+        check_placeholders(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
+        frozen = encode_template(self.backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
 
     def _start_from_text(self, text: str) -> None:
-        start = word_embeddings(self.backbone, text)
+        start = embed_text(self.backbone, text)
         if len(start) != self.options.text_prompts:
             raise ValueError(
                 f"init_text {text!r} is {len(start)} tokens, but text_prompts is {self.options.text_prompts}."
@@ -173,7 +173,7 @@ class SEP(Method[SEPOptions]):
         if self.options.text_start != "normal":
             self.text_prompts.copy_(self._word_prototypes(generator))
         if self.options.prototype_views == "plain":
-            source = source.plain()
+            source = source.deterministic()
         sums = torch.zeros_like(self.prototypes)
         done = 0
         for views in self.feature_views(source, 0):
@@ -198,7 +198,7 @@ class SEP(Method[SEPOptions]):
         SPT's pooled windows are ranges of an image; a text of a few words has nothing like them.
         """
         start, count = self.options.text_start, self.options.text_prompts
-        words = different_words(self.backbone, fill(self.options.template, self.classes))
+        words = embed_distinct_tokens(self.backbone, fill_template(self.options.template, self.classes))
         if len(words) < count:
             raise ValueError(
                 f"text_start {start!r} needs {count} different tokens in the class texts, and they have {len(words)}; "
@@ -232,7 +232,7 @@ class SEP(Method[SEPOptions]):
         count = self.options.text_prompts
         if self.options.text_tokens == "following":
             return tokens.body[:, :count]
-        last = ends(ids) - 1 - count
+        last = find_ends(ids) - 1 - count
         index = torch.arange(count, device=last.device).minimum(last[:, None])
         return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 

@@ -13,13 +13,13 @@ from selfprompt.methods.base import LossTerms, Method, check_positive, normal
 from selfprompt.methods.class_texts import (
     PHOTO,
     PLACEHOLDER,
-    check_slots,
+    check_placeholders,
     check_template,
-    class_ids,
-    fill,
-    template_features,
+    encode_template,
+    fill_template,
+    tokenize_for_tower,
 )
-from selfprompt.methods.heads import plain_linear, unit
+from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.models.tokens import Tokens
 
@@ -100,13 +100,13 @@ class TCP(Method[TCPOptions]):
         count, width = options.prompts, self.text.width
         self.context = normal(count, width, std=0.02, generator=generator)
         hidden = max(1, self.text.features // options.reduction)
-        self.down = plain_linear(self.text.features, hidden, generator=generator)
-        self.up = plain_linear(hidden, count * width, generator=generator)
+        self.down = linear_layer(self.text.features, hidden, generator=generator)
+        self.up = linear_layer(hidden, count * width, generator=generator)
         text = options.text or behind_words(options.template, count)
-        texts = fill(" ".join([PLACEHOLDER] * count + [text]), self.classes)
-        self.register_buffer("ids", class_ids(self.backbone, texts), persistent=False)
-        check_slots(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(texts), -1))
-        frozen = template_features(self.backbone, options.template, self.classes)
+        texts = fill_template(" ".join([PLACEHOLDER] * count + [text]), self.classes)
+        self.register_buffer("ids", tokenize_for_tower(self.backbone, texts), persistent=False)
+        check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(texts), -1))
+        frozen = encode_template(self.backbone, options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def class_tokens(self) -> Tensor:

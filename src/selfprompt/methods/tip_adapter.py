@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive
-from selfprompt.methods.class_texts import PHOTO, check_template, template_features
+from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 
@@ -75,7 +75,7 @@ class TipAdapter(Method[TipAdapterOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        texts = template_features(self.backbone, options.template, self.classes)
+        texts = encode_template(self.backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
         keys = torch.zeros(0, self.vision.features)
         if options.finetune:
@@ -132,7 +132,7 @@ class TipAdapter(Method[TipAdapterOptions]):
         alpha, beta = search(zero_shot, affinity, self.values(), labels, alphas, betas)
         self.alpha.fill_(alpha)
         self.beta.fill_(beta)
-        self.chosen = {"alpha": alpha, "beta": beta}
+        self.selected = {"alpha": alpha, "beta": beta}
 
     def values(self) -> Tensor:
         """Labels of the cache, one-hot, (N, C)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, check_positive, normal
-from selfprompt.methods.class_texts import PHOTO, check_template, template_features
+from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static
@@ -49,7 +49,7 @@ class VPTCLIP(Method[VPTCLIPOptions]):
         options = self.options
         layers = self.vision.depth if options.deep else 1
         self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
-        texts = template_features(self.backbone, options.template, self.classes)
+        texts = encode_template(self.backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
 
     def logits(self, views: Views) -> Tensor:

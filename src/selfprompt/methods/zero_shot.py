@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
-from selfprompt.methods.class_texts import PHOTO, check_template, template_features
+from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 
@@ -44,7 +44,7 @@ class ZeroShot(Method[ZeroShotOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         templates = [options.template] if options.ensemble == "none" else ensemble(options.ensemble)
-        features = [template_features(self.backbone, template, self.classes) for template in templates]
+        features = [encode_template(self.backbone, template, self.classes) for template in templates]
         texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 

@@ -183,12 +183,12 @@ def _step(state: TrainingState, batch: Views, meter: Meter) -> None:
         with fabric.autocast():
             terms = state.method.loss(part)
         total, count = terms.total, len(part)
-        if state.method.own_gradients:
-            state.method.gradients(terms, partial(mean_over_processes, fabric, weight=weight))
+        if state.method.sets_gradients:
+            state.method.set_gradients(terms, partial(mean_over_processes, fabric, weight=weight))
         else:
             fabric.backward(total * (count / len(batch)))
         meter.add(terms, total, part.labels, count if weight else 0)
-    if not state.method.own_gradients:
+    if not state.method.sets_gradients:
         average_gradients(fabric, state.parameters, weight)
     if options.clip_grad:
         fabric.clip_gradients(state.method, state.optimizer, max_norm=options.clip_grad, error_if_nonfinite=False)
@@ -240,7 +240,7 @@ def _check(
     for name, parameter in method.trainable().items():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"Trainable parameters must be float32, got {parameter.dtype} for {name}.")
-    if method.own_gradients and (options.accumulate > 1 or options.precision == "16-mixed"):
+    if method.sets_gradients and (options.accumulate > 1 or options.precision == "16-mixed"):
         raise ValueError(
             "A method that combines gradients itself needs accumulate 1 and a precision other than 16-mixed, "
             f"got accumulate {options.accumulate} and precision {options.precision}."

@@ -39,7 +39,7 @@ class TrainingState:
 
     Attributes:
         parameters: The trainable parameters by name.
-        tensors: The trainable parameters and the method's ``running()`` tensors.
+        tensors: The trainable parameters and the method's ``training_state()`` tensors.
         epoch: Number of completed epochs.
         best_epoch: Epoch, from 1, with the best validation accuracy.
         best: Tensors of that epoch, if ``select`` is "best-val".
@@ -62,7 +62,7 @@ class TrainingState:
         self.seed = seed
         self.identity = identity
         self.parameters = method.trainable()
-        self.tensors: dict[str, Tensor] = {**self.parameters, **method.running()}
+        self.tensors: dict[str, Tensor] = {**self.parameters, **method.training_state()}
         broadcast(fabric, self.tensors)
         self.optimizer = build_optimizer(self.parameters.items(), options)
         self.optimizer_step = cast(Any, fabric.setup_optimizers(self.optimizer)).step  # respects the loss scale

@@ -247,7 +247,7 @@ def train_batches(classifier: Classifier, data: RunData, recipe: Recipe, fabric:
 
 def fit_to_machine(method: Method, recipe: Recipe) -> None:
     """Give the method its memory limit for gradients, and compile its towers if the recipe asks for it."""
-    method.memory = parse_bytes(recipe.data.memory)
+    method.text_cache_bytes = parse_bytes(recipe.data.memory)
     if recipe.train.compile:
         for tower in filter(None, (method.vision, method.text)):
             tower.compile_blocks()
@@ -289,7 +289,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "classes": list(dataset.classes),
         "trainable_parameters": trainable_count(method),
         "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
-        "chosen": dict(method.chosen),
+        "chosen": dict(method.selected),
         "best_epoch": result.best_epoch if result else None,
         "history": list(result.history) if result else [],
         "train_seconds": result.seconds if result else 0.0,

@@ -13,7 +13,7 @@ from selfprompt.data.readers.read import is_task
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier
 from selfprompt.inference.evaluation import data_key
-from selfprompt.methods.registry import find, make_options
+from selfprompt.methods.registry import find_method, make_options
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import Recipe, load_recipe
@@ -76,7 +76,9 @@ def tune(
     recipe = _merged_recipe(recipe or load_recipe(method), backbone, options, overrides)
     folder = None if out is None else Path(out)
     _check_folder(folder, resume)
-    make_options(find(recipe.method), recipe.options)  # wrong options and missing images fail before any costly step
+    make_options(
+        find_method(recipe.method), recipe.options
+    )  # wrong options and missing images fail before any costly step
     dataset = choose_images(data, recipe)
     fabric = make_fabric(recipe.train)
     fabric.launch()

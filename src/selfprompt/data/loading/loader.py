@@ -167,7 +167,7 @@ class Batches:
         [pixels] = prefetch(lambda index: self._decoded(index, draw), [positions], self.workers)
         return self.transform.batch(pixels, self.device)
 
-    def plain(self) -> "Batches":
+    def deterministic(self) -> "Batches":
         """The same images under the evaluation transform, in their order; every process gets all of them."""
         return self._in_order(self.transform.deterministic())
 
