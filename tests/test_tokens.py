@@ -112,5 +112,5 @@ def test_marking_is_refused_twice_and_beyond_the_body() -> None:
     with pytest.raises(ValueError, match="holds 2 prompts already"):
         tokens.mark(2).mark(1)
     assert tokens.mark(4).body.shape == (1, 0, 3)
-    with pytest.raises(ValueError, match="5 prompts need as many places; the body has 4 tokens"):
+    with pytest.raises(ValueError, match="5 prompts need as many body tokens, and there are 4"):
         tokens.mark(5)

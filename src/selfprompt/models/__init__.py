@@ -1,1 +1,1 @@
-"""Frozen backbones as token streams: one thin adapter per upstream family, and what loads them."""
+"""Frozen backbones as token streams: an adapter for each upstream family, and the loading of backbones."""

@@ -77,7 +77,7 @@ class Tokens(NamedTuple):
         if self.count:
             raise ValueError(f"The sequence holds {self.count} prompts already.")
         if count > self.body.shape[1]:
-            raise ValueError(f"{count} prompts need as many places; the body has {self.body.shape[1]} tokens.")
+            raise ValueError(f"{count} prompts need as many body tokens, and there are {self.body.shape[1]}.")
         return Tokens(self.x, self.prefix, count)
 
     def _with(self, prompts: Tensor) -> "Tokens":

@@ -1,1 +1,1 @@
-"""What edits a token stream: static, gated and fused prompts, and the prototypes they may start from."""
+"""Edits of the token stream: static, gated and fused prompts, and prototypes as their initial values."""

@@ -1,1 +1,1 @@
-"""Finding, reading and building the backbone that a name stands for."""
+"""Loading backbones by name."""
