@@ -13,7 +13,7 @@ LATER_OPTIONS = {"views": 0, "compile": False, "on_empty_class": "skip"}
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images and classes a run uses, and how their data are cached."""
+    """Images and classes of a run, and caches of their data."""
 
     shots: int = 16
     """Training images per class, drawn as in CoOp's protocol; 0 uses all images."""
@@ -44,7 +44,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a method is trained. The defaults are those of CoOp, which suit prompts on a frozen CLIP."""
+    """Training of a method. The defaults are those of CoOp, which suit prompts on a frozen CLIP."""
 
     epochs: int = 50
     """Passes over the training images."""
@@ -71,7 +71,7 @@ class TrainOptions:
     warmup_lr: float = 1e-5
     """Learning rate during dassl_cosine's warm-up."""
     min_lr: float = 0.0
-    """Final learning rate of the cosine."""
+    """Learning rate that the cosine decays towards."""
     accumulate: int = 1
     """Number of parts that each batch is split into to save memory; the step still uses the whole batch."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -28,7 +28,7 @@ def dassl_cosine(
         lr: Peak rate.
         warmup_epochs: Epochs of warm-up.
         warmup_lr: Rate during the warm-up.
-        min_lr: Final rate of the cosine; 0 in Dassl.
+        min_lr: Rate that the cosine decays towards; 0 in Dassl.
     """
     if epoch < warmup_epochs:
         return warmup_lr
