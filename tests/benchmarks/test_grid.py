@@ -52,18 +52,18 @@ class TestEntries:
 
 class TestGrid:
     def test_every_row_data_set_and_seed_once(self):
-        found = cells()
-        assert len(found) == 2 * (1 + 3 + 3), "zero-shot sees no training image: once a data set"
-        assert len({cell.id for cell in found}) == len({cell.folder for cell in found}) == len(found)
-        assert [cell.dataset for cell in found] == ["animals"] * 7 + ["food"] * 7, "decoded images serve all cells"
-        assert {(cell.seed, cell.shots) for cell in found if cell.row == "coop"} == {(1, 16), (2, 16), (3, 16)}
-        assert {(cell.seed, cell.shots) for cell in found if cell.row == "zero-shot"} == {(1, 0)}
-        assert all(cell.recipe.data.classes == "base" for cell in found)
+        grid = cells()
+        assert len(grid) == 2 * (1 + 3 + 3), "zero-shot sees no training image: once a data set"
+        assert len({cell.id for cell in grid}) == len({cell.folder for cell in grid}) == len(grid)
+        assert [cell.dataset for cell in grid] == ["animals"] * 7 + ["food"] * 7, "decoded images serve all cells"
+        assert {(cell.seed, cell.shots) for cell in grid if cell.row == "coop"} == {(1, 16), (2, 16), (3, 16)}
+        assert {(cell.seed, cell.shots) for cell in grid if cell.row == "zero-shot"} == {(1, 0)}
+        assert all(cell.recipe.data.classes == "base" for cell in grid)
 
     def test_shots_are_drawn_from_all_classes(self):
-        found = cells("few-shot", rows="coop", names=("animals",), shots=(1, 2, 4))
-        assert [(cell.shots, cell.seed) for cell in found] == [(k, s) for k in (1, 2, 4) for s in (1, 2, 3)]
-        assert {cell.recipe.data.classes for cell in found} == {"all"}
+        grid = cells("few-shot", rows="coop", names=("animals",), shots=(1, 2, 4))
+        assert [(cell.shots, cell.seed) for cell in grid] == [(k, s) for k in (1, 2, 4) for s in (1, 2, 3)]
+        assert {cell.recipe.data.classes for cell in grid} == {"all"}
 
     def test_the_id_is_what_changes_the_result(self):
         one = cells(rows="coop", names=("animals",), seeds=(1,))[0]
@@ -111,12 +111,12 @@ class TestGrid:
     def test_what_stands_in_a_recipe_file_wins_over_the_suite(self, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("method: linear\nlr: 0.01\nbackbone: embedded/mae\noptions: {pooling: cls}\n")
-        plain, own = cells("few-shot", rows=f"linear,{file}", names=("animals",), seeds=(1,))
+        plain, custom = cells("few-shot", rows=f"linear,{file}", names=("animals",), seeds=(1,))
         assert plain.recipe.train.lr != 0.01, "the suite has a rate of its own"
-        assert (own.recipe.train.lr, own.recipe.backbone) == (0.01, "embedded/mae")
-        assert own.recipe.options["pooling"] == "cls"
-        assert own.recipe.train.epochs == plain.recipe.train.epochs, "what the file leaves open follows the suite"
-        assert own.id != plain.id
+        assert (custom.recipe.train.lr, custom.recipe.backbone) == (0.01, "embedded/mae")
+        assert custom.recipe.options["pooling"] == "cls"
+        assert custom.recipe.train.epochs == plain.recipe.train.epochs, "what the file leaves open follows the suite"
+        assert custom.id != plain.id
         (over,) = cells("few-shot", rows=f"{file}", names=("animals",), seeds=(1,), overrides={"lr": 0.5})
         assert over.recipe.train.lr == 0.5, "the command line wins over the file"
         (row,) = cells("few-shot", rows=f"{file}[lr=0.25]", names=("animals",), seeds=(1,), overrides={"lr": 0.5})

@@ -66,16 +66,18 @@ def right(root: Path, split: dict[str, list], part: str) -> tuple[int, int]:
     method = build_method("zero-shot", backbone, names, template="a photo of a {}, a type of pet.")
     classifier = Classifier(method, backbone.preprocess)
     rows = [row for row in split["test"] if row[1] in labels]
-    said = [classifier.predict(root / "oxford_pets" / "images" / path)[0].label for path, _, _ in rows]
-    return sum(word == name.replace("_", " ") for word, (_, _, name) in zip(said, rows, strict=True)), len(rows)
+    predicted = [classifier.predict(root / "oxford_pets" / "images" / path)[0].label for path, _, _ in rows]
+    return sum(label == name.replace("_", " ") for label, (_, _, name) in zip(predicted, rows, strict=True)), len(rows)
 
 
 def test_from_a_root_to_the_table_in_one_go(root, tmp_path, run):
     done = run("data", "check", root, "--suite", "coop")
     assert done.status == 0
     assert "5 data sets can be used, but not compared with published results" in done.out
-    place = ("--suite", "coop", "--root", root, "--backbone", "embedded/clip", "--out", tmp_path)
-    done = run("bench", "base-to-new", *place, "--methods", "zero-shot,coop", "--shots", 2, "--seeds", 7, "--epochs", 1)
+    arguments = ("--suite", "coop", "--root", root, "--backbone", "embedded/clip", "--out", tmp_path)
+    done = run(
+        "bench", "base-to-new", *arguments, "--methods", "zero-shot,coop", "--shots", 2, "--seeds", 7, "--epochs", 1
+    )
     assert done.status == 0, done.out
     assert "6/6" in done.out
     split = json.loads((root / "oxford_pets" / "split_zhou_OxfordPets.json").read_text())
@@ -109,15 +111,15 @@ def results(root: Path, out: Path, protocol: str, rows: str, **targets: tuple[st
 
 def test_two_classes_of_one_name_are_two_classes(root, tmp_path):
     rows = f"zero-shot[backbone=embedded/clip],kgcoop[backbone=embedded/clip],{FIXED}"
-    found = results(root, tmp_path, "domain-generalization", rows, imagenet=("imagenetv2", "imagenet_a"))
-    for row, result in found.items():
+    by_row = results(root, tmp_path, "domain-generalization", rows, imagenet=("imagenetv2", "imagenet_a"))
+    for row, result in by_row.items():
         assert result["classes"] == list(WNIDS.values())
         source, even, small = (result["evaluations"][name] for name in ("source", "imagenetv2", "imagenet_a"))
         assert list(source["per_class"]) == ["tench", "dog", "missile (#2)", "missile (#3)", "goldfish"]
         assert (source["total"], even["total"], small["total"]) == (10, 10, 3)
         assert list(small["per_class"]) == ["dog", "missile"]
         assert result["restricted"] == (["imagenet_a"] if row == FIXED else [])
-    fixed = found[FIXED]["evaluations"]
+    fixed = by_row[FIXED]["evaluations"]
     assert fixed["source"]["per_class"] == dict.fromkeys(fixed["source"]["per_class"], 0.0) | {"goldfish": 100.0}
     assert fixed["imagenet_a"]["per_class"] == {"dog": 0.0, "missile": 100.0}, "of its two classes it takes the last"
     (only,) = results(

@@ -78,8 +78,8 @@ def base_new(tmp_path):
 def values(tables, title, row):
     """A row of the table whose title ends so, by column."""
     (table,) = [table for table in tables if table.title.endswith(title)]
-    (found,) = [line for line in table.rows if line[0] == row]
-    return dict(zip(table.columns, found, strict=True))
+    (line,) = [line for line in table.rows if line[0] == row]
+    return dict(zip(table.columns, line, strict=True))
 
 
 class TestSpread:
@@ -175,8 +175,8 @@ class TestOtherProtocols:
 
     def test_the_source_is_not_part_of_the_average_of_shifted(self, tmp_path):
         for seed in (1, 2):
-            found = {"source": 90, "sketch": 40 + seed, "dark": 60}
-            write(tmp_path, "domain-generalization", "animals", "coop", seed, found)
+            accuracies = {"source": 90, "sketch": 40 + seed, "dark": 60}
+            write(tmp_path, "domain-generalization", "animals", "coop", seed, accuracies)
             write(tmp_path, "domain-generalization", "food", "coop", seed, {"source": 70, "dark": 20})
         tables = all_tables(read_results(tmp_path).results)
         row = values(tables, "from animals", "coop")
@@ -207,22 +207,22 @@ class TestReading:
     def test_of_two_recipes_of_one_name_the_last_run_counts(self, tmp_path):
         write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 60}, finished="2026-02-02T00:00:00+00:00", id="b")
         write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50}, finished="2026-02-01T00:00:00+00:00", id="a")
-        found = read_results(tmp_path)
-        assert [result.id for result in found.results] == ["b"]
-        assert "1 results of earlier recipes" in found.notes[0]
+        grid_results = read_results(tmp_path)
+        assert [result.id for result in grid_results.results] == ["b"]
+        assert "1 results of earlier recipes" in grid_results.notes[0]
 
     def test_what_must_be_known_is_said(self, tmp_path):
         toy = {"name": "embedded/clip", "fingerprint": "g", "note": "a toy"}
         write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50})
         write(tmp_path, "few-shot", "animals", "sep", 1, {"test": 50}, backbone=toy, sample_wise=False)
-        broken = write(tmp_path, "few-shot", "animals", "sep", 2, {"test": 50})
-        (broken / "result.json").unlink()
-        (broken / "error.txt").write_text("Traceback\nValueError: no\n")
-        found = read_results(tmp_path)
-        assert found.notes[0] == "a toy"
-        assert "2 different weights" in found.notes[1]
-        assert "other images of the batch: sep (batches of 100)" in found.notes[2]
-        assert list(found.failed.values()) == ["ValueError: no"]
+        failed = write(tmp_path, "few-shot", "animals", "sep", 2, {"test": 50})
+        (failed / "result.json").unlink()
+        (failed / "error.txt").write_text("Traceback\nValueError: no\n")
+        grid_results = read_results(tmp_path)
+        assert grid_results.notes[0] == "a toy"
+        assert "2 different weights" in grid_results.notes[1]
+        assert "other images of the batch: sep (batches of 100)" in grid_results.notes[2]
+        assert list(grid_results.failed.values()) == ["ValueError: no"]
 
     def test_a_folder_without_results(self, tmp_path):
         with pytest.raises(ValueError, match="holds no results of selfprompt bench"):
@@ -235,8 +235,8 @@ def test_a_reader_is_told_why_there_is_no_number_and_what_was_left_out(tmp_path)
     write(tmp_path, "domain-generalization", "animals", "linear", 1, {"source": 90, "dark": 40}, restricted=["dark"])
     write(tmp_path, "domain-generalization", "food", "linear", 1, {"source": 90, "dark": None})
     write(tmp_path, "domain-generalization", "food", "coop", 1, {"source": 90, "dark": 30})
-    whole, *others = all_tables(read_results(tmp_path).results)
-    assert whole.notes == (
+    first, *others = all_tables(read_results(tmp_path).results)
+    assert first.notes == (
         "No number where a method cannot tell the classes apart: linear.",
         "Of the tuned classes only those of the test set were to choose from on dark: linear.",
     )
@@ -260,10 +260,10 @@ def test_labels_are_text_and_never_markup_in_a_terminal():
     columns = ("method", *(f"[bold]set {number}" for number in range(8)))
     turned = Table("[title]", columns, tuple((label, *map(float, range(8))) for label in labels), ("[note]",))
     short = Table("[title]", columns[:3], tuple((label, 1.0, 2.0) for label in labels), ("[note]",))
-    for made in (turned, short):
-        written = io.StringIO()
-        print_table(made, Console(file=written, width=200, emoji=False))
-        assert not [text for text in (*labels, "[bold]set 0", "[title]", "[note]") if text not in written.getvalue()]
+    for table in (turned, short):
+        output = io.StringIO()
+        print_table(table, Console(file=output, width=200, emoji=False))
+        assert not [text for text in (*labels, "[bold]set 0", "[title]", "[note]") if text not in output.getvalue()]
 
 
 class TestForms:
@@ -312,9 +312,9 @@ def test_every_form_of_a_report(base_new, run, tmp_path_factory):
     assert done.status == 0
     assert "48.47" in done.out
     assert "48.16" in done.out
-    whole = json.loads(files["json"].read_text())
-    assert len(whole["cells"]) == len(evaluation_records(read_results(base_new).results)) == 19
-    assert whole["cells"][0]["correct"] + whole["cells"][1]["correct"] > 0
+    report = json.loads(files["json"].read_text())
+    assert len(report["cells"]) == len(evaluation_records(read_results(base_new).results)) == 19
+    assert report["cells"][0]["correct"] + report["cells"][1]["correct"] > 0
     page = files["html"].read_text()
     assert page.count("data:image/svg+xml") == 1 + 1 + 3 + 2, "scatter, gain, calibration, confusion"
     assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"

@@ -33,10 +33,10 @@ def bench(root, out, rows, protocol="base-to-new", retry=False, **changed):
     """Run a grid; returns states by row, and the results."""
     settings = {"seeds": (1,), "shots": (2,), "overrides": {"epochs": 1}, "datasets": ("animals",)} | changed
     names = settings.pop("datasets")
-    found = build_grid(protocol, "embedded", parse_rows(rows), names, **settings)
-    outcomes = list(run_grid(found, out, RunCache(root), retry_failed=retry))
-    assert len(outcomes) == len(found)
-    files = {cell.row: out / cell.folder / "result.json" for cell in found}
+    cells = build_grid(protocol, "embedded", parse_rows(rows), names, **settings)
+    outcomes = list(run_grid(cells, out, RunCache(root), retry_failed=retry))
+    assert len(outcomes) == len(cells)
+    files = {cell.row: out / cell.folder / "result.json" for cell in cells}
     results = {row: json.loads(file.read_text()) for row, file in files.items() if file.exists()}
     return {outcome.cell.row: outcome.state for outcome in outcomes}, results
 
@@ -56,17 +56,17 @@ def counted(root, classes, template=TEMPLATE, part="test", name="animals"):
 def test_halves_by_hand(root, tmp_path):
     states, results = bench(root, tmp_path, "zero-shot,coop,linear")
     assert set(states.values()) == {"done"}
-    found = results["zero-shot"]["evaluations"]
-    assert (found["base"]["correct"], found["base"]["total"]) == counted(root, CLASSES[:3])
-    assert (found["new"]["correct"], found["new"]["total"]) == counted(root, CLASSES[3:])
-    assert list(found["new"]["per_class"]) == ["grey", "pink"]
+    evaluations = results["zero-shot"]["evaluations"]
+    assert (evaluations["base"]["correct"], evaluations["base"]["total"]) == counted(root, CLASSES[:3])
+    assert (evaluations["new"]["correct"], evaluations["new"]["total"]) == counted(root, CLASSES[3:])
+    assert list(evaluations["new"]["per_class"]) == ["grey", "pink"]
     assert results["linear"]["evaluations"]["new"] is None, "its head belongs to the base classes"
     assert results["coop"]["evaluations"]["new"]["total"] == 4
     assert results["coop"]["images"] == {"train": 6, "val": 3}
     split = json.loads(next(tmp_path.glob("*/*/coop/*/split.json")).read_text())
     assert split["classes"] == list(CLASSES[:3])
     assert sorted(label for _, label in split["train"]) == [0, 0, 1, 1, 2, 2]
-    assert all(place.startswith("animals/train/") for place, _ in split["train"])
+    assert all(path.startswith("animals/train/") for path, _ in split["train"])
     for row in ("trainable_parameters", "train_seconds", "peak_memory", "recipe", "versions", "backbone", "seconds"):
         assert results["coop"][row], row
     assert results["zero-shot"]["recipe"]["options"]["template"] == TEMPLATE
@@ -76,22 +76,22 @@ def test_halves_by_hand(root, tmp_path):
 def test_domains_and_data_sets(root, tmp_path):
     targets = {"animals": ("dark",)}
     _, results = bench(root, tmp_path, "zero-shot,linear", "domain-generalization", targets=targets)
-    found = results["zero-shot"]["evaluations"]
-    assert (found["dark"]["correct"], found["dark"]["total"]) == counted(root, CLASSES[1:], part="dark")
-    assert (found["source"]["correct"], found["source"]["total"]) == counted(root, CLASSES)
+    evaluations = results["zero-shot"]["evaluations"]
+    assert (evaluations["dark"]["correct"], evaluations["dark"]["total"]) == counted(root, CLASSES[1:], part="dark")
+    assert (evaluations["source"]["correct"], evaluations["source"]["total"]) == counted(root, CLASSES)
     assert (results["linear"]["restricted"], results["zero-shot"]["restricted"]) == (["dark"], [])
     assert list(results["linear"]["evaluations"]["dark"]["per_class"]) == list(CLASSES[1:])
     _, results = bench(root, tmp_path, "zero-shot,linear", "cross-dataset", targets={"animals": ("food",)})
-    found = results["zero-shot"]["evaluations"]
-    assert (found["food"]["correct"], found["food"]["total"]) == counted(root, CLASSES, name="food")
+    evaluations = results["zero-shot"]["evaluations"]
+    assert (evaluations["food"]["correct"], evaluations["food"]["total"]) == counted(root, CLASSES, name="food")
 
 
 def test_each_task_brings_its_template_unless_the_user_does(root, tmp_path):
-    own = "zero-shot[options.template='{}']"
-    _, results = bench(root, tmp_path, own)
-    found = results[own]["evaluations"]["new"]
-    assert results[own]["recipe"]["options"]["template"] == "{}"
-    assert (found["correct"], found["total"]) == counted(root, CLASSES[3:], template="{}")
+    row = "zero-shot[options.template='{}']"
+    _, results = bench(root, tmp_path, row)
+    metrics = results[row]["evaluations"]["new"]
+    assert results[row]["recipe"]["options"]["template"] == "{}"
+    assert (metrics["correct"], metrics["total"]) == counted(root, CLASSES[3:], template="{}")
 
 
 def test_a_failed_cell_is_kept_apart_and_retried_on_request(root, tmp_path, journal):
@@ -109,11 +109,11 @@ def test_a_failed_cell_is_kept_apart_and_retried_on_request(root, tmp_path, jour
 def test_a_cell_with_a_damaged_result_runs_again(root, tmp_path, journal):
     bench(root, tmp_path, QUICK)
     (file,) = tmp_path.rglob("result.json")
-    whole = json.loads(file.read_text())
+    before = json.loads(file.read_text())
     file.write_text(file.read_text()[:100])
     states, results = bench(root, tmp_path, QUICK)
     assert states == {QUICK: "done"}
-    assert results[QUICK]["evaluations"] == whole["evaluations"]
+    assert results[QUICK]["evaluations"] == before["evaluations"]
 
 
 @pytest.mark.slow
@@ -142,13 +142,13 @@ def test_jobs_of_a_cluster_one_of_them_killed(root, tmp_path, journal):
 
     (tmp_path / "deadly").touch()
     row = "tests.benchmarks.journal_methods:Deadly[backbone=embedded/mae]"
-    found = build_grid("base-to-new", "embedded", parse_rows(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
-    jobs = submit_jobs(found, tmp_path, root, cluster="local", jobs=2)
+    cells = build_grid("base-to-new", "embedded", parse_rows(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
+    jobs = submit_jobs(cells, tmp_path, root, cluster="local", jobs=2)
     (line,) = failed_jobs(jobs)
     (survivor,) = [job for job in jobs if not line.startswith(f"job {job.job_id}:")]
     done = survivor.result()["done"]
     assert done == len(list(tmp_path.rglob("result.json"))) >= 2, "all but the cell of the one that was killed, or all"
-    states = [outcome.state for outcome in run_grid(found, tmp_path, RunCache(root))]
+    states = [outcome.state for outcome in run_grid(cells, tmp_path, RunCache(root))]
     assert sorted(states) == ["done"] * (3 - done) + ["skipped"] * done
 
 
@@ -168,9 +168,9 @@ def test_the_command_line(root, tmp_path, run):
     assert "3 cells, 3 already done" in done.out
     assert "2/3" not in done.out
     (file,) = tmp_path.glob("*/*/zero-shot/*/result.json")
-    found = json.loads(file.read_text())["evaluations"]
+    evaluations = json.loads(file.read_text())["evaluations"]
     base, new = counted(root, CLASSES[:3]), counted(root, CLASSES[3:])
-    assert (found["base"]["correct"], found["new"]["correct"]) == (base[0], new[0])
+    assert (evaluations["base"]["correct"], evaluations["new"]["correct"]) == (base[0], new[0])
     b, n = 100 * base[0] / base[1], 100 * new[0] / new[1]
     h = 2 * b * n / (b + n) if b + n else 0.0
     done = run("report", tmp_path)
@@ -179,7 +179,7 @@ def test_the_command_line(root, tmp_path, run):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["vtab", "--suite", "coop"], "vtab is defined for the suites vtab, got 'coop'"),
         (["base-to-new", "--datasets", "cats"], "has no task 'cats'"),
@@ -193,11 +193,11 @@ def test_the_command_line(root, tmp_path, run):
         ),
     ],
 )
-def test_wrong_command_lines(root, words, said, run, tmp_path, monkeypatch):
+def test_wrong_command_lines(root, words, message, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    place = [] if "vtab" in words else ["--root", root]
+    root_option = [] if "vtab" in words else ["--root", root]
     names = [] if "--datasets" in words or "vtab" in words else ["--datasets", "animals"]
-    done = run("bench", *words, *place, *names)
+    done = run("bench", *words, *root_option, *names)
     assert done.status
-    assert said in done.err
+    assert message in done.err
     assert not list(tmp_path.iterdir())

@@ -73,8 +73,8 @@ def test_many_classes_are_compared_in_chunks(perf_setup: PerfSetup, monkeypatch:
 
 @pytest.mark.slow
 def test_kmeans_start_is_nearly_as_good_as_full_kmeans(perf_setup: PerfSetup) -> None:
-    found = BUILDERS["kmeans"](perf_setup, Size(images=16)).compare()
-    assert 0 <= found["inertia"] <= 0.05
+    differences = BUILDERS["kmeans"](perf_setup, Size(images=16)).compare()
+    assert 0 <= differences["inertia"] <= 0.05
 
 
 def test_compare_sees_a_changed_result(perf_setup: PerfSetup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,30 +90,30 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "SEP training step" in text
     assert "Targets apply to ViT-B shapes" in text
-    found = json.loads((out / "perf.json").read_text())
-    assert [row["name"] for row in found["rows"]] == [
+    report = json.loads((out / "perf.json").read_text())
+    assert [row["name"] for row in report["rows"]] == [
         "SEP training step, 5 classes, batch 2",
         "SPT-deep step, class token, 5 classes, batch 2",
     ]
-    for row in found["rows"]:
+    for row in report["rows"]:
         assert row["equal"]
         assert set(row["differences"]) == {"logits", "loss", "gradients"}
         assert min(row[name] for name in ("plain", "ours", "of_peak")) > 0
         assert row["operations"] > 1e6
         assert row["met"] == {}
-    assert found["rows"][1]["memory"]["ours"] > 0
-    assert found["settings"]["backbone"] == "embedded"
-    assert torch.__version__.startswith(found["versions"]["torch"])
-    assert found["machine"]["processor"]
+    assert report["rows"][1]["memory"]["ours"] > 0
+    assert report["settings"]["backbone"] == "embedded"
+    assert torch.__version__.startswith(report["versions"]["torch"])
+    assert report["machine"]["processor"]
     assert (out / "perf.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_results_are_compared_in_float32_whatever_is_measured(tmp_path: Path) -> None:
     arguments = ["--cases", "spt-step", "--classes", "2", "--batch", "1", "--rounds", "1", "--seconds", "0"]
     assert main([*arguments, "--precision", "bf16-mixed", "--out", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "perf.json").read_text())
-    assert found["settings"]["precision"] == "bf16-mixed"
-    assert found["rows"][0]["equal"]
+    report = json.loads((tmp_path / "perf.json").read_text())
+    assert report["settings"]["precision"] == "bf16-mixed"
+    assert report["rows"][0]["equal"]
 
 
 def test_command_fails_where_results_differ(
@@ -203,7 +203,7 @@ def fake_contenders(differences: dict[str, float]) -> Contenders:
 
 
 class Growing:
-    """A baseline whose time and memory grow with the classes, on a clock of its own."""
+    """A baseline whose time and memory grow with the classes, on a fake clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         self.now, self.memory = 0.0, 0
@@ -289,7 +289,7 @@ def test_table_fits_and_plot_shows_every_row() -> None:
     assert len(ratio_bars(rows).axes[0].patches) == 3
     with pytest.raises(ValueError, match="at least 1 row"):
         ratio_bars([])
-    found = {
+    report = {
         "rows": rows,
         "settings": {
             "backbone": "ViT-B-16",
@@ -301,7 +301,7 @@ def test_table_fits_and_plot_shows_every_row() -> None:
         "machine": {"gpu": None, "processor": "a CPU", "cores": 2},
         "peak": {"best": {"wall": 1e11}},
     }
-    assert remarks(found)[1:] == [
+    assert remarks(report)[1:] == [
         "* SEP training step, 100 classes, batch 4: the plain baseline is extrapolated from 50 and 100 classes; "
         "ours was measured."
     ]

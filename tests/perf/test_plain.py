@@ -41,7 +41,7 @@ def clip_of(pool: str) -> Backbone:
     return assemble.clip_backbone("tiny", model, Letters(), images={})
 
 
-def learned_of(method: Method) -> dict[str, Tensor]:
+def trainable_of(method: Method) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in method.trainable().items()}
 
 
@@ -65,10 +65,10 @@ def close(plain: Tensor, ours: Tensor) -> None:
 @pytest.mark.parametrize("pool", ["tok", "avg"])
 @pytest.mark.parametrize("options", [{}, RELEASED, {"layers": (1,), "text_prompts": 2}], ids=["own", "released", "one"])
 def test_sep(pool: str, options: dict[str, Any]) -> None:
-    found = clip_of(pool)
-    method = build_method("sep", found, NAMES, **options)
-    plain = PlainSEP(plain_clip(found), method.classes, method.options, learned_of(method))
-    assert_same(method, plain, found.preprocess.size)
+    clip = clip_of(pool)
+    method = build_method("sep", clip, NAMES, **options)
+    plain = PlainSEP(plain_clip(clip), method.classes, method.options, trainable_of(method))
+    assert_same(method, plain, clip.preprocess.size)
     with torch.no_grad():
         close(plain.text_features(), method.encode_classes())
 
@@ -76,14 +76,14 @@ def test_sep(pool: str, options: dict[str, Any]) -> None:
 def test_sep_refuses_what_only_the_library_has() -> None:
     method = build_method("sep", backbone("clip"), NAMES, fusion="shared")
     with pytest.raises(ValueError, match="released fusion modules"):
-        PlainSEP(plain_clip(backbone("clip")), method.classes, method.options, learned_of(method))
+        PlainSEP(plain_clip(backbone("clip")), method.classes, method.options, trainable_of(method))
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
 def test_coop(pool: str) -> None:
-    found = clip_of(pool)
-    method = build_method("coop", found, NAMES, prompts=5)
-    assert_same(method, PlainCoOp(plain_clip(found), method.classes, method.context), found.preprocess.size)
+    clip = clip_of(pool)
+    method = build_method("coop", clip, NAMES, prompts=5)
+    assert_same(method, PlainCoOp(plain_clip(clip), method.classes, method.context), clip.preprocess.size)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "avg"])
@@ -92,18 +92,18 @@ def test_vit(name: str, pooling: str) -> None:
     method = build_method(name, backbone("mae"), NAMES, pooling=pooling)
     if name == "linear" and pooling == "avg":
         method.pooling = "patches"  # without prompts the same
-    plain = PlainPrompted(plain_vit(backbone("mae")), learned_of(method), average=pooling == "avg")
+    plain = PlainPrompted(plain_vit(backbone("mae")), trainable_of(method), average=pooling == "avg")
     assert_same(method, plain, 64)
 
 
 def test_weights_are_shared_and_frozen() -> None:
-    for plain, found in (
+    for plain, original in (
         (plain_clip(backbone("clip")), backbone("clip")),
         (plain_vit(backbone("mae")), backbone("mae")),
     ):
-        places = {tensor.data_ptr() for tensor in found.vision.state_dict().values()}
+        addresses = {tensor.data_ptr() for tensor in original.vision.state_dict().values()}
         side = plain.visual if hasattr(plain, "visual") else plain
-        assert {p.data_ptr() for p in side.parameters()} <= places
+        assert {p.data_ptr() for p in side.parameters()} <= addresses
         assert not any(p.requires_grad for p in plain.parameters())
 
 

@@ -123,16 +123,16 @@ def test_peak_memory_is_what_a_run_holds_at_once() -> None:
 
 
 def take(megabytes: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Work for a process of its own."""
+    """Return work for a child process."""
     return lambda: None, lambda: torch.ones(megabytes * MIB, dtype=torch.uint8)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_peak_memory_in_a_child() -> None:
-    found = peak_in_child(take, 400)
-    assert found is not None
-    assert 200 * MIB < found < 500 * MIB
+    growth = peak_in_child(take, 400)
+    assert growth is not None
+    assert 200 * MIB < growth < 500 * MIB
 
 
 def test_available_memory() -> None:

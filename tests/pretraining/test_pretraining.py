@@ -1,4 +1,4 @@
-"""The pieces that make the embedded backbones, on drawings made on the spot."""
+"""The parts of the pretraining, on small drawings made by the tests."""
 
 import json
 from pathlib import Path
