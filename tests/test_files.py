@@ -14,7 +14,7 @@ from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.recipe import load_recipe
 from selfprompt.utils import files
 from selfprompt.utils.files import open_to_append, read_text, write_atomically
-from selfprompt.utils.locks import claimed
+from selfprompt.utils.locks import lock_file
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def test_appending_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_lock_does_not_empty_what_a_link_leads_to(mine: Path, link) -> None:
     link(mine, mine.with_name("a.lock"))
-    with claimed(mine.with_name("a.lock")) as held:
+    with lock_file(mine.with_name("a.lock")) as held:
         assert held
-        with claimed(mine.with_name("a.lock")) as again:
+        with lock_file(mine.with_name("a.lock")) as again:
             assert not again
     assert mine.read_text() == "mine"
 

@@ -7,7 +7,7 @@ import pytest
 import selfprompt
 from selfprompt.training.reporter import LogReporter
 from selfprompt.training.tune import RESULT
-from selfprompt.utils.locks import FOLDER_LOCK, folder_claimed
+from selfprompt.utils.locks import FOLDER_LOCK, lock_folder
 from tests.conftest import FAST, started
 
 QUICK = {"method": "linear", "backbone": "embedded/mae", "epochs": 2, "workers": 0}
@@ -62,25 +62,25 @@ def test_the_lock_of_a_killed_run_keeps_nobody_out(photos, tmp_path, run):
     process.kill()
     process.communicate()
     assert (out / FOLDER_LOCK).exists()
-    with folder_claimed(out) as mine:
+    with lock_folder(out) as mine:
         assert mine
     assert "holds an unfinished run" in run("train", photos, *FAST, "--epochs", "2000", "--out", out).err
 
 
 def test_a_folder_that_was_made_for_nothing_is_taken_away(tmp_path):
-    with folder_claimed(tmp_path / "new") as mine:
+    with lock_folder(tmp_path / "new") as mine:
         assert mine
-        with folder_claimed(tmp_path / "new") as also:
+        with lock_folder(tmp_path / "new") as also:
             assert not also
         assert (tmp_path / "new" / FOLDER_LOCK).exists(), "who was refused takes nothing away"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
-    with folder_claimed(tmp_path / "old"):
+    with lock_folder(tmp_path / "old"):
         pass
     assert list((tmp_path / "old").iterdir()) == []
 
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RuntimeError, match="cannot be written to"), folder_claimed(tmp_path / "file" / "out"):
+    with pytest.raises(RuntimeError, match="cannot be written to"), lock_folder(tmp_path / "file" / "out"):
         pass

@@ -18,7 +18,7 @@ from selfprompt.data.loading.prefetch import BATCHES_AHEAD, batched, prefetch
 from selfprompt.inference.image_paths import image_paths
 from selfprompt.inference.jobs import JobSpec, finish_job, merged_file, open_job, run_job
 from selfprompt.inference.predictions import Prediction
-from selfprompt.utils.locks import claimed
+from selfprompt.utils.locks import lock_file
 from tests.conftest import COLOURS, photo, ran, write_photos
 
 ROOT = Path(__file__).parents[1]
@@ -288,7 +288,7 @@ class TestJob:
 
     def test_a_claimed_part_is_waited_for(self, tmp_path, monkeypatch):
         job = open_job(tmp_path, job_spec(), list("uvwxy"))
-        claim = claimed(tmp_path / ".part-00001.csv.lock")
+        claim = lock_file(tmp_path / ".part-00001.csv.lock")
         assert claim.__enter__()
         seen = []
 

@@ -22,7 +22,7 @@ from selfprompt.recipes.recipe import (
     shipped_recipe,
 )
 from selfprompt.recipes.renamed import _log_once
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 
 # What belongs to the machine or to the user's data and never to a recipe.
 MACHINE = {
@@ -304,9 +304,9 @@ def test_an_empty_file_is_the_default_recipe(tmp_path):
     assert load_recipe(write(tmp_path / "empty.yaml", "# nothing yet\n")) == load_recipe("sep")
 
 
-def test_check_kinds_leaves_other_names_and_other_kinds_alone():
-    check_kinds(TrainOptions, {"nonsense": 1, "epochs": 3, "lr": 1, "devices": "auto"})
-    check_kinds(dict, {"a": 1})
+def test_check_types_leaves_other_names_and_other_types_alone():
+    check_types(TrainOptions, {"nonsense": 1, "epochs": 3, "lr": 1, "devices": "auto"})
+    check_types(dict, {"a": 1})
 
 
 def test_the_former_name_of_a_key_is_still_read(tmp_path, caplog):

@@ -13,7 +13,7 @@ from selfprompt.benchmarks.cells import ERROR, RESULT, error_summary
 from selfprompt.metrics import Metrics, harmonic_mean
 from selfprompt.recipes.renamed import with_present_keys
 from selfprompt.utils.json_files import read_json
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 
 ADVICE = "Delete it; selfprompt bench runs that cell again."
 
@@ -165,13 +165,13 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or "protocol" not in record:
         return None
     try:
-        _check_kinds(_Record, record)
-        _check_kinds(_RecordedBackbone, record["backbone"])
+        _check_types(_Record, record)
+        _check_types(_RecordedBackbone, record["backbone"])
         if not record["evaluations"]:
             raise ValueError("evaluations must not be empty")
         for metrics in record["evaluations"].values():
             if metrics is not None:
-                _check_kinds(Metrics, {"confusion": [], "reliability": [], **metrics})
+                _check_types(Metrics, {"confusion": [], "reliability": [], **metrics})
                 _check_tables(Metrics.from_json({"confusion": [], **metrics}))
         record["images"]["train"]
         return {**record, "overrides": with_present_keys(record["overrides"], log=False)}
@@ -180,12 +180,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is damaged: {reason}. {ADVICE}") from error
 
 
-def _check_kinds(record: type, values: Mapping[str, Any]) -> None:
+def _check_types(record: type, values: Mapping[str, Any]) -> None:
     """Raise ValueError unless the values have all fields of a record, with the right types."""
     missing = [entry.name for entry in fields(record) if entry.name not in values]
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
-    check_kinds(record, values)
+    check_types(record, values)
 
 
 def _check_tables(metrics: Metrics) -> None:

@@ -35,7 +35,7 @@ from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_statistics
 from selfprompt.utils.files import to_json, write_atomically, write_json
-from selfprompt.utils.locks import claimed
+from selfprompt.utils.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def try_cell(
     folder = out / cell.folder
     if is_done(folder, cell.id):
         return Outcome(cell, "skipped")
-    with claimed(folder / LOCK) as acquired:
+    with lock_file(folder / LOCK) as acquired:
         if not acquired:
             return Outcome(cell, "locked")
         if is_done(folder, cell.id):  # finished between the first check and the lock

@@ -26,7 +26,7 @@ from selfprompt.inference.predictions import ERROR_COLUMN, Prediction, as_csv, a
 from selfprompt.utils.csv_text import guarded
 from selfprompt.utils.files import write_atomically, write_json
 from selfprompt.utils.json_files import read_json
-from selfprompt.utils.locks import claimed
+from selfprompt.utils.locks import lock_file
 
 FORMAT = 1
 JOB, LIST, SUMMARY = "job.json", "images.txt", "summary.json"
@@ -109,7 +109,7 @@ def open_job(folder: Path, spec: JobSpec, paths: Iterable[str]) -> Job:
     index = PathIndex(spec.part_size)
     lines = index.lines(paths)
     if not (folder / JOB).exists():
-        with claimed(folder / START_LOCK, wait=True):
+        with lock_file(folder / START_LOCK, wait=True):
             if not (folder / JOB).exists():
                 _start(folder, spec, index, lines)
                 return Job(folder, spec, index)
@@ -178,7 +178,7 @@ def _write_part(job: Job, number: int, predict: Predict, progress: Callable[[int
     if path.exists():
         return True
     lock = path.with_name(f".{path.name}.lock")
-    with claimed(lock) as mine:
+    with lock_file(lock) as mine:
         if not mine:
             return False
         if not path.exists():  # it may have been written since the check above
@@ -213,7 +213,7 @@ def finish_job(job: Job, *, merge: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: If a part or the summary is damaged.
     """
-    with claimed(job.folder / END_LOCK, wait=True):
+    with lock_file(job.folder / END_LOCK, wait=True):
         if not (job.folder / SUMMARY).exists():
             write_json(job.folder / SUMMARY, _summary(job))
         if merge and not merged_file(job).exists():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 
 FORMAT = 1
 MAX_CLASSES = 100_000
@@ -127,7 +127,7 @@ def _check(record: type, values: Mapping[str, Any], where: str, *, allow_unknown
     if unknown and not allow_unknown:
         raise ValueError(f"{subject} has unknown keys: {_format(', '.join(unknown))}")
     try:
-        check_kinds(record, values)
+        check_types(record, values)
     except ValueError as error:
         raise ValueError(f"{where}.{error}".lstrip(".").rstrip(".")) from error
 

@@ -14,7 +14,7 @@ from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe, shipped_recipe
 from selfprompt.recipes.renamed import with_present_names
 from selfprompt.utils.suggestions import did_you_mean
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 
 
 def find_method(name: str) -> type[Method]:
@@ -60,7 +60,7 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
-    check_kinds(method.Options, values)
+    check_types(method.Options, values)
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value}.")

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 
 LATER_OPTIONS = {"views": 0, "compile": False, "on_empty_class": "skip"}
 """Options added later, with the default that keeps the old behaviour: ids and checkpoints leave them out at it."""
@@ -35,7 +35,7 @@ class DataOptions:
     """Folder that caches the frozen features of images for later runs; processes may share it, files may be deleted."""
 
     def __post_init__(self) -> None:
-        check_kinds(type(self), vars(self))
+        check_types(type(self), vars(self))
         _check_range("shots", self.shots, at_least=0)
         _check_range("holdout", self.holdout, at_least=0, below=1)
         if not re.fullmatch(r"\d+(\.\d+)?\s*([KMG]i?)?B?", self.memory, flags=re.IGNORECASE):
@@ -106,7 +106,7 @@ class TrainOptions:
     """Also write TensorBoard logs; needs the package tensorboard."""
 
     def __post_init__(self) -> None:
-        check_kinds(type(self), vars(self))
+        check_types(type(self), vars(self))
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
             _check_range(name, getattr(self, name), at_least=1)
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"):

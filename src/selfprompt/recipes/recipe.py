@@ -17,7 +17,7 @@ from selfprompt.methods import list_methods
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.renamed import with_present_keys, with_present_names
 from selfprompt.utils.suggestions import did_you_mean
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 from selfprompt.utils.yaml_text import read_yaml, write_yaml
 
 SHIPPED = files("selfprompt") / "recipes"
@@ -47,7 +47,7 @@ class Recipe:
     train: TrainOptions = field(default_factory=TrainOptions)
 
     def __post_init__(self) -> None:
-        check_kinds(type(self), vars(self))
+        check_types(type(self), vars(self))
         if not 1 <= self.eval_batch_size <= 10_000:
             raise ValueError(f"eval_batch_size must lie in 1..10000, got {self.eval_batch_size}.")
         if not 0 <= self.seed < 2**63:
@@ -73,8 +73,8 @@ class Recipe:
         """
         overrides = with_present_keys(overrides)
         check_keys(overrides)
-        check_kinds(TrainOptions, overrides)
-        check_kinds(Recipe, overrides)
+        check_types(TrainOptions, overrides)
+        check_types(Recipe, overrides)
         epochs = overrides.get("epochs", self.train.epochs)
         if "warmup_epochs" not in overrides and self.train.warmup_epochs >= epochs:
             overrides["warmup_epochs"] = epochs // 10
@@ -164,7 +164,7 @@ def read_recipe(path: Path | Traversable, method: str | None = None, *, trust: b
     values = read_values(path)
     named = values.pop("method", Recipe.method)
     try:
-        check_kinds(Recipe, {"method": named})
+        check_types(Recipe, {"method": named})
         if len(named) > MAX_METHOD_LENGTH:
             raise ValueError(f"method must be a name of up to {MAX_METHOD_LENGTH} letters, got {len(named):,}.")
         if named.endswith(SUFFIXES):
@@ -204,7 +204,7 @@ def read_values(path: Path | Traversable) -> dict[str, Any]:
     try:
         values = with_present_keys(values)
         check_keys(values)
-        check_kinds(Recipe, values)
+        check_types(Recipe, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return values

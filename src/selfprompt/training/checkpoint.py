@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 
 from selfprompt.utils.files import write_atomically
 from selfprompt.utils.json_files import parse_json
-from selfprompt.utils.validation import check_kinds
+from selfprompt.utils.validation import check_types
 
 FORMAT = 1
 EPOCHS = "epochs"  # folder for the copies of the option keep_every
@@ -100,7 +100,7 @@ def _parse_state(path: Path, text: str) -> dict[str, Any]:
         state = parse_json(text.encode())
         version = state["format"]
         if version == FORMAT:
-            check_kinds(TrainingCheckpoint, state)
+            check_types(TrainingCheckpoint, state)
             missing = [name for name in ("epoch", "identity", "history", "facts") if name not in state]
             if missing or not all(isinstance(entry, dict) for entry in state["history"]):
                 raise ValueError(f"it has no {', '.join(missing) or 'records in its history'}")

@@ -31,7 +31,7 @@ from selfprompt.training.steps import (
     with_statistics,
 )
 from selfprompt.utils.files import write_atomically, write_json
-from selfprompt.utils.locks import folder_claimed
+from selfprompt.utils.locks import lock_folder
 
 RESULT, RECIPE = "result.json", "recipe.yaml"
 
@@ -123,7 +123,7 @@ def _folder_held(folder: Path | None, fabric: Any, resume: bool) -> Iterator[Non
     if folder is None:
         yield
         return
-    with folder_claimed(folder) if fabric.is_global_zero else nullcontext(True) as is_ours:
+    with lock_folder(folder) if fabric.is_global_zero else nullcontext(True) as is_ours:
         if not fabric.broadcast(is_ours):
             raise ValueError(
                 f"{folder} is being written by another run. Wait until it has ended, or choose another folder."

@@ -1,1 +1,1 @@
-"""Small helpers without knowledge of models or images."""
+"""Small helpers that know nothing about models or images."""

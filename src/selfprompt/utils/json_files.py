@@ -1,4 +1,4 @@
-"""JSON files that anybody may have written: read strictly, so that what is odd is refused with a sentence."""
+"""Strict reading of JSON files from untrusted sources."""
 
 import json
 import math
@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any
 
 DEEPEST = 64
-"""Lists and objects within one another; results have a handful."""
+"""Levels of nested lists and objects; results have a few."""
 LONGEST_KEY = 80
-"""Letters of a key in a message."""
+"""Characters of a key in a message."""
 LONGEST_JSON = 1 << 28
-"""Bytes; results of a thousand classes are a few million."""
+"""Bytes; results of a thousand classes have a few million."""
 
 
 def read_json(path: Path, *, advice: str) -> Any:
-    """The value in a JSON file that anybody may have written.
+    """Read a JSON file from an untrusted source.
 
     Args:
-        path: The file.
-        advice: What a reader of the error should do, a sentence.
+        path: Path of the file.
+        advice: Sentence for the error message that says what to do.
 
     Raises:
-        ValueError: If it is not JSON in UTF-8, names a key twice, holds NaN, infinity or a number of more than 64 bits,
-            is nested without end, is too large to be what it should be, or no plain file.
+        ValueError: If it is not a regular file or not JSON in UTF-8, repeats a key, is too deep or large, or contains
+            NaN, infinity or a number of more than 64 bits.
         OSError: If it cannot be opened.
     """
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file. {advice}")  # to open a pipe would wait for its writer
+        raise ValueError(f"{path} is not a file. {advice}")  # opening a pipe would wait for its writer
     with path.open("rb") as file:
         content = file.read(LONGEST_JSON + 1)
     try:
@@ -38,7 +38,7 @@ def read_json(path: Path, *, advice: str) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """The value of a JSON text; ValueError and RecursionError as in ``read_json``, without a file's name."""
+    """Parse a JSON text; raises ValueError or RecursionError for what ``read_json`` refuses."""
     if len(content) > LONGEST_JSON:
         raise ValueError(f"it has more than {LONGEST_JSON:,} bytes")
     text = content.decode("utf-8")
@@ -50,7 +50,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    """Raise ValueError for what is nested so deeply that functions which call themselves could fail on it."""
+    """Raise ValueError for a value so deep that recursive functions might fail on it."""
     level = [value]
     for _ in range(DEEPEST):
         level = [
@@ -80,8 +80,8 @@ def _small(text: str) -> int:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"it has the key {name[:LONGEST_KEY]!r} twice")
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""Claims on files that several processes share: a lock that dies with its process; knows files only."""
+"""Locks on files and folders that processes share; a lock ends with its process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +10,18 @@ from selfprompt.utils.files import remove_link
 
 
 @contextmanager
-def claimed(lock: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file for as long as the context lasts; false if another process has it.
+def lock_file(lock: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file within the context; yields False if another process holds it.
 
-    The operating system releases the claim of a process that dies, whatever it died of. The lock's file stays: to
-    delete it would let two processes hold locks on two files of one name.
+    The operating system releases the lock of a process that dies. The lock file is not deleted: otherwise two processes
+    could hold locks on two files of the same name.
 
     Args:
-        lock: The file; its folder is made.
-        wait: Whether to wait until the other process is done, instead of giving up.
+        lock: Path of the lock file; its folder is created.
+        wait: Whether to wait for the other process instead of giving up.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    remove_link(lock)  # the lock's file is emptied when it is opened
+    remove_link(lock)  # opening the lock file truncates it
     held = FileLock(lock)
     try:
         held.acquire(blocking=wait)
@@ -38,29 +38,29 @@ FOLDER_LOCK = ".lock"
 
 
 @contextmanager
-def folder_claimed(folder: Path) -> Iterator[bool]:
-    """Hold a whole folder for as long as the context lasts; false if another process or thread writes there.
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """Hold a folder within the context; yields False if another process or thread holds it.
 
-    Nothing of the lock is left behind, nor a folder that was made for it and holds nothing else. What a killed process
-    leaves of it keeps nobody out.
+    Removes the lock file afterwards, and the folder if it was created here and is empty. A lock file left by a killed
+    process blocks nobody.
 
     Args:
-        folder: It is made.
+        folder: Path of the folder, which is created.
 
     Raises:
-        RuntimeError: If it cannot be written to.
+        RuntimeError: If the folder cannot be written to.
     """
     lock, new = folder / FOLDER_LOCK, not folder.exists()
     try:
-        claim = claimed(lock)
-        mine = claim.__enter__()
+        held = lock_file(lock)
+        is_ours = held.__enter__()
     except OSError as error:
         raise RuntimeError(f"{folder} cannot be written to: {error.strerror or error}. Choose another one.") from error
     try:
-        yield mine
+        yield is_ours
     finally:
-        if mine:
-            lock.unlink(missing_ok=True)  # while it is held; whoever opened it meanwhile finds it deleted, and gives up
-        claim.__exit__(None, None, None)
-        if mine and new and not any(folder.iterdir()):
+        if is_ours:
+            lock.unlink(missing_ok=True)  # while held: a process that opened it meanwhile sees it deleted and gives up
+        held.__exit__(None, None, None)
+        if is_ours and new and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,20 +1,20 @@
-"""What a file of somebody else's may name without being trusted: shipped methods and published backbones."""
+"""Checks of the method and the backbone that an untrusted artifact names."""
 
 import importlib.util
 import re
 from pathlib import Path
 
-# timm/<name>, timm/<name>/random, open_clip/<model>/<tag>, embedded/<name>: models that a library lists, and no files
+# timm/<name>, timm/<name>/random, open_clip/<model>/<tag>, embedded/<name>: models that a library lists, never files
 _PUBLISHED = re.compile(r"(embedded|timm|open_clip)(/\w[\w.+-]*){1,2}", re.ASCII)
 
 
 def check_method(name: str, *, trust: bool, folder: Path) -> None:
-    """Raise ValueError if loading the method that an artifact names would run code that nobody vouches for.
+    """Raise ValueError if loading the method of an artifact would run untrusted code.
 
     Args:
-        name: "sep", or "package.module:Class", whose import runs that module.
-        trust: Whether the caller trusts the artifact's author.
-        folder: The artifact's; modules that lie in it are never imported.
+        name: Name of the method, or "package.module:Class", whose import runs that module.
+        trust: Whether the user trusts the author of the artifact.
+        folder: Folder of the artifact; modules in it are never imported.
     """
     if ":" not in name:
         return
@@ -25,11 +25,11 @@ def check_method(name: str, *, trust: bool, folder: Path) -> None:
             "who made this folder, allow it: --trust, or trust=True"
         )
     try:
-        found = importlib.util.find_spec(module.partition(".")[0])
+        spec = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(f"the module of its method {name!r} cannot be found: {error}") from error
-    places = [] if found is None else [found.origin, *(found.submodule_search_locations or [])]
-    if any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places if place):
+    paths = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
+    if any(Path(path).resolve().is_relative_to(folder.resolve()) for path in paths if path):
         raise ValueError(
             f"the module of its method {name!r} lies in the folder itself, and code is never taken from there. "
             "Look at it, and install it or put it elsewhere on the path"
@@ -37,10 +37,10 @@ def check_method(name: str, *, trust: bool, folder: Path) -> None:
 
 
 def check_backbone(name: str) -> None:
-    """Raise ValueError unless a backbone's name that an artifact gives is that of a published model.
+    """Raise ValueError unless the backbone of an artifact is a published model.
 
-    Names of files would read whatever path the artifact's author chose, and configurations from a folder or a hub
-    repository can name tokenizers that carry code.
+    A file name would read a path of the author's choice, and a configuration from a folder or a hub repository can name
+    tokenizers that contain code.
     """
     if not _PUBLISHED.fullmatch(name):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reads and writes YAML that may come from anybody: plain values only, of bounded size and depth; imports no torch."""
+"""YAML from untrusted sources: plain values of bounded size and depth. Imports no torch."""
 
 import re
 from collections.abc import Hashable
@@ -13,18 +13,18 @@ from selfprompt.utils.files import encoding_of
 LONGEST = 1 << 15
 """Characters of a text; a recipe has one or two thousand."""
 DEEPEST = 20
-"""Levels of lists and mappings in each other."""
+"""Levels of nested lists and mappings."""
 
 
 class Loader(yaml.SafeLoader):
-    """Reads plain values: no aliases, no key twice, no deep nesting; ``1e-3`` is the number that everybody means."""
+    """Loads plain values: no aliases, no repeated keys, no deep nesting; ``1e-3`` is a number."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The next value, with what is inside of it."""
+        """Compose the next node, and its children."""
         if self.check_event(yaml.AliasEvent):
             raise ValueError("aliases (*name) are not taken; write the value out")
         self._depth += 1
@@ -35,37 +35,37 @@ class Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping whose keys are all different."""
+        """Construct a mapping without repeated keys."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for place, key in enumerate(keys) if key in keys[:place]]
-        if twice:
-            raise ValueError(f"the key {twice[0]!r} occurs twice")
+        repeated = [key for index, key in enumerate(keys) if key in keys[:index]]
+        if repeated:
+            raise ValueError(f"the key {repeated[0]!r} occurs twice")
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 wants a dot in such a number
+# YAML 1.1 requires a dot in such a number
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML text as values.
+    """Parse YAML text.
 
     Raises:
-        ValueError: If it is not valid YAML, or not of the plain kind.
+        ValueError: If it is not valid YAML, or not plain values.
     """
     if len(text) > LONGEST:
         raise ValueError(f"not valid YAML: it must have at most {LONGEST:,} characters, and has more")
     try:
         return yaml.load(text, Loader)
-    except Exception as error:  # PyYAML raises IndexError, KeyError and others where a value contradicts its tag
+    except Exception as error:  # PyYAML raises IndexError, KeyError and others if a value contradicts its tag
         reason = str(error) if isinstance(error, (yaml.YAMLError, ValueError)) else type(error).__name__
         raise ValueError(f"not valid YAML: {' '.join(reason.split())}") from None
 
 
 def check_plain(text: str) -> None:
-    """Raise ValueError for a text that another reader of YAML should not be given: nested too deep, or with aliases.
+    """Raise ValueError for a text that other YAML parsers should not get: too deep, or with aliases.
 
-    Other texts pass, also those that are no YAML.
+    Other texts pass, even if they are not YAML.
     """
     depth = deepest = 0
     for letter in text:
@@ -78,10 +78,10 @@ def check_plain(text: str) -> None:
 
 
 def read_yaml(path: Path | Traversable) -> Any:
-    """The values in a YAML file.
+    """Read a YAML file.
 
     Raises:
-        ValueError: If it cannot be read as one; the message names it.
+        ValueError: If the file cannot be read as YAML; the message names it.
     """
     try:
         with path.open("rb") as file:
@@ -98,5 +98,5 @@ def read_yaml(path: Path | Traversable) -> Any:
 
 
 def write_yaml(values: Any) -> str:
-    """Values as YAML text, keys in their order."""
+    """Return values as YAML text, with keys in their order."""
     return str(yaml.safe_dump(values, sort_keys=False))
