@@ -1,4 +1,4 @@
-"""The tables of each protocol, as the papers have them, from measured results."""
+"""The tables of each protocol as papers print them, from measured results."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -18,50 +18,52 @@ from selfprompt.benchmarks.results import (
 )
 from selfprompt.reports.tables import Gain, Table, Value
 
-SPREADS = "Means over seeds ± sample standard deviation; the 95 % interval (t), from three seeds on, in parentheses."
+SPREADS = (
+    "Means over seeds ± sample standard deviation; from three seeds on, the 95 % interval (t) in parentheses."
+)
 Row = Mapping[str, Spread | None]
-"""What a table shows of one method, by column."""
+"""The values of one method by column."""
 
 
 def all_tables(
     results: Sequence[CellResult], *, baseline: str = "zero-shot", with_published: bool = False
 ) -> list[Table]:
-    """Every table of every protocol and suite.
+    """Return all tables of all protocols and suites.
 
     Args:
-        results: From ``read_results``.
-        baseline: The row that gains are counted from.
+        results: Results from ``read_results``.
+        baseline: Row that gains are measured against.
         with_published: Whether to add published averages.
     """
-    made: list[Table] = []
+    tables: list[Table] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
         own = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
         whole, *others = PROTOCOL_TABLES[protocol](own, title, with_published)
-        made.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
-        made += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
-        made += gain_table(own, title, baseline)
-    return made
+        tables.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
+        tables += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
+        tables += gain_table(own, title, baseline)
+    return tables
 
 
 def heading(protocol: str, suite: str) -> str:
-    """What a group of tables is about."""
+    """Return the heading of a group of tables."""
     return protocol if protocol == suite else f"{protocol}, {suite}"
 
 
 def class_notes(results: Sequence[CellResult]) -> list[str]:
-    """Why numbers are missing, and which methods chose among a part of their classes."""
+    """Return notes on missing numbers, and on methods evaluated on a part of their classes."""
     without = sorted({result.label for result in results if None in result.evaluations.values()})
-    notes = [f"No number where a method cannot tell the classes apart: {', '.join(without)}."] if without else []
+    notes = [f"No number if a method cannot distinguish the classes: {', '.join(without)}."] if without else []
     parts = {(result.label, name) for result in results for name in result.record.get("restricted", ())}
     if parts:
         rows, names = (", ".join(sorted(set(words))) for words in zip(*parts, strict=True))
-        notes.append(f"Of the tuned classes only those of the test set were to choose from on {names}: {rows}.")
+        notes.append(f"On {names}, predictions were restricted to the classes of the test set: {rows}.")
     return notes
 
 
 def base_to_new(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Base, new and H: the averages with H both ways, then each data set."""
+    """Return base, new and H: first the averages, with H computed both ways, then each data set."""
     names, rows = datasets(results), labels(results)
     single = {name: {row: base_new_h(pick(results, name, row)) for row in rows} for name in names}
     tables = [
@@ -91,7 +93,7 @@ def base_to_new(results: Sequence[CellResult], title: str, with_published: bool)
 
 
 def base_new_h(results: Sequence[CellResult]) -> Row:
-    """Base, new and H of one method on one data set; nothing without results."""
+    """Return base, new and H of one method on one data set; empty without results."""
     if not results:
         return {}
     base, new = accuracy_by_seed(results, "base"), accuracy_by_seed(results, "new")
@@ -99,9 +101,9 @@ def base_new_h(results: Sequence[CellResult]) -> Row:
 
 
 def few_shot(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Accuracy by shots: the average, then each data set. What needs no shots stands under 0.
+    """Return accuracy by shots: the average, then each data set. Methods without shots are under 0.
 
-    With a single number of shots, the data sets stand side by side in one table.
+    With a single number of shots, one table has a column per data set.
     """
     names, rows = datasets(results), labels(results)
     shots = sorted({result.shots for result in results})
@@ -127,7 +129,7 @@ def few_shot(results: Sequence[CellResult], title: str, with_published: bool) ->
 
 
 def transfer(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Accuracy on the source, on each target, and the average over the targets, for each source; then their average."""
+    """Return accuracy on source, targets and their average for each source, after the average over sources."""
     word = "shifted" if results[0].protocol == "domain-generalization" else "targets"
     names, rows = datasets(results), labels(results)
     tables, sources, targets = [], {}, {}
@@ -165,14 +167,14 @@ def _transfer_averages(
     targets: Mapping[tuple[str, str], Scores],
     word: str,
 ) -> Row:
-    """Averages over data sets of source and target accuracy."""
+    """Return the averages over data sets of source and target accuracy."""
     columns = {"source": sources, f"average of {word}": targets}
     found = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
     return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in found.items()}
 
 
 def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """The means of the three groups, the mean of the tasks and that of the groups; then each task."""
+    """Return the means of the three groups, of the tasks and of the groups; then each task."""
     from selfprompt.data.suites.vtab import GROUPS
 
     names, rows = datasets(results), labels(results)
@@ -200,12 +202,12 @@ def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> lis
 
 
 def fgvc(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Each data set and their mean."""
+    """Return each data set and the mean."""
     return [per_dataset(results, f"{title}: every task", mean=True)]
 
 
 def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False) -> Table:
-    """A column for each data set, and perhaps their mean."""
+    """Return a table with a column per data set, and optionally the mean."""
     names, rows = datasets(results), labels(results)
     shown: dict[str, dict[str, Spread | None]] = {}
     for row in rows:
@@ -218,7 +220,7 @@ def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False
 
 
 def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list[Table]:
-    """What each method gains over the baseline on each data set; nothing where the baseline was not run."""
+    """Return the gain of each method over the baseline on each data set; empty without a baseline."""
     gains = gains_over(results, baseline)
     if not gains:
         return []
@@ -232,7 +234,7 @@ def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list
 
 
 def gains_over(results: Sequence[CellResult], baseline: str) -> dict[str, dict[str, float]]:
-    """Percentage points over the baseline by row and data set, of the protocol's headline number."""
+    """Return the gains over the baseline by row and data set, in percentage points of the headline number."""
     rows, names = labels(results), datasets(results)
     if baseline not in rows:
         return {}
@@ -247,14 +249,14 @@ def gains_over(results: Sequence[CellResult], baseline: str) -> dict[str, dict[s
 
 
 def headline(result: CellResult) -> str:
-    """The number that a protocol is about."""
+    """Return the name of the headline number of a protocol."""
     shots = {"few-shot": "accuracy with the most shots"}
     other = {"base-to-new": "H", "cross-dataset": "the average of targets"}
     return {**shots, **other, "domain-generalization": "the average of shifted"}.get(result.protocol, "accuracy")
 
 
 def headline_value(results: Sequence[CellResult]) -> float | None:
-    """That number for one method on one data set; None if it is not there."""
+    """Return the headline number of one method on one data set; None if missing."""
     if not results:
         return None
     protocol = results[0].protocol
@@ -287,7 +289,7 @@ def make_table(
     with_published: bool = False,
     sizes: bool = False,
 ) -> Table:
-    """A table of spreads; with what the methods cost, and published rows, where they are wanted."""
+    """Return a table of spreads, optionally with costs and published rows."""
     lines: list[tuple[Value, ...]] = []
     for row, values in rows.items():
         cost: tuple[Value, ...] = costs([r for r in results if r.label == row]) if sizes else ()
@@ -306,7 +308,7 @@ def make_table(
 
 
 def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
-    """Tuned numbers (the most of any data set) and the mean time of training."""
+    """Return the number of trainable parameters (maximum over data sets) and the mean training time."""
     if not results:
         return None, None
     seconds = statistics.fmean(result.record["train_seconds"] for result in results)
@@ -314,7 +316,7 @@ def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
 
 
 def datasets(results: Sequence[CellResult]) -> list[str]:
-    """The data sets that occur, in the suite's order."""
+    """Return the data sets of the results, in the order of the suite."""
     from selfprompt.data.suites import list_tasks
 
     found = {result.dataset for result in results}
@@ -323,18 +325,18 @@ def datasets(results: Sequence[CellResult]) -> list[str]:
 
 
 def labels(results: Sequence[CellResult]) -> list[str]:
-    """The rows that occur: untrained ones first, then by name."""
+    """Return the rows of the results: untrained ones first, then by name."""
     first = {result.label: result.trained for result in results}
     return sorted(first, key=lambda label: (first[label], label))
 
 
 def pick(results: Sequence[CellResult], dataset: str, label: str) -> list[CellResult]:
-    """One row's results on one data set."""
+    """Return the results of one row on one data set."""
     return [result for result in results if (result.dataset, result.label) == (dataset, label)]
 
 
 def at_shots(results: Sequence[CellResult], shots: int) -> list[CellResult]:
-    """Those with so many shots."""
+    """Return the results with this number of shots."""
     return [result for result in results if result.shots == shots]
 
 
@@ -347,7 +349,7 @@ def _of(have: int, all_: int, what: str = "data sets") -> str:
 
 
 def evaluation_records(results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """Every evaluation of every cell, as JSON values: counts, accuracies, calibration, cost."""
+    """Return every evaluation of every cell as JSON values: counts, accuracies, calibration, cost."""
     return [
         {
             **{
