@@ -18,9 +18,7 @@ from selfprompt.benchmarks.results import (
 )
 from selfprompt.reports.tables import Gain, Table, Value
 
-SPREADS = (
-    "Means over seeds ± sample standard deviation; from three seeds on, the 95 % interval (t) in parentheses."
-)
+SPREADS = "Means over seeds ± sample standard deviation; from three seeds on, the 95 % interval (t) in parentheses."
 Row = Mapping[str, Spread | None]
 """The values of one method by column."""
 
