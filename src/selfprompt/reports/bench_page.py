@@ -25,18 +25,18 @@ MATRICES = 12
 """Largest number of confusion matrices on a page."""
 
 
-def write_bench_page(path: Path, found: GridResults, *, baseline: str, with_published: bool) -> None:
+def write_bench_page(path: Path, grid: GridResults, *, baseline: str, with_published: bool) -> None:
     """Write the page of a folder of runs.
 
     Args:
         path: Path of the HTML file.
-        found: Results from ``read_results``.
+        grid: Results from ``read_results``.
         baseline: Row that gains are measured against.
         with_published: Whether to show published averages.
     """
     sections: list[tuple[str, list[Block]]] = []
-    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in found.results):
-        group = [result for result in found.results if (result.protocol, result.suite) == (protocol, suite)]
+    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in grid.results):
+        group = [result for result in grid.results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
         tables = all_tables(group, baseline=baseline, with_published=with_published)
         sections.append((title, [*as_blocks(tables[:1]), *overview(group)]))
@@ -47,11 +47,11 @@ def write_bench_page(path: Path, found: GridResults, *, baseline: str, with_publ
         details = [side_by_side(blocks) for blocks in (calibration(group), confusion(group)) if blocks]
         if details:
             sections.append((f"{title}: confidence and confusion", details))
-    if found.failed:
-        rows = [[folder, reason] for folder, reason in found.failed.items()]
+    if grid.failed:
+        rows = [[folder, reason] for folder, reason in grid.failed.items()]
         sections.append(("Failed cells", [table(["cell", "error"], rows)]))
     sections.append(("How to read this", [text(sentence) for sentence in HOW]))
-    write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in found.notes))
+    write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in grid.notes))
 
 
 HOW = (

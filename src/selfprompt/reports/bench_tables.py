@@ -35,12 +35,12 @@ def all_tables(
     """
     tables: list[Table] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
-        own = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
+        group = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
-        whole, *others = PROTOCOL_TABLES[protocol](own, title, with_published)
-        tables.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
+        whole, *others = PROTOCOL_TABLES[protocol](group, title, with_published)
+        tables.append(replace(whole, notes=(*whole.notes, *class_notes(group))))
         tables += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
-        tables += gain_table(own, title, baseline)
+        tables += gain_table(group, title, baseline)
     return tables
 
 
@@ -107,16 +107,15 @@ def few_shot(results: Sequence[CellResult], title: str, with_published: bool) ->
     shots = sorted({result.shots for result in results})
 
     def by_shots(row: str, count: int, chosen: Sequence[str]) -> Spread | None:
-        found = {name: accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in chosen}
-        have = [scores for scores in found.values() if scores]
+        scores = [accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in chosen]
+        have = [by_seed for by_seed in scores if by_seed]
         return spread(mean_scores(have), _of(len(have), len(chosen)))
 
     def table(title: str, chosen: Sequence[str], *, whole: bool) -> Table:
         shown = {row: {str(count): by_shots(row, count, chosen) for count in shots} for row in rows}
-        made = make_table(
+        return make_table(
             title, tuple(map(str, shots)), shown, results if whole else (), with_published=with_published and whole
         )
-        return made
 
     whole = table(f"{title}: accuracy by shots, average over {_count(names)}", names, whole=True)
     if len(names) == 1:
@@ -132,21 +131,25 @@ def transfer(results: Sequence[CellResult], title: str, with_published: bool) ->
     names, rows = datasets(results), labels(results)
     tables, sources, targets = [], {}, {}
     for name in names:
-        own = [result for result in results if result.dataset == name]
-        columns = list(dict.fromkeys(key for result in own for key in result.evaluations))
+        of_source = [result for result in results if result.dataset == name]
+        columns = list(dict.fromkeys(key for result in of_source for key in result.evaluations))
         shown = {}
         for row in rows:
-            found = pick(own, name, row)
-            scores = {column: accuracy_by_seed(found, column) for column in columns}
+            row_results = pick(of_source, name, row)
+            scores = {column: accuracy_by_seed(row_results, column) for column in columns}
             sources[name, row] = scores["source"]
             have = [scores[column] for column in columns if column != "source" and scores[column]]
             targets[name, row] = mean_scores(have) if len(have) == len(columns) - 1 else {}
-            if found:
+            if row_results:
                 shown[row] = {column: spread(values) for column, values in scores.items()}
                 shown[row][f"average of {word}"] = spread(targets[name, row])
         tables.append(
             make_table(
-                f"{title}: from {name}", (*columns, f"average of {word}"), shown, own, with_published=with_published
+                f"{title}: from {name}",
+                (*columns, f"average of {word}"),
+                shown,
+                of_source,
+                with_published=with_published,
             )
         )
     if len(names) == 1:
@@ -167,8 +170,8 @@ def _transfer_averages(
 ) -> Row:
     """Return the averages over data sets of source and target accuracy."""
     columns = {"source": sources, f"average of {word}": targets}
-    found = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
-    return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in found.items()}
+    known = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
+    return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in known.items()}
 
 
 def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
@@ -237,13 +240,13 @@ def gains_over(results: Sequence[CellResult], baseline: str) -> dict[str, dict[s
     if baseline not in rows:
         return {}
     level = {name: headline_value(pick(results, name, baseline)) for name in names}
-    found: dict[str, dict[str, float]] = {}
+    gains: dict[str, dict[str, float]] = {}
     for row in rows:
         for name in names:
             value, ground = headline_value(pick(results, name, row)), level[name]
             if row != baseline and value is not None and ground is not None:
-                found.setdefault(row, {})[name] = value - ground
-    return found
+                gains.setdefault(row, {})[name] = value - ground
+    return gains
 
 
 def headline(result: CellResult) -> str:
@@ -259,13 +262,13 @@ def headline_value(results: Sequence[CellResult]) -> float | None:
         return None
     protocol = results[0].protocol
     if protocol == "base-to-new":
-        found = base_new_h(results)["H"]
+        value = base_new_h(results)["H"]
     elif protocol in ("cross-dataset", "domain-generalization"):
         scores = [accuracy_by_seed(results, name) for name in results[0].evaluations if name != "source"]
-        found = spread(mean_scores(scores)) if all(scores) else None
+        value = spread(mean_scores(scores)) if all(scores) else None
     else:
-        found = spread(accuracy_by_seed(at_shots(results, max(result.shots for result in results)), "test"))
-    return found.mean if found else None
+        value = spread(accuracy_by_seed(at_shots(results, max(result.shots for result in results)), "test"))
+    return value.mean if value else None
 
 
 PROTOCOL_TABLES: dict[str, Callable[[Sequence[CellResult], str, bool], list[Table]]] = {
@@ -317,9 +320,9 @@ def datasets(results: Sequence[CellResult]) -> list[str]:
     """Return the data sets of the results, in the order of the suite."""
     from selfprompt.data.suites import list_tasks
 
-    found = {result.dataset for result in results}
+    present = {result.dataset for result in results}
     order = list_tasks(results[0].suite)
-    return [name for name in order if name in found] + sorted(found - set(order))
+    return [name for name in order if name in present] + sorted(present - set(order))
 
 
 def labels(results: Sequence[CellResult]) -> list[str]:

@@ -60,8 +60,8 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
         epochs = [record["epoch"] for record in history]
         look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": literal(name)}
         losses.plot(epochs, [record["loss"] for record in history], **look)
-        seen = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
-        accuracies.plot([epoch for epoch, _ in seen], [share for _, share in seen], **look)
+        known = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
+        accuracies.plot([epoch for epoch, _ in known], [share for _, share in known], **look)
     label_axes(losses, x="epoch", y="training loss")
     label_axes(accuracies, x="epoch", y="training accuracy, %")
     epoch_axis(losses, shown)
