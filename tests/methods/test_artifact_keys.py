@@ -36,6 +36,7 @@ def sep(fusion: set[str], text: int, image: int) -> set[str]:
 
 
 KEYS = {
+    "clap, clip": {"weight", "known"},
     "clip-lora, clip": CLIP_LORA,
     "clip-lora, dropout": CLIP_LORA,
     "cocoop, clip": {"context", *(f"network.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias"))},

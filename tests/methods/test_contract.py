@@ -19,6 +19,7 @@ from selfprompt.models.loading.by_name import Backbone
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, labelled_views, small, traits
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "clap, no pull": ("clap", {"pull": False}),
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
     "coop, class specific": ("coop", {"class_specific": True}),
     "coop, name in the middle": ("coop", {"class_token_position": "middle"}),
@@ -215,7 +216,7 @@ def test_traits_are_known_before_there_is_a_method(label: str) -> None:
 
 def test_which_methods_take_frozen_features() -> None:
     inputs = {name: traits(name).inputs for name in list_methods()}
-    features = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter"}
+    features = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter", "clap"}
     assert {name for name, read in inputs.items() if read == "features"} == features
     assert {name for name, read in inputs.items() if read == "both"} == {"sep", "promptsrc"}
 
@@ -243,7 +244,9 @@ def test_tensors_that_do_not_fit_are_listed_and_change_nothing(label: str) -> No
         gone, bent = sorted(before)[:2]
         del tensors[gone]
         tensors[bent] = torch.zeros(3, 1, 5)
-        expected += [f"missing {gone}", f"{bent} has shape (3, 1, 5), expected {tuple(before[bent].shape)}"]
+        shape = tuple(before[bent].shape)
+        shape = (3, *shape[1:]) if bent in method.traits.variable_length else shape
+        expected += [f"missing {gone}", f"{bent} has shape (3, 1, 5), expected {shape}"]
     with pytest.raises(ValueError, match="The tensors do not fit") as caught:
         method.load_adapter_state_dict(tensors)
     for problem in expected:
@@ -339,7 +342,9 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
         with torch.inference_mode():
             method(pictures[:1])
         assert len(calls) == reads
-        method.load_adapter_state_dict({name: tensor + 0.01 for name, tensor in method.adapter_state_dict().items()})
+        tensors = method.adapter_state_dict()
+        moved = {name: t + 0.01 if t.is_floating_point() else t for name, t in tensors.items()}
+        method.load_adapter_state_dict(moved)
         after = logits(method, pictures[:1])
         assert len(calls) == 2 * reads
         if method.trainable():

@@ -16,6 +16,7 @@ from selfprompt.models.loading.by_name import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
 SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save time, and no noise in training
+    "clap": {"views": 2, "iterations": 3},
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
     "gatevpt": {"prompts": 5, "dropout": 0.0},

@@ -1,1 +1,1 @@
-"""Tables, plots and pages of results."""
+"""Tables, plots and pictures of results."""

@@ -1,4 +1,4 @@
-"""Plots of what prompts do in a frozen tower: pure functions of arrays.
+"""Pictures of what prompts do inside a frozen tower: pure functions of arrays, as the plots of ``report.plots`` are.
 
 Images are (B, S, S, 3), 8-bit RGB. Blocks are counted from 0.
 """
@@ -20,26 +20,26 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from selfprompt.reports.plot_style import COLOURS, FONT, GREY, LIGHT_GREY, literal, truncated
 
 TILE = 1.15
-"""Side of an image in inches."""
+"""Side of a picture in inches."""
 COLUMNS = 12
-"""Largest number of blocks in a figure."""
+"""Blocks that a figure shows side by side."""
 PATCH, PROMPT = "#9aa1ab", COLOURS[1]
 PARTS = {"CLS and registers": COLOURS[6], "prompts": PROMPT, "patches": COLOURS[5]}
 
 
 def shown_blocks(blocks: Sequence[int], limit: int = COLUMNS) -> list[int]:
-    """Return the blocks to show: all, or ``limit`` of them spread from first to last."""
+    """The blocks that a figure shows: all, or some from the first to the last where there are many."""
     if len(blocks) <= limit:
         return list(blocks)
-    return [blocks[round(index * (len(blocks) - 1) / (limit - 1))] for index in range(limit)]
+    return [blocks[round(place * (len(blocks) - 1) / (limit - 1))] for place in range(limit)]
 
 
 def information_curves(panels: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
-    """Plot normalised mutual information of prompts and patch tokens, one panel per title.
+    """Normalised mutual information of prompts and patch tokens, a panel beside the other.
 
     Args:
-        panels: By title and finished epochs, the values of the blocks, in [0, 1]. Several epochs are drawn as a line
-            per block, a single one as a bar per block.
+        panels: By title: values of the blocks, in [0, 1], by finished epochs. Several epochs are drawn as a line for
+            each block, one as a bar for each block.
     """
     figure = Figure(figsize=(4.6 * len(panels) + 0.6, 3.6), layout="constrained")
     for number, (title, values) in enumerate(panels.items()):
@@ -74,29 +74,29 @@ def _information_bars(axes: Axes, values: Sequence[float]) -> None:
 
 
 def selection_pictures(
-    images: np.ndarray, names: Sequence[str], selected: Mapping[int, np.ndarray], grid: tuple[int, int], prefix: int
+    images: np.ndarray, names: Sequence[str], chosen: Mapping[int, np.ndarray], grid: tuple[int, int], prefix: int
 ) -> Figure:
-    """Draw images with the patches selected at each block; the others are dimmed.
+    """Images with the patches that were chosen in front of each block; the others are dimmed.
 
     Args:
-        images: Images, (B, S, S, 3).
-        names: Captions of the images.
-        selected: By block, positions in prefix and patches, (B, P), strongest first.
+        images: (B, S, S, 3).
+        names: Of the images.
+        chosen: Positions in prefix and patches, (B, P), strongest first, by block.
         grid: Rows and columns of patches.
-        prefix: Number of CLS and register tokens; selected ones are named below the image.
+        prefix: Number of CLS and register tokens; one that is chosen is written below.
     """
-    blocks = shown_blocks(list(selected))
+    blocks = shown_blocks(list(chosen))
     figure, tiles = _tiles(images, names, [f"block {block}" for block in blocks])
     for row, line in enumerate(tiles):
         for axes, block in zip(line[1:], blocks, strict=True):
-            positions = [int(position) for position in selected[block][row]]
-            _dim_all_but(axes, images[row], [position - prefix for position in positions if position >= prefix], grid)
-            _label_prefix(axes, [position for position in positions if position < prefix])
+            places = [int(place) for place in chosen[block][row]]
+            _dim_all_but(axes, images[row], [place - prefix for place in places if place >= prefix], grid)
+            _label_prefix(axes, [place for place in places if place < prefix])
     return figure
 
 
 def _dim_all_but(axes: Axes, image: np.ndarray, patches: Sequence[int], grid: tuple[int, int]) -> None:
-    """Draw an image with highlighted patches; the strongest one has the widest edge."""
+    """An image whose chosen patches stand out, the strongest with the strongest edge."""
     height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
     axes.imshow((0.35 * image + 0.65 * 255).astype(np.uint8))
     for rank, patch in enumerate(patches):
@@ -111,21 +111,19 @@ def _dim_all_but(axes: Axes, image: np.ndarray, patches: Sequence[int], grid: tu
 
 
 def _label_prefix(axes: Axes, prefix: Sequence[int]) -> None:
-    """Name selected tokens that are not patches."""
+    """Name the chosen tokens that are no patches."""
     if prefix:
         words = "+CLS" if list(prefix) == [0] else f"+{len(prefix)} of the prefix"
-        axes.set_xlabel(
-            words, fontsize=FONT - 3, color=PROMPT, labelpad=2
-        )  # below the image, whose corners may be selected
+        axes.set_xlabel(words, fontsize=FONT - 3, color=PROMPT, labelpad=2)  # beside the pictures: corners get chosen
 
 
 def attention_pictures(images: np.ndarray, names: Sequence[str], patches: np.ndarray, grid: tuple[int, int]) -> Figure:
-    """Draw images overlaid with the attention of each block to their patches.
+    """Images under the attention that each block pays to their patches.
 
     Args:
-        images: Images, (B, S, S, 3).
-        names: Captions of the images.
-        patches: Attention to patches, (depth, B, N); each image is scaled to its largest value.
+        images: (B, S, S, 3).
+        names: Of the images.
+        patches: Attention on patches, (depth, B, N); each picture is scaled to its own greatest value.
         grid: Rows and columns of patches.
     """
     blocks = shown_blocks(range(len(patches)))
@@ -140,12 +138,12 @@ def attention_pictures(images: np.ndarray, names: Sequence[str], patches: np.nda
 
 
 def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Figure:
-    """Plot the attention to prefix, prompts and patches in each block, and to each prompt.
+    """How much of the attention goes to prefix, prompts and patches in each block, and to which prompt.
 
     Args:
-        shares: Attention to prefix, prompts and patches, (depth, 3); rows sum to 1.
-        prompts: Attention to each prompt, mean over images, (depth, P).
-        even: Share of the prompts under uniform attention, drawn as a dashed line.
+        shares: Mass on prefix, prompts and patches, (depth, 3); rows sum to 1.
+        prompts: Mass on each prompt, mean over images, (depth, P).
+        even: The share of the prompts if all tokens were looked at alike, drawn as a dashed line.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -156,7 +154,7 @@ def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Fi
         if shares[:, part].any():
             left.bar(blocks, 100 * shares[:, part], bottom=below, color=colour, label=name, width=0.8)
         below = below + 100 * shares[:, part]
-    left.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, uniform attention")
+    left.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, if all were alike")
     left.set_ylim(0, 100)
     left.yaxis.set_major_formatter(PercentFormatter())
     _style_axes(left, x="block", y="attention")
@@ -173,19 +171,19 @@ def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Fi
 
 
 def token_maps(maps: Mapping[int, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
-    """Plot prompts and patch tokens on their first two principal components, one map per block.
+    """Prompts among patch tokens on the plane of their two main directions, one map a block.
 
     Args:
-        maps: By block, coordinates of patches, (n, 2), and of prompts, (m, 2), and the explained share of the
-            variance, in [0, 1].
+        maps: By block: places of patches, (n, 2), places of prompts, (m, 2), and the share of the variance that the
+            plane shows, in [0, 1].
     """
     blocks = shown_blocks(list(maps))
     columns = min(3 if len(blocks) <= 6 else 4, len(blocks))
     rows = math.ceil(len(blocks) / columns)
     figure = Figure(figsize=(2.7 * columns, 2.6 * rows + 0.4), layout="constrained")
-    for index, block in enumerate(blocks):
+    for place, block in enumerate(blocks):
         patches, prompts, share = maps[block]
-        axes = figure.add_subplot(rows, columns, index + 1)
+        axes = figure.add_subplot(rows, columns, place + 1)
         axes.scatter(patches[:, 0], patches[:, 1], s=5, color=PATCH, alpha=0.5, linewidths=0, rasterized=True)
         axes.scatter(
             prompts[:, 0],
@@ -210,14 +208,14 @@ def token_maps(maps: Mapping[int, tuple[np.ndarray, np.ndarray, float]]) -> Figu
 
 
 def to_png(figure: Figure, dpi: int = 150) -> bytes:
-    """Return a figure as the contents of a PNG file."""
+    """A figure as the content of a PNG file."""
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=dpi)
     return written.getvalue()
 
 
 def _tiles(images: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure with a row per image: the image with its caption, then empty axes for each column."""
+    """A row for each image: the image with its name, then an empty picture for each column."""
     size = (TILE * (len(columns) + 1) + 0.2, (TILE + 0.1) * len(images) + 0.35)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02))
     grid = figure.subplots(len(images), len(columns) + 1, squeeze=False)
@@ -235,7 +233,7 @@ def _tiles(images: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> 
 
 
 def _depth_colour(block: int, depth: int) -> Any:
-    """Return a colour from dark (first block) to bright (last block)."""
+    """From dark for the first block to bright for the last."""
     return colormaps["viridis"](0.05 + 0.85 * block / max(1, depth - 1))
 
 

@@ -1,4 +1,4 @@
-"""Style shared by all plots: colours, literal names and axes."""
+"""The look that all plots share: colours, names as they are written, and quiet axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,20 +15,20 @@ FONT = 10
 
 
 def literal(name: str) -> str:
-    """Escape a name for matplotlib.
+    """A name as matplotlib shows it letter by letter.
 
-    Otherwise text between two dollar signs is a formula, and a legend omits names that start with _.
+    It takes what stands between two dollar signs for a formula, and leaves a name that begins with _ out of a legend.
     """
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
 
 
 def truncated(name: str, length: int) -> str:
-    """Shorten a name to at most ``length`` characters."""
+    """A name that takes at most so many letters."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def label_axes(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> None:
-    """Label the axes and apply the common style."""
+    """Names of the axes, and the same quiet look everywhere."""
     axes.set_xlabel(x, fontsize=FONT)
     axes.set_ylabel(y, fontsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
@@ -36,11 +36,11 @@ def label_axes(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> N
     axes.tick_params(color=GREY)
     axes.set_axisbelow(True)
     if grid != "none":
-        axes.grid(axis=grid, color=LIGHT_GREY, linewidth=0.8)  # type: ignore[arg-type]  # str for a Literal
+        axes.grid(axis=grid, color=LIGHT_GREY, linewidth=0.8)  # type: ignore[arg-type]  # a plain str for a Literal
 
 
 def epoch_axis(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Set integer ticks for epochs, and a scale from 0 to above the largest loss."""
+    """Whole epochs below, and a scale from 0 with room for every loss."""
     highest = max((record["loss"] for history in histories.values() for record in history), default=1.0)
     axes.set_ylim(0, 1.08 * highest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

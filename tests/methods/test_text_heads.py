@@ -1,0 +1,100 @@
+"""Heads on frozen features that start from the class texts: unbalanced images, classes without any, new class names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import selfprompt
+from selfprompt.methods import clap
+from selfprompt.methods.base import Method
+from selfprompt.methods.registry import build_method
+from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled
+
+HEADS: dict[str, dict[str, Any]] = {
+    "clap": {},
+    "zs-lp": {"views": 2, "iterations": 3},
+}
+
+
+def prepared(name: str, labels: list[int], **options: Any) -> Method:
+    """A head after images of these classes."""
+    pictures, drawn = labelled(4 * len(labels))
+    rows = [label + len(NAMES) * number for number, label in enumerate(labels)]
+    assert drawn[rows].tolist() == labels
+    method = build_method(name, backbone("clip"), NAMES, **{**SMALL.get(name, {}), **HEADS.get(name, {}), **options})
+    method.prepare(Source(pictures[rows], drawn[rows]), torch.Generator().manual_seed(1))
+    return method.eval()
+
+
+@torch.no_grad()
+def scores(method: Method, count: int = 8) -> Tensor:
+    return method(labelled(count, seed=5)[0])
+
+
+def zero_shot(names: tuple[str, ...] = NAMES) -> Tensor:
+    return scores(build_method("zero-shot", backbone("clip"), names).eval())
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1, 1, 2, 3], [0, 1, 2, 3]], ids=["unbalanced", "one image each"])
+def test_any_number_of_images_a_class_works(name: str, labels: list[int]) -> None:
+    found = scores(prepared(name, labels))
+    assert found.isfinite().all()
+    assert not torch.allclose(found, zero_shot(), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["clap", "zs-lp"])
+def test_a_class_without_images_is_scored_by_its_text_or_near_it(name: str) -> None:
+    found = scores(prepared(name, [0, 0, 1, 3, 3, 3]))
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[:, 2], zero_shot()[:, 2], atol=2.0, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["clap", "zs-lp"])
+def test_new_names_are_scored_by_their_text_and_trained_ones_by_what_was_learned(name: str) -> None:
+    method = prepared(name, [0, 0, 1, 2, 3])
+    names = ("a dog", NAMES[3], "tram", NAMES[0])
+    found, learned = scores(method.with_classes(names)), scores(method)
+    torch.testing.assert_close(found[:, [1, 3]], learned[:, [3, 0]], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found[:, [0, 2]], zero_shot(names)[:, [0, 2]], atol=1e-3, rtol=1e-5)
+
+
+def test_repeated_names_keep_their_own_rows() -> None:
+    pictures, labels = labelled(8)
+    options = {"views": 1, "iterations": 3, "check": False}
+    method = build_method("clap", backbone("clip"), ("cat", "cat", "dog", "tram"), **options)
+    method.prepare(Source(pictures, labels), torch.Generator().manual_seed(1))
+    found = scores(method)
+    assert not torch.allclose(found[:, 0], found[:, 1], atol=1e-3)
+    assert scores(method.with_classes(method.classes, check=False)).equal(found)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_tuned_head_is_saved_and_predicts(tmp_path: Path, split_photos: Path, name: str) -> None:
+    options = {**SMALL.get(name, {}), **HEADS.get(name, {})}
+    tuned = selfprompt.tune(split_photos, method=name, backbone=backbone("clip"), options=options, out=tmp_path / "run")
+    loaded = selfprompt.load(tmp_path / "run", backbone=backbone("clip"))
+    pictures = images(3)
+    with torch.no_grad():
+        assert loaded.method(pictures).equal(tuned.method(pictures))
+        if loaded.method.traits.open_vocabulary:
+            assert loaded.with_classes(["dog", "tram"]).method(pictures).shape == (3, 2)
+
+
+def test_the_pull_of_an_absent_class_is_the_mean_of_the_others() -> None:
+    texts = torch.eye(3)
+    features = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0, 1.0, 0]])
+    found = clap.zero_shot_confidence(features, torch.tensor([0, 0, 1]), texts, scale=2.0)
+    own = (2 * features @ texts.t()).softmax(dim=1)
+    first, second = (own[0, 0] + own[1, 0]) / 2, own[2, 1]
+    torch.testing.assert_close(found, torch.stack([first, second, (first + second) / 2]))
+
+
+@pytest.mark.parametrize(("images_", "rows", "batches"), [(40, 800, [256]), (600, 12000, [256, 256]), (10, 10, [10])])
+def test_a_pass_of_clap_reads_as_many_rows_as_there_are_images(images_: int, rows: int, batches: list[int]) -> None:
+    drawn = clap.random_rows(rows, images_, torch.Generator().manual_seed(0))
+    assert [len(batch) for batch in drawn] == batches
+    assert len(torch.cat(drawn).unique()) == sum(batches)

@@ -1,0 +1,123 @@
+"""Recorded heads on frozen features of a CLIP that start from the class texts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods import clap
+from selfprompt.methods.heads import unit
+from tests.parity.rebuild import beside, config_of
+from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
+
+INPUTS = "heads_inputs.npz"
+SCALE = 100.0
+# suffix of the arrays, type, fraction of an array's largest entry that ours may be off
+PRECISIONS = (("_f32", torch.float32, 5e-5), ("_f64", torch.float64, FLOAT64))
+Check = Callable[[Arrays, Report], None]
+
+
+class Inputs:
+    """What the heads read, in one precision, from the file beside a recorded one.
+
+    Attributes:
+        texts: Unit class features, (C, D); ``raw_texts`` are means of features that are not normalised.
+        test: Unit features of the test images.
+        cases: By name, the unit features and labels of the training images.
+    """
+
+    def __init__(self, arrays: Arrays, dtype: torch.dtype) -> None:
+        inputs = Arrays(beside(arrays.path, INPUTS))
+        templates = inputs.tensor("text_templates", dtype)
+        self.raw_texts = templates.mean(dim=1)
+        self.texts = unit(unit(templates).mean(dim=1))
+        self.test = unit(inputs.tensor("test", dtype))
+        support, labels = inputs.tensor("support", dtype), inputs.tensor("support_labels")
+        views, rows = inputs.tensor("support_views", dtype), inputs.tensor("unbalanced_index")
+        self.labels = labels
+        self.view_features = views
+        self.cases: dict[str, tuple[Tensor, Tensor]] = {
+            "plain": (unit(support), labels),
+            "views": (unit(views.flatten(0, 1)), labels.repeat(len(views))),
+            "unbalanced": (unit(support[rows]), labels[rows]),
+        }
+
+
+def compare(report: Report, arrays: Arrays, name: str, ours: object, tolerance: float) -> None:
+    """Note how far ours is from a recorded array: the smaller of an absolute and a relative difference counts."""
+    report.check(name, ours, arrays[name], min(tolerance, FLOAT32), tolerance)
+
+
+def check_inputs(arrays: Arrays, report: Report) -> None:
+    """``heads_inputs``: there is nothing to compare; the other files read it."""
+    lengths = [(len(features), len(labels)) for features, labels in Inputs(arrays, torch.float32).cases.values()]
+    report.same("inputs only: as many labels as features", *zip(*lengths, strict=True))
+
+
+def check_clap(arrays: Arrays, report: Report) -> None:
+    """``clap``: zero-shot confidences, vectors of the classes after some passes, losses and logits."""
+    compare(report, arrays, "lr", clap.cosine_rates(len(arrays["lr"]), 0.1), FLOAT64)
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs, end = Inputs(arrays, dtype), f".weights_epoch1{suffix}"
+        for name in [name.removesuffix(end) for name in arrays if name.endswith(end)]:
+            case, _, kind = name.partition(".")
+            start, constraint, text = kind.split("_")
+            features, labels = inputs.cases["views" if case == "plain" else case]
+            texts = inputs.raw_texts if text == "raw" else inputs.texts
+            pulls = clap.zero_shot_confidence(features, labels, unit(texts), SCALE)
+            if constraint == "l2":
+                compare(report, arrays, f"{case}.class_weight_{text}{suffix}", pulls, tolerance)
+            run = ClapRun(name, suffix, residual=0.5 if start == "tr" else 1.0)
+            run.check(arrays, report, tolerance, features, labels, texts, pulls if constraint == "l2" else None)
+            if f"{name}.logits{suffix}" in arrays:
+                logits = SCALE * inputs.test @ unit(run.weight).t()
+                compare(report, arrays, f"{name}.logits{suffix}", logits, tolerance)
+
+
+@dataclass
+class ClapRun:
+    """A recorded training. TaskRes trains x of ``texts + residual x``, which is a smaller rate for their sum."""
+
+    name: str
+    suffix: str
+    residual: float
+    weight: Tensor = field(init=False)
+
+    def check(
+        self,
+        arrays: Arrays,
+        report: Report,
+        tolerance: float,
+        features: Tensor,
+        labels: Tensor,
+        texts: Tensor,
+        pulls: Tensor | None,
+    ) -> None:
+        """Train on the recorded rows as far as vectors were recorded."""
+        case, end = self.name.partition(".")[0], self.suffix
+        epochs = {int(key.removesuffix(end)) for key in arrays.group(f"{self.name}.weights_epoch") if end in key}
+        order = arrays.tensor(f"{case}.order").long()[: max(epochs)]
+        batch = config_of(arrays)["batch"][case]
+        orders = (rows.split(order.shape[1] if batch == "all" else batch) for rows in order)
+        rates = (self.residual**2 * arrays["lr"][: len(order)]).tolist()
+        self.weight, losses = texts.clone(), []
+        steps = clap.descend(self.weight, features, labels, rates, orders, scale=SCALE, pulls=pulls)
+        for epoch, values in enumerate(steps, start=1):
+            losses += values
+            if epoch in epochs:
+                ours = self.weight.detach() if self.residual == 1 else (self.weight.detach() - texts) / self.residual
+                compare(report, arrays, f"{self.name}.weights_epoch{epoch}{end}", ours, tolerance)
+        if f"{self.name}.losses{end}" in arrays:
+            compare(report, arrays, f"{self.name}.losses{end}", losses, tolerance)
+
+
+CHECKS: dict[str, Check] = {  # by an array that only these files hold
+    "support_views": check_inputs,
+    "plain.class_weight_raw_f64": check_clap,
+}
+
+
+def checker(arrays: Arrays) -> Check | None:
+    """The check for a file of this family; None for others."""
+    return next((check for name, check in CHECKS.items() if name in arrays), None)
