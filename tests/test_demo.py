@@ -106,7 +106,7 @@ def test_a_folder_of_somebody_else_is_left_alone(run, small_suite, tmp_path, nam
     (tmp_path / name).mkdir()
     said = run("demo", "--fast", "--out", tmp_path)
     assert said.status == 1
-    assert f"holds {name}, which no demo wrote" in said.err
+    assert f"contains {name}, which no demo wrote" in said.err
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 

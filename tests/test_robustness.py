@@ -191,7 +191,7 @@ def test_a_class_without_readable_images_is_named_and_left_out(run, tmp_path):
     result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert result["classes"] == ["cat", "dog"]
     measured = run("eval", tmp_path / "out", data, "--format", "json")
-    assert "Leaving out classes that the classifier was not tuned on: eel, hen." in measured.err
+    assert "Leaving out classes that the classifier was not trained on: eel, hen." in measured.err
     assert json.loads(measured.out)["total"] == result["images"]["test"] == 2
     one_shot = run("train", data, "--out", tmp_path / "one", *FAST, "--shots", "1")
     assert "none is left of: eel, hen" in one_shot.err, "others might have been drawn"
@@ -358,7 +358,7 @@ class TestOutput:
             done = run("train", *settings)
         assert done.status == 1
         assert f"{out / name} could not be written: File too large." in done.err
-        assert "free some space" in done.err
+        assert "Free some space" in done.err
         left = {path.name for path in out.iterdir()}
         assert not {"result.json", "config.json"} & left
         assert not [path for path in left if path.startswith(".")]

@@ -72,7 +72,7 @@ def test_code_in_the_folder_itself_is_never_imported(own, tmp_path, monkeypatch)
     folder = changed(own, tmp_path / "out", method="planted_helper:Bias")
     (folder / "planted_helper.py").write_text(HARM.format(target=str(tmp_path / "ran")))
     monkeypatch.syspath_prepend(folder)  # as `python -m selfprompt` does with the working folder
-    with pytest.raises(ValueError, match="lies in the folder itself"):
+    with pytest.raises(ValueError, match="is in the folder itself"):
         selfprompt.load(folder, trust=True)
     assert not (tmp_path / "ran").exists()
 
@@ -101,9 +101,9 @@ def test_a_backbone_of_somebodys_own_is_used_only_when_it_is_named(name, linear,
 
     with monkeypatch.context() as patched:
         patched.setattr("selfprompt.inference.classifier.load_backbone", touched)
-        with pytest.raises(ValueError, match=r"is used only where you name it: --backbone"):
+        with pytest.raises(ValueError, match=r"is used only if you name it: --backbone"):
             selfprompt.load(folder)
-        with pytest.raises(ValueError, match=r"is used only where you name it: --backbone"):
+        with pytest.raises(ValueError, match=r"is used only if you name it: --backbone"):
             selfprompt.load(folder, trust=True)
     assert selfprompt.load(folder, backbone="embedded/mae").classes == selfprompt.load(linear).classes
 

@@ -237,8 +237,8 @@ def test_a_reader_is_told_why_there_is_no_number_and_what_was_left_out(tmp_path)
     write(tmp_path, "domain-generalization", "food", "coop", 1, {"source": 90, "dark": 30})
     first, *others = all_tables(read_results(tmp_path).results)
     assert first.notes == (
-        "No number where a method cannot tell the classes apart: linear.",
-        "Of the tuned classes only those of the test set were to choose from on dark: linear.",
+        "No number if a method cannot distinguish the classes: linear.",
+        "On dark, predictions were restricted to the classes of the test set: linear.",
     )
     assert not any(table.notes for table in others)
 

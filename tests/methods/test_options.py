@@ -10,7 +10,7 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method, find_method, make_options
 from selfprompt.models.loading.by_name import load_backbone
-from selfprompt.utils.validation import WORDS
+from selfprompt.utils.validation import TYPE_NAMES
 from tests.methods.custom import Bias
 from tests.methods.tiny import NAMES, backbone, images, small
 
@@ -77,7 +77,7 @@ def test_an_option_of_another_kind_is_refused(name: str) -> None:
     for field in dataclasses.fields(find_method(name).Options):
         wrong: Any = 3.5 if field.type in (int, str, bool) else "many" if field.type is float else None
         if wrong is not None:
-            with pytest.raises(ValueError, match=f"{field.name} must be {WORDS[field.type]}, got {wrong!r}"):
+            with pytest.raises(ValueError, match=f"{field.name} must be {TYPE_NAMES[field.type]}, got {wrong!r}"):
                 make_options(find_method(name), {field.name: wrong})
 
 

@@ -1,18 +1,15 @@
 """Running a grid in several processes, on this machine or through Slurm, with submitit."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from selfprompt.benchmarks.cells import Cell
-from selfprompt.data.suites.task import SuiteTask
+from selfprompt.benchmarks.protocols import TaskLoader
 
 MINUTES = 24 * 60
 """Default time limit of a job (timeout_min)."""
-
-TaskLoader = Callable[[str, str, Path | None], SuiteTask]
-"""Reads a task, given suite, name and the folder of the data."""
 
 
 def run_job(

@@ -8,6 +8,7 @@ arXiv 2203.12119).
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from selfprompt.benchmarks.cells import Cell
@@ -23,6 +24,8 @@ TEXT_OPTIONS = ("template", "text")
 """Options of methods that hold texts for class names; published runs vary them with the data set."""
 UNTRAINED = ("zero-shot",)
 """Methods that use no training images: independent of seed and shots, so a grid has one cell of them per data set."""
+TaskLoader = Callable[[str, str, Path | None], SuiteTask]
+"""Reads a task, given suite, name and the folder of the data."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ from typing import Any, Literal
 import torch
 
 from selfprompt.benchmarks.cells import ERROR, LOCK, RESULT, SPLIT, Cell, error_time, is_done
-from selfprompt.benchmarks.cluster import TaskLoader
-from selfprompt.benchmarks.protocols import UNTRAINED, Evaluation, cell_recipe, evaluations, training_pool
+from selfprompt.benchmarks.protocols import (
+    UNTRAINED,
+    Evaluation,
+    TaskLoader,
+    cell_recipe,
+    evaluations,
+    training_pool,
+)
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.loading.check_images import check_dataset, check_images

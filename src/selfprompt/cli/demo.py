@@ -110,7 +110,7 @@ def prepare_folder(out: Path) -> Path:
         raise ValueError(f"{out} is a file. Choose another folder with --out.")
     present = [name for name in WRITTEN if (out / name).exists()]
     if present and RECORD not in present:
-        raise ValueError(f"{out} holds {present[0]}, which no demo wrote. Choose another folder with --out.")
+        raise ValueError(f"{out} contains {present[0]}, which no demo wrote. Choose another folder with --out.")
     write_json(out / RECORD, {"finished": False})
     for name in (PAGE, PICTURE):
         (out / name).unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":
     """Return the data set with as many test images as the demo uses, and without validation images."""
     count = min(len(dataset.test), FAST["test"] if options.fast else TEST_IMAGES)
     drawn = sorted(random.Random(options.seed).sample(range(len(dataset.test)), count))
-    return replace(dataset, test=tuple(dataset.test[place] for place in drawn), val=())
+    return replace(dataset, test=tuple(dataset.test[index] for index in drawn), val=())
 
 
 def tune_arguments(run: Mapping[str, Any], task: "SuiteTask", dataset: "Dataset", options: Namespace) -> dict[str, Any]:

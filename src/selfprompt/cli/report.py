@@ -32,19 +32,19 @@ def report(options: Namespace) -> int:
     from selfprompt.reports.tables import entries, to_csv, to_latex, to_markdown
     from selfprompt.utils.files import to_json, write_atomically
 
-    found = read_results(Path(options.runs))
+    grid = read_results(Path(options.runs))
     console = make_console()
-    rows = sorted({result.label for result in found.results})
+    rows = sorted({result.label for result in grid.results})
     if options.baseline not in rows and options.baseline != "zero-shot":
         raise ValueError(f"There is no row {options.baseline!r} to measure gains against. Rows: {', '.join(rows)}.")
-    tables = all_tables(found.results, baseline=options.baseline, with_published=options.published)
+    tables = all_tables(grid.results, baseline=options.baseline, with_published=options.published)
     for table in tables:
         print_table(table, console)
     if options.published and not any(table.published for table in tables):
         console.print("There are no published averages for these suites and protocols.")
-    for note in found.notes:
+    for note in grid.notes:
         console.print_text(f"Note: {note}")
-    for folder, reason in found.failed.items():
+    for folder, reason in grid.failed.items():
         console.print_text(f"Failed: {folder}: {reason}")
     written: dict[str | None, Callable[[], str]] = {
         options.csv: lambda: to_csv(tables, guard=options.csv_guard),
@@ -53,8 +53,8 @@ def report(options: Namespace) -> int:
         options.json: lambda: to_json(
             {
                 "tables": [list(entries(t)) for t in tables],
-                "cells": evaluation_records(found.results),
-                "notes": found.notes,
+                "cells": evaluation_records(grid.results),
+                "notes": grid.notes,
             },
             indent=1,
         ),
@@ -66,7 +66,7 @@ def report(options: Namespace) -> int:
     if options.html:
         from selfprompt.reports.bench_page import write_bench_page
 
-        write_bench_page(Path(options.html), found, baseline=options.baseline, with_published=options.published)
+        write_bench_page(Path(options.html), grid, baseline=options.baseline, with_published=options.published)
         console.print_text(f"wrote {options.html}")
     return 0
 

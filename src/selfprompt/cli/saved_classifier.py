@@ -55,7 +55,7 @@ def parse_class_names(text: str) -> list[str]:
     Raises:
         UsageError: If there are fewer than two names, or two are equal.
     """
-    from selfprompt.methods.base import check_names
+    from selfprompt.methods.checks import check_names
 
     with usage():
         names = [name.strip() for line in csv.reader([text], skipinitialspace=True) for name in line if name.strip()]

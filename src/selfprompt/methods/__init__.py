@@ -1,15 +1,26 @@
-"""One file a paper: parameters, logits and loss of each method."""
+"""Methods, one file per paper: parameters, logits and loss."""
 
 import ast
 from itertools import pairwise
 from pathlib import Path
 from sys import modules
 
-NOT_METHODS = ("__init__", "base", "class_rows", "class_texts", "heads", "registry", "traits")
+NOT_METHODS = (
+    "__init__",
+    "base",
+    "checks",
+    "class_feature_cache",
+    "class_rows",
+    "class_texts",
+    "frozen_features",
+    "heads",
+    "registry",
+    "traits",
+)
 
 
 def list_methods() -> dict[str, str]:
-    """Return every method of the package with the first line of its file's docstring; reads the files, imports none."""
+    """Return the methods of the package with the first line of each file's docstring; imports none of them."""
     paths = sorted((path for folder in __path__ for path in Path(folder).glob("*.py")), key=lambda path: path.stem)
     return {
         path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(path.read_bytes())) or "").split("\n")[0]
@@ -27,7 +38,7 @@ def option_texts(name: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for node in ast.parse(_source(name)).body:
         if isinstance(node, ast.ImportFrom) and any(alias.name.endswith("Options") for alias in node.names):
-            texts |= option_texts((node.module or "").rpartition(".")[2])  # those that its options inherit
+            texts |= option_texts((node.module or "").rpartition(".")[2])  # inherited options
         if isinstance(node, ast.ClassDef) and node.name.endswith("Options"):
             for field, text in pairwise(node.body):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
@@ -36,7 +47,7 @@ def option_texts(name: str) -> dict[str, str]:
 
 
 def _source(name: str) -> bytes:
-    """Return the source of a method's file; nothing for a method without one."""
+    """Return the source of a method's file; empty if it has none."""
     module, colon, _ = name.partition(":")
     paths = [Path(folder, f"{name.replace('-', '_')}.py") for folder in __path__]
     if colon:

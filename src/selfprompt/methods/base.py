@@ -1,4 +1,4 @@
-"""What every method is: parameters around a frozen backbone, logits, a loss."""
+"""Base class of all methods: trainable parameters around a frozen backbone, logits and a loss."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,9 @@ from typing_extensions import TypeVar
 from selfprompt.data.class_names import clean_name
 from selfprompt.data.loading.feature_cache import Encoder
 from selfprompt.data.views import Views
-from selfprompt.methods.class_texts import check_distinct_tokens
+from selfprompt.methods.checks import check_names
+from selfprompt.methods.class_feature_cache import ClassFeatureCache
+from selfprompt.methods.frozen_features import make_encoder
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
 from selfprompt.models.backbone import first_not_finite
@@ -27,7 +29,13 @@ OptionsT = TypeVar("OptionsT", default=Any)
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of a loss by name, their weights (1 where none is given), and the logits they came from."""
+    """A loss as a weighted sum of named terms.
+
+    Attributes:
+        terms: Scalars by name.
+        weights: Weights by name; a term without one has weight 1.
+        logits: The logits that the loss was computed from, detached, (B, C); training accuracy is computed from them.
+    """
 
     terms: Mapping[str, Tensor]
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -35,84 +43,82 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """The weighted sum, a scalar."""
+        """Weighted sum of the terms, a scalar."""
         return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum()
 
     def backward(self) -> None:
-        """Gradients of the total."""
+        """Backpropagate the total."""
         self.total.backward()
 
 
 class TrainingSource(SampleSource, Protocol):
-    """Training data as ``prepare`` sees it: images by index, their labels, and epochs in batches."""
+    """Training data as ``prepare`` reads it: images by index, labels, and epochs of batches.
+
+    Attributes:
+        size: Number of images N.
+        labels: Class indices, (N,), int64.
+        keeps_features: Whether ``epoch`` fills in frozen features when it gets an encoder.
+        validation: Images for selecting hyper-parameters, never test images; None if there are none.
+    """
 
     @property
     def labels(self) -> Tensor: ...
     @property
     def keeps_features(self) -> bool: ...
     @property
-    def validation(self) -> "TrainingSource | None":
-        """Images, never test images, on which hyper-parameters may be selected; None if there are none."""
-        ...
+    def validation(self) -> "TrainingSource | None": ...
 
     def deterministic(self) -> "TrainingSource":
-        """The same images under the evaluation transform."""
+        """Return the same images in order, under the evaluation transform instead of random crops."""
         ...
 
     def epoch(
         self, number: int, start_step: int = 0, *, encoder: Encoder | None = None, pixels: bool = True
     ) -> Iterator[Views]:
-        """The batches of an epoch in its order; with features, if the source keeps them and has an encoder."""
+        """Yield the batches of an epoch, counted from 0.
+
+        Args:
+            number: The epoch, which determines order and random crops.
+            start_step: Number of batches to skip.
+            encoder: Computes the features to fill in, if the source keeps features.
+            pixels: Whether pixels are needed where features are filled in.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Options of a method that has none."""
-
-
-@dataclass(frozen=True)
-class ClassTexts:
-    """Features of class texts, (C, E), with copies of the tensors, the device and the precision they came from."""
-
-    tensors: Mapping[str, Tensor]
-    place: tuple[Any, ...]
-    features: Tensor
-
-    def holds(self, tensors: Mapping[str, Tensor], place: tuple[Any, ...]) -> bool:
-        """Whether the features are those of these tensors."""
-        return (
-            place == self.place
-            and tensors.keys() == self.tensors.keys()
-            and all(torch.equal(tensor, self.tensors[name]) for name, tensor in tensors.items())
-        )
+    """Options of a method without options."""
 
 
 class Method(nn.Module, Generic[OptionsT]):
-    """A prompt-tuning method, or a baseline, on a frozen backbone.
+    """A prompt-tuning method or baseline on a frozen backbone.
 
-    A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults), makes its parameters in
-    ``build`` and writes ``logits``; the other methods have defaults that suit most papers. Parameters that require a
-    gradient are what is tuned; an artifact stores them and the persistent buffers. A buffer that depends on the class
-    names is not persistent.
+    A subclass sets ``Options`` (a frozen dataclass with the paper's values as defaults), creates its parameters in
+    ``build`` and implements ``logits``; the other methods have defaults that suit most papers. Parameters that require
+    a gradient are trained; an artifact stores them and the persistent buffers. Register a buffer that depends on the
+    class names as not persistent.
 
     Attributes:
-        traits: What the library must know about it, from ``traits_for(options)``.
+        traits: What the library must know about the method, from ``traits_for(options)``.
         pooling: How the vision tower's tokens become features, from the traits.
-        memory: Bytes that encoded class texts may keep for gradients; what does not fit is computed again.
-        chosen: Hyper-parameters that were chosen on validation images, by name.
+        text_cache_bytes: Bytes of activations that encoded class texts may keep for gradients; the rest is recomputed.
+        selected: Hyper-parameters that were selected on validation images, by name; results record them.
 
     Args:
         backbone: The frozen towers; they are shared, not copied.
         classes: Class names, in the order of the logits.
         options: The method's options.
-        generator: Source of every random start.
+        generator: Random generator for every initial value.
+
+    Raises:
+        ValueError: If the traits need a text tower and the backbone has none.
     """
 
     Options: ClassVar[type[Any]] = NoOptions
     text_cache_bytes: int = 2 * 10**9
-    text: Any  # the text tower, None for a plain ViT
-    ids: Tensor  # token ids of the class texts, (C, L), where there are any
+    text: Any  # the text tower; None for a plain ViT
+    ids: Tensor  # token ids of the class texts, (C, L), in methods that read them
 
     def __init__(
         self, backbone: Backbone, classes: Sequence[str], options: OptionsT, generator: torch.Generator
@@ -128,31 +134,31 @@ class Method(nn.Module, Generic[OptionsT]):
         self.vision = backbone.vision
         self.text = backbone.text
         self.selected: dict[str, float] = {}
-        self._encoded: ClassTexts | None = None
+        self._class_features = ClassFeatureCache()
         self.build(generator)
 
     @classmethod
     def traits_for(cls, options: OptionsT) -> Traits:
-        """The traits of a method with these options, before there is one."""
+        """Return the traits of a method with these options."""
         return Traits()
 
     def build(self, generator: torch.Generator) -> None:
-        """Make parameters and buffers; ``backbone``, ``vision``, ``text``, ``classes`` and ``options`` are there.
+        """Create parameters and buffers; ``backbone``, ``vision``, ``text``, ``classes`` and ``options`` are set.
 
         Args:
-            generator: Source of every random start.
+            generator: Random generator for every initial value.
         """
 
     @property
     def name(self) -> str:
-        """The name that ``find`` knows: the file's name with hyphens, or "package.module:Class"."""
-        kind = type(self)
-        package, _, module = kind.__module__.rpartition(".")
-        return module.replace("_", "-") if package == __package__ else f"{kind.__module__}:{kind.__qualname__}"
+        """Name for ``find_method``: the file's name with hyphens, or "package.module:Class"."""
+        cls = type(self)
+        package, _, module = cls.__module__.rpartition(".")
+        return module.replace("_", "-") if package == __package__ else f"{cls.__module__}:{cls.__qualname__}"
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that ``logits`` takes."""
+        """Height and width of input images in pixels."""
         return self.vision.image_size
 
     def prepare(
@@ -161,41 +167,47 @@ class Method(nn.Module, Generic[OptionsT]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Start from the data, where the paper does: SPT's prototypes, SEP's class means."""
-
-    def logits(self, views: Views) -> Tensor:
-        """Scores of images, (B, C).
+        """Initialise parameters and buffers from the training data, before the first step; nothing by default.
 
         Args:
-            views: They have pixels, (B, 3, H, W), or features, (B, E), or both, as the traits' ``inputs`` ask. Features
-                may be unknown in every case; ``frozen_features(views)`` gives them, computed or not.
+            source: All training images, the same in every process.
+            generator: Random generator, seeded by the recipe.
+            progress: Called with the number of images done and their total.
+        """
+
+    def logits(self, views: Views) -> Tensor:
+        """Compute the logits of images, (B, C).
+
+        Args:
+            views: With pixels, (B, 3, H, W), features, (B, E), or both, according to the traits' ``inputs``. Features
+                may be missing; ``frozen_features(views)`` returns those that are there and computes the others.
         """
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores of preprocessed images, (B, 3, H, W) to (B, C)."""
+        """Compute the logits of preprocessed images: (B, 3, H, W) to (B, C)."""
         return self.logits(Views(images))
 
     def loss(self, views: Views) -> LossTerms:
-        """Mean cross-entropy, unless the paper has more terms. Views as in ``logits``, with labels."""
+        """Compute the loss of labelled images; the mean cross-entropy by default."""
         logits = self.logits(views)
         return LossTerms({"ce": F.cross_entropy(logits, views.labels)}, logits=logits.detach())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
-        """Called at the end of each epoch, counted from 0."""
+        """Run at the end of epoch ``epoch``, counted from 0, of ``epochs``; nothing by default."""
 
     def training_state(self) -> dict[str, Tensor]:
-        """Tensors besides the parameters that training moves, by name: a checkpoint keeps them, the best epoch too."""
+        """Return the tensors besides the parameters that training changes, by name; checkpoints store them."""
         return self._persistent_buffers()
 
     def set_gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
-        """Set the gradient of each trainable parameter from a loss, for a method that combines the terms' gradients.
+        """Set the gradient of each trainable parameter from the terms of a loss.
 
-        By default training follows the gradient of the total; a class that overrides this is asked instead, and is
-        trained without accumulation and without the precision 16-mixed.
+        Override it in a method that combines gradients itself (ProGrad); otherwise the total is backpropagated. Such a
+        method is trained without gradient accumulation and without the precision 16-mixed.
 
         Args:
-            terms: Of ``loss``, with their graph.
+            terms: Returned by ``loss``, with their graph.
             mean: Averages a tensor over the processes.
         """
         raise NotImplementedError
@@ -206,37 +218,33 @@ class Method(nn.Module, Generic[OptionsT]):
         return type(self).set_gradients is not Method.set_gradients
 
     def frozen_features(self, views: Views) -> Tensor:
-        """Features of images from the frozen vision tower, not normalised, (B, E); computed where not yet known."""
+        """Return features of images from the frozen vision tower, not normalised, (B, E); compute missing ones."""
         if views.features is not None:
             return views.features
         with torch.no_grad():
             return self.vision(views.pixels, pooling=self.pooling)
 
     def encoder(self) -> Encoder | None:
-        """Computes frozen features under the current autocast; None if the method reads no features in this mode."""
+        """Return what computes frozen features for a cache; None if the method reads no features in this mode."""
         if self.traits.inputs == "pixels" or (self.traits.features_in_training_only and not self.training):
             return None
-        probe = next(self.vision.parameters())
-        kind, enabled = probe.device.type, torch.is_autocast_enabled(probe.device.type)
-        autocast = torch.get_autocast_dtype(kind) if enabled else None
-
-        def encode(images: Tensor) -> Tensor:
-            with torch.autocast(kind, autocast, enabled):
-                return self.frozen_features(Views(images.to(probe.device)))
-
-        precision = (probe.dtype, autocast, matmul_precision(kind), kind)
-        return Encoder(" ".join(map(str, (self.backbone.fingerprint, self.pooling, *precision))), encode)
+        return make_encoder(
+            lambda pixels: self.frozen_features(Views(pixels)),
+            next(self.vision.parameters()),
+            self.backbone.fingerprint,
+            self.pooling,
+        )
 
     def views(self, source: TrainingSource, number: int) -> Iterator[Views]:
-        """The batches of an epoch on the method's device, with the inputs that its traits ask for.
+        """Yield the batches of an epoch on the method's device, with the inputs that its traits name.
 
-        Features are filled in where the source keeps them, computed under the current autocast; others are left to
+        Features are filled in if the source keeps them, computed under the current autocast; if not, they are left to
         ``frozen_features``.
         """
         return self._views(source, number, pixels=self.traits.inputs != "features")
 
     def feature_views(self, source: TrainingSource, number: int) -> Iterator[Views]:
-        """The batches of an epoch on the method's device with their frozen features; pixels may be missing."""
+        """Yield the batches of an epoch on the method's device with frozen features; pixels may be missing."""
         for views in self._views(source, number, pixels=False):
             yield views.with_features(self.frozen_features(views))
 
@@ -249,11 +257,11 @@ class Method(nn.Module, Generic[OptionsT]):
         return (views.to(device) for views in epoch)
 
     def encode_classes(self) -> Tensor:
-        """Unit features of the classes, (C, E); for methods that have a text tower."""
+        """Compute unit features of the classes, (C, E); methods that prompt the text tower implement it."""
         raise NotImplementedError
 
     def encode_texts(self, encode: Encode, *, min_length: int = 0, prefix_length: int = 0) -> Tensor:
-        """Features of the class texts ``ids``, (C, E), within ``memory``; see ``encode_in_buckets``."""
+        """Encode the class texts ``ids``, (C, L) to (C, E), within ``text_cache_bytes``; see ``encode_in_buckets``."""
         return encode_in_buckets(
             self.text,
             self.ids,
@@ -264,40 +272,36 @@ class Method(nn.Module, Generic[OptionsT]):
         )
 
     def encode_texts_with_shared_prefix(self, prompter: Prompter) -> Tensor:
-        """The same for texts that open with the same prompts; see ``encode_with_shared_prefix``."""
+        """Encode class texts that begin with the same prompts; see ``encode_with_shared_prefix``."""
         return encode_with_shared_prefix(self.text, self.ids, prompter, memory=self.text_cache_bytes)
 
     def class_features(self) -> Tensor:
-        """``encode_classes()``, kept from one evaluation batch to the next while nothing that it depends on changes.
+        """Return ``encode_classes()``, cached in evaluation while no tensor that it depends on changes.
 
-        Whether something did is told by the tuned tensors' values, not by torch's version counters: fused optimisers,
-        ``tensor.data`` and other libraries change values without raising those. In training mode, where dropout is
-        random, and where gradients are wanted, the texts are encoded each time.
+        In training mode, where dropout is random, and with gradients enabled, the texts are encoded each time.
         """
         if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
             return self.encode_classes()
-        probe = next(self.vision.parameters())
-        kind = probe.device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        now, place = self._stored(), (probe.device, probe.dtype, autocast)
-        if self._encoded is None or not self._encoded.holds(now, place):
-            tensors = {name: tensor.detach().clone() for name, tensor in now.items()}
-            self._encoded = ClassTexts(tensors, place, self.encode_classes())
-        return self._encoded.features
+        return self._class_features.get(self._stored(), next(self.vision.parameters()), self.encode_classes)
 
     def class_logits(self, features: Tensor, classes: Tensor) -> Tensor:
-        """CLIP's scores: scale times the cosine, plus the bias some models have. Both arguments are unit vectors."""
+        """Compute CLIP's logits, (B, C): the scaled cosines, plus the bias that some models have.
+
+        Args:
+            features: Unit features of images, (B, E).
+            classes: Unit features of classes, (C, E).
+        """
         return self.backbone.scale * features @ classes.t() + self.backbone.bias
 
     def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Method":
-        """The same tuned method for other class names, without training.
+        """Return the trained method with other class names, without further training.
 
         Args:
-            names: At least two, all different.
-            check: Whether to refuse others. A published protocol's may repeat (ImageNet's list) or be a single one.
+            names: At least two different class names.
+            check: Whether to check the names; those of a published protocol may repeat (ImageNet's) or be a single one.
 
         Raises:
-            ValueError: If the method's classifier belongs to its training classes, or the names are wrong.
+            ValueError: If the method has no open vocabulary, or the names are wrong.
         """
         if not self.traits.open_vocabulary:
             raise ValueError(
@@ -312,11 +316,11 @@ class Method(nn.Module, Generic[OptionsT]):
         return other.train(self.training)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Everything that is tuned, by name."""
+        """Return the trainable parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
-        """What an artifact stores: the trained parameters that a prediction needs, and the persistent buffers."""
+        """Return the tensors of an artifact: trained parameters that predictions need, and persistent buffers."""
         return {name: tensor.detach() for name, tensor in self._stored().items()}
 
     def _stored(self) -> dict[str, Tensor]:
@@ -324,7 +328,7 @@ class Method(nn.Module, Generic[OptionsT]):
         return {**trained, **self._persistent_buffers()}
 
     def _persistent_buffers(self) -> dict[str, Tensor]:
-        """The persistent buffers by name, without those of the towers."""
+        """Return the persistent buffers by name, without those of the towers."""
         tensors = self.state_dict(keep_vars=True)
         towers = ("vision.", "text.")
         return {
@@ -334,10 +338,10 @@ class Method(nn.Module, Generic[OptionsT]):
         }
 
     def load_adapter_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the tensors of ``adapter_state_dict``.
+        """Load the tensors of ``adapter_state_dict``.
 
         Raises:
-            ValueError: If they do not fit; nothing is changed then.
+            ValueError: If they do not fit; nothing is loaded then.
         """
         problems = self.problems_with(tensors)
         if problems:
@@ -349,69 +353,16 @@ class Method(nn.Module, Generic[OptionsT]):
                 tensor.copy_(tensors[name])
 
     def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """Why tensors cannot be loaded: what is missing, unexpected, of another shape or not finite."""
-        own = self._stored()
-        problems = [f"missing {name}" for name in own.keys() - tensors.keys()]
-        problems += [f"unexpected {name}" for name in tensors.keys() - own.keys()]
-        for name in own.keys() & tensors.keys():
-            shape, expected = tuple(tensors[name].shape), tuple(own[name].shape)
+        """Return why tensors cannot be loaded: missing, unexpected, of another shape or not finite."""
+        expected = self._stored()
+        problems = [f"missing {name}" for name in expected.keys() - tensors.keys()]
+        problems += [f"unexpected {name}" for name in tensors.keys() - expected.keys()]
+        for name in expected.keys() & tensors.keys():
+            shape, needed = tuple(tensors[name].shape), tuple(expected[name].shape)
             if name in self.traits.variable_length:
-                expected = shape[:1] + expected[1:]
-            if shape != expected:
-                problems.append(f"{name} has shape {shape}, expected {expected}")
+                needed = shape[:1] + needed[1:]
+            if shape != needed:
+                problems.append(f"{name} has shape {shape}, expected {needed}")
         if name := first_not_finite(tensors):
             problems.append(f"{name} holds NaN or infinity")
         return problems
-
-
-def matmul_precision(kind: str) -> str:
-    """How float32 matrices are multiplied on a kind of device, in torch's words: "highest", "high" or "medium".
-
-    ``torch.get_float32_matmul_precision`` raises after someone has used torch's newer switches, such as
-    ``torch.backends.cuda.matmul.fp32_precision = "tf32"``; so these are read if torch has them.
-    """
-    switches = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
-    newer = getattr(getattr(switches.get(kind), "matmul", None), "fp32_precision", None)
-    if newer is None:
-        return torch.get_float32_matmul_precision() if kind in switches else "highest"
-    return {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}.get(newer, newer)
-
-
-def normal(*shape: int, std: float, generator: torch.Generator) -> nn.Parameter:
-    """A parameter drawn from N(0, std^2)."""
-    return nn.Parameter(torch.randn(*shape, generator=generator) * std)
-
-
-def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> tuple[str, ...]:
-    """Cleaned class names.
-
-    Args:
-        class_names: As the user gave them.
-        reader: A backbone whose text tower is to tell them apart.
-
-    Raises:
-        ValueError: Unless there are at least two, all different, for the reader too, and none empty.
-        TypeError: If they are one text.
-    """
-    if isinstance(class_names, str):
-        raise TypeError(f"Class names must be a list of texts, got the text {class_names!r}.")
-    names = [clean_name(str(n)) for n in class_names]
-    if len(names) < 2:
-        raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
-    if not all(names):
-        raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        given = [str(n) for n, name in zip(class_names, names, strict=True) if name in twice and str(n) != name]
-        written = f" (written {', '.join(map(ascii, given))})" if given else ""
-        raise ValueError(f"Class names must differ, got {', '.join(twice)} twice{written}: merge them, or rename one.")
-    if reader is not None and reader.text is not None:
-        check_distinct_tokens(reader, names)
-    return tuple(names)
-
-
-def check_positive(**numbers: int) -> None:
-    """Raise ValueError for the first option that is not at least 1."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}.")

@@ -1,4 +1,4 @@
-"""From class names to token ids: templates, placeholders, and how much of a padded text matters."""
+"""Class texts: templates, placeholders for prompts, and token ids."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,22 +16,22 @@ PLACEHOLDER = "X"
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError unless the template has exactly one place ``{}`` for the class name."""
+    """Raise ValueError unless the template contains ``{}`` exactly once, for the class name."""
     if template.count("{}") != 1:
         raise ValueError(f"template must contain {{}} once, for the class name; got {template!r}.")
 
 
 def fill_template(template: str, names: Sequence[str]) -> list[str]:
-    """The template with each class name in it."""
+    """Return the template with each class name filled in."""
     check_template(template)
     return [template.replace("{}", clean_name(name)) for name in names]
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Token ids of the texts, (C, T).
+    """Return token ids of the texts, (C, T).
 
     Raises:
-        ValueError: If a text is longer than the context; tokenizers cut such texts without a word.
+        ValueError: If a text is longer than the context; tokenizers truncate such texts silently.
     """
     ids = tokenizer(list(texts))
     encode = getattr(tokenizer, "encode", None)
@@ -46,10 +46,10 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
 
 
 def check_distinct_tokens(backbone: Backbone, names: Sequence[str]) -> None:
-    """Raise ValueError unless each class name has words, and no two are the same tokens to the text tower.
+    """Raise ValueError if a class name has no tokens, or two names have the same tokens.
 
-    Tokenizers put capitals in lower case, and know no words of some languages. Classes whose tokens are the same have
-    the same scores, so that one of them is never predicted.
+    Tokenizers ignore case and drop the words of some languages. Classes with the same tokens have the same logits, so
+    one of them is never predicted.
     """
     nothing, *rows = tokenize(backbone.text_side()[1], ["", *names]).tolist()
     first: dict[tuple[int, ...], str] = {tuple(nothing): ""}
@@ -65,18 +65,17 @@ def check_distinct_tokens(backbone: Backbone, names: Sequence[str]) -> None:
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Number of tokens of each text without SOS and EOT, (C,)."""
+    """Return the number of tokens of each text without SOS and EOT, (C,)."""
     return tokenizer(list(texts)).argmax(dim=-1) - 1
 
 
 def add_placeholders(names: Sequence[str], count: int, position: str = "end") -> list[str]:
-    """Class texts with ``count`` placeholders, ``X X X X cat.``
+    """Return class texts with ``count`` placeholders, ``X X X X cat.``
 
     Args:
         names: Class names.
-        count: Placeholders a text.
-        position: Where the class name stands: "end" (behind all placeholders), "middle" (behind half of them),
-            "front" (before them).
+        count: Placeholders per text.
+        position: Position of the class name: "end" (after the placeholders), "middle" (after half of them) or "front".
     """
     before = {"end": count, "middle": count // 2, "front": 0}[position]
     marks = [PLACEHOLDER] * count
@@ -84,23 +83,23 @@ def add_placeholders(names: Sequence[str], count: int, position: str = "end") ->
 
 
 def locate_placeholders(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
-    """Positions of the placeholders of ``add_placeholders``, (C, count).
+    """Return the token positions of the placeholders of ``add_placeholders``, (C, count).
 
     Args:
-        name_lengths: Tokens of each class name, (C,).
-        count: Placeholders a text.
-        position: "end", "middle" or "front".
+        name_lengths: Number of tokens of each class name, (C,).
+        count: Placeholders per text.
+        position: Position of the class name: "end", "middle" or "front".
     """
     before = {"end": count, "middle": count // 2, "front": 0}[position]
     steps = torch.arange(count)
-    behind_name = (steps >= before).long()
-    return 1 + steps + behind_name * name_lengths[:, None]
+    after_name = (steps >= before).long()
+    return 1 + steps + after_name * name_lengths[:, None]
 
 
-def check_placeholders(ids: Tensor, places: Tensor) -> None:
-    """Raise ValueError unless one and the same token, the placeholder, stands at all the places, (C, count)."""
-    found = ids.gather(1, places)
-    if not bool((found == found[0, 0]).all()):
+def check_placeholders(ids: Tensor, positions: Tensor) -> None:
+    """Raise ValueError unless all positions, (C, count), of the texts hold the same token, the placeholder."""
+    tokens = ids.gather(1, positions)
+    if not bool((tokens == tokens[0, 0]).all()):
         raise ValueError(
             "Text prompts need a tokenizer that starts a text with one token of its own and keeps the "
             f"placeholders {PLACEHOLDER!r} apart, as CLIP's does; this backbone's does not."
@@ -108,28 +107,28 @@ def check_placeholders(ids: Tensor, places: Tensor) -> None:
 
 
 def find_ends(ids: Tensor) -> Tensor:
-    """Position of EOT, which has the largest id, (C,)."""
+    """Return the position of EOT, the token with the largest id, (C,)."""
     return ids.argmax(dim=-1)
 
 
 def useful_length(ids: Tensor, min_length: int = 0) -> int:
-    """How many positions of causal text can influence the result: T* of the SEP specification.
+    """Return how many positions of causal texts affect the result; later ones can be cut off.
 
     Args:
         ids: Token ids, (C, T).
-        min_length: Positions that a prompter reads, padding included; SEP reads 1 + 2P of them.
+        min_length: Positions that a prompter reads, padding included; SEP reads 1 + 2P.
 
     Returns:
-        max(EOT + 1, min_length), at most T. Everything behind is dropped without changing any output.
+        max(EOT + 1, min_length), at most T.
     """
     return min(max(int(find_ends(ids).max()) + 1, min_length), ids.shape[1])
 
 
 @torch.no_grad()
 def encode_template(backbone: Backbone, template: str, names: Sequence[str], *, normalize: bool = True) -> Tensor:
-    """Text features of the template with each class name, (C, E), from the frozen text tower; unit vectors by default.
+    """Encode the template with each class name to features, (C, E), with the frozen text tower.
 
-    Without ``normalize`` they have the norms that the tower gives them.
+    They are unit vectors, or have the norms that the tower gives them without ``normalize``.
     """
     ids = tokenize_for_tower(backbone, fill_template(template, names))
     features = backbone.text_side()[0](ids)
@@ -137,14 +136,15 @@ def encode_template(backbone: Backbone, template: str, names: Sequence[str], *, 
 
 
 def tokenize_for_tower(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> Tensor:
-    """Token ids on the text tower's device, cut to the length that matters where the tower is causal, (C, L).
+    """Return token ids on the text tower's device, (C, L), cut to ``useful_length`` if the tower is causal.
 
     Args:
-        texts: One text a class.
-        min_length: Positions that a prompter reads (see :func:`useful_length`).
+        backbone: Its tokenizer and text tower are used.
+        texts: One text per class.
+        min_length: Positions that a prompter reads.
 
     Raises:
-        ValueError: If a text, or the prompter, does not fit the context.
+        ValueError: If a text or ``min_length`` exceeds the context.
     """
     text, tokenizer = backbone.text_side()
     ids = tokenize(tokenizer, texts)
@@ -158,57 +158,58 @@ def tokenize_for_tower(backbone: Backbone, texts: Sequence[str], min_length: int
 
 
 @torch.no_grad()
-def embed_text(backbone: Backbone, words: str) -> Tensor:
-    """Token embeddings of some words, without positions, (number of tokens, D).
+def embed_text(backbone: Backbone, text: str) -> Tensor:
+    """Return the token embeddings of a text, without SOS, EOT and positions, (number of tokens, D).
 
     Raises:
-        ValueError: If there are no words.
+        ValueError: If the text has no tokens.
     """
-    text, tokenizer = backbone.text_side()
-    ids = tokenize(tokenizer, [words])
+    tower, tokenizer = backbone.text_side()
+    ids = tokenize(tokenizer, [text])
     count = int(find_ends(ids)) - 1
     if count < 1:
-        raise ValueError(f"init_text must hold at least one word, got {words!r}.")
-    tokens = text.embed(ids[:, : count + 2].to(next(text.parameters()).device))
+        raise ValueError(f"init_text must hold at least one word, got {text!r}.")
+    tokens = tower.embed(ids[:, : count + 2].to(next(tower.parameters()).device))
     return tokens.x[0, 1 : 1 + count].float().clone()
 
 
 @torch.no_grad()
 def embed_distinct_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
-    """Embeddings of the different tokens in some texts, without SOS, EOT and positions, (M, D), ordered by id."""
+    """Return embeddings of the distinct tokens of some texts, without SOS, EOT and positions, (M, D), ordered by id."""
     text, tokenizer = backbone.text_side()
     ids = tokenize(tokenizer, texts)
-    place = torch.arange(ids.shape[1])
-    words = ids[(place > 0) & (place < find_ends(ids)[:, None])].unique()
-    return text.embed(words[:, None].to(next(text.parameters()).device)).x[:, 0]
+    position = torch.arange(ids.shape[1])
+    tokens = ids[(position > 0) & (position < find_ends(ids)[:, None])].unique()
+    return text.embed(tokens[:, None].to(next(text.parameters()).device)).x[:, 0]
 
 
 def init_text_prompts(
-    backbone: Backbone, names: Sequence[str], words: str, count: int, generator: torch.Generator
+    backbone: Backbone, names: Sequence[str], init_text: str, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Class texts whose first tokens are prompts, at positions 1..count.
+    """Return class texts whose first tokens, at positions 1..count, are prompts, and the prompts' initial values.
 
     Args:
         backbone: Its tokenizer and text tower are used.
         names: Class names.
-        words: What the texts open with, "a photo of a" say. Their first ``count`` tokens are where the prompts start;
-            those behind stay in the text. Empty for placeholders and a start from N(0, 0.02^2).
-        count: Prompts P.
-        generator: Of the random start.
+        init_text: Beginning of the texts, such as "a photo of a". Its first ``count`` tokens initialise the prompts;
+            the others stay in the text. If it is empty, prompts are drawn from N(0, 0.02^2).
+        count: Number of prompts P.
+        generator: Random generator.
 
     Returns:
-        Token ids, (C, L), cut to the length that matters, and the prompts' start, (P, D).
+        Token ids, (C, L), and initial prompts, (P, D).
 
     Raises:
-        ValueError: If the words are fewer tokens than prompts, or the tokenizer is not of CLIP's kind.
+        ValueError: If ``init_text`` has fewer than ``count`` tokens, or the tokenizer does not work like CLIP's.
     """
     ids = tokenize_for_tower(backbone, add_placeholders(names, count))
     check_placeholders(ids, 1 + torch.arange(count).expand(len(ids), -1).to(ids.device))
-    if not words:
+    if not init_text:
         return ids, 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
-    start = embed_text(backbone, words)
+    start = embed_text(backbone, init_text)
     if len(start) < count:
         raise ValueError(
-            f"init_text {words!r} is {len(start)} tokens, but there are {count} text prompts; use more words, or none."
+            f"init_text {init_text!r} is {len(start)} tokens, but there are {count} text prompts; "
+            "use more words, or none."
         )
-    return tokenize_for_tower(backbone, fill_template(f"{words} {{}}.", names)), start[:count]
+    return tokenize_for_tower(backbone, fill_template(f"{init_text} {{}}.", names)), start[:count]

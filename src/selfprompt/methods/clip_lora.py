@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import PHOTO, check_template, fill_template, tokenize_for_tower
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits

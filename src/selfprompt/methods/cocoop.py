@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import add_placeholders, check_placeholders, embed_text, tokenize_for_tower
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompts.static import Static
+from selfprompt.prompts.static import Static, normal_prompts
 
 TEXTS_AT_ONCE = 1024
 """Class texts that are encoded together; an image needs one of each class, so this bounds the memory."""
@@ -54,7 +55,7 @@ class CoCoOp(Method[CoCoOpOptions]):
         if options.init_text:
             self.context = nn.Parameter(embed_text(self.backbone, options.init_text))
         else:
-            self.context = normal(options.prompts, self.text.width, std=0.02, generator=generator)
+            self.context = normal_prompts(options.prompts, self.text.width, generator=generator)
         hidden = max(1, self.vision.features // options.reduction)
         self.network = nn.Sequential(
             linear_layer(self.vision.features, hidden, generator=generator),

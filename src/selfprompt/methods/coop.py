@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import (
     add_placeholders,
     check_placeholders,
@@ -18,7 +19,7 @@ from selfprompt.methods.class_texts import (
 )
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompts.static import Scatter
+from selfprompt.prompts.static import Scatter, normal_prompts
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class CoOp(Method[CoOpOptions]):
         if self.options.init_text:
             return nn.Parameter(embed_text(self.backbone, self.options.init_text))
         shape = (len(self.classes),) if self.options.class_specific else ()
-        return normal(*shape, self.options.prompts, self.text.width, std=0.02, generator=generator)
+        return normal_prompts(*shape, self.options.prompts, self.text.width, generator=generator)
 
     @property
     def has_shared_prefix(self) -> bool:

@@ -1,4 +1,4 @@
-"""What stands behind the pooled features: linear classifiers and their starts, unit vectors, the pooling choice."""
+"""Linear heads and their initialisation, unit vectors, and the choice of pooling."""
 
 import math
 from typing import get_args
@@ -11,7 +11,7 @@ from selfprompt.models.tower import Pooling
 
 
 def linear_head(inputs: int, classes: int, *, std: float, generator: torch.Generator) -> nn.Linear:
-    """A classifier with normal weights of that std and zero bias (SPT's head: 0.02, for MoCo-v3 0.01)."""
+    """Return a classifier with weights from N(0, std^2) and zero bias (SPT: 0.02, for MoCo-v3 0.01)."""
     head = nn.Linear(inputs, classes)
     nn.init.normal_(head.weight, std=std, generator=generator)
     nn.init.zeros_(head.bias)
@@ -19,7 +19,7 @@ def linear_head(inputs: int, classes: int, *, std: float, generator: torch.Gener
 
 
 def rare_class_head(inputs: int, classes: int, *, generator: torch.Generator) -> nn.Linear:
-    """VPT's classifier: Kaiming-normal (fan-out) weights and a bias of -log(99), as if each class were rare."""
+    """Return VPT's classifier: Kaiming-normal (fan-out) weights and bias -log(99), a prior of 0.01 for each class."""
     head = nn.Linear(inputs, classes)
     nn.init.kaiming_normal_(head.weight, a=0, mode="fan_out", generator=generator)
     nn.init.constant_(head.bias, -math.log(99))
@@ -27,7 +27,7 @@ def rare_class_head(inputs: int, classes: int, *, generator: torch.Generator) ->
 
 
 def linear_layer(inputs: int, outputs: int, *, generator: torch.Generator) -> nn.Linear:
-    """A layer as PyTorch starts it, but from a generator: weights and bias uniform in +-1 / sqrt(inputs)."""
+    """Return a layer with PyTorch's initialisation from a generator: weights and bias uniform in +-1 / sqrt(inputs)."""
     layer = nn.Linear(inputs, outputs)
     bound = inputs**-0.5
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -36,12 +36,12 @@ def linear_layer(inputs: int, outputs: int, *, generator: torch.Generator) -> nn
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors of length 1 along the last axis."""
+    """Normalise vectors to length 1 along the last axis."""
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 def pooling_for(option: str, backbone: Backbone) -> Pooling:
-    """The pooling that an option names; "auto" is what suits the backbone (MAE: average; others: their own).
+    """Return the pooling that an option names; "auto" is the backbone's default (MAE: average; others: native).
 
     Raises:
         ValueError: If there is no such pooling.

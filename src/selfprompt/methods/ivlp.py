@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import init_text_prompts
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompts.static import Static, deep_prompts
+from selfprompt.prompts.static import Static, deep_prompts, normal_prompts
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class IVLP(Method[IVLPOptions]):
         self.register_buffer("ids", ids, persistent=False)
         self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
         layers = min(options.depth, self.vision.depth)
-        self.image_prompts = normal(layers, options.image_prompts, self.vision.width, std=0.02, generator=generator)
+        self.image_prompts = normal_prompts(layers, options.image_prompts, self.vision.width, generator=generator)
 
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import init_text_prompts
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits

@@ -1,4 +1,4 @@
-"""How a method is found by its name, and built: the file name is the registry."""
+"""Finding methods by name and building them; the file name is the registry."""
 
 import importlib
 import math
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from selfprompt.methods import list_methods
-from selfprompt.methods.base import Method, check_names
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_names
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe, shipped_recipe
 from selfprompt.recipes.renamed import with_present_names
@@ -18,20 +19,20 @@ from selfprompt.utils.validation import check_types
 
 
 def find_method(name: str) -> type[Method]:
-    """The method class of a name; the file name is the registry, and "package.module:Class" is one's own method.
+    """Return the class of a method: "coop" from ``methods/coop.py``, "package.module:Class" from any module.
 
     Raises:
-        ValueError: If there is none; the message lists the known ones.
+        ValueError: If there is no such method, or its file does not define exactly one.
     """
     if ":" in name:
         module_name, _, class_name = name.partition(":")
         try:
-            own = getattr(importlib.import_module(module_name), class_name)
+            custom = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"Method {name!r} could not be imported: {error}.") from error
-        if not (isinstance(own, type) and issubclass(own, Method)):
-            raise ValueError(f"{name!r} must name a subclass of selfprompt.methods.base.Method, got {own!r}.")
-        return own
+        if not (isinstance(custom, type) and issubclass(custom, Method)):
+            raise ValueError(f"{name!r} must name a subclass of selfprompt.methods.base.Method, got {custom!r}.")
+        return custom
     known = list_methods()
     if name not in known:
         hint = did_you_mean(name, known)
@@ -39,36 +40,42 @@ def find_method(name: str) -> type[Method]:
             f"Unknown method {name!r}.{hint} Known: {', '.join(known)}. For your own use 'package.module:Class'."
         )
     module = importlib.import_module(f"selfprompt.methods.{name.replace('-', '_')}")
-    (found,) = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
-    return found
+    if len(classes) != 1:
+        raise ValueError(
+            f"{module.__file__} must define exactly one subclass of Method, got {len(classes)}; move the others to "
+            "files of their own."
+        )
+    return classes[0]
 
 
 def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
-    """The method's options from plain values; lists become tuples.
+    """Return the method's options from values as a YAML file has them; lists become tuples.
 
     Raises:
-        ValueError: If a name is unknown (the message lists the options) or a value is of another kind than the option.
+        ValueError: If an option is unknown (the message lists the known ones), or a value has the wrong type.
     """
-    shown = method.__module__.rpartition(".")[2].replace("_", "-")
-    values = with_present_names(shown, values)
+    label = method.__module__.rpartition(".")[2].replace("_", "-")
+    values = with_present_names(label, values)
     known = [f.name for f in fields(method.Options)]
     for name in values:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise ValueError(f"{shown} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
+            raise ValueError(f"{label} has no option {name!r}.{hint} Its options: {', '.join(known) or 'none'}.")
     check_types(method.Options, values)
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value}.")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return method.Options(**plain)
+    return method.Options(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
 
 
-@torch.random.fork_rng(devices=[])  # layers draw a start of their own before ours; the caller's random state stays
+@torch.random.fork_rng(devices=[])  # nn.Linear draws weights before ours replace them
 def build_method(
     name: str,
     backbone: Backbone | str,
@@ -84,9 +91,9 @@ def build_method(
         name: A method ("sep"), a shipped recipe ("sep-authors", whose options are then the defaults), or
             "package.module:Class".
         backbone: From ``load_backbone``, or its name.
-        class_names: At least two, all different.
-        seed: Seed of every random start.
-        check: Whether to refuse other class names. Those of a published protocol may repeat, or be a single one.
+        class_names: At least two different names.
+        seed: Seed of every random initial value.
+        check: Whether to check the class names; those of a published protocol may repeat or be a single one.
         options: The method's options.
 
     Raises:

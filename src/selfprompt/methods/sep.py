@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive, normal
+from selfprompt.methods.base import LossTerms, Method, TrainingSource
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import (
     PHOTO,
     add_placeholders,
@@ -30,6 +31,7 @@ from selfprompt.models.tower import Tower
 from selfprompt.prompts.fusion import Fuse, by_layer, fusion_modules, strongest_tokens
 from selfprompt.prompts.kmeans import cluster
 from selfprompt.prompts.prototypes import prototypes
+from selfprompt.prompts.static import normal_prompts
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class SEP(Method[SEPOptions]):
         options = self.options
         self.text_layers = refreshed_layers(options.layers, self.text)
         self.image_layers = refreshed_layers(options.layers, self.vision)
-        self.text_prompts = normal(options.text_prompts, self.text.width, std=0.02, generator=generator)
-        self.image_prompts = normal(options.image_prompts, self.vision.width, std=0.02, generator=generator)
+        self.text_prompts = normal_prompts(options.text_prompts, self.text.width, generator=generator)
+        self.image_prompts = normal_prompts(options.image_prompts, self.vision.width, generator=generator)
         modules = partial(
             fusion_modules,
             shared=options.fusion == "shared",

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, TrainingSource, check_positive, normal
+from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.prototypes import prototypes
-from selfprompt.prompts.static import Static
+from selfprompt.prompts.static import Static, normal_prompts
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class SPT(Method[SPTOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         layers = self.vision.depth if options.deep else 1
-        self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
+        self.prompts = normal_prompts(layers, options.prompts, self.vision.width, generator=generator)
         self.head = linear_head(self.vision.features, len(self.classes), std=options.head_std, generator=generator)
 
     def prepare(

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import LossTerms, Method, check_positive, normal
+from selfprompt.methods.base import LossTerms, Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import (
     PHOTO,
     PLACEHOLDER,
@@ -22,6 +23,7 @@ from selfprompt.methods.class_texts import (
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.models.tokens import Tokens
+from selfprompt.prompts.static import normal_prompts
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class TCP(Method[TCPOptions]):
         options = self.options
         self.layer = chosen_block(options.layer, self.text.depth)
         count, width = options.prompts, self.text.width
-        self.context = normal(count, width, std=0.02, generator=generator)
+        self.context = normal_prompts(count, width, generator=generator)
         hidden = max(1, self.text.features // options.reduction)
         self.down = linear_layer(self.text.features, hidden, generator=generator)
         self.up = linear_layer(hidden, count * width, generator=generator)

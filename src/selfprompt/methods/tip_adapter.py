@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import LossTerms, Method, TrainingSource, check_positive
+from selfprompt.methods.base import LossTerms, Method, TrainingSource
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.heads import rare_class_head
 from selfprompt.methods.traits import Traits
 from selfprompt.models.timm_vit import TimmViT

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from selfprompt.methods.base import Method, check_positive, normal
+from selfprompt.methods.base import Method
+from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompts.static import Static
+from selfprompt.prompts.static import Static, normal_prompts
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class VPTCLIP(Method[VPTCLIPOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         layers = self.vision.depth if options.deep else 1
-        self.prompts = normal(layers, options.prompts, self.vision.width, std=0.02, generator=generator)
+        self.prompts = normal_prompts(layers, options.prompts, self.vision.width, generator=generator)
         texts = encode_template(self.backbone, options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
 

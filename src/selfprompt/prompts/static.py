@@ -80,6 +80,11 @@ class Scatter:
         return block(tokens)
 
 
+def normal_prompts(*shape: int, generator: torch.Generator) -> nn.Parameter:
+    """Draw prompts of a shape, (..., P, D), from N(0, 0.02^2)."""
+    return nn.Parameter(torch.randn(*shape, generator=generator) * 0.02)
+
+
 def uniform_prompts(
     layers: int, count: int, width: int, patch_size: tuple[int, int], generator: torch.Generator
 ) -> nn.Parameter:

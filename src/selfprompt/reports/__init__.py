@@ -1,1 +1,1 @@
-"""Tables, plots and pictures of results."""
+"""Tables, plots and pages of results."""

@@ -1,4 +1,4 @@
-"""Rows of the accuracy table that commands and pages show."""
+"""The accuracy table of commands and pages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +7,16 @@ ACCURACY_COLUMNS = ("model", "accuracy", "95 % interval", "mean of classes", "te
 
 
 def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the accuracy table: zero-shot where there is a text tower, and the method."""
+    """Return the rows of the accuracy table: zero-shot if the backbone has a text tower, and the method."""
     untouched = results["weights"] == "untouched"
     zero_shot, tuned = results.get("zero_shot"), results.get("tuned")
-    own = results["method"] if untouched else f"tuned ({results['method']})"
-    named = {"zero-shot": None if untouched and zero_shot == tuned else zero_shot, own: tuned}
-    return [[name, *accuracy_cells(metrics)] for name, metrics in named.items() if metrics]
+    label = results["method"] if untouched else f"tuned ({results['method']})"
+    rows = {"zero-shot": None if untouched and zero_shot == tuned else zero_shot, label: tuned}
+    return [[name, *accuracy_cells(metrics)] for name, metrics in rows.items() if metrics]
 
 
 def accuracy_cells(metrics: Mapping[str, Any]) -> list[str]:
-    """Accuracy, interval, macro accuracy and number of images."""
+    """Return accuracy, interval, macro accuracy and number of images as text."""
     low, high = metrics["interval"]
     return [
         f"{metrics['accuracy']:.1f} %",

@@ -139,7 +139,7 @@ def information_values(inputs: AnalysisInputs, images: AnalysedImages) -> dict[s
     method = inputs.method
     tuned = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     raw: dict[int, list[float]] = {}
-    asked: dict[int, list[float]] = {}
+    projected: dict[int, list[float]] = {}
     try:
         for epoch, tensors in (inputs.epochs or {-1: tuned}).items():
             method.load_adapter_state_dict(tensors)
@@ -147,12 +147,12 @@ def information_values(inputs: AnalysisInputs, images: AnalysedImages) -> dict[s
             assert stream is not None
             raw[epoch] = raw_information(stream, images.without_prompts)
             if why_no_attention(stream) is None:
-                asked[epoch] = projected_information(stream)
+                projected[epoch] = projected_information(stream)
     except ValueError as error:
         raise ValueError(f"The tensors of epoch {epoch} belong to another run: {error} Delete its epochs/.") from error
     finally:
         method.load_adapter_state_dict(tuned)
-    return {"tokens themselves": raw, **({"through queries and keys": asked} if asked else {})}
+    return {"tokens themselves": raw, **({"through queries and keys": projected} if projected else {})}
 
 
 def words_section(inputs: AnalysisInputs) -> Section | str:
@@ -170,7 +170,7 @@ def words_section(inputs: AnalysisInputs) -> Section | str:
             cells = [f"{entry.word} ({entry.distance:.2f})" for entry in near]
             rows.append([*([owner] if owner else []), str(number), *cells])
     columns = ["class"] if "" not in prompts else []
-    columns += ["prompt", *(f"nearest {place}" for place in range(1, len(rows[0]) - len(columns)))]
+    columns += ["prompt", *(f"nearest {rank}" for rank in range(1, len(rows[0]) - len(columns)))]
     how = (
         "The vocabulary entries with the embeddings nearest to each learned text prompt at the input of the tower, "
         "with Euclidean distances. A hyphen marks a piece of a word. For comparison, the median distance from a word "
@@ -215,11 +215,11 @@ def attention_section(inputs: AnalysisInputs) -> Section | str:
     if fault := why_no_attention(images.with_prompts):
         return f"No attention: {fault}"
     stream = images.with_prompts
-    found = attention_mass(stream)
+    attention = attention_mass(stream)
     tokens = stream.inputs[0]
-    pictures = plots.attention_pictures(images.pictures, images.captions, found.patches.cpu().numpy(), images.grid)
+    pictures = plots.attention_pictures(images.pictures, images.captions, attention.patches.cpu().numpy(), images.grid)
     even = tokens.count / tokens.x.shape[1]
-    shares = plots.attention_shares(found.shares().cpu().numpy(), found.prompts.mean(dim=1).cpu().numpy(), even)
+    shares = plots.attention_shares(attention.shares().cpu().numpy(), attention.prompts.mean(dim=1).cpu().numpy(), even)
     by_class = pools_class_token(stream.tower, stream.pooling)
     asking = (
         "the class token, whose final state becomes the features"
@@ -252,9 +252,9 @@ def map_section(inputs: AnalysisInputs) -> Section | str:
         return "No maps of prompts and patch tokens: the method has no image prompts."
     maps = {}
     for block in plots.shown_blocks(range(len(images.with_prompts.inputs))):
-        found = token_map(images.with_prompts, block)
-        patches, prompts = (points.flatten(0, 1).cpu().numpy() for points in (found.patches, found.prompts))
-        maps[block] = (patches, prompts, found.share)
+        points = token_map(images.with_prompts, block)
+        patches, prompts = (part.flatten(0, 1).cpu().numpy() for part in (points.patches, points.prompts))
+        maps[block] = (patches, prompts, points.share)
     drawn = plots.token_maps(maps)
     how = (
         "Input tokens of each block, projected onto the first two principal components of patches and prompts "

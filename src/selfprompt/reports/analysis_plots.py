@@ -1,4 +1,4 @@
-"""Pictures of what prompts do inside a frozen tower: pure functions of arrays, as the plots of ``report.plots`` are.
+"""Plots of what prompts do in a frozen tower: pure functions of arrays.
 
 Images are (B, S, S, 3), 8-bit RGB. Blocks are counted from 0.
 """
@@ -20,26 +20,26 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from selfprompt.reports.plot_style import COLOURS, FONT, GREY, LIGHT_GREY, literal, truncated
 
 TILE = 1.15
-"""Side of a picture in inches."""
+"""Side of an image in inches."""
 COLUMNS = 12
-"""Blocks that a figure shows side by side."""
+"""Largest number of blocks in a figure."""
 PATCH, PROMPT = "#9aa1ab", COLOURS[1]
 PARTS = {"CLS and registers": COLOURS[6], "prompts": PROMPT, "patches": COLOURS[5]}
 
 
 def shown_blocks(blocks: Sequence[int], limit: int = COLUMNS) -> list[int]:
-    """The blocks that a figure shows: all, or some from the first to the last where there are many."""
+    """Return the blocks to show: all, or ``limit`` of them spread from first to last."""
     if len(blocks) <= limit:
         return list(blocks)
-    return [blocks[round(place * (len(blocks) - 1) / (limit - 1))] for place in range(limit)]
+    return [blocks[round(index * (len(blocks) - 1) / (limit - 1))] for index in range(limit)]
 
 
 def information_curves(panels: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
-    """Normalised mutual information of prompts and patch tokens, a panel beside the other.
+    """Plot normalised mutual information of prompts and patch tokens, one panel per title.
 
     Args:
-        panels: By title: values of the blocks, in [0, 1], by finished epochs. Several epochs are drawn as a line for
-            each block, one as a bar for each block.
+        panels: By title and finished epochs, the values of the blocks, in [0, 1]. Several epochs are drawn as a line
+            per block, a single one as a bar per block.
     """
     figure = Figure(figsize=(4.6 * len(panels) + 0.6, 3.6), layout="constrained")
     for number, (title, values) in enumerate(panels.items()):
@@ -74,29 +74,29 @@ def _information_bars(axes: Axes, values: Sequence[float]) -> None:
 
 
 def selection_pictures(
-    images: np.ndarray, names: Sequence[str], chosen: Mapping[int, np.ndarray], grid: tuple[int, int], prefix: int
+    images: np.ndarray, names: Sequence[str], selected: Mapping[int, np.ndarray], grid: tuple[int, int], prefix: int
 ) -> Figure:
-    """Images with the patches that were chosen in front of each block; the others are dimmed.
+    """Draw images with the patches selected at each block; the others are dimmed.
 
     Args:
-        images: (B, S, S, 3).
-        names: Of the images.
-        chosen: Positions in prefix and patches, (B, P), strongest first, by block.
+        images: Images, (B, S, S, 3).
+        names: Captions of the images.
+        selected: By block, positions in prefix and patches, (B, P), strongest first.
         grid: Rows and columns of patches.
-        prefix: Number of CLS and register tokens; one that is chosen is written below.
+        prefix: Number of CLS and register tokens; selected ones are named below the image.
     """
-    blocks = shown_blocks(list(chosen))
+    blocks = shown_blocks(list(selected))
     figure, tiles = _tiles(images, names, [f"block {block}" for block in blocks])
     for row, line in enumerate(tiles):
         for axes, block in zip(line[1:], blocks, strict=True):
-            places = [int(place) for place in chosen[block][row]]
-            _dim_all_but(axes, images[row], [place - prefix for place in places if place >= prefix], grid)
-            _label_prefix(axes, [place for place in places if place < prefix])
+            positions = [int(position) for position in selected[block][row]]
+            _dim_all_but(axes, images[row], [position - prefix for position in positions if position >= prefix], grid)
+            _label_prefix(axes, [position for position in positions if position < prefix])
     return figure
 
 
 def _dim_all_but(axes: Axes, image: np.ndarray, patches: Sequence[int], grid: tuple[int, int]) -> None:
-    """An image whose chosen patches stand out, the strongest with the strongest edge."""
+    """Draw an image with highlighted patches; the strongest one has the widest edge."""
     height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
     axes.imshow((0.35 * image + 0.65 * 255).astype(np.uint8))
     for rank, patch in enumerate(patches):
@@ -111,19 +111,21 @@ def _dim_all_but(axes: Axes, image: np.ndarray, patches: Sequence[int], grid: tu
 
 
 def _label_prefix(axes: Axes, prefix: Sequence[int]) -> None:
-    """Name the chosen tokens that are no patches."""
+    """Name selected tokens that are not patches."""
     if prefix:
         words = "+CLS" if list(prefix) == [0] else f"+{len(prefix)} of the prefix"
-        axes.set_xlabel(words, fontsize=FONT - 3, color=PROMPT, labelpad=2)  # beside the pictures: corners get chosen
+        axes.set_xlabel(
+            words, fontsize=FONT - 3, color=PROMPT, labelpad=2
+        )  # below the image, whose corners may be selected
 
 
 def attention_pictures(images: np.ndarray, names: Sequence[str], patches: np.ndarray, grid: tuple[int, int]) -> Figure:
-    """Images under the attention that each block pays to their patches.
+    """Draw images overlaid with the attention of each block to their patches.
 
     Args:
-        images: (B, S, S, 3).
-        names: Of the images.
-        patches: Attention on patches, (depth, B, N); each picture is scaled to its own greatest value.
+        images: Images, (B, S, S, 3).
+        names: Captions of the images.
+        patches: Attention to patches, (depth, B, N); each image is scaled to its largest value.
         grid: Rows and columns of patches.
     """
     blocks = shown_blocks(range(len(patches)))
@@ -138,12 +140,12 @@ def attention_pictures(images: np.ndarray, names: Sequence[str], patches: np.nda
 
 
 def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Figure:
-    """How much of the attention goes to prefix, prompts and patches in each block, and to which prompt.
+    """Plot the attention to prefix, prompts and patches in each block, and to each prompt.
 
     Args:
-        shares: Mass on prefix, prompts and patches, (depth, 3); rows sum to 1.
-        prompts: Mass on each prompt, mean over images, (depth, P).
-        even: The share of the prompts if all tokens were looked at alike, drawn as a dashed line.
+        shares: Attention to prefix, prompts and patches, (depth, 3); rows sum to 1.
+        prompts: Attention to each prompt, mean over images, (depth, P).
+        even: Share of the prompts under uniform attention, drawn as a dashed line.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -154,7 +156,7 @@ def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Fi
         if shares[:, part].any():
             left.bar(blocks, 100 * shares[:, part], bottom=below, color=colour, label=name, width=0.8)
         below = below + 100 * shares[:, part]
-    left.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, if all were alike")
+    left.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, uniform attention")
     left.set_ylim(0, 100)
     left.yaxis.set_major_formatter(PercentFormatter())
     _style_axes(left, x="block", y="attention")
@@ -171,19 +173,19 @@ def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Fi
 
 
 def token_maps(maps: Mapping[int, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
-    """Prompts among patch tokens on the plane of their two main directions, one map a block.
+    """Plot prompts and patch tokens on their first two principal components, one map per block.
 
     Args:
-        maps: By block: places of patches, (n, 2), places of prompts, (m, 2), and the share of the variance that the
-            plane shows, in [0, 1].
+        maps: By block, coordinates of patches, (n, 2), and of prompts, (m, 2), and the explained share of the
+            variance, in [0, 1].
     """
     blocks = shown_blocks(list(maps))
     columns = min(3 if len(blocks) <= 6 else 4, len(blocks))
     rows = math.ceil(len(blocks) / columns)
     figure = Figure(figsize=(2.7 * columns, 2.6 * rows + 0.4), layout="constrained")
-    for place, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         patches, prompts, share = maps[block]
-        axes = figure.add_subplot(rows, columns, place + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         axes.scatter(patches[:, 0], patches[:, 1], s=5, color=PATCH, alpha=0.5, linewidths=0, rasterized=True)
         axes.scatter(
             prompts[:, 0],
@@ -208,14 +210,14 @@ def token_maps(maps: Mapping[int, tuple[np.ndarray, np.ndarray, float]]) -> Figu
 
 
 def to_png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as the content of a PNG file."""
+    """Return a figure as the contents of a PNG file."""
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=dpi)
     return written.getvalue()
 
 
 def _tiles(images: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
-    """A row for each image: the image with its name, then an empty picture for each column."""
+    """Return a figure with a row per image: the image with its caption, then empty axes for each column."""
     size = (TILE * (len(columns) + 1) + 0.2, (TILE + 0.1) * len(images) + 0.35)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02))
     grid = figure.subplots(len(images), len(columns) + 1, squeeze=False)
@@ -233,7 +235,7 @@ def _tiles(images: np.ndarray, names: Sequence[str], columns: Sequence[str]) -> 
 
 
 def _depth_colour(block: int, depth: int) -> Any:
-    """From dark for the first block to bright for the last."""
+    """Return a colour from dark (first block) to bright (last block)."""
     return colormaps["viridis"](0.05 + 0.85 * block / max(1, depth - 1))
 
 

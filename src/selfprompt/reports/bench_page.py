@@ -1,4 +1,4 @@
-"""The page of a bench: its tables and plots in one HTML file, with nothing loaded from elsewhere."""
+"""The page of a benchmark: tables and plots in one self-contained HTML file."""
 
 import math
 from collections.abc import Sequence
@@ -22,56 +22,56 @@ from selfprompt.reports.html import Block, figure, side_by_side, table, text, wr
 from selfprompt.reports.tables import Table, lay_out
 
 MATRICES = 12
-"""Confusion matrices on a page at most."""
+"""Largest number of confusion matrices on a page."""
 
 
-def write_bench_page(path: Path, found: GridResults, *, baseline: str, with_published: bool) -> None:
+def write_bench_page(path: Path, grid: GridResults, *, baseline: str, with_published: bool) -> None:
     """Write the page of a folder of runs.
 
     Args:
-        path: The HTML file.
-        found: From ``read_results``.
-        baseline: The row that gains are counted from.
+        path: Path of the HTML file.
+        grid: Results from ``read_results``.
+        baseline: Row that gains are measured against.
         with_published: Whether to show published averages.
     """
     sections: list[tuple[str, list[Block]]] = []
-    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in found.results):
-        own = [result for result in found.results if (result.protocol, result.suite) == (protocol, suite)]
+    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in grid.results):
+        group = [result for result in grid.results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
-        tables = all_tables(own, baseline=baseline, with_published=with_published)
-        sections.append((title, [*as_blocks(tables[:1]), *overview(own)]))
+        tables = all_tables(group, baseline=baseline, with_published=with_published)
+        sections.append((title, [*as_blocks(tables[:1]), *overview(group)]))
         if len(tables) > 1:
             sections.append((f"{title}: all tables", as_blocks(tables[1:])))
-        if gained := gains(own, baseline):
+        if gained := gains(group, baseline):
             sections.append((f"{title}: gains over {baseline}", [side_by_side(gained)]))
-        seen = [side_by_side(blocks) for blocks in (calibration(own), confusion(own)) if blocks]
-        if seen:
-            sections.append((f"{title}: confidence and confusion", seen))
-    if found.failed:
-        rows = [[folder, reason] for folder, reason in found.failed.items()]
+        details = [side_by_side(blocks) for blocks in (calibration(group), confusion(group)) if blocks]
+        if details:
+            sections.append((f"{title}: confidence and confusion", details))
+    if grid.failed:
+        rows = [[folder, reason] for folder, reason in grid.failed.items()]
         sections.append(("Failed cells", [table(["cell", "error"], rows)]))
     sections.append(("How to read this", [text(sentence) for sentence in HOW]))
-    write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in found.notes))
+    write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in grid.notes))
 
 
 HOW = (
-    "Every number is an accuracy on test images in percent, counted from the results in the folder; test images "
-    "never decide anything. Means are over seeds, with their sample standard deviation and, from three seeds on, a "
-    "95 % interval of the mean by Student's t.",
-    "H is the harmonic mean of base and new accuracy. H of averages takes the averages over data sets first, as "
-    "papers print it; the average of H takes H of each data set first.",
-    "The calibration error compares how sure a prediction is with how often it is right.",
+    "Every number is an accuracy on test images in percent, computed from the results in the folder; nothing is "
+    "selected on test images. Means are over seeds, with the sample standard deviation and, with three or more seeds, "
+    "the 95 % interval of the mean from Student's t.",
+    "H is the harmonic mean of base and new accuracy. H of averages first averages over data sets, as papers do; the "
+    "average of H first computes H per data set.",
+    "The calibration error compares the confidence of predictions with their accuracy.",
 )
 
 
 def as_blocks(tables: Sequence[Table]) -> list[Block]:
-    """Tables with all intervals."""
-    shown = [(lay_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
-    return [table(layout.columns, layout.rows, caption) for layout, caption in shown]
+    """Return tables with all intervals."""
+    layouts = [(lay_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
+    return [table(layout.columns, layout.rows, caption) for layout, caption in layouts]
 
 
 def overview(results: Sequence[CellResult]) -> list[Block]:
-    """The protocol's own plot: base against new, or accuracy by shots."""
+    """Return the plot of the protocol: base against new accuracy, or accuracy by shots."""
     names, rows = datasets(results), labels(results)
     if results[0].protocol == "base-to-new":
         points = {}
@@ -97,7 +97,7 @@ def _each_shots(results: Sequence[CellResult], names: Sequence[str]) -> list[Blo
 
 
 def shots_figure(results: Sequence[CellResult], names: Sequence[str], caption: str) -> Block:
-    """Accuracy by shots over some data sets; what needs no shots is a line across."""
+    """Return accuracy by shots over some data sets; methods without shots are horizontal lines."""
     curves: dict[str, dict[int, list[float]]] = {}
     reference = {}
     for row in labels(results):
@@ -114,7 +114,7 @@ def shots_figure(results: Sequence[CellResult], names: Sequence[str], caption: s
 
 
 def gains(results: Sequence[CellResult], baseline: str) -> list[Block]:
-    """For each method what it gains over the baseline, data set by data set."""
+    """Return a plot per method of its gains over the baseline on each data set."""
     blocks = []
     for row, by_name in gains_over(results, baseline).items():
         drawn = plots.gain_bars(by_name, method=row, baseline=baseline, quantity=headline(results[0]))
@@ -124,7 +124,7 @@ def gains(results: Sequence[CellResult], baseline: str) -> list[Block]:
 
 
 def calibration(results: Sequence[CellResult]) -> list[Block]:
-    """For each method how confidence and accuracy go together, over all its first evaluations."""
+    """Return a reliability diagram per method, over all its first evaluations."""
     blocks = []
     for row in labels(results):
         measured = [first(result) for result in results if result.label == row]
@@ -144,21 +144,24 @@ def calibration(results: Sequence[CellResult]) -> list[Block]:
 
 
 def _pooled(entries: Sequence[Sequence[float]]) -> tuple[float, float, int]:
-    """Mean confidence and accuracy of bins, weighted by their images."""
+    """Return mean confidence and accuracy of bins, weighted by their images."""
     count = math.fsum(entry[2] for entry in entries)
-    confidence, accuracy = (math.fsum(entry[place] * entry[2] for entry in entries) / count for place in (0, 1))
+    confidence, accuracy = (math.fsum(entry[column] * entry[2] for entry in entries) / count for column in (0, 1))
     return confidence, accuracy, int(count)
 
 
 def confusion(results: Sequence[CellResult]) -> list[Block]:
-    """For each data set the confusion matrix of the method that does best there, all its seeds together."""
+    """Return a confusion matrix per data set, of its best method over all seeds."""
     blocks = []
     for name in datasets(results)[:MATRICES]:
         values = {row: headline_value(pick(results, name, row)) for row in labels(results)}
         best = max(values, key=lambda row: -1.0 if values[row] is None else float(values[row] or 0))
-        found = pick(results, name, best)
-        found = at_shots(found, max((result.shots for result in found), default=0))
-        matrices = [(metrics.confusion, result) for result in found if (metrics := first(result)) and metrics.confusion]
+        best_results = pick(results, name, best)
+        most_shots = max((result.shots for result in best_results), default=0)
+        best_results = at_shots(best_results, most_shots)
+        matrices = [
+            (metrics.confusion, result) for result in best_results if (metrics := first(result)) and metrics.confusion
+        ]
         matrices = [entry for entry in matrices if len(entry[0]) == len(matrices[0][0])]  # of the same classes
         if not matrices:
             continue
@@ -167,11 +170,11 @@ def confusion(results: Sequence[CellResult]) -> list[Block]:
             [sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*(m for m, _ in matrices), strict=True)
         ]
         runs = "1 run" if len(matrices) == 1 else f"{len(matrices)} runs"
-        caption = f"{name}: {best}, {next(iter(found[0].evaluations))} images of {runs}."
+        caption = f"{name}: {best}, {next(iter(best_results[0].evaluations))} images of {runs}."
         blocks.append(figure(plots.confusion_matrix(counts, classes), caption, f"confusion matrix of {name}"))
     return blocks
 
 
 def first(result: CellResult) -> Metrics | None:
-    """The metrics of the classes that were tuned."""
+    """Return the metrics on the tuned classes."""
     return next(iter(result.evaluations.values()))

@@ -1,4 +1,4 @@
-"""The tables of each protocol, as the papers have them, from measured results."""
+"""The tables of each protocol as papers print them, from measured results."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -18,50 +18,50 @@ from selfprompt.benchmarks.results import (
 )
 from selfprompt.reports.tables import Gain, Table, Value
 
-SPREADS = "Means over seeds ± sample standard deviation; the 95 % interval (t), from three seeds on, in parentheses."
+SPREADS = "Means over seeds ± sample standard deviation; from three seeds on, the 95 % interval (t) in parentheses."
 Row = Mapping[str, Spread | None]
-"""What a table shows of one method, by column."""
+"""The values of one method by column."""
 
 
 def all_tables(
     results: Sequence[CellResult], *, baseline: str = "zero-shot", with_published: bool = False
 ) -> list[Table]:
-    """Every table of every protocol and suite.
+    """Return all tables of all protocols and suites.
 
     Args:
-        results: From ``read_results``.
-        baseline: The row that gains are counted from.
+        results: Results from ``read_results``.
+        baseline: Row that gains are measured against.
         with_published: Whether to add published averages.
     """
-    made: list[Table] = []
+    tables: list[Table] = []
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
-        own = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
+        group = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
-        whole, *others = PROTOCOL_TABLES[protocol](own, title, with_published)
-        made.append(replace(whole, notes=(*whole.notes, *class_notes(own))))
-        made += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
-        made += gain_table(own, title, baseline)
-    return made
+        whole, *others = PROTOCOL_TABLES[protocol](group, title, with_published)
+        tables.append(replace(whole, notes=(*whole.notes, *class_notes(group))))
+        tables += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
+        tables += gain_table(group, title, baseline)
+    return tables
 
 
 def heading(protocol: str, suite: str) -> str:
-    """What a group of tables is about."""
+    """Return the heading of a group of tables."""
     return protocol if protocol == suite else f"{protocol}, {suite}"
 
 
 def class_notes(results: Sequence[CellResult]) -> list[str]:
-    """Why numbers are missing, and which methods chose among a part of their classes."""
+    """Return notes on missing numbers, and on methods evaluated on a part of their classes."""
     without = sorted({result.label for result in results if None in result.evaluations.values()})
-    notes = [f"No number where a method cannot tell the classes apart: {', '.join(without)}."] if without else []
+    notes = [f"No number if a method cannot distinguish the classes: {', '.join(without)}."] if without else []
     parts = {(result.label, name) for result in results for name in result.record.get("restricted", ())}
     if parts:
         rows, names = (", ".join(sorted(set(words))) for words in zip(*parts, strict=True))
-        notes.append(f"Of the tuned classes only those of the test set were to choose from on {names}: {rows}.")
+        notes.append(f"On {names}, predictions were restricted to the classes of the test set: {rows}.")
     return notes
 
 
 def base_to_new(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Base, new and H: the averages with H both ways, then each data set."""
+    """Return base, new and H: first the averages, with H computed both ways, then each data set."""
     names, rows = datasets(results), labels(results)
     single = {name: {row: base_new_h(pick(results, name, row)) for row in rows} for name in names}
     tables = [
@@ -91,7 +91,7 @@ def base_to_new(results: Sequence[CellResult], title: str, with_published: bool)
 
 
 def base_new_h(results: Sequence[CellResult]) -> Row:
-    """Base, new and H of one method on one data set; nothing without results."""
+    """Return base, new and H of one method on one data set; empty without results."""
     if not results:
         return {}
     base, new = accuracy_by_seed(results, "base"), accuracy_by_seed(results, "new")
@@ -99,24 +99,23 @@ def base_new_h(results: Sequence[CellResult]) -> Row:
 
 
 def few_shot(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Accuracy by shots: the average, then each data set. What needs no shots stands under 0.
+    """Return accuracy by shots: the average, then each data set. Methods without shots are under 0.
 
-    With a single number of shots, the data sets stand side by side in one table.
+    With a single number of shots, one table has a column per data set.
     """
     names, rows = datasets(results), labels(results)
     shots = sorted({result.shots for result in results})
 
     def by_shots(row: str, count: int, chosen: Sequence[str]) -> Spread | None:
-        found = {name: accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in chosen}
-        have = [scores for scores in found.values() if scores]
+        scores = [accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in chosen]
+        have = [by_seed for by_seed in scores if by_seed]
         return spread(mean_scores(have), _of(len(have), len(chosen)))
 
     def table(title: str, chosen: Sequence[str], *, whole: bool) -> Table:
         shown = {row: {str(count): by_shots(row, count, chosen) for count in shots} for row in rows}
-        made = make_table(
+        return make_table(
             title, tuple(map(str, shots)), shown, results if whole else (), with_published=with_published and whole
         )
-        return made
 
     whole = table(f"{title}: accuracy by shots, average over {_count(names)}", names, whole=True)
     if len(names) == 1:
@@ -127,26 +126,30 @@ def few_shot(results: Sequence[CellResult], title: str, with_published: bool) ->
 
 
 def transfer(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Accuracy on the source, on each target, and the average over the targets, for each source; then their average."""
+    """Return accuracy on source, targets and their average for each source, after the average over sources."""
     word = "shifted" if results[0].protocol == "domain-generalization" else "targets"
     names, rows = datasets(results), labels(results)
     tables, sources, targets = [], {}, {}
     for name in names:
-        own = [result for result in results if result.dataset == name]
-        columns = list(dict.fromkeys(key for result in own for key in result.evaluations))
+        of_source = [result for result in results if result.dataset == name]
+        columns = list(dict.fromkeys(key for result in of_source for key in result.evaluations))
         shown = {}
         for row in rows:
-            found = pick(own, name, row)
-            scores = {column: accuracy_by_seed(found, column) for column in columns}
+            row_results = pick(of_source, name, row)
+            scores = {column: accuracy_by_seed(row_results, column) for column in columns}
             sources[name, row] = scores["source"]
             have = [scores[column] for column in columns if column != "source" and scores[column]]
             targets[name, row] = mean_scores(have) if len(have) == len(columns) - 1 else {}
-            if found:
+            if row_results:
                 shown[row] = {column: spread(values) for column, values in scores.items()}
                 shown[row][f"average of {word}"] = spread(targets[name, row])
         tables.append(
             make_table(
-                f"{title}: from {name}", (*columns, f"average of {word}"), shown, own, with_published=with_published
+                f"{title}: from {name}",
+                (*columns, f"average of {word}"),
+                shown,
+                of_source,
+                with_published=with_published,
             )
         )
     if len(names) == 1:
@@ -165,14 +168,14 @@ def _transfer_averages(
     targets: Mapping[tuple[str, str], Scores],
     word: str,
 ) -> Row:
-    """Averages over data sets of source and target accuracy."""
+    """Return the averages over data sets of source and target accuracy."""
     columns = {"source": sources, f"average of {word}": targets}
-    found = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
-    return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in found.items()}
+    known = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
+    return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in known.items()}
 
 
 def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """The means of the three groups, the mean of the tasks and that of the groups; then each task."""
+    """Return the means of the three groups, of the tasks and of the groups; then each task."""
     from selfprompt.data.suites.vtab import GROUPS
 
     names, rows = datasets(results), labels(results)
@@ -200,12 +203,12 @@ def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> lis
 
 
 def fgvc(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
-    """Each data set and their mean."""
+    """Return each data set and the mean."""
     return [per_dataset(results, f"{title}: every task", mean=True)]
 
 
 def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False) -> Table:
-    """A column for each data set, and perhaps their mean."""
+    """Return a table with a column per data set, and optionally the mean."""
     names, rows = datasets(results), labels(results)
     shown: dict[str, dict[str, Spread | None]] = {}
     for row in rows:
@@ -218,7 +221,7 @@ def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False
 
 
 def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list[Table]:
-    """What each method gains over the baseline on each data set; nothing where the baseline was not run."""
+    """Return the gain of each method over the baseline on each data set; empty without a baseline."""
     gains = gains_over(results, baseline)
     if not gains:
         return []
@@ -232,40 +235,40 @@ def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list
 
 
 def gains_over(results: Sequence[CellResult], baseline: str) -> dict[str, dict[str, float]]:
-    """Percentage points over the baseline by row and data set, of the protocol's headline number."""
+    """Return the gains over the baseline by row and data set, in percentage points of the headline number."""
     rows, names = labels(results), datasets(results)
     if baseline not in rows:
         return {}
     level = {name: headline_value(pick(results, name, baseline)) for name in names}
-    found: dict[str, dict[str, float]] = {}
+    gains: dict[str, dict[str, float]] = {}
     for row in rows:
         for name in names:
             value, ground = headline_value(pick(results, name, row)), level[name]
             if row != baseline and value is not None and ground is not None:
-                found.setdefault(row, {})[name] = value - ground
-    return found
+                gains.setdefault(row, {})[name] = value - ground
+    return gains
 
 
 def headline(result: CellResult) -> str:
-    """The number that a protocol is about."""
+    """Return the name of the headline number of a protocol."""
     shots = {"few-shot": "accuracy with the most shots"}
     other = {"base-to-new": "H", "cross-dataset": "the average of targets"}
     return {**shots, **other, "domain-generalization": "the average of shifted"}.get(result.protocol, "accuracy")
 
 
 def headline_value(results: Sequence[CellResult]) -> float | None:
-    """That number for one method on one data set; None if it is not there."""
+    """Return the headline number of one method on one data set; None if missing."""
     if not results:
         return None
     protocol = results[0].protocol
     if protocol == "base-to-new":
-        found = base_new_h(results)["H"]
+        value = base_new_h(results)["H"]
     elif protocol in ("cross-dataset", "domain-generalization"):
         scores = [accuracy_by_seed(results, name) for name in results[0].evaluations if name != "source"]
-        found = spread(mean_scores(scores)) if all(scores) else None
+        value = spread(mean_scores(scores)) if all(scores) else None
     else:
-        found = spread(accuracy_by_seed(at_shots(results, max(result.shots for result in results)), "test"))
-    return found.mean if found else None
+        value = spread(accuracy_by_seed(at_shots(results, max(result.shots for result in results)), "test"))
+    return value.mean if value else None
 
 
 PROTOCOL_TABLES: dict[str, Callable[[Sequence[CellResult], str, bool], list[Table]]] = {
@@ -287,7 +290,7 @@ def make_table(
     with_published: bool = False,
     sizes: bool = False,
 ) -> Table:
-    """A table of spreads; with what the methods cost, and published rows, where they are wanted."""
+    """Return a table of spreads, optionally with costs and published rows."""
     lines: list[tuple[Value, ...]] = []
     for row, values in rows.items():
         cost: tuple[Value, ...] = costs([r for r in results if r.label == row]) if sizes else ()
@@ -306,7 +309,7 @@ def make_table(
 
 
 def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
-    """Tuned numbers (the most of any data set) and the mean time of training."""
+    """Return the number of trainable parameters (maximum over data sets) and the mean training time."""
     if not results:
         return None, None
     seconds = statistics.fmean(result.record["train_seconds"] for result in results)
@@ -314,27 +317,27 @@ def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
 
 
 def datasets(results: Sequence[CellResult]) -> list[str]:
-    """The data sets that occur, in the suite's order."""
+    """Return the data sets of the results, in the order of the suite."""
     from selfprompt.data.suites import list_tasks
 
-    found = {result.dataset for result in results}
+    present = {result.dataset for result in results}
     order = list_tasks(results[0].suite)
-    return [name for name in order if name in found] + sorted(found - set(order))
+    return [name for name in order if name in present] + sorted(present - set(order))
 
 
 def labels(results: Sequence[CellResult]) -> list[str]:
-    """The rows that occur: untrained ones first, then by name."""
+    """Return the rows of the results: untrained ones first, then by name."""
     first = {result.label: result.trained for result in results}
     return sorted(first, key=lambda label: (first[label], label))
 
 
 def pick(results: Sequence[CellResult], dataset: str, label: str) -> list[CellResult]:
-    """One row's results on one data set."""
+    """Return the results of one row on one data set."""
     return [result for result in results if (result.dataset, result.label) == (dataset, label)]
 
 
 def at_shots(results: Sequence[CellResult], shots: int) -> list[CellResult]:
-    """Those with so many shots."""
+    """Return the results with this number of shots."""
     return [result for result in results if result.shots == shots]
 
 
@@ -347,7 +350,7 @@ def _of(have: int, all_: int, what: str = "data sets") -> str:
 
 
 def evaluation_records(results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """Every evaluation of every cell, as JSON values: counts, accuracies, calibration, cost."""
+    """Return every evaluation of every cell as JSON values: counts, accuracies, calibration, cost."""
     return [
         {
             **{

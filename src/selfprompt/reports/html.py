@@ -1,4 +1,4 @@
-"""A page of results in one HTML file: text, tables, figures and pictures, with nothing loaded from elsewhere."""
+"""A self-contained HTML page of results: text, tables, figures and pictures."""
 
 import base64
 import io
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from PIL import Image
 
 THUMBNAIL = 256
-"""Longest side of a picture on a page, in pixels."""
+"""Longest side of a picture in pixels."""
 
 
 NUMBER = re.compile(r"[-+±]?\d[-\d\s.,%±+]*( [a-zA-Z]{1,3})?(\(\S+ to \S+\))? ?(\[.*\])?")
-"""A cell such as 82.41, 12 ms, 82.41 ± 0.30 (81.66 to 83.16), 79.00 [4 of 7 data sets]."""
+"""Matches cells such as 82.41, 12 ms, 82.41 ± 0.30 (81.66 to 83.16), 79.00 [4 of 7 data sets]."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of a page: HTML in which everything that came from outside is escaped."""
+    """A piece of a page, as HTML with all outside text escaped."""
 
     html: str
 
 
 def text(paragraph: str) -> Block:
-    """A paragraph; what stands between backticks is set as code."""
+    """Return a paragraph; text between backticks is set as code."""
     return _block("text", parts=paragraph.split("`"))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Block:
-    """A table; a column whose cells are all numbers is set as numbers are.
+    """Return a table; columns of numbers are aligned right.
 
     Raises:
         ValueError: If a row does not have one cell for each column.
@@ -46,17 +46,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = 
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"A row needs {len(columns)} cells, one for each column, got {list(row)}.")
-    numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(columns))]
     return _block("table", columns=columns, rows=rows, numeric=numeric, caption=caption)
 
 
 def figure(fig: "Figure", caption: str, alt: str) -> Block:
-    """A matplotlib figure, as SVG.
+    """Return a matplotlib figure as SVG.
 
     Args:
-        fig: The figure.
-        caption: The line below it.
-        alt: What it shows, in words, for those who do not see it.
+        fig: Figure to draw.
+        caption: Line below the figure.
+        alt: Description for screen readers.
     """
     drawn = io.BytesIO()
     fig.savefig(drawn, format="svg", metadata={"Date": None})
@@ -65,7 +65,7 @@ def figure(fig: "Figure", caption: str, alt: str) -> Block:
 
 
 def side_by_side(blocks: Sequence[Block]) -> Block:
-    """Figures in as many columns as the page is wide enough for."""
+    """Return figures in as many columns as fit the page."""
     return _block("side_by_side", blocks=blocks)
 
 
@@ -74,10 +74,10 @@ class Picture:
     """One picture of a grid.
 
     Attributes:
-        image: The picture.
-        caption: What stands below it.
-        note: More words in small letters, below the caption.
-        wrong: Whether it is marked as an error.
+        image: Image to show.
+        caption: Line below the image.
+        note: Second line in small letters.
+        wrong: Whether to mark it as an error.
     """
 
     image: "Image.Image"
@@ -87,24 +87,24 @@ class Picture:
 
 
 def pictures(shown: Sequence[Picture]) -> Block:
-    """A grid of pictures."""
+    """Return a grid of pictures."""
     entries = [{"source": _thumbnail(p.image), "caption": p.caption, "note": p.note, "wrong": p.wrong} for p in shown]
     return _block("pictures", entries=entries)
 
 
 def code(lines: str) -> Block:
-    """Lines of code or commands, as they are."""
+    """Return a block of code or commands."""
     return _block("code", lines=lines.strip("\n"))
 
 
 def write_page(path: Path, title: str, sections: Sequence[tuple[str, Sequence[Block]]], note: str = "") -> None:
-    """Write a page that needs no other file and no network; a reader meets the old page or the new one.
+    """Write a page that needs no other file and no network; it is replaced atomically.
 
     Args:
-        path: The file to write.
-        title: The page's heading.
+        path: Path of the file.
+        title: Heading of the page.
         sections: Heading and blocks of each section.
-        note: What must be known before anything else, such as a backbone that is a toy.
+        note: Warning at the top of the page, such as that the backbone is a toy.
 
     Raises:
         RuntimeError: If the file cannot be written.
@@ -115,7 +115,7 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[str, Sequence[Bl
 
 @cache
 def _environment() -> Environment:
-    """The templates of this folder; whatever is put into them is escaped."""
+    """Return the templates of this folder, with autoescaping."""
     return Environment(
         loader=PackageLoader("selfprompt.reports", "."),
         autoescape=True,
@@ -126,17 +126,17 @@ def _environment() -> Environment:
 
 
 def _block(macro: str, **values: object) -> Block:
-    """What one of the macros in blocks.html makes of some values."""
+    """Render a macro of blocks.html."""
     return Block(str(getattr(_environment().get_template("blocks.html").module, macro)(**values)))
 
 
 def _is_number(cell: str) -> bool:
-    """Whether a cell holds numbers, perhaps with units, intervals and a note, or nothing ("" or "-")."""
+    """Return whether a cell is empty ("" or "-") or a number, with optional unit, interval and note."""
     return cell in ("", "-") or NUMBER.fullmatch(cell) is not None
 
 
 def _thumbnail(image: "Image.Image") -> str:
-    """A picture as a data URI, made smaller where it is large."""
+    """Return an image as a data URI, scaled down if large."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     written = io.BytesIO()

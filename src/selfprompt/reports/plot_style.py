@@ -1,4 +1,4 @@
-"""The look that all plots share: colours, names as they are written, and quiet axes."""
+"""Style shared by all plots: colours, literal names and axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,20 +15,20 @@ FONT = 10
 
 
 def literal(name: str) -> str:
-    """A name as matplotlib shows it letter by letter.
+    """Escape a name for matplotlib.
 
-    It takes what stands between two dollar signs for a formula, and leaves a name that begins with _ out of a legend.
+    Otherwise text between two dollar signs is a formula, and a legend omits names that start with _.
     """
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
 
 
 def truncated(name: str, length: int) -> str:
-    """A name that takes at most so many letters."""
+    """Shorten a name to at most ``length`` characters."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def label_axes(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> None:
-    """Names of the axes, and the same quiet look everywhere."""
+    """Label the axes and apply the common style."""
     axes.set_xlabel(x, fontsize=FONT)
     axes.set_ylabel(y, fontsize=FONT)
     axes.spines[["top", "right"]].set_visible(False)
@@ -36,11 +36,11 @@ def label_axes(axes: Axes, *, x: str = "", y: str = "", grid: str = "both") -> N
     axes.tick_params(color=GREY)
     axes.set_axisbelow(True)
     if grid != "none":
-        axes.grid(axis=grid, color=LIGHT_GREY, linewidth=0.8)  # type: ignore[arg-type]  # a plain str for a Literal
+        axes.grid(axis=grid, color=LIGHT_GREY, linewidth=0.8)  # type: ignore[arg-type]  # str for a Literal
 
 
 def epoch_axis(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Whole epochs below, and a scale from 0 with room for every loss."""
+    """Set integer ticks for epochs, and a scale from 0 to above the largest loss."""
     highest = max((record["loss"] for history in histories.values() for record in history), default=1.0)
     axes.set_ylim(0, 1.08 * highest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

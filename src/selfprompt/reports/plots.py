@@ -1,7 +1,7 @@
-"""Plots of results as matplotlib figures: pure functions of numbers, without pyplot and its global state.
+"""Plots of results as matplotlib figures: pure functions of numbers, without the global state of pyplot.
 
-Percentages lie in [0, 100]. Colours are told apart by colour-blind eyes too; where there are more series than colours,
-markers and line styles tell them apart.
+Percentages are in [0, 100]. The colours suit colour-blind readers; if there are more series than colours, markers and
+line styles distinguish them.
 """
 
 import math
@@ -33,8 +33,8 @@ class Estimate:
     """A measured percentage.
 
     Attributes:
-        value: In [0, 100].
-        low, high: Its interval; None where there is none.
+        value: Value in [0, 100].
+        low, high: Interval; None if unknown.
     """
 
     value: float
@@ -43,16 +43,16 @@ class Estimate:
 
     @classmethod
     def of(cls, metrics: Mapping[str, Any]) -> "Estimate":
-        """Accuracy and interval of ``Metrics.to_json()``, as results hold it."""
+        """Return accuracy and interval of ``Metrics.to_json()``, as stored in results."""
         return cls(metrics["accuracy"], *metrics["interval"])
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Training loss and training accuracy by epoch, side by side.
+    """Plot training loss and training accuracy by epoch, side by side.
 
     Args:
-        histories: ``results["history"]`` by the run's name: records with epoch, loss and perhaps train_accuracy, in
-            [0, 1]. Runs without any record, such as zero-shot, are left out.
+        histories: ``results["history"]`` by name of the run: records with epoch, loss and optionally train_accuracy, in
+            [0, 1]. Runs without records, such as zero-shot, are left out.
     """
     shown = {name: history for name, history in histories.items() if history}
     figure, (losses, accuracies) = _panels(9, 3.4, 2)
@@ -60,8 +60,8 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
         epochs = [record["epoch"] for record in history]
         look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": literal(name)}
         losses.plot(epochs, [record["loss"] for record in history], **look)
-        seen = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
-        accuracies.plot([epoch for epoch, _ in seen], [share for _, share in seen], **look)
+        known = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
+        accuracies.plot([epoch for epoch, _ in known], [share for _, share in known], **look)
     label_axes(losses, x="epoch", y="training loss")
     label_axes(accuracies, x="epoch", y="training accuracy, %")
     epoch_axis(losses, shown)
@@ -74,12 +74,12 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
 def accuracy_bars(
     groups: Sequence[str], series: Mapping[str, Sequence[Estimate]], *, chance: Sequence[float] | None = None
 ) -> Figure:
-    """Vertical bars side by side, with their intervals: before and after, or several methods.
+    """Plot vertical bars with intervals: before and after, or several methods.
 
     Args:
-        groups: What stands below the axis: "base", "new", "H".
-        series: One bar in every group by the name of the series: "zero-shot", "SEP".
-        chance: Accuracy of guessing in every group, drawn as a dashed line across it.
+        groups: Labels below the axis: "base", "new", "H".
+        series: One bar per group by name of the series: "zero-shot", "SEP".
+        chance: Chance level of each group, drawn as a dashed line.
 
     Raises:
         ValueError: If a series does not have one estimate for each group.
@@ -88,14 +88,14 @@ def accuracy_bars(
     figure, (axes,) = _panels(max(5.0, 1.2 + 0.55 * len(groups) * (len(series) + 1)), 3.6, 1)
     width = 0.8 / max(1, len(series))
     for number, ((name, estimates), colour) in enumerate(zip(series.items(), _colours(len(series)), strict=True)):
-        places = [group - 0.4 + (number + 0.5) * width for group in range(len(groups))]
-        axes.bar(places, [e.value for e in estimates], width=0.92 * width, color=colour, label=literal(name))
-        for place, estimate in zip(places, estimates, strict=True):
-            _whisker(axes, place, estimate)
+        positions = [group - 0.4 + (number + 0.5) * width for group in range(len(groups))]
+        axes.bar(positions, [e.value for e in estimates], width=0.92 * width, color=colour, label=literal(name))
+        for position, estimate in zip(positions, estimates, strict=True):
+            _whisker(axes, position, estimate)
             top = estimate.value if estimate.high is None else max(estimate.high, estimate.value)
             axes.annotate(
                 f"{estimate.value:.1f}",
-                (place, top),
+                (position, top),
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
@@ -113,7 +113,7 @@ def accuracy_bars(
 
 
 def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
-    """Accuracy on base classes against accuracy on new ones, with contours of their harmonic mean H.
+    """Plot accuracy on base classes against accuracy on new classes, with contours of their harmonic mean H.
 
     Args:
         points: (base, new) in percent by name; the legend lists them by H, best first.
@@ -140,11 +140,11 @@ def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
 def shots_curves(
     curves: Mapping[str, Mapping[int, Sequence[float]]], *, reference: Mapping[str, float] | None = None
 ) -> Figure:
-    """Accuracy by number of shots: the mean over seeds, and a band of one standard deviation to either side.
+    """Plot accuracy by number of shots: mean over seeds, with a band of one standard deviation.
 
     Args:
-        curves: Accuracies of the seeds in percent by name and number of shots, which is at least 1.
-        reference: Accuracies that no shots change, such as zero-shot, as horizontal lines by name.
+        curves: Accuracies of the seeds in percent, by name and number of shots (at least 1).
+        reference: Accuracies that do not depend on shots, such as zero-shot, drawn as horizontal lines.
     """
     figure, (axes,) = _panels(7.5, 4.2, 1)
     looks = zip(_colours(len(curves)), _markers(len(curves)), strict=True)
@@ -162,18 +162,18 @@ def shots_curves(
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(count) for count in ticks])
     axes.minorticks_off()
-    label_axes(axes, x="shots: training images a class", y="accuracy, %")
+    label_axes(axes, x="shots: training images per class", y="accuracy, %")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
     return figure
 
 
 def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantity: str = "accuracy") -> Figure:
-    """What a method gains over another one, data set by data set, the largest gain on top.
+    """Plot the gains of a method over a baseline on each data set, the largest on top.
 
     Args:
-        gains: Difference of two accuracies in percentage points by data set.
-        method, baseline: Their names, for the axis.
-        quantity: What is compared, for the axis.
+        gains: Difference of accuracies in percentage points by data set.
+        method, baseline: Names for the axis label.
+        quantity: Compared quantity, for the axis label.
     """
     ranked = sorted(gains.items(), key=lambda entry: entry[1])
     figure, (axes,) = _panels(7.5, 1.0 + 0.32 * max(3, len(ranked)), 1)
@@ -199,11 +199,11 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantit
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Which classes are taken for which; rows are true classes, in percent of their images.
+    """Plot a confusion matrix; rows are true classes, in percent of their images.
 
     Args:
-        counts: Numbers of images; rows are true classes, columns predicted ones, as ``Metrics.confusion``.
-        classes: Names in that order; they stand beside the axes for up to 60 classes.
+        counts: Numbers of images, (true classes, predicted classes), as ``Metrics.confusion``.
+        classes: Class names, shown for up to 60 classes.
     """
     size, names = len(classes), [literal(truncated(name, 32)) for name in classes]
     side = min(8.5, 1.1 + 0.28 * max(size, 6)) + 0.5 + 0.07 * max(map(len, names))  # the cells, and room for the names
@@ -227,7 +227,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
 
 
 def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float | None = None) -> Figure:
-    """How often predictions of some confidence are right; on the diagonal confidence is what it says.
+    """Plot accuracy against confidence; perfect calibration is the diagonal.
 
     Args:
         bins: Mean confidence, accuracy (both in [0, 1]) and number of images of each bin; empty bins are left out.
@@ -252,7 +252,7 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float |
 
 
 def _panels(width: float, height: float, count: int, *, stacked: Sequence[float] = ()) -> tuple[Figure, list[Axes]]:
-    """A figure of that size in inches with ``count`` axes side by side, or below one another in these proportions."""
+    """Return a figure, size in inches, with ``count`` axes side by side, or stacked in these proportions."""
     figure = Figure(figsize=(width, height), layout="constrained")
     rows, columns = (count, 1) if stacked else (1, count)
     grid = figure.add_gridspec(rows, columns, height_ratios=list(stacked) or None)
@@ -260,7 +260,7 @@ def _panels(width: float, height: float, count: int, *, stacked: Sequence[float]
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
-    """One legend for the whole figure, in up to four columns, where there is something to tell apart."""
+    """Add one legend for the figure, in up to four columns, if there is more than one series."""
     handles, names = axes.get_legend_handles_labels()
     if "chance" in names:  # matplotlib lists lines first
         handles, names = handles[1:] + handles[:1], names[1:] + names[:1]
@@ -270,17 +270,17 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
         )
 
 
-def _whisker(axes: Axes, place: float, estimate: Estimate) -> None:
-    """The interval of a vertical bar."""
+def _whisker(axes: Axes, position: float, estimate: Estimate) -> None:
+    """Draw the interval of a vertical bar."""
     if estimate.low is not None and estimate.high is not None:
         below, above = max(0.0, estimate.value - estimate.low), max(0.0, estimate.high - estimate.value)
         axes.errorbar(
-            [place], [estimate.value], yerr=[[below], [above]], fmt="none", ecolor="black", elinewidth=1.2, capsize=3
+            [position], [estimate.value], yerr=[[below], [above]], fmt="none", ecolor="black", elinewidth=1.2, capsize=3
         )
 
 
 def _harmonic_contours(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
-    """Lines of equal H over the visible part, with their values."""
+    """Draw contours of equal H over the visible area, with their values."""
     steps = 80
     bases = [x[0] + (x[1] - x[0]) * i / steps for i in range(steps + 1)]
     news = [y[0] + (y[1] - y[0]) * i / steps for i in range(steps + 1)]
@@ -290,14 +290,14 @@ def _harmonic_contours(axes: Axes, x: tuple[float, float], y: tuple[float, float
 
 
 def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Limits of an axis of percentages with some room around the values, at least ten points apart."""
+    """Return limits of a percentage axis with a margin around the values, at least ten points apart."""
     low, high = min(values), max(values)
     margin = max(5.0, 0.15 * (high - low))
     return max(0.0, math.floor(low - margin)), min(100.0, math.ceil(high + margin))
 
 
 def _check_lengths(groups: Sequence[str], series: Mapping[str, Sequence[Estimate]]) -> None:
-    """Raise ValueError for a series that does not fit the groups."""
+    """Raise ValueError for a series whose length differs from the number of groups."""
     for name, estimates in series.items():
         if len(estimates) != len(groups):
             raise ValueError(f"{name!r} needs one estimate for each of {len(groups)} groups, got {len(estimates)}.")
@@ -312,5 +312,5 @@ def _markers(count: int) -> list[str]:
 
 
 def _lines(count: int) -> list[str]:
-    """A line style for each series: the next one when the colours have all been used."""
+    """Return a line style per series; it changes after each pass through the colours."""
     return [LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)] for number in range(count)]

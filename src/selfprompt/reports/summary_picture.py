@@ -1,4 +1,4 @@
-"""One PNG that sums up a demo: accuracies, training curves and classified images."""
+"""The summary picture of a demo: accuracies, training curves and classified images."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -22,25 +22,26 @@ def summary_picture(
     shown: Sequence[tuple[Image.Image, str, str]],
     caption: str,
 ) -> None:
-    """Accuracies, training curves and classified images in one PNG.
+    """Write accuracies, training curves and classified images as one PNG.
 
     Args:
-        path: The file to write.
+        path: Path of the file.
         bars: Accuracies by name.
-        histories: ``results["history"]`` by the run's name.
+        histories: ``results["history"]`` by name of the run.
         shown: Images with the true and the predicted class.
-        caption: A line or two below.
+        caption: One or two lines below.
     """
     figure = Figure(figsize=(11, 7), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[1.1, 1])
     _named_bars(figure.add_subplot(grid[0, 0]), bars)
     _losses(figure.add_subplot(grid[0, 1]), {name: history for name, history in histories.items() if history})
     tiles = grid[1, :].subgridspec(2, max(1, (len(shown) + 1) // 2))
-    for number, (image, truth, said) in enumerate(shown):
+    for number, (image, truth, predicted) in enumerate(shown):
         axes = figure.add_subplot(tiles[number % 2, number // 2])
         axes.imshow(image)
         axes.set_axis_off()
-        text, colour = (said, RIGHT) if said == truth else (f"{said}\n(is {truth})", WRONG)
+        right = predicted == truth
+        text, colour = (predicted, RIGHT) if right else (f"{predicted}\n(is {truth})", WRONG)
         axes.set_title(literal(text), fontsize=FONT - 1, color=colour)
     figure.supxlabel(literal(caption), fontsize=FONT - 1)
     drawn = BytesIO()
@@ -49,7 +50,7 @@ def summary_picture(
 
 
 def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
-    """Horizontal bars with their intervals; the names stand beside them."""
+    """Draw horizontal bars with intervals, labelled by name."""
     for row, estimate in enumerate(bars.values()):
         axes.barh(row, estimate.value, color=COLOURS[0], height=0.6)
         if estimate.low is not None and estimate.high is not None:
@@ -64,7 +65,7 @@ def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
 
 
 def _losses(axes: Axes, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Training loss by epoch."""
+    """Plot the training loss by epoch."""
     for (name, history), colour in zip(histories.items(), cycle(COLOURS), strict=False):
         look: dict[str, Any] = {"color": colour, "linewidth": 2, "label": literal(name)}
         axes.plot([record["epoch"] for record in history], [record["loss"] for record in history], **look)

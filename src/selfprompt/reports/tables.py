@@ -1,4 +1,4 @@
-"""Tables of percentages: a frozen record, and its forms as text, CSV, JSON, Markdown and LaTeX."""
+"""Tables of percentages, and their formats: text, CSV, JSON, Markdown and LaTeX."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,14 @@ from selfprompt.benchmarks.results import Spread
 from selfprompt.utils.csv_text import csv_text
 
 NARROW = 5
-"""Columns up to which a table's cells show their intervals."""
+"""Largest number of columns of a table that shows intervals."""
 WIDE = 8
-"""Columns up to which a table fits a page."""
+"""Largest number of columns that fits a page."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A difference of two accuracies in percentage points."""
+    """Difference of two accuracies in percentage points."""
 
     value: float
 
@@ -29,11 +29,11 @@ class Table:
     """Rows of values under columns.
 
     Attributes:
-        title: What it shows.
-        columns: The first names the rows.
-        rows: A value for each column; None where there is nothing to show.
-        notes: Sentences below it.
-        published: How many of the last rows are other people's numbers.
+        title: Title above the table.
+        columns: Column names; the first column names the rows.
+        rows: One value per column; None for an empty cell.
+        notes: Sentences below the table.
+        published: Number of rows at the end that are published by others.
     """
 
     title: str
@@ -43,11 +43,11 @@ class Table:
     published: int = 0
 
     def best(self) -> set[tuple[int, int]]:
-        """Row and column of the greatest mean of each column, nothing where all are equal.
+        """Return row and column of the largest mean of each column, unless all are equal.
 
-        Published rows and averages over a part of the data sets do not compete.
+        Published rows and averages over a part of the data sets do not count.
         """
-        found = set()
+        best = set()
         for column in range(1, len(self.columns)):
             means = {
                 number: round(row[column].mean, 2)  # type: ignore[union-attr]
@@ -55,12 +55,12 @@ class Table:
                 if isinstance(row[column], Spread) and not row[column].note  # type: ignore[union-attr]
             }
             if len(set(means.values())) > 1:
-                found |= {(number, column) for number, mean in means.items() if mean == max(means.values())}
-        return found
+                best |= {(number, column) for number, mean in means.items() if mean == max(means.values())}
+        return best
 
 
 def format_value(value: Value, *, intervals: bool = True) -> str:
-    """A value as a cell of text: ``82.41 ± 0.30 (81.66 to 83.16)``."""
+    """Format a value: ``82.41 ± 0.30 (81.66 to 83.16)``."""
     if value is None:
         return "-"
     if isinstance(value, Gain):
@@ -71,22 +71,22 @@ def format_value(value: Value, *, intervals: bool = True) -> str:
         return f"{value:,}"
     if not isinstance(value, Spread):
         return value
-    words = [f"{value.mean:.2f}"]
-    words += [f"± {value.deviation:.2f}"] if value.deviation is not None else []
-    words += [f"({value.interval[0]:.2f} to {value.interval[1]:.2f})"] if intervals and value.interval else []
-    words += [f"[{value.note}]"] if value.note else []
-    return " ".join(words)
+    parts = [f"{value.mean:.2f}"]
+    parts += [f"± {value.deviation:.2f}"] if value.deviation is not None else []
+    parts += [f"({value.interval[0]:.2f} to {value.interval[1]:.2f})"] if intervals and value.interval else []
+    parts += [f"[{value.note}]"] if value.note else []
+    return " ".join(parts)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A table as text, laid out for reading.
+    """A table as text.
 
     Attributes:
-        columns: The first one's cells name the rows.
-        rows: The cells.
-        best: Row and column of what is to stand out.
-        published: How many of the last rows are other people's numbers.
+        columns: Column names; the first column names the rows.
+        rows: Cells.
+        best: Row and column of the cells to highlight.
+        published: Number of rows at the end that are published by others.
     """
 
     columns: tuple[str, ...]
@@ -96,7 +96,7 @@ class Layout:
 
 
 def lay_out(table: Table, *, intervals: bool | None = None) -> Layout:
-    """A table as text; one that is wider than a page, and wider than long, has its columns as rows."""
+    """Format a table as text; a table wider than a page, and wider than long, is transposed."""
     rows, best = format_rows(table, intervals=intervals), table.best()
     if len(table.columns) <= max(WIDE, len(rows)):
         return Layout(table.columns, rows, best, table.published)
@@ -107,17 +107,17 @@ def lay_out(table: Table, *, intervals: bool | None = None) -> Layout:
 
 
 def format_rows(table: Table, *, intervals: bool | None = None) -> list[list[str]]:
-    """The rows as text; wide tables leave the intervals out unless they are asked for."""
+    """Format the rows as text; wide tables omit intervals by default."""
     shown = len(table.columns) <= NARROW if intervals is None else intervals
     return [[format_value(value, intervals=shown) for value in row] for row in table.rows]
 
 
 def to_csv(tables: Sequence[Table], *, guard: bool = False) -> str:
-    """One line a value: table, row, column, mean, deviation, ends of the interval, number of seeds, note.
+    """Format tables as CSV, one line per value: table, row, column, mean, deviation, interval, seeds, note.
 
     Args:
-        tables: In their order.
-        guard: Whether to put an apostrophe before names that a spreadsheet might run as formulas.
+        tables: Tables in their order.
+        guard: Whether to guard names against evaluation as formulas in spreadsheets.
     """
     header = ("table", "row", "column", "mean", "std", "low95", "high95", "seeds", "published", "note")
     values = (entry.values() for table in tables for entry in entries(table))
@@ -125,7 +125,7 @@ def to_csv(tables: Sequence[Table], *, guard: bool = False) -> str:
 
 
 def entries(table: Table) -> Iterator[dict[str, Any]]:
-    """The values of a table one by one, as JSON values."""
+    """Yield the values of a table as JSON objects."""
     for number, row in enumerate(table.rows):
         for column, value in zip(table.columns[1:], row[1:], strict=True):
             if value is None:
@@ -152,7 +152,7 @@ def _number(value: Value) -> Any:
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Tables as Markdown; the best mean of a column is bold."""
+    """Format tables as Markdown; the best mean of a column is bold."""
     return "\n".join(_markdown(table) for table in tables)
 
 
@@ -168,16 +168,16 @@ def _markdown(table: Table) -> str:
 
 
 MARKUP = re.compile(r"[\\`*~<>|$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
-"""What Markdown could take for more than a letter: not a _ inside a word, nor a bracket that no link follows."""
+"""Characters that Markdown may interpret; not a _ inside a word, nor a bracket without a link."""
 
 
 def escape_markdown(text: str) -> str:
-    """Text in which Markdown sees letters only, in one line."""
+    """Escape Markdown in a text, and put it on one line."""
     return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Tables for the package booktabs; the best mean of a column is bold."""
+    """Format tables as LaTeX for the package booktabs; the best mean of a column is bold."""
     return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(table) for table in tables)
 
 
@@ -214,6 +214,6 @@ def _latex_cell(value: Value, *, bold: bool) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text in which LaTeX sees letters only."""
+    """Escape LaTeX in a text."""
     named = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$"}
     return "".join(named.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)

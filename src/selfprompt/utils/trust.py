@@ -22,7 +22,7 @@ def check_method(name: str, *, trust: bool, folder: Path) -> None:
     if not trust:
         raise ValueError(
             f"its method is code, {name!r}, and loading it would run the module {module!r}. If you trust that code and "
-            "who made this folder, allow it: --trust, or trust=True"
+            "the author of this folder, allow it: --trust, or trust=True"
         )
     try:
         spec = importlib.util.find_spec(module.partition(".")[0])
@@ -31,8 +31,8 @@ def check_method(name: str, *, trust: bool, folder: Path) -> None:
     paths = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
     if any(Path(path).resolve().is_relative_to(folder.resolve()) for path in paths if path):
         raise ValueError(
-            f"the module of its method {name!r} lies in the folder itself, and code is never taken from there. "
-            "Look at it, and install it or put it elsewhere on the path"
+            f"the module of its method {name!r} is in the folder itself, and code is never imported from there. "
+            "Review it, then install it or put it elsewhere on the path"
         )
 
 
@@ -44,6 +44,6 @@ def check_backbone(name: str) -> None:
     """
     if not _PUBLISHED.fullmatch(name):
         raise ValueError(
-            f"it was tuned on {name!r}, a file or repository of somebody's own, which is used only where you name it: "
+            f"it was tuned on {name!r}, a local file or a repository, which is used only if you name it: "
             f"--backbone, or backbone=... (its fingerprint is checked)"
         )

@@ -1,0 +1,42 @@
+"""Checks of what a method is given: class names and option values."""
+
+from collections.abc import Sequence
+
+from selfprompt.data.class_names import clean_name
+from selfprompt.methods.class_texts import check_distinct_tokens
+from selfprompt.models.loading.by_name import Backbone
+
+
+def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> tuple[str, ...]:
+    """Return the cleaned class names.
+
+    Args:
+        class_names: As given by the user.
+        reader: A backbone whose tokenizer must tell the names apart; None for methods that do not read them.
+
+    Raises:
+        ValueError: If there are fewer than two, one is empty, or two are the same, as texts or as tokens.
+        TypeError: If they are a single text.
+    """
+    if isinstance(class_names, str):
+        raise TypeError(f"Class names must be a list of texts, got the text {class_names!r}.")
+    names = [clean_name(str(n)) for n in class_names]
+    if len(names) < 2:
+        raise ValueError(f"A classifier needs at least 2 class names, got {len(names)}.")
+    if not all(names):
+        raise ValueError(f"Class names must not be empty, got {list(class_names)}.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        given = [str(n) for n, name in zip(class_names, names, strict=True) if name in twice and str(n) != name]
+        written = f" (written {', '.join(map(ascii, given))})" if given else ""
+        raise ValueError(f"Class names must differ, got {', '.join(twice)} twice{written}: merge them, or rename one.")
+    if reader is not None and reader.text is not None:
+        check_distinct_tokens(reader, names)
+    return tuple(names)
+
+
+def check_positive(**numbers: int) -> None:
+    """Raise ValueError for the first option that is not at least 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
