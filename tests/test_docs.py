@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from selfprompt.cli import train
-from selfprompt.recipes.recipe import recipe_names
+from selfprompt.methods import list_methods
+from selfprompt.recipes.recipe import load_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,3 +71,31 @@ def test_options_and_recipes_exist(page: Path) -> None:
     for name in re.findall(r"--method ([a-z][\w-]*)\b(?![.:_])", text):
         if name not in ("NAME", "RECIPE", "my"):
             assert name in recipe_names(), f"{page.name}: --method {name}"
+
+
+FOLDERS = [path for path in (*(ROOT / "src" / "selfprompt").iterdir(), *ROOT.iterdir()) if path.is_dir()]
+"""Packages of the library and folders of the repository: where the paths that pages name in backticks begin."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    for name in re.findall(r"`([a-z_]+/[\w./*-]*)`", page.read_text(encoding="utf-8")):
+        folders = [folder.parent for folder in FOLDERS if folder.name == name.partition("/")[0]]
+        assert not folders or any(any(folder.glob(name.rstrip("/"))) for folder in folders), f"{page.name} names {name}"
+
+
+def test_modules_of_the_house_exist() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)/` \| (.*?) \|", text, re.MULTILINE)
+    assert len(rows) > 12
+    for package, modules in rows:
+        for name in re.findall(r"`(\w+)`", modules):
+            assert (ROOT / "src" / "selfprompt" / package / f"{name}.py").is_file(), f"{package}/{name}"
+
+
+def test_every_method_is_described() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    recipes = {name: load_recipe(name).method for name in recipe_names()}
+    for method in list_methods():
+        names = {method, *(name for name, of in recipes.items() if of == method)}
+        assert any(f"`{name}`" in text for name in names), f"docs/methods.md does not describe {method}"
