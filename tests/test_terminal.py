@@ -138,3 +138,9 @@ def test_sentences_are_broken_between_words_on_a_terminal(monkeypatch, capsys):
     console.print_text("Left out 3 files that are no images.")
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     assert lines == ["Left out 3 files", "that are no images."]
+
+
+def test_a_long_word_stays_whole_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=20, highlight=False)
+    console.print_text("Saved to /a/very-long/folder-of/results now.")
+    assert console.file.getvalue().split() == ["Saved", "to", "/a/very-long/folder-of/results", "now."]

@@ -75,8 +75,10 @@ def list_suites(options: Namespace) -> int:
         for name in names:
             listed.add_row(*map(escape, shipped_row(name) if ships else published_row(suite, name)))
         make_console().print(listed)
-    print("Show one:     selfprompt data show embedded/animals")
-    print("Train on one: selfprompt train embedded/animals --method sep --backbone embedded/clip --out FOLDER")
+    make_console().print_text("Show one:     selfprompt data show embedded/animals")
+    make_console().print_text(
+        "Train on one: selfprompt train embedded/animals --method sep --backbone embedded/clip --out FOLDER"
+    )
     return 0
 
 

@@ -120,27 +120,21 @@ def prepare_folder(out: Path) -> Path:
 def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -> "DemoResults":
     """Compute everything that the page shows."""
     from selfprompt.data.fewshot import select_base_new
-    from selfprompt.models.loading.by_name import load_backbone
-    from selfprompt.reports.demo_page import HALF_COLUMNS, DemoResults, half_rows
+    from selfprompt.reports.demo_page import DemoResults
 
     whole = reduced(task.dataset, options)
     halves = {part: select_base_new(whole, part) for part in ("base", "new")}
     name = f"{task.suite}/{task.name}"
 
     output.console.rule("1. Zero-shot classification by class names, without training")
-    with output.stage(f"loading {CLIP}"):
-        clip = load_backbone(CLIP)
-    if clip.note:
-        output.message(f"Note: {clip.note}")
+    clip = load_clip(output)
     zero_shot = zero_shot_table(clip, options, output)
 
     output.console.rule(f"2. SEP: prompts in both encoders, tuned on the base classes of {name}")
     settings = {"sep": tune_arguments(SEP, task, halves["base"], options)}
     sep = tune_and_save(settings["sep"], whole, name, out, output)
     before, after = before_and_after(sep, clip, task, halves, output)
-    output.console.print(
-        table(f"{options.shots} training images per base class", HALF_COLUMNS, half_rows(before, after))
-    )
+    print_halves(before, after, options.shots, output)
 
     output.console.rule("3. Classes that were not trained")
     unseen = predict_unseen(task, halves["new"], out, options.seed, output)
@@ -166,6 +160,24 @@ def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -
         shown=shown_images(sep, halves["base"], options.seed),
         fast=options.fast,
     )
+
+
+def load_clip(output: Output) -> "Backbone":
+    """Load the CLIP of the package."""
+    from selfprompt.models.loading.by_name import load_backbone
+
+    with output.stage(f"loading {CLIP}"):
+        clip = load_backbone(CLIP)
+    if clip.note:
+        output.message(f"Note: {clip.note}")
+    return clip
+
+
+def print_halves(before: "Mapping[str, Metrics]", after: "Mapping[str, Metrics]", shots: int, output: Output) -> None:
+    """Print accuracy on base and new classes."""
+    from selfprompt.reports.demo_page import HALF_COLUMNS, half_rows
+
+    output.console.print(table(f"{shots} training images per base class", HALF_COLUMNS, half_rows(before, after)))
 
 
 def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":

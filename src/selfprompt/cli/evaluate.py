@@ -1,7 +1,7 @@
 """``selfprompt eval``: evaluates a saved classifier on labelled images."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -74,15 +74,14 @@ def eval(options: Namespace) -> int:
         metrics = classifier.evaluate(items, store, progress=progress).to_json()
     if options.format == "json":
         print(to_json({**metrics, "split": images.split, "batch_size": classifier.batch_size}, indent=2))
-        return 0
+    else:
+        print_metrics(metrics, f"{options.data}: {images.split} images", classifier.method.name)
+    return 0
+
+
+def print_metrics(metrics: Mapping[str, Any], title: str, method: str) -> None:
+    """Print the accuracy, and the classes with the lowest accuracy."""
     console = make_console()
-    console.print(
-        table(
-            f"{options.data}: {images.split} images",
-            ACCURACY_COLUMNS,
-            [[classifier.method.name, *accuracy_cells(metrics)]],
-        )
-    )
+    console.print(table(title, ACCURACY_COLUMNS, [[method, *accuracy_cells(metrics)]]))
     worst = sorted(metrics["per_class"].items(), key=lambda pair: pair[1])[:10]
     console.print(table("hardest classes", ["class", "accuracy"], [[name, f"{value:.1f} %"] for name, value in worst]))
-    return 0

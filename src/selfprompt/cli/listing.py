@@ -31,8 +31,8 @@ def methods(options: Namespace) -> int:
     for name, text in list_methods().items():
         listed.add_row(name, text, ", ".join(recipe for recipe, method in recipes.items() if method == name))
     make_console().print(listed)
-    print("Options of one: selfprompt methods NAME")
-    print("Train one:      selfprompt train PHOTOS --method NAME --out FOLDER")
+    make_console().print_text("Options of one: selfprompt methods NAME")
+    make_console().print_text("Train one:      selfprompt train PHOTOS --method NAME --out FOLDER")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table as RichTable
@@ -10,6 +11,9 @@ from rich.text import Text
 from selfprompt.cli.console import CSV_GUARD, Console, make_console
 from selfprompt.cli.terminal_text import printable
 from selfprompt.reports.tables import Table, lay_out
+
+if TYPE_CHECKING:
+    from selfprompt.benchmarks.results import GridResults
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -28,9 +32,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def report(options: Namespace) -> int:
     """Run the command."""
     from selfprompt.benchmarks.results import read_results
-    from selfprompt.reports.bench_tables import all_tables, evaluation_records
-    from selfprompt.reports.tables import entries, to_csv, to_latex, to_markdown
-    from selfprompt.utils.files import to_json, write_atomically
+    from selfprompt.reports.bench_tables import all_tables
 
     grid = read_results(Path(options.runs))
     console = make_console()
@@ -46,7 +48,17 @@ def report(options: Namespace) -> int:
         console.print_text(f"Note: {note}")
     for folder, reason in grid.failed.items():
         console.print_text(f"Failed: {folder}: {reason}")
-    written: dict[str | None, Callable[[], str]] = {
+    write_files(options, tables, grid, console)
+    return 0
+
+
+def write_files(options: Namespace, tables: Sequence[Table], grid: "GridResults", console: Console) -> None:
+    """Write the tables in the formats of the options."""
+    from selfprompt.reports.bench_tables import evaluation_records
+    from selfprompt.reports.tables import entries, to_csv, to_latex, to_markdown
+    from selfprompt.utils.files import to_json, write_atomically
+
+    formats: dict[str | None, Callable[[], str]] = {
         options.csv: lambda: to_csv(tables, guard=options.csv_guard),
         options.markdown: lambda: to_markdown(tables),
         options.latex: lambda: to_latex(tables),
@@ -59,7 +71,7 @@ def report(options: Namespace) -> int:
             indent=1,
         ),
     }
-    for path, make in written.items():
+    for path, make in formats.items():
         if path:
             write_atomically(Path(path), make().encode(errors="backslashreplace"))
             console.print_text(f"wrote {path}")
@@ -68,7 +80,6 @@ def report(options: Namespace) -> int:
 
         write_bench_page(Path(options.html), grid, baseline=options.baseline, with_published=options.published)
         console.print_text(f"wrote {options.html}")
-    return 0
 
 
 def print_table(table: Table, console: Console) -> None:
