@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sep, valid tokens": ("sep", {"text_tokens": "valid", "consistency_on": "prompted"}),
     "spt, shallow": ("spt", {"deep": False}),
     "tcp, last block": ("tcp", {"layer": 3, "text": "{}, a type of thing."}),
+    "ss-text, not plus": ("ss-text", {"plus": False}),
     "tip-adapter, keys tuned": ("tip-adapter", {"finetune": True}),
     "vpt, projected": ("vpt", {"deep": False, "project": 8}),
 }
@@ -135,7 +136,7 @@ def test_the_loss_falls(label: str) -> None:
     if training.method.trainable():
         assert training.after < training.before
     else:
-        assert CASES[label].name in ("zero-shot", "tip-adapter")
+        assert CASES[label].name in ("zero-shot", "tip-adapter", "proker")
 
 
 @every
@@ -216,7 +217,20 @@ def test_traits_are_known_before_there_is_a_method(label: str) -> None:
 
 def test_which_methods_take_frozen_features() -> None:
     inputs = {name: traits(name).inputs for name in list_methods()}
-    features = {"linear", "zero-shot", "coop", "cocoop", "kgcoop", "prograd", "tcp", "lpclip", "tip-adapter", "clap"}
+    features = {
+        "linear",
+        "zero-shot",
+        "coop",
+        "cocoop",
+        "kgcoop",
+        "prograd",
+        "tcp",
+        "lpclip",
+        "tip-adapter",
+        "clap",
+        "proker",
+        "ss-text",
+    }
     assert {name for name, read in inputs.items() if read == "features"} == features
     assert {name for name, read in inputs.items() if read == "both"} == {"sep", "promptsrc"}
 
@@ -286,6 +300,8 @@ def test_permuting_classes_permutes_logits(label: str) -> None:
     other = CASES[label].build(seed=1, names=names)
     own = {"head.weight", "head.bias"} | ({"context"} if not method.traits.open_vocabulary else set())
     tensors = {name: t[order] if name in own else t for name, t in method.adapter_state_dict().items()}
+    if "values" in tensors:
+        tensors["values"] = tensors["values"][:, order]
     if "labels" in tensors:
         tensors["labels"] = torch.tensor(order).argsort()[tensors["labels"]]
     other.load_adapter_state_dict(tensors)

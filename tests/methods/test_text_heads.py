@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 import selfprompt
-from selfprompt.methods import clap
+from selfprompt.methods import clap, proker
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled
 
 HEADS: dict[str, dict[str, Any]] = {
     "clap": {},
+    "proker": {},
+    "ss-text": {},
     "zs-lp": {"views": 2, "iterations": 3},
 }
 
@@ -46,14 +48,14 @@ def test_any_number_of_images_a_class_works(name: str, labels: list[int]) -> Non
     assert not torch.allclose(found, zero_shot(), atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["clap", "zs-lp"])
-def test_a_class_without_images_is_scored_by_its_text_or_near_it(name: str) -> None:
+@pytest.mark.parametrize(("name", "tolerance"), [("clap", 2.0), ("proker", 1e-4), ("ss-text", 1e-4), ("zs-lp", 2.0)])
+def test_a_class_without_images_is_scored_by_its_text_or_near_it(name: str, tolerance: float) -> None:
     found = scores(prepared(name, [0, 0, 1, 3, 3, 3]))
     assert found.isfinite().all()
-    torch.testing.assert_close(found[:, 2], zero_shot()[:, 2], atol=2.0, rtol=0.1)
+    torch.testing.assert_close(found[:, 2], zero_shot()[:, 2], atol=tolerance, rtol=0.0)
 
 
-@pytest.mark.parametrize("name", ["clap", "zs-lp"])
+@pytest.mark.parametrize("name", ["clap", "ss-text", "zs-lp"])
 def test_new_names_are_scored_by_their_text_and_trained_ones_by_what_was_learned(name: str) -> None:
     method = prepared(name, [0, 0, 1, 2, 3])
     names = ("a dog", NAMES[3], "tram", NAMES[0])
@@ -98,3 +100,28 @@ def test_a_pass_of_clap_reads_as_many_rows_as_there_are_images(images_: int, row
     drawn = clap.random_rows(rows, images_, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in drawn] == batches
     assert len(torch.cat(drawn).unique()) == sum(batches)
+
+
+@pytest.mark.parametrize(("shots", "expected"), [(1, 3.0), (0.2, 3.0), (2.5, 2.6), (3, 1.5), (9, 1.66), (400, 1.7)])
+def test_proker_takes_the_constants_of_the_nearest_number_of_shots(shots: float, expected: float) -> None:
+    assert proker.transferred_constants(shots)[0] == expected
+
+
+def test_proker_takes_fewer_views_of_many_images_and_refuses_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proker, "MAX_ROWS", 9)
+    assert len(prepared("proker", [0, 1, 2, 3], views=10).support) == 8
+    with pytest.raises(ValueError, match=r"a row for each training image, at most 9, got 10\. Use fewer shots"):
+        prepared("proker", [0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
+
+
+def test_proker_with_given_constants_ignores_the_number_of_shots() -> None:
+    labels = [0, 1, 2, 3, 3]
+    given = prepared("proker", labels, beta=3.0, strength=0.05)
+    assert float(given.beta) == 3.0
+    assert scores(given).equal(scores(prepared("proker", labels)))  # 1.25 images a class: the constants of one
+
+
+def test_unit_vectors_of_ss_text_plus_are_no_longer_near_the_text_with_many_images() -> None:
+    few, many = (prepared("ss-text", [0, 1, 2, *[3] * count]) for count in (1, 6))
+    near = [torch.cosine_similarity(m.weight.detach(), m.texts)[3] for m in (few, many)]
+    assert near[1] < near[0]

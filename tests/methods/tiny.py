@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save t
     "gatevpt": {"prompts": 5, "dropout": 0.0},
     "kgcoop": {"init_text": ""},  # the paper's start is not random
     "prograd": {"prompts": 4},
+    "proker": {"views": 2},
     "promptsrc": {"text_prompts": 2, "image_prompts": 2, "depth": 3},
     "spt": {"prompts": 3},
     "tip-adapter": {"views": 2},

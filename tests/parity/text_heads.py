@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from selfprompt.methods import clap
+from selfprompt.methods import clap, proker, ss_text
 from selfprompt.methods.heads import unit
 from tests.parity.rebuild import beside, config_of
 from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
 
 INPUTS = "heads_inputs.npz"
 SCALE = 100.0
+MISSING = 2  # the class that the case "missing" lacks
 # suffix of the arrays, type, fraction of an array's largest entry that ours may be off
 PRECISIONS = (("_f32", torch.float32, 5e-5), ("_f64", torch.float64, FLOAT64))
 Check = Callable[[Arrays, Report], None]
@@ -35,12 +36,12 @@ class Inputs:
         self.test = unit(inputs.tensor("test", dtype))
         support, labels = inputs.tensor("support", dtype), inputs.tensor("support_labels")
         views, rows = inputs.tensor("support_views", dtype), inputs.tensor("unbalanced_index")
-        self.labels = labels
-        self.view_features = views
+        present = rows[labels[rows] != MISSING]
         self.cases: dict[str, tuple[Tensor, Tensor]] = {
             "plain": (unit(support), labels),
             "views": (unit(views.flatten(0, 1)), labels.repeat(len(views))),
             "unbalanced": (unit(support[rows]), labels[rows]),
+            "missing": (unit(support[present]), labels[present]),
         }
 
 
@@ -57,7 +58,7 @@ def check_inputs(arrays: Arrays, report: Report) -> None:
 
 def check_clap(arrays: Arrays, report: Report) -> None:
     """``clap``: zero-shot confidences, vectors of the classes after some passes, losses and logits."""
-    compare(report, arrays, "lr", clap.cosine_rates(len(arrays["lr"]), 0.1), FLOAT64)
+    compare(report, arrays, "lr", clap.cosine_rates(len(arrays["lr"]), config_of(arrays)["lr"]), FLOAT64)
     for suffix, dtype, tolerance in PRECISIONS:
         inputs, end = Inputs(arrays, dtype), f".weights_epoch1{suffix}"
         for name in [name.removesuffix(end) for name in arrays if name.endswith(end)]:
@@ -112,12 +113,49 @@ class ClapRun:
             compare(report, arrays, f"{self.name}.losses{end}", losses, tolerance)
 
 
-CHECKS: dict[str, Check] = {  # by an array that only these files hold
-    "support_views": check_inputs,
-    "plain.class_weight_raw_f64": check_clap,
+def check_proker(arrays: Arrays, report: Report) -> None:
+    """``proker``: logits, without a scale, for each pair of constants, and the kernel."""
+    constants = config_of(arrays)["beta_lambda"]
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs = Inputs(arrays, dtype)
+        for name in [name for name in arrays if name.endswith(suffix)]:
+            case, _, kind = name.removesuffix(suffix).partition(".logits_")
+            if not kind:
+                plain, beta = inputs.cases["plain"][0], float(case.removeprefix("kernel_beta"))
+                compare(report, arrays, name, proker.kernel(inputs.test, plain, beta), tolerance)
+                continue
+            features, labels = inputs.cases[case]
+            beta, strength = constants[kind]
+            values = proker.regress(features, labels, inputs.texts, beta, strength)
+            ours = inputs.test @ inputs.texts.t() + proker.kernel(inputs.test, features, beta) @ values
+            compare(report, arrays, name, ours, tolerance)
+
+
+def check_sstext(arrays: Arrays, report: Report) -> None:
+    """``sstext``: vectors of the classes and logits; ``shots_only`` is SS-Text+ without repulsion, from SS-Text."""
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs = Inputs(arrays, dtype)
+        for name in [name for name in arrays if name.endswith(f".weights{suffix}")]:
+            case, kind, _ = name.split(".")
+            features, labels = inputs.cases[case]
+            ours = ss_text.solve(features, labels, inputs.texts, SCALE, plus=kind == "ss_text_plus")
+            if kind == "shots_only":
+                counts = torch.bincount(labels, minlength=len(ours))[:, None]
+                ours = inputs.texts + (ours - inputs.texts) * counts / len(labels)
+            compare(report, arrays, name, ours, tolerance)
+            logits = SCALE * inputs.test @ unit(ours).t()
+            compare(report, arrays, name.replace(".weights_", ".logits_"), logits, tolerance)
+
+
+CHECKS: dict[str, Check] = {  # by the method that a file names
+    "ZS-LP, CLAP, TaskRes": check_clap,
+    "ProKeR": check_proker,
+    "SS-Text": check_sstext,
 }
 
 
 def checker(arrays: Arrays) -> Check | None:
     """The check for a file of this family; None for others."""
-    return next((check for name, check in CHECKS.items() if name in arrays), None)
+    if "support_views" in arrays:
+        return check_inputs
+    return CHECKS.get(config_of(arrays).get("method", "")) if "meta_json" in arrays else None

@@ -66,9 +66,10 @@ def rows_by_name(keys: Tensor, known: Tensor, learned: Tensor, others: Tensor) -
     return torch.where(same.any(dim=1, keepdim=True), learned[same.int().argmax(dim=1)], others)
 
 
-def unequal_rows(tensors: Mapping[str, Tensor], *names: str) -> list[str]:
-    """Return a problem for ``Method.problems_with`` unless these tensors have equally many rows, at least one."""
+def unequal_rows(tensors: Mapping[str, Tensor], *names: str, least: int = 1) -> list[str]:
+    """Return a problem for ``Method.problems_with`` unless these tensors have equally many rows, ``least`` or more."""
     counts = [len(tensors[name]) for name in names]
-    if len(set(counts)) == 1 and counts[0]:
+    if len(set(counts)) == 1 and counts[0] >= least:
         return []
-    return [f"{' and '.join(names)} must have equally many rows, at least 1; they have {', '.join(map(str, counts))}"]
+    listed = ", ".join(map(str, counts))
+    return [f"{' and '.join(names)} must have equally many rows, at least {least}; they have {listed}"]

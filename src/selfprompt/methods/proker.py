@@ -1,0 +1,141 @@
+"""ProKeR: kernel ridge regression of what zero-shot CLIP lacks on the training images."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfprompt.data.views import Views
+from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.checks import check_positive
+from selfprompt.methods.class_rows import unequal_rows, view_features
+from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
+from selfprompt.methods.heads import unit
+from selfprompt.methods.traits import Traits
+
+TRANSFERRED = {1: (3.0, 0.05), 2: (2.6, 0.05), 4: (1.5, 0.05), 8: (1.66, 0.07), 16: (1.7, 0.1)}
+"""beta and lambda by the number of shots."""
+MAX_ROWS = 16_000  # of the matrix that is solved: 2 GB in float64
+
+
+@dataclass(frozen=True)
+class ProKeROptions:
+    """Options of ProKeR."""
+
+    beta: float = 0.0
+    """Sharpness of the kernel; 0 takes the authors' value for the number of shots."""
+    strength: float = 0.0
+    """lambda, the weight of the correction and its ridge penalty in one; 0 takes the authors' value."""
+    views: int = 10
+    """Random views of a training image, each a sample of its own; fewer if there would be more than 16,000 samples."""
+    template: str = PHOTO
+    """Text of a class; {} is the class name."""
+
+    def __post_init__(self) -> None:
+        check_positive(views=self.views)
+        check_template(self.template)
+        for name in ("beta", "strength"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 (the authors' value) or above, got {getattr(self, name)}.")
+
+
+class ProKeR(Method[ProKeROptions]):
+    """``logits = scale (z(f) + k(f, S) A)`` with cosines ``z(f) = f . t`` and ``k(x, y) = exp(-beta (1 - x . y))``.
+
+    S, (N, E), are unit features of all views of the training images, Y, (N, C), their labels, one-hot, and
+    ``A = (k(S, S) / lambda + I)^-1 (Y - z(S))``. So the correction is lambda times that of kernel ridge regression with
+    the penalty lambda, which is both its weight and its penalty, as in the released code. Classes without images have
+    the scores of zero-shot CLIP. Until ``prepare`` has seen data, S is empty, and so are all classes.
+
+    beta and lambda are the authors' constants for 1, 2, 4, 8 and 16 shots, and for other numbers of training images a
+    class those of the nearest one. They were found on ImageNet and are meant to be transferred; the authors' main
+    results select both on the whole validation split of each data set instead.
+
+    Differs from the reference code: all is multiplied by the backbone's scale, which changes no prediction.
+
+    Source: Bendou et al. 2025 (arXiv 2501.11175), section 4; copy of the released code in omarnust/BReg-Adapter.
+    """
+
+    Options = ProKeROptions
+    texts: Tensor
+    support: Tensor
+    values: Tensor
+    beta: Tensor
+
+    @classmethod
+    def traits_for(cls, options: ProKeROptions) -> Traits:
+        return Traits(inputs="features", needs_text=True, closed_form=True, variable_length=("support", "values"))
+
+    def build(self, generator: torch.Generator) -> None:
+        texts = encode_template(self.backbone, self.options.template, self.classes)
+        self.register_buffer("texts", texts, persistent=False)
+        self.register_buffer("support", texts.new_zeros(0, self.vision.features))
+        self.register_buffer("values", texts.new_zeros(0, len(self.classes)))
+        self.register_buffer("beta", texts.new_tensor(self.options.beta))
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Solve the regression on random views of the training images.
+
+        Raises:
+            ValueError: If there are more than 16,000 training images.
+        """
+        if source.size > MAX_ROWS:
+            raise ValueError(
+                f"{self.name} solves a system with a row for each training image, at most {MAX_ROWS:,}, "
+                f"got {source.size:,}. Use fewer shots, or another method."
+            )
+        count = min(self.options.views, MAX_ROWS // source.size)
+        features = unit(view_features(self, source, count, progress).flatten(0, 1).double())
+        labels = source.labels.cpu().repeat(count)
+        transferred = transferred_constants(source.size / len(self.classes))
+        beta, strength = self.options.beta or transferred[0], self.options.strength or transferred[1]
+        values = regress(features, labels, self.texts.double().cpu(), beta, strength)
+        self.support = features.to(self.texts)
+        self.values = values.to(self.texts)
+        self.beta.fill_(beta)
+
+    def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        problems = super().problems_with(tensors)
+        return problems or unequal_rows(tensors, "support", "values", least=0)
+
+    def logits(self, views: Views) -> Tensor:
+        features = unit(self.frozen_features(views))
+        correction = kernel(features, self.support, self.beta) @ self.values
+        return self.class_logits(features, self.texts) + self.backbone.scale * correction
+
+
+def transferred_constants(shots: float) -> tuple[float, float]:
+    """Return the authors' beta and lambda for a mean number of training images a class, in (0, inf)."""
+    nearest = min(TRANSFERRED, key=lambda known: abs(math.log(known / shots)))
+    return TRANSFERRED[nearest]
+
+
+def kernel(features: Tensor, support: Tensor, beta: float | Tensor) -> Tensor:
+    """Return exp(-beta (1 - x . y)) of unit features, (B, E) and (N, E), as (B, N)."""
+    return (beta * (features @ support.t() - 1)).exp()
+
+
+def regress(features: Tensor, labels: Tensor, texts: Tensor, beta: float, strength: float) -> Tensor:
+    """Return A, (N, C), with columns of zeros for the classes without images.
+
+    Args:
+        features: Unit features of the training images, (N, E), float64 for a result that is exact in float32.
+        labels: (N,).
+        texts: Unit features of the classes, (C, E).
+        beta: Sharpness of the kernel.
+        strength: lambda.
+    """
+    targets = F.one_hot(labels, len(texts)).to(features)
+    system = kernel(features, features, beta).div_(strength)
+    system.diagonal().add_(1)
+    solved = torch.cholesky_solve(targets - features @ texts.t(), torch.linalg.cholesky(system))
+    return (solved * targets.any(dim=0)).contiguous()  # LAPACK's order is column by column
