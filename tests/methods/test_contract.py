@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sep, shared fusion": ("sep", {"fusion": "shared", "layers": (1, 3)}),
     "sep, low rank": ("sep", {"fusion_rank": 8, "layers": (1, 3)}),
     "sep, valid tokens": ("sep", {"text_tokens": "valid", "consistency_on": "prompted"}),
+    "simpleshot, not centred": ("simpleshot", {"transform": "L2N"}),
     "spt, shallow": ("spt", {"deep": False}),
     "tcp, last block": ("tcp", {"layer": 3, "text": "{}, a type of thing."}),
     "ss-text, not plus": ("ss-text", {"plus": False}),
@@ -231,6 +232,7 @@ def test_which_methods_take_frozen_features() -> None:
         "proker",
         "ss-text",
     }
+    features |= {"logistic", "ridge", "simpleshot"}
     assert {name for name, read in inputs.items() if read == "features"} == features
     assert {name for name, read in inputs.items() if read == "both"} == {"sep", "promptsrc"}
 

@@ -103,7 +103,7 @@ class Method(nn.Module, Generic[OptionsT]):
         traits: What the library must know about the method, from ``traits_for(options)``.
         pooling: How the vision tower's tokens become features, from the traits.
         text_cache_bytes: Bytes of activations that encoded class texts may keep for gradients; the rest is recomputed.
-        selected: Hyper-parameters that were selected on validation images, by name; results record them.
+        selected: Hyper-parameters that were selected on validation or training images, by name; results record them.
 
     Args:
         backbone: The frozen towers; they are shared, not copied.

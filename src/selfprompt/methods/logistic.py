@@ -1,0 +1,161 @@
+"""Logistic regression on standardised frozen features, its penalty chosen by cross-validation."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfprompt.data.views import Views
+from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.heads import linear_head
+from selfprompt.methods.support import leave_out_folds, standardisation, support_features
+from selfprompt.methods.traits import Traits
+
+INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+FOLDS = 3
+ONE_SHOT = 10.0  # divided by the width of the features
+
+
+@dataclass(frozen=True)
+class LogisticOptions:
+    """Options of logistic regression."""
+
+    inverse_penalty: float = 0.0
+    """C, the inverse of the L2 penalty; 0 selects it by cross-validation, or is 10 / width at one shot."""
+    pooling: str = "auto"
+    """How tokens become features: auto, native, cls, avg or patches."""
+
+    def __post_init__(self) -> None:
+        if self.inverse_penalty < 0:
+            raise ValueError(f"inverse_penalty must be 0 (select) or above, got {self.inverse_penalty}.")
+
+
+class Logistic(Method[LogisticOptions]):
+    """``logits = W (f - mean) / std + b``, stored as one linear layer on the frozen features f.
+
+    W and b minimise ``|W|^2 / 2 + C sum CE`` on the standardised features, (N, E), of the training images under the
+    evaluation transform. C is selected from 0.001, 0.01, ... 10 by the cross-entropy of up to three folds, of which the
+    k-th leaves out the k-th image of every class, modulo the folds; the search ends when that stops falling. With one
+    image a class there are no folds, and C is 10 / E. A constant channel has no weight. Until ``prepare`` has seen
+    data, W is random.
+
+    Differs from the reference code: there is none; the solver is scikit-learn's ``LogisticRegression``. The method
+    ``lpclip`` is the published protocol, which needs validation images and does not standardise.
+
+    Source: Bishop 2006, "Pattern recognition and machine learning", section 4.3.4.
+    """
+
+    Options = LogisticOptions
+
+    @classmethod
+    def traits_for(cls, options: LogisticOptions) -> Traits:
+        return Traits(inputs="features", pooling=options.pooling, closed_form=True)
+
+    def build(self, generator: torch.Generator) -> None:
+        self.head = linear_head(self.vision.features, len(self.classes), std=0.02, generator=generator)
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        source: TrainingSource,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Solve the regression on the evaluation views of the training images.
+
+        Raises:
+            ValueError: If a class has no training images.
+        """
+        features, labels = support_features(self, source, progress)
+        strength = self.options.inverse_penalty
+        self.selected = {}
+        if not strength and int(torch.bincount(labels).max()) == 1:
+            strength = ONE_SHOT / features.shape[1]
+        elif not strength:
+            strength = cross_validated(features, labels)
+            self.selected = {"inverse_penalty": strength}
+        weight, bias = logistic_regression(features, labels, strength)
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
+
+    def logits(self, views: Views) -> Tensor:
+        return self.head(self.frozen_features(views))
+
+
+def cross_validated(features: Tensor, labels: Tensor) -> float:
+    """Return the inverse penalty with the least cross-entropy on the images that are left out.
+
+    Args:
+        features: Not standardised, (N, E), on the CPU.
+        labels: Every class 0..C-1 occurs, and one of them more than once, (N,).
+    """
+    folds = leave_out_folds(labels, FOLDS)
+    paths = [Path(features, labels, folds == fold) for fold in range(int(folds.max()) + 1)]
+    best, least = INVERSE_PENALTIES[0], float("inf")
+    for strength in INVERSE_PENALTIES:
+        loss = sum(path.loss(strength) for path in paths)
+        if loss >= least:
+            break
+        best, least = strength, loss
+    return best
+
+
+class Path:
+    """Fits without one fold, each of which starts where the one before ended; call it with rising C.
+
+    Args:
+        features: Not standardised, (N, E).
+        labels: (N,).
+        left_out: Which images the fold leaves out, (N,), bool.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, left_out: Tensor) -> None:
+        mean, factor = standardisation(features[~left_out].double())
+        rows = ((features.double() - mean) * factor).float()  # half the time, and enough to compare penalties
+        self._kept, self._kept_labels = rows[~left_out].numpy(), labels[~left_out].numpy()
+        self._rest, self._rest_labels = rows[left_out].numpy(), labels[left_out].numpy()
+        self._solver = solver(warm_start=True)
+
+    def loss(self, strength: float) -> float:
+        """Return the sum of the cross-entropies of the images that are left out."""
+        fit(self._solver.set_params(C=strength), self._kept, self._kept_labels)
+        logs = self._solver.predict_log_proba(self._rest)
+        return -float(logs[np.arange(len(logs)), self._rest_labels].sum())
+
+
+def logistic_regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Return weight, (C, E), and bias, (C,), float64, for features that are not standardised.
+
+    Args:
+        features: Not standardised, (N, E), on the CPU.
+        labels: Every class 0..C-1 occurs, (N,).
+        strength: C, the inverse of the penalty on the weights for standardised features.
+    """
+    features = features.double()
+    mean, factor = standardisation(features)
+    fitted = fit(solver(C=strength), ((features - mean) * factor).numpy(), labels.numpy())
+    weight, bias = torch.from_numpy(fitted.coef_) * factor, torch.from_numpy(fitted.intercept_)
+    if len(weight) == 1:  # scikit-learn has one row for two classes: the difference
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    return weight, bias - weight @ mean
+
+
+def solver(**options: Any) -> Any:
+    """Return an unfitted regression; at most 1000 iterations."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=1000, **options)
+
+
+def fit(regression: Any, rows: np.ndarray, labels: np.ndarray) -> Any:
+    """Fit a regression, in silence where 1000 iterations do not suffice or nearly every image has its own class."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return regression.fit(rows, labels)

@@ -1,0 +1,71 @@
+"""Frozen features of the training images for heads that are solved at once: collected, standardised, cut into folds."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.class_rows import view_features
+
+CONSTANT = 1e-6  # a channel that varies less than this fraction of its largest entry varies by rounding alone
+
+
+def support_features(
+    method: Method,
+    source: TrainingSource,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    views: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return the frozen features of all training images on the CPU, in the order of the source.
+
+    Args:
+        method: The method whose features they are.
+        source: Training images.
+        progress: Takes the number of views seen so far, and of all views.
+        views: Number of random views of each image; 0 uses its evaluation view.
+
+    Returns:
+        Features, not normalised, (N, E), float32, and labels, (N,). With random views N counts them, view by view.
+
+    Raises:
+        ValueError: If a class has no training images.
+    """
+    rows = view_features(method, source, views, progress)
+    result = rows.flatten(0, 1), source.labels.cpu().repeat(len(rows))
+    present = set(result[1].tolist())
+    missing = [name for label, name in enumerate(method.classes) if label not in present]
+    if missing:
+        raise ValueError(f"No training images of: {', '.join(missing)}.")
+    return result
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the factor, 1 / std, of each channel, (E,) each; the factor of a constant channel is 0.
+
+    Args:
+        features: (N, E), float64.
+    """
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
+    constant = std <= CONSTANT * features.abs().amax(dim=0)
+    return mean, torch.where(constant, 0.0, 1 / torch.where(constant, 1.0, std))
+
+
+def leave_out_folds(labels: Tensor, most: int) -> Tensor:
+    """Return the fold that leaves each image out, (N,), from 0; -1 for the image of a class that has no other.
+
+    The k-th image of every class is in fold k, modulo the number of folds: as many as the largest class has images, up
+    to ``most``. So each class has an image in every fold's remainder, and K shots a class make K folds.
+
+    Args:
+        labels: Class indices of the images, (N,).
+        most: Largest number of folds, at least 2.
+    """
+    counts = torch.bincount(labels)
+    folds = min(most, int(counts.max()))
+    order = labels.argsort(stable=True)
+    starts = counts.cumsum(dim=0) - counts
+    rank = torch.empty_like(labels)
+    rank[order] = torch.arange(len(labels)) - starts[labels[order]]
+    return torch.where(counts[labels] > 1, rank % folds, -1)

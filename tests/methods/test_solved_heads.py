@@ -1,0 +1,277 @@
+"""Ridge and logistic regression and SimpleShot: the solutions, the selected penalties, every kind of support."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import selfprompt
+from selfprompt import tune
+from selfprompt.methods import logistic, ridge, simpleshot
+from selfprompt.methods.base import Method
+from selfprompt.methods.support import leave_out_folds, standardisation, support_features
+from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
+
+HEADS = ["logistic", "ridge", "simpleshot"]
+UNBALANCED = torch.tensor([0, 1, 1, 2, 3, 0, 1, 1, 3, 3])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def cluster_features(labels: Tensor, width: int = 6, seed: int = 1) -> Tensor:
+    """Features around a mean for each class, with channels of different sizes and offsets."""
+    classes = int(labels.max()) + 1
+    means = 2 * torch.randn(classes, width, generator=seeded(seed))
+    rows = means[labels] + torch.randn(len(labels), width, generator=seeded(seed + 1))
+    return rows * torch.logspace(-1, 1, width) + torch.arange(width)
+
+
+def prepared(name: str, source: Source, kind: str = "clip", names: Sequence[str] = NAMES, **options: Any) -> Method:
+    method = small(name, kind, names, **options)
+    method.prepare(source, seeded(1))  # type: ignore[arg-type]
+    return method
+
+
+def solve(name: str, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a head on features that are not transformed, with its default options."""
+    if name == "ridge":
+        return ridge.ridge_regression(features, labels, ridge.PENALTIES)[:2]
+    if name == "logistic":
+        return logistic.logistic_regression(features, labels, 1.0)
+    return simpleshot.nearest_mean_head(simpleshot.centroids(features, labels, "UN")[1])
+
+
+# the training images
+
+
+def test_support_features_are_in_the_order_of_the_source_whatever_the_batches() -> None:
+    class Shuffled(Source):
+        def epoch(self, number: int):
+            yield from reversed(list(super().epoch(number)))
+
+    pictures, labels = labelled(8)
+    method = small("ridge")
+    features, found = support_features(method, Shuffled(pictures, labels), views=2)  # type: ignore[arg-type]
+    assert found.equal(labels.repeat(2))
+    with torch.no_grad():
+        expected = backbone("clip").vision(pictures, pooling=method.pooling)
+    assert (features - expected.repeat(2, 1)).abs().max() < 1e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.integers(2, 6))
+def test_folds_leave_every_class_an_image(drawn: list[int], most: int) -> None:
+    values = torch.tensor(drawn)
+    labels = torch.unique(values, return_inverse=True)[1]
+    counts = torch.bincount(labels)
+    folds = leave_out_folds(labels, most)
+    assert (folds < 0).equal(counts[labels] == 1)
+    assert int(folds.max()) + 1 == (min(most, int(counts.max())) if counts.max() > 1 else 0)
+    for fold in range(int(folds.max()) + 1):
+        assert (torch.bincount(labels[folds != fold], minlength=len(counts)) > 0).all()
+        left_out = torch.bincount(labels[folds == fold], minlength=len(counts))
+        assert (left_out <= -(-counts // min(most, int(counts.max())))).all()
+
+
+# each head
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("kind", ["clip", "mae"])
+def test_a_head_learns_from_any_support(name: str, kind: str) -> None:
+    pictures = labelled(8)[0]
+    for labels in (torch.arange(8) % 4, UNBALANCED, torch.arange(4)):  # balanced, unbalanced, one shot
+        rows = torch.stack([pictures[label] + 0.01 * n for n, label in enumerate(labels.tolist())])
+        method = prepared(name, Source(rows, labels), kind)
+        assert all(tensor.isfinite().all() for tensor in method.adapter_state_dict().values())
+        with torch.no_grad():
+            assert (method(rows - 1).argmax(dim=1) == labels).float().mean() > 0.9  # the evaluation view
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_two_classes_have_a_row_each(name: str) -> None:
+    pictures, labels = labelled(8, classes=2)
+    method = prepared(name, Source(pictures, labels), names=["cat", "dog"])
+    with torch.no_grad():
+        assert method(pictures - 1).shape == (8, 2)
+        assert (method(pictures - 1).argmax(dim=1) == labels).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_class_without_images_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match="No training images of: stop sign, X"):
+        prepared(name, Source(*labelled(6, classes=2)))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_permuting_the_classes_permutes_the_logits(name: str) -> None:
+    labels, order = UNBALANCED, torch.tensor([2, 0, 3, 1])
+    features, test = cluster_features(labels), torch.randn(5, 6, generator=seeded(3)).double()
+    (weight, bias), (others, shifts) = (solve(name, features, y) for y in (labels, order.argsort()[labels]))
+    logits = test @ weight.t() + bias
+    assert (test @ others.t() + shifts - logits[:, order]).abs().max() < 1e-3 * logits.abs().max()  # L-BFGS stops
+
+
+@pytest.mark.parametrize("name", ["logistic", "ridge"])
+def test_the_standardisation_is_part_of_the_head(name: str) -> None:
+    features, test = cluster_features(UNBALANCED), torch.randn(5, 6, generator=seeded(3)).double()
+    scale, shift = torch.logspace(2, -1, 6).double(), torch.linspace(-5, 5, 6).double()
+    (weight, bias), (others, shifts) = (
+        solve(name, rows.float(), UNBALANCED) for rows in (features, features * scale + shift)
+    )
+    ours, theirs = test @ weight.t() + bias, (test * scale + shift) @ others.t() + shifts
+    assert (ours - theirs).abs().max() < 1e-3 * ours.abs().max()  # float32 features
+
+
+@pytest.mark.parametrize("name", ["logistic", "ridge"])
+@pytest.mark.parametrize("value", [0.0, 300.0])
+def test_a_constant_channel_has_no_weight(name: str, value: float) -> None:
+    features = cluster_features(UNBALANCED)
+    rounding = value * 1e-7 * torch.randn(len(features), generator=seeded(4))
+    wider = torch.cat([features, (value + rounding)[:, None]], dim=1)
+    (weight, bias), (others, shifts) = (solve(name, rows, UNBALANCED) for rows in (features, wider))
+    assert not others[:, -1].any()
+    assert (others[:, :-1] - weight).abs().max() < 1e-6
+    assert (shifts - bias).abs().max() < 1e-5
+
+
+# ridge regression
+
+
+def test_ridge_solves_the_normal_equations() -> None:
+    labels = UNBALANCED
+    features = cluster_features(labels).double()
+    weight, bias, penalty = ridge.ridge_regression(features, labels, [7.0])
+    mean, factor = standardisation(features)
+    rows, targets = (features - mean) * factor, F.one_hot(labels).double()
+    on_rows = weight / factor
+    errors = rows @ on_rows.t() + bias + weight @ mean - targets
+    assert penalty == 7
+    assert (errors.t() @ rows + 7 * on_rows).abs().max() < 1e-9
+    assert errors.sum(dim=0).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("width", "noise"), [(4, 5), (4, 20), (20, 20), (60, 40)])  # few channels, and many
+def test_the_selected_penalty_has_the_least_error_of_explicit_refits(width: int, noise: float) -> None:
+    labels = torch.arange(15) % 3
+    features = (cluster_features(labels, width) + noise * torch.randn(15, width, generator=seeded(5))).double()
+    mean, factor = standardisation(features)
+    rows, targets = (features - mean) * factor, F.one_hot(labels).double()
+
+    def refit_error(penalty: float) -> float:
+        total = 0.0
+        for left in range(15):
+            keep = torch.arange(15) != left
+            centre, middle = rows[keep].mean(dim=0), targets[keep].mean(dim=0)
+            centred = rows[keep] - centre
+            weight = torch.linalg.solve(
+                centred.t() @ centred + penalty * torch.eye(width, dtype=torch.float64),
+                centred.t() @ (targets[keep] - middle),
+            )
+            total += float(((rows[left] - centre) @ weight + middle - targets[left]).square().sum())
+        return total
+
+    errors = {penalty: refit_error(penalty) for penalty in ridge.PENALTIES}
+    best = ridge.ridge_regression(features, labels, ridge.PENALTIES)[2]
+    assert best == min(errors, key=lambda penalty: errors[penalty])
+    assert min(errors.values()) < 0.99 * max(errors.values())
+
+
+def test_ridge_takes_a_given_penalty_and_the_width_at_one_shot() -> None:
+    source, single = Source(*labelled(12)), Source(*labelled(4))
+    assert prepared("ridge", source).selected["penalty"] in ridge.PENALTIES
+    given, width = prepared("ridge", source, penalty=3.0), float(backbone("clip").vision.features)
+    assert given.selected == prepared("ridge", single).selected == {}
+    for method, data, penalty in ((given, source, 3.0), (prepared("ridge", single), single, width)):
+        expected = ridge.ridge_regression(*support_features(method, data), [penalty])  # type: ignore[arg-type]
+        assert (method.head.weight - expected[0]).abs().max() < 1e-6
+    with pytest.raises(ValueError, match=r"penalty must be 0 \(select\) or above, got -1.0"):
+        small("ridge", penalty=-1.0)
+
+
+# logistic regression
+
+
+def test_logistic_regression_is_at_its_optimum() -> None:
+    labels, strength = torch.arange(60) % 3, 2.0
+    features = cluster_features(labels).double()
+    weight, bias = logistic.logistic_regression(features, labels, strength)
+    mean, factor = standardisation(features)
+    rows, on_rows = (features - mean) * factor, weight / factor
+    errors = (features @ weight.t() + bias).softmax(dim=1) - F.one_hot(labels, 3)
+    assert (strength * errors.t() @ rows + on_rows).abs().max() < 0.02  # L-BFGS stops at 1e-4 of the mean loss
+    assert errors.sum(dim=0).abs().max() < 0.02
+
+
+def test_the_selected_inverse_penalty_has_the_least_loss_of_explicit_folds() -> None:
+    labels = torch.cat([torch.arange(24) % 3, torch.tensor([3])])  # the last class has one image, never left out
+    features = cluster_features(labels) + 3 * torch.randn(25, 6, generator=seeded(5))
+
+    def loss(strength: float) -> float:
+        total = 0.0
+        for fold in range(logistic.FOLDS):
+            left = torch.arange(25) // 3 % logistic.FOLDS == fold
+            left[-1] = False
+            weight, bias = logistic.logistic_regression(features[~left], labels[~left], strength)
+            logits = features[left].double() @ weight.t() + bias
+            total += float(F.cross_entropy(logits, labels[left], reduction="sum"))
+        return total
+
+    losses = {strength: loss(strength) for strength in logistic.INVERSE_PENALTIES}
+    best = logistic.cross_validated(features, labels)
+    assert best == min(losses, key=lambda strength: losses[strength])
+    assert np.ptp(list(losses.values())) > 0.1
+
+
+def test_logistic_takes_a_given_penalty_and_one_of_the_width_at_one_shot() -> None:
+    source, single = Source(*labelled(12)), Source(*labelled(4))
+    assert prepared("logistic", source).selected["inverse_penalty"] in logistic.INVERSE_PENALTIES
+    given, width = prepared("logistic", source, inverse_penalty=3.0), backbone("clip").vision.features
+    assert given.selected == prepared("logistic", single).selected == {}
+    for method, data, strength in ((given, source, 3.0), (prepared("logistic", single), single, 10 / width)):
+        expected = logistic.logistic_regression(*support_features(method, data), strength)  # type: ignore[arg-type]
+        assert (method.head.weight - expected[0]).abs().max() < 1e-5
+    with pytest.raises(ValueError, match=r"inverse_penalty must be 0 \(select\) or above, got -1.0"):
+        small("logistic", inverse_penalty=-1.0)
+
+
+# SimpleShot
+
+
+@pytest.mark.parametrize("transform", ["UN", "L2N", "CL2N"])
+def test_simpleshot_scores_are_negated_squared_distances(transform: simpleshot.Transform) -> None:
+    pictures, labels = labelled(12)
+    method, test = prepared("simpleshot", Source(pictures, labels), transform=transform), images(3)
+    with torch.no_grad():
+        features, queries = (method.vision(rows, pooling=method.pooling) for rows in (pictures - 1, test))
+        if transform == "CL2N":
+            features, queries = features - features.mean(dim=0), queries - features.mean(dim=0)
+        if transform != "UN":
+            features, queries = F.normalize(features, dim=1), F.normalize(queries, dim=1)
+        means = torch.stack([features[labels == label].mean(dim=0) for label in range(4)])
+        expected = queries.square().sum(dim=1, keepdim=True) - torch.cdist(queries, means).square()
+        assert (method(test) - expected).abs().max() < 1e-5 * float(expected.abs().max().clamp(min=1))
+
+
+# whole runs
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("kind", ["clip", "mae"])
+def test_a_run_stores_what_it_solved(name: str, kind: str, split_photos, tmp_path) -> None:
+    settings = {"backbone": f"embedded/{kind}", "workers": 0, "batch_size": 4}
+    done = tune(split_photos, method=name, **settings, out=tmp_path / "out")
+    assert (done.results["history"], done.results["weights"]) == ([], "prepared")
+    assert done.results["tuned"]["accuracy"] > 50
+    selected = {"logistic": {"inverse_penalty"}, "ridge": {"penalty"}, "simpleshot": set()}
+    assert set(done.results["chosen"]) == selected[name]
+    loaded = selfprompt.load(tmp_path / "out")
+    assert loaded.method(images(2)).equal(done.method(images(2)))
