@@ -59,7 +59,16 @@ def test_options_and_recipes_exist(page: Path) -> None:
     from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, predict, report
     from selfprompt.cli.parsing import Parser
 
-    known = {"--help", "--method", "--torch-backend", "--no-header", "--no-annotate", "--python-version", "--extra"}
+    known = {
+        "--help",
+        "--method",
+        "--torch-backend",
+        "--index-url",
+        "--no-header",
+        "--no-annotate",
+        "--python-version",
+        "--extra",
+    }
     known |= {"--baselines", "--mae-samples", "--clip-samples", "--ranks", "--datasets"}  # of pretraining, experiments
     for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report, perf):
         parser = Parser(exit_on_error=False)
