@@ -57,6 +57,7 @@ KEYS = {
     },
     "prograd, clip": {"context"},
     "proker, clip": {"support", "values", "beta"},
+    "prolip, clip": {"projection"},
     "promptsrc, clip": {"text_prompts", "image_prompts"},
     "ridge, clip": HEAD,
     "ridge, mae": HEAD,

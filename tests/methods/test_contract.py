@@ -232,7 +232,7 @@ def test_which_methods_take_frozen_features() -> None:
         "proker",
         "ss-text",
     }
-    features |= {"logistic", "ridge", "simpleshot"}
+    features |= {"prolip", "logistic", "ridge", "simpleshot"}
     assert {name for name, read in inputs.items() if read == "features"} == features
     assert {name for name, read in inputs.items() if read == "both"} == {"sep", "promptsrc"}
 

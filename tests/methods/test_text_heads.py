@@ -16,6 +16,7 @@ from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled
 HEADS: dict[str, dict[str, Any]] = {
     "clap": {},
     "proker": {},
+    "prolip": {"rate": 1e-2},
     "ss-text": {},
     "zs-lp": {"views": 2, "iterations": 3},
 }
@@ -48,7 +49,9 @@ def test_any_number_of_images_a_class_works(name: str, labels: list[int]) -> Non
     assert not torch.allclose(found, zero_shot(), atol=1e-2)
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("clap", 2.0), ("proker", 1e-4), ("ss-text", 1e-4), ("zs-lp", 2.0)])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("clap", 2.0), ("proker", 1e-4), ("prolip", 10.0), ("ss-text", 1e-4), ("zs-lp", 2.0)]
+)
 def test_a_class_without_images_is_scored_by_its_text_or_near_it(name: str, tolerance: float) -> None:
     found = scores(prepared(name, [0, 0, 1, 3, 3, 3]))
     assert found.isfinite().all()
@@ -125,3 +128,21 @@ def test_unit_vectors_of_ss_text_plus_are_no_longer_near_the_text_with_many_imag
     few, many = (prepared("ss-text", [0, 1, 2, *[3] * count]) for count in (1, 6))
     near = [torch.cosine_similarity(m.weight.detach(), m.texts)[3] for m in (few, many)]
     assert near[1] < near[0]
+
+
+def test_prolip_pulls_harder_with_fewer_images() -> None:
+    start = backbone("clip").vision.projection()
+    options = {"rate": 1e-2, "iterations": 30}
+    weak, strong = (prepared("prolip", [0, 1, 2, 3], strength=strength, **options) for strength in (1e-3, 10.0))
+    moved = [float((method.projection.detach() - start).norm()) for method in (weak, strong)]
+    assert 0 < moved[1] < moved[0]
+    own = prepared("prolip", [0, 1, 2, 3, 0, 1, 2, 3], **options)
+    assert own.projection.equal(prepared("prolip", [0, 1, 2, 3, 0, 1, 2, 3], strength=0.5, **options).projection)
+
+
+def test_a_head_may_read_features_before_the_projection() -> None:
+    method = build_method("linear", backbone("clip"), NAMES, pooling="unprojected").eval()
+    pictures = images(3)
+    with torch.no_grad():
+        expected = method.head(backbone("clip").vision(pictures, pooling="unprojected"))
+        torch.testing.assert_close(method(pictures), expected)

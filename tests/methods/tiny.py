@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save t
     "kgcoop": {"init_text": ""},  # the paper's start is not random
     "prograd": {"prompts": 4},
     "proker": {"views": 2},
+    "prolip": {"views": 2, "iterations": 3},
     "promptsrc": {"text_prompts": 2, "image_prompts": 2, "depth": 3},
     "spt": {"prompts": 3},
     "tip-adapter": {"views": 2},
@@ -45,7 +46,7 @@ def traits(name: str, **options: Any) -> Traits:
 def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int = 1, **options: Any) -> Method:
     """A method on an embedded backbone, in eval mode; one that is nothing without data has seen some."""
     method = build_method(name, backbone(kind), names, seed=seed, **{**SMALL.get(name, {}), **options})
-    if method.traits.variable_length:
+    if method.traits.variable_length or method.traits.closed_form:
         method.prepare(Source(*labelled(8, seed, len(names))), torch.Generator())
     return method.eval()
 

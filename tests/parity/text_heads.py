@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from selfprompt.methods import clap, proker, ss_text
+from selfprompt.methods import clap, proker, prolip, ss_text
 from selfprompt.methods.heads import unit
 from tests.parity.rebuild import beside, config_of
 from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
@@ -25,6 +25,7 @@ class Inputs:
     Attributes:
         texts: Unit class features, (C, D); ``raw_texts`` are means of features that are not normalised.
         test: Unit features of the test images.
+        labels: Of the training images with equally many a class.
         cases: By name, the unit features and labels of the training images.
     """
 
@@ -36,6 +37,7 @@ class Inputs:
         self.test = unit(inputs.tensor("test", dtype))
         support, labels = inputs.tensor("support", dtype), inputs.tensor("support_labels")
         views, rows = inputs.tensor("support_views", dtype), inputs.tensor("unbalanced_index")
+        self.labels = labels
         present = rows[labels[rows] != MISSING]
         self.cases: dict[str, tuple[Tensor, Tensor]] = {
             "plain": (unit(support), labels),
@@ -147,9 +149,31 @@ def check_sstext(arrays: Arrays, report: Report) -> None:
             compare(report, arrays, name.replace(".weights_", ".logits_"), logits, tolerance)
 
 
+def check_prolip(arrays: Arrays, report: Report) -> None:
+    """``prolip``: the projection after some runs, the losses of their last step, and logits."""
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs, end = Inputs(arrays, dtype), f".proj{suffix}"
+        views, test = arrays.tensor("views_before", dtype), arrays.tensor("test_before", dtype)
+        shots = len(inputs.labels) / len(inputs.texts)
+        for name in [name.removesuffix(end) for name in arrays if name.endswith(end)]:
+            steps, rate = name.removeprefix("e").split("_lr")
+            projection = arrays.tensor("proj_init", dtype)
+            rates = prolip.cosine_rates(int(steps), float(rate))
+            training = prolip.descend(
+                projection, views, inputs.labels, inputs.texts, rates, scale=SCALE, strength=1 / shots
+            )
+            *_, (entropy, distance) = training
+            compare(report, arrays, f"{name}{end}", projection, tolerance)
+            compare(report, arrays, f"{name}.loss_ce{suffix}", entropy, tolerance)
+            compare(report, arrays, f"{name}.loss_mse{suffix}", distance, tolerance)
+            logits = SCALE * unit(test @ projection) @ inputs.texts.t()
+            compare(report, arrays, f"{name}.logits{suffix}", logits, tolerance)
+
+
 CHECKS: dict[str, Check] = {  # by the method that a file names
     "ZS-LP, CLAP, TaskRes": check_clap,
     "ProKeR": check_proker,
+    "ProLIP": check_prolip,
     "SS-Text": check_sstext,
 }
 

@@ -32,7 +32,7 @@ class AttentionMass:
 def pools_class_token(tower: VisionTower, pooling: Pooling) -> bool:
     """Return whether features come from the class token; otherwise they come from the patches."""
     native = tower.class_token and tower.facts().get("pool") in ("token", "tok")  # timm's word, open_clip's word
-    return pooling == "cls" or (pooling == "native" and native)
+    return pooling == "cls" or (pooling in ("native", "unprojected") and native)
 
 
 @torch.no_grad()

@@ -161,6 +161,11 @@ class Method(nn.Module, Generic[OptionsT]):
         """Height and width of input images in pixels."""
         return self.vision.image_size
 
+    @property
+    def feature_size(self) -> int:
+        """Number of channels of the features of the method's pooling."""
+        return self.vision.feature_size(self.pooling)
+
     def prepare(
         self,
         source: TrainingSource,

@@ -33,7 +33,7 @@ class Full(Method[FullOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         self.vision = copy.deepcopy(self.backbone.vision).requires_grad_(True)
-        self.head = linear_head(self.vision.features, len(self.classes), std=self.options.head_std, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=self.options.head_std, generator=generator)
 
     def logits(self, views: Views) -> Tensor:
         return self.head(self.vision(views.pixels, pooling=self.pooling))

@@ -54,7 +54,7 @@ class GateVPT(Method[GateVPTOptions]):
         self.prompts = uniform_prompts(1, self.options.prompts, vision.width, vision.patch_size, generator)
         self.gates = nn.Parameter(torch.full((vision.depth - 1,), -self.options.gate_start))
         self.temperatures = nn.Parameter(torch.ones(vision.depth))
-        self.head = rare_class_head(vision.features, len(self.classes), generator=generator)
+        self.head = rare_class_head(self.feature_size, len(self.classes), generator=generator)
 
     def loss(self, views: Views) -> LossTerms:
         with torch.no_grad():

@@ -16,7 +16,7 @@ class LinearOptions:
     """Options of the linear probe."""
 
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg or patches."""
+    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
     head_std: float = 0.02
     """Standard deviation of the head's starting weights."""
 
@@ -31,7 +31,7 @@ class Linear(Method[LinearOptions]):
         return Traits(inputs="features", pooling=options.pooling)
 
     def build(self, generator: torch.Generator) -> None:
-        self.head = linear_head(self.vision.features, len(self.classes), std=self.options.head_std, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=self.options.head_std, generator=generator)
 
     def logits(self, views: Views) -> Tensor:
         return self.head(self.frozen_features(views))

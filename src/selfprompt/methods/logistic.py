@@ -27,7 +27,7 @@ class LogisticOptions:
     inverse_penalty: float = 0.0
     """C, the inverse of the L2 penalty; 0 selects it by cross-validation, or is 10 / width at one shot."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg or patches."""
+    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
 
     def __post_init__(self) -> None:
         if self.inverse_penalty < 0:
@@ -56,7 +56,7 @@ class Logistic(Method[LogisticOptions]):
         return Traits(inputs="features", pooling=options.pooling, closed_form=True)
 
     def build(self, generator: torch.Generator) -> None:
-        self.head = linear_head(self.vision.features, len(self.classes), std=0.02, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=0.02, generator=generator)
 
     @torch.no_grad()
     def prepare(

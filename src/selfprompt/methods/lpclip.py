@@ -25,7 +25,7 @@ class LPCLIPOptions:
     inverse_penalty: float = 0.0
     """C, the inverse of the L2 penalty; 0 searches it on validation images, and takes 0.316 where there are none."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg or patches."""
+    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
 
     def __post_init__(self) -> None:
         if self.inverse_penalty < 0:
@@ -52,7 +52,7 @@ class LPCLIP(Method[LPCLIPOptions]):
         return Traits(inputs="features", pooling=options.pooling, closed_form=True)
 
     def build(self, generator: torch.Generator) -> None:
-        self.head = linear_head(self.vision.features, len(self.classes), std=0.02, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=0.02, generator=generator)
 
     @torch.no_grad()
     def prepare(

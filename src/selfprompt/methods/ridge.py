@@ -23,7 +23,7 @@ class RidgeOptions:
     penalty: float = 0.0
     """L2 penalty; 0 selects it by leave-one-out on the training images, or is the width of the features at one shot."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg or patches."""
+    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
 
     def __post_init__(self) -> None:
         if self.penalty < 0:
@@ -52,7 +52,7 @@ class Ridge(Method[RidgeOptions]):
         return Traits(inputs="features", pooling=options.pooling, closed_form=True)
 
     def build(self, generator: torch.Generator) -> None:
-        self.head = linear_head(self.vision.features, len(self.classes), std=0.02, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=0.02, generator=generator)
 
     @torch.no_grad()
     def prepare(

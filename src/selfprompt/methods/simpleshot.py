@@ -23,7 +23,7 @@ class SimpleShotOptions:
     transform: Transform = "CL2N"
     """UN: features as they are; L2N: of unit length; CL2N: minus the mean training feature, then of unit length."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg or patches."""
+    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
 
 
 class SimpleShot(Method[SimpleShotOptions]):
@@ -47,9 +47,9 @@ class SimpleShot(Method[SimpleShotOptions]):
         return Traits(inputs="features", pooling=options.pooling, closed_form=True)
 
     def build(self, generator: torch.Generator) -> None:
-        self.head = linear_head(self.vision.features, len(self.classes), std=0.02, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=0.02, generator=generator)
         if self.options.transform == "CL2N":
-            self.register_buffer("mean", torch.zeros(self.vision.features))
+            self.register_buffer("mean", torch.zeros(self.feature_size))
 
     @torch.no_grad()
     def prepare(

@@ -62,7 +62,7 @@ class SPT(Method[SPTOptions]):
         options = self.options
         layers = self.vision.depth if options.deep else 1
         self.prompts = normal_prompts(layers, options.prompts, self.vision.width, generator=generator)
-        self.head = linear_head(self.vision.features, len(self.classes), std=options.head_std, generator=generator)
+        self.head = linear_head(self.feature_size, len(self.classes), std=options.head_std, generator=generator)
 
     def prepare(
         self,

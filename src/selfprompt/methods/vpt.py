@@ -73,7 +73,7 @@ class VPT(Method[VPTOptions]):
             self.projection = nn.Linear(width, self.vision.width)
             nn.init.kaiming_normal_(self.projection.weight, a=0, mode="fan_out", generator=generator)
             nn.init.uniform_(self.projection.bias, -(width**-0.5), width**-0.5, generator=generator)
-        self.head = rare_class_head(self.vision.features, len(self.classes), generator=generator)
+        self.head = rare_class_head(self.feature_size, len(self.classes), generator=generator)
 
     def logits(self, views: Views) -> Tensor:
         dropout = self.options.dropout if self.training else 0.0

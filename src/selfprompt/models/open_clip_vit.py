@@ -74,7 +74,8 @@ class OpenClipVision(VisionTower):
         self.visual = visual
         self.depth = len(visual.transformer.resblocks)
         self.width = visual.conv1.out_channels
-        self.features = visual.output_dim if visual.proj is not None else visual.ln_post.normalized_shape[0]
+        self.unprojected_features = visual.ln_post.normalized_shape[0]
+        self.features = visual.output_dim if visual.proj is not None else self.unprojected_features
         self.image_size = tuple(visual.image_size)
         self.patch_size = tuple(visual.patch_size)
         self.prefix = 1
@@ -114,18 +115,22 @@ class OpenClipVision(VisionTower):
         return self.visual.pool_type == "tok" and self.visual.attn_pool is None
 
     def _pool_native(self, x: Tensor) -> Tensor:
-        pooled, _ = self.visual._pool(x)
-        return self._project(pooled)
+        return self.visual._pool(x)[0]
 
     def _pool_mean(self, rows: Tensor) -> Tensor:
         if self.visual.attn_pool is not None:
             raise ValueError("A CLIP with an attentional pooler has only the pooling 'native'.")
         if self.visual.final_ln_after_pool:
-            return self._project(self.visual.ln_post(rows.mean(dim=1)))
-        return self._project(self.visual.ln_post(rows).mean(dim=1))
+            return cast(Tensor, self.visual.ln_post(rows.mean(dim=1)))
+        return cast(Tensor, self.visual.ln_post(rows).mean(dim=1))
 
-    def _project(self, pooled: Tensor) -> Tensor:
+    def project(self, pooled: Tensor) -> Tensor:
+        """Apply the projection, if there is one."""
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
+
+    def projection(self) -> Tensor:
+        """Return the projection, (U, E)."""
+        return super().projection() if self.visual.proj is None else self.visual.proj
 
     def facts(self) -> dict[str, object]:
         """Return the architecture as JSON values."""

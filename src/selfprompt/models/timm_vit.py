@@ -64,6 +64,7 @@ class TimmViT(VisionTower):
         self.prefix = vit.num_prefix_tokens
         self.class_token = vit.cls_token is not None
         self.freeze()
+        self.unprojected_features = vit.num_features
         self.features = self.head(next(vit.parameters()).new_zeros(1, self.width)).shape[-1]
 
     def patches(self, images: Tensor) -> Tensor:
@@ -96,11 +97,23 @@ class TimmViT(VisionTower):
         return self.vit.global_pool == "token" and self.vit.attn_pool is None
 
     def _pool_native(self, x: Tensor) -> Tensor:
-        return self.head(self.vit.forward_head(self.vit.norm(x), pre_logits=True))
+        return self.vit.forward_head(self.vit.norm(x), pre_logits=True)
 
     def _pool_mean(self, rows: Tensor) -> Tensor:
         # one of norm and fc_norm is the identity
-        return self.head(self.vit.fc_norm(self.vit.norm(rows.mean(dim=1))))
+        return cast(Tensor, self.vit.fc_norm(self.vit.norm(rows.mean(dim=1))))
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Apply the head."""
+        return cast(Tensor, self.head(pooled))
+
+    def projection(self) -> Tensor:
+        """Return the matrix of the head, (U, E), if it is linear without a bias."""
+        layers = [layer for layer in self.head.modules() if not list(layer.children())]
+        layers = [layer for layer in layers if not isinstance(layer, (nn.Identity, nn.Dropout))]
+        if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].bias is not None:
+            return super().projection()
+        return layers[0].weight.t()
 
     def facts(self) -> dict[str, object]:
         """Return the architecture as JSON values."""

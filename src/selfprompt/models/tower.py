@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfprompt.models.block import BlockParts, QKVDelta, attention_weights, pick, run_block
 from selfprompt.models.tokens import Tokens
 
-Pooling = Literal["native", "cls", "avg", "patches", "prompts"]
+Pooling = Literal["native", "cls", "avg", "patches", "prompts", "unprojected"]
 """How the final tokens become one vector; see ``VisionTower.pool``."""
 
 
@@ -232,12 +232,14 @@ class VisionTower(Tower):
         patch_size: Height and width of a patch, in pixels.
         prefix: Number of CLS and register tokens.
         class_token: Whether token 0 is a class token.
+        unprojected_features: Size of the features of the pooling "unprojected".
     """
 
     image_size: tuple[int, int]
     patch_size: tuple[int, int]
     prefix: int
     class_token: bool
+    unprojected_features: int
 
     def patches(self, images: Tensor) -> Tensor:
         """Embed the patches, without prefix and position embedding, (B, N, D)."""
@@ -275,7 +277,7 @@ class VisionTower(Tower):
         if pooling in ("avg", "prompts"):
             return None
         rows = torch.arange(tokens.x.shape[1], device=tokens.x.device)
-        if pooling == "cls" or (pooling == "native" and self.native_prefix):
+        if pooling == "cls" or (pooling in ("native", "unprojected") and self.native_prefix):
             return rows[: tokens.prefix]
         return torch.cat([rows[: tokens.prefix], rows[tokens.prefix + tokens.count :]]) if tokens.count else None
 
@@ -289,6 +291,7 @@ class VisionTower(Tower):
                 "cls": final norm of the class token.
                 "avg": mean over prompts and patches, then the final norm.
                 "patches": as "avg", without the prompts. "prompts": as "avg", prompts only.
+                "unprojected": as "native", before the projection of a CLIP.
                 A CLIP that normalises before it averages keeps that order, and its projection.
 
         Returns:
@@ -297,16 +300,34 @@ class VisionTower(Tower):
         Raises:
             ValueError: For an unknown pooling, "cls" without a class token, or "prompts" without prompts.
         """
-        if pooling == "native":
+        if pooling == "unprojected":
             return self._pool_native(tokens.others())
-        return self._pool_mean(self._rows(tokens, pooling))
+        if pooling == "native":
+            return self.project(self._pool_native(tokens.others()))
+        return self.project(self._pool_mean(self._rows(tokens, pooling)))
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Apply what follows upstream's pooling and final norm: (B, U) -> (B, E)."""
+        raise NotImplementedError
+
+    def projection(self) -> Tensor:
+        """Return the matrix of ``project``, (U, E): "unprojected" features times it are the "native" ones.
+
+        Raises:
+            ValueError: If ``project`` is not the product with one matrix.
+        """
+        raise ValueError("A CLIP is needed whose pooled image features are multiplied by one matrix and nothing else.")
+
+    def feature_size(self, pooling: Pooling) -> int:
+        """Return the size of the features of a pooling: E, or U of the "unprojected" ones."""
+        return self.unprojected_features if pooling == "unprojected" else self.features
 
     def _pool_native(self, x: Tensor) -> Tensor:
-        """Apply upstream's own pooling, (B, prefix + N, D) -> (B, E)."""
+        """Apply upstream's own pooling and final norm, (B, prefix + N, D) -> (B, U)."""
         raise NotImplementedError
 
     def _pool_mean(self, rows: Tensor) -> Tensor:
-        """Apply mean over rows, final norm and projection: (B, R, D) -> (B, E)."""
+        """Apply mean over rows and final norm: (B, R, D) -> (B, U)."""
         raise NotImplementedError
 
     def _rows(self, tokens: Tokens, pooling: Pooling) -> Tensor:
