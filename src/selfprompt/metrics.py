@@ -103,7 +103,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of an accuracy, in percent.
+    """Compute the Wilson score interval of an accuracy, in percent.
 
     Unlike ``p +- 1.96 s`` it stays inside [0, 100] and does not shrink to a point at 0 or 100 %.
 
@@ -124,7 +124,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """Harmonic mean of base and new accuracy.
+    """Compute the harmonic mean of base and new accuracy.
 
     Args:
         base: Accuracy on the base classes in percent, in [0, 100].

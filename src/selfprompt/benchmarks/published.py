@@ -1,4 +1,4 @@
-"""Averages published by others, shown next to one's own results and marked as published."""
+"""Averages published by others, shown next to measured results and marked as published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

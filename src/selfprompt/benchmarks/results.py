@@ -128,7 +128,7 @@ class GridResults:
     """The results in an output folder.
 
     Attributes:
-        results: The finished cells; if several belong in the same place of a table, the latest.
+        results: The finished cells; of several with the same position in a table, the latest.
         failed: Folders of failed cells, each with the last line of its traceback.
         notes: What a reader must know about the results, one sentence each.
     """
@@ -203,7 +203,7 @@ def _check_tables(metrics: Metrics) -> None:
 
 
 def select_latest(records: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Keep the latest of the records with the same place in a table; returns a note if others were dropped."""
+    """Keep the latest of the records with the same position in a table; returns a note if others were dropped."""
     latest: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for record in sorted(records, key=lambda record: record["finished"]):
         latest[(*_row_key(record), record["dataset"], record["seed"], record["shots"])] = record

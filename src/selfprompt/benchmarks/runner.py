@@ -53,7 +53,7 @@ State = Literal["done", "skipped", "failed", "locked"]
 
 
 class RunCache:
-    """What the cells of one process share: tasks, decoded images, their frozen features, and backbones.
+    """Tasks, decoded images, frozen features and backbones, shared by the cells of one process.
 
     Args:
         root: The folder with the data of suites that do not ship with the package.
@@ -93,7 +93,7 @@ class RunCache:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to a cell, and how many seconds it ran."""
+    """The final state of a cell, and the seconds that it ran."""
 
     cell: Cell
     state: State

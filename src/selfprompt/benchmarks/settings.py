@@ -1,4 +1,4 @@
-"""What a protocol or suite changes in a method's recipe: the rules of settings.yaml; imports no torch."""
+"""Changes of protocols and suites to a method's recipe: the rules of settings.yaml; imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -10,8 +10,8 @@ class Views:
     """One view each of B images. The loader fills it, and a method reads what its traits ask for.
 
     Args:
-        pixels: Normalised images, (B, 3, H, W); None where only features are needed.
-        features: Features from the frozen vision tower, not normalised, (B, E); None where they are not known yet.
+        pixels: Normalised images, (B, 3, H, W); None if only features are needed.
+        features: Features from the frozen vision tower, not normalised, (B, E); None if they are not known yet.
         labels: Class indices, (B,), int64; -1 for every image if None.
         indices: Positions of the images in their data set, (B,), int64; 0 to B - 1 if None.
 
@@ -50,22 +50,22 @@ class Views:
         return self._pixels
 
     def with_features(self, features: Tensor) -> "Views":
-        """The same views with these features, (B, E)."""
+        """Return the same views with these features, (B, E)."""
         return Views(self._pixels, features, self.labels, self.indices)
 
     def to(self, device: torch.device | str) -> "Views":
-        """The views on another device."""
+        """Return the views on another device."""
         overlap = torch.device(device).type == "cuda"  # copies to other devices may race with their use
         return self._each(lambda tensor: tensor.to(device, non_blocking=overlap))
 
     def chunk(self, count: int) -> list["Views"]:
-        """At most ``count`` parts of nearly equal size, in order."""
+        """Split into at most ``count`` parts of nearly equal size, in order."""
         size = -(-len(self) // count) or 1
         starts = range(0, len(self), size) or [0]
         return [self.rows(start, start + size) for start in starts]
 
     def rows(self, start: int, stop: int) -> "Views":
-        """The images from one position up to another."""
+        """Return the images from ``start`` up to ``stop``."""
         return self._each(lambda tensor: tensor[start:stop])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Views":

@@ -191,7 +191,7 @@ class Classifier:
     def batches(
         self, items: Sequence[Item], store: ImageStore | None = None, features: FeatureStore | None = None
     ) -> Batches:
-        """The images in order, under the evaluation transform."""
+        """Return batches of the images in order, under the evaluation transform."""
         transform = eval_transform(self.preprocess)
         return Batches(
             items,
@@ -244,7 +244,7 @@ class Classifier:
 
 
 def _are_items(data: Any) -> bool:
-    """Whether these are items of a data set."""
+    """Return whether these are items of a data set."""
     return isinstance(data, Sequence) and len(data) > 0 and all(isinstance(item, Item) for item in data)
 
 
@@ -367,7 +367,7 @@ def pick_device(device: str = "auto") -> torch.device:
 def evaluate(
     method: Method, batches: Batches, *, among: Sequence[int] | None = None, progress: Progress | None = None
 ) -> Metrics:
-    """Metrics of a method over batches, whose labels count the classes chosen from: all, or those of ``among``."""
+    """Evaluate a method on batches whose labels index all classes, or only those of ``among``."""
     method.eval()
     chosen = range(len(method.classes)) if among is None else among
     logits: list[Tensor] = []

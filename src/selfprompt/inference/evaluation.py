@@ -25,7 +25,7 @@ class LabelledImages:
 
     Attributes:
         items: The images of ``split``.
-        split: The split that "auto" stands for, or the requested one.
+        split: The requested split, or the one that "auto" selected.
         training: The classifier's training images, if ``items`` may contain copies of them.
     """
 
@@ -110,7 +110,7 @@ def data_key(data: Any) -> str:
 def _as_trained(
     dataset: Dataset, classes: Sequence[str], recipe: Mapping[str, Any], say: Callable[[str], None]
 ) -> tuple[Dataset, tuple[Item, ...]]:
-    """The data set with the classes of the training, and the training images if the test images were held out."""
+    """Return the data set with the classes of the training, and its training images if test images were held out."""
     drawn, _ = draw_few_shot(dataset.train, dataset.val, recipe["shots"], recipe["seed"])
     training = select_base_new(replace(dataset, train=drawn), recipe["classes"]).train if dataset.held_out else ()
     dataset = select_base_new(dataset, recipe["classes"])

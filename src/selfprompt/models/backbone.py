@@ -19,7 +19,7 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How images become tensors for a backbone.
+    """Preprocessing of the images of a backbone.
 
     Attributes:
         size: Height and width in pixels.
@@ -46,7 +46,7 @@ class Backbone:
         text: Text tower, None for a plain ViT.
         tokenizer: Texts -> ids, (N, context); None without a text tower.
         scale: exp(logit_scale) of the CLIP; 1.0 without text.
-        preprocess: How images become tensors.
+        preprocess: Preprocessing of images.
         pooling: Pooling that suits the checkpoint when a method trains a head on it.
         bias: Logit bias of a SigLIP, else 0.0.
         note: A remark that every output must show; empty for a pretrained backbone.

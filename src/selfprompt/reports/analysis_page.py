@@ -50,7 +50,7 @@ class AnalysedImages:
 
 @dataclass(frozen=True)
 class AnalysisInputs:
-    """What an analysis draws.
+    """Everything that an analysis draws.
 
     Attributes:
         method: The tuned method, in eval mode.

@@ -39,7 +39,7 @@ class RunLog:
                 ) from error
 
     def write_csv(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write log.csv anew."""
+        """Rewrite log.csv."""
         if self.folder is not None and history:
             write_atomically(self.folder / "log.csv", history_csv(history).encode())
 

@@ -170,7 +170,7 @@ def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str
 
 
 def _step(state: TrainingState, batch: Views, meter: Meter) -> None:
-    """One optimiser step on this process's part of a batch."""
+    """Take one optimiser step on this process's part of a batch."""
     fabric, options = state.fabric, state.options
     weight = len(batch)
     if weight == 0:  # no image of a short last batch for this process, but the others wait for its gradients

@@ -26,7 +26,7 @@ from selfprompt.utils.files import write_atomically
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("selfprompt", "torch", "pillow")
-"""The libraries that decode, resize and compute: another version may give other bits."""
+"""Libraries that decode, resize and compute: another version may give other bits."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FeatureStore:
 
     Args:
         budget: Bytes to keep in memory, or a string such as "2GB", "500MB", "0". An image takes E numbers per view.
-        folder: Where features are also kept for later processes; None keeps them in memory only.
+        folder: Folder that also keeps the features, for later processes; None keeps them in memory only.
 
     Raises:
         ValueError: If the budget is negative or cannot be read, or the folder is a file.
@@ -98,7 +98,7 @@ class FeatureStore:
             self._folder.write(key, images, features)
 
     def has_room(self, images: int, features: Tensor) -> bool:
-        """Whether the features of so many images fit into the budget; ``features`` are those of some of them."""
+        """Return whether features of ``images`` images fit into the budget; ``features`` are those of some of them."""
         return self.used + images * features[0].numel() * features.element_size() <= self.budget
 
     def _keep(self, key: SetKey, features: Tensor) -> None:
@@ -153,7 +153,7 @@ class FeatureFolder:
             logger.warning("%s", error)
 
     def _path(self, key: SetKey, images: ImageStore) -> Path | None:
-        """The file for a set; None if the file of an image cannot be read any more."""
+        """Return the file for a set; None if the file of an image can no longer be read."""
         facts = (key.encoder, key.transform, key.view, key.batch_size, [(name, version(name)) for name in LIBRARIES])
         digest = hashlib.sha256(repr(facts).encode())
         try:
@@ -164,7 +164,7 @@ class FeatureFolder:
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def _content(self, source: Source, images: ImageStore) -> bytes:
-        """A hash of an image's content, computed once."""
+        """Return a hash of an image's content, computed once."""
         if source not in self._contents:
             if isinstance(source, IndexedSource):
                 image = images.get(Item(source, 0))
@@ -176,5 +176,5 @@ class FeatureFolder:
 
 
 def checksum(tensor: Tensor) -> int:
-    """CRC-32 of a tensor's bytes; safetensors has no checksum of its own."""
+    """Return the CRC-32 of a tensor's bytes; safetensors has no checksum."""
     return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -34,16 +34,16 @@ class Batches:
         store: Decodes images, and keeps them.
         transform: From `transforms.eval_transform` or `transforms.train_transform`.
         batch_size: Number of images in a global batch, over all processes.
-        shuffle: Whether each epoch has an order of its own; otherwise it is that of the items.
+        shuffle: Whether to draw a new order for each epoch; otherwise the order is that of the items.
         seed: Seed of orders and crops; 0 is a seed.
         drop_last: Whether to drop an incomplete last batch; "auto" only if there is a full one.
         rank: This process, 0 to world - 1.
         world: Number of processes.
         workers: Threads that prepare images; 0 prepares them in the calling thread.
-        validation: Images of the same classes for choosing hyper-parameters; None if there are none.
+        validation: Images of the same classes for selecting hyper-parameters; None if there are none.
         views: Number of random views per image: epoch n shows view n mod views. 0: a new view in every epoch.
         features: Keeps frozen features of the images while their views repeat; None keeps none.
-        device: Where pixels go. A GPU receives bytes, while it still computes.
+        device: Device of the pixels. A GPU receives them as bytes, while it computes.
 
     Raises:
         ValueError: If there are no images, no batch is left, or a number is out of range.
@@ -114,20 +114,20 @@ class Batches:
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
-        """Where the images come from."""
+        """Sources of the images."""
         return tuple(item.source for item in self.items)
 
     @property
     def keeps_features(self) -> bool:
-        """Whether ``epoch`` fills in features: there is a store, and the views come again in other epochs."""
+        """Whether ``epoch`` fills in features: there is a store, and the views repeat in other epochs."""
         return self.features is not None and (not self.transform.random or self.views > 0)
 
     def draw(self, number: int) -> int:
-        """Which random views epoch ``number`` shows."""
+        """Return which random views epoch ``number`` shows."""
         return number % self.views if self.views else number
 
     def order(self, number: int) -> list[int]:
-        """The indices of epoch ``number`` in the order of its batches, all of them."""
+        """Return all indices in the order of epoch ``number``."""
         if not self.shuffle:
             return list(range(self.size))
         return torch.randperm(self.size, generator=seeded(self.seed, number)).tolist()
@@ -135,13 +135,13 @@ class Batches:
     def epoch(
         self, number: int, start_step: int = 0, *, encoder: Encoder | None = None, pixels: bool = True
     ) -> Iterator[Views]:
-        """The batches of one epoch. Pixels are on the batches' device, everything else on the CPU.
+        """Yield the batches of one epoch. Pixels are on the batches' device, everything else on the CPU.
 
         Args:
-            number: Which epoch, from 0.
+            number: The epoch, from 0.
             start_step: Number of steps to skip; they cost nothing.
-            encoder: Computes the features to fill in, where this keeps features and has room for them.
-            pixels: Whether pixels are needed where features are filled in; if not, no image is decoded for them.
+            encoder: Computes the features to fill in, if features are kept and there is room for them.
+            pixels: Whether pixels are needed where features are filled in; if not, no image is decoded.
 
         Raises:
             ValueError: If a number is negative or there are fewer steps.
@@ -154,11 +154,11 @@ class Batches:
         return self._with_features(number, start_step, encoder, pixels)
 
     def batch(self, indices: Sequence[int] | Tensor, draw: int = 0) -> Tensor:
-        """The pixels of images at given indices, in their order.
+        """Return the pixels of the images with the given indices, in this order.
 
         Args:
             indices: Positions in ``items``, (B,); repeats are allowed.
-            draw: Take the random crops of epoch ``draw``; has no effect on a deterministic transform.
+            draw: Use the random crops of epoch ``draw``; has no effect on a deterministic transform.
 
         Returns:
             Normalised pixels, (B, 3, S, S), float32, on the batches' device.
@@ -168,7 +168,7 @@ class Batches:
         return self.transform.batch(pixels, self.device)
 
     def deterministic(self) -> "Batches":
-        """The same images under the evaluation transform, in their order; every process gets all of them."""
+        """Return the same images under the evaluation transform, in order; every process gets all of them."""
         return self._in_order(self.transform.deterministic())
 
     def _in_order(self, transform: Transform) -> "Batches":
@@ -186,13 +186,13 @@ class Batches:
         )
 
     def _steps(self, number: int, start_step: int) -> list[list[int]]:
-        """The indices of this process's part of each batch of an epoch."""
+        """Return the indices of this process's part of each batch of an epoch."""
         order = self.order(number)
         starts = range(start_step * self.batch_size, len(self) * self.batch_size, self.batch_size)
         return [self._part(order[start : start + self.batch_size]) for start in starts]
 
     def _part(self, batch: list[int]) -> list[int]:
-        """This process's part of a global batch."""
+        """Return this process's part of a global batch."""
         share, rest = divmod(len(batch), self.world)
         start = self.rank * share + min(self.rank, rest)
         return batch[start : start + share + (self.rank < rest)]
@@ -202,7 +202,7 @@ class Batches:
         return self.store.apply(lambda image: self.transform.pixels(image, generator), self.items[index])
 
     def _pixels_of(self, number: int, start_step: int = 0) -> Iterator[Views]:
-        """The batches of an epoch with their pixels alone."""
+        """Yield the batches of an epoch with pixels only."""
         steps = self._steps(number, start_step)
         decoded = prefetch(lambda index: self._decoded(index, number), steps, self.workers)
         for step, pixels in zip(steps, decoded, strict=True):
@@ -210,7 +210,7 @@ class Batches:
             yield Views(self.transform.batch(pixels, self.device), None, self.labels[indices], indices)
 
     def _with_features(self, number: int, start_step: int, encoder: Encoder, pixels: bool) -> Iterator[Views]:
-        """The batches of an epoch with features; with pixels alone where the store has no room for the set."""
+        """Yield the batches of an epoch with features, or with pixels only if the store has no room for the set."""
         assert self.features is not None
         key = self._feature_key(number, encoder)
         features = self.features.get(key, self.store)
@@ -229,12 +229,12 @@ class Batches:
                 yield Views(None, features[indices], self.labels[indices], indices)
 
     def _feature_key(self, number: int, encoder: Encoder) -> SetKey:
-        """What the features of an epoch's views depend on."""
+        """Return the key of the features of an epoch's views."""
         view = (self.seed, self.draw(number)) if self.transform.random else ()
         return SetKey(encoder.key, self.transform, view, self.batch_size, self.sources)
 
     def _computed(self, key: SetKey, number: int, encoder: Encoder) -> Tensor | None:
-        """The features of an epoch's views, (N, E); None, after the first batch, if there is no room for them."""
+        """Return the features of an epoch's views, (N, E); None, after the first batch, if they do not fit."""
         assert self.features is not None
         for views in self._in_order(self.transform)._encoded(key, number, encoder):
             if views.features is None or not self.features.has_room(self.size, views.features):
@@ -242,7 +242,7 @@ class Batches:
         return self.features.get(key, self.store)
 
     def _encoded(self, key: SetKey, number: int, encoder: Encoder) -> Iterator[Views]:
-        """The batches of an epoch in the order of the items, with features that are kept once all are computed."""
+        """Yield the batches of an epoch in the order of the items, with features; keep these once all are computed."""
         assert self.features is not None
         kept, done = None, 0
         for views in self._pixels_of(number):
@@ -259,6 +259,6 @@ class Batches:
 
 
 def seeded(*key: int) -> Generator:
-    """A generator whose seed is a hash of the key: neighbouring keys give unrelated numbers."""
+    """Return a generator seeded with a hash of the key: neighbouring keys give unrelated numbers."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -88,7 +88,7 @@ def split_item(item: Any, name: str) -> tuple[Any, Any]:
 
 
 def may_be_image(value: Any) -> bool:
-    """Return whether a value may stand for an image; None stands for a missing image."""
+    """Return whether a value may be an image; None counts as a missing image."""
     if isinstance(value, Mapping):
         return bool({"bytes", "path"} & set(value))
     is_array = len(getattr(value, "shape", ())) > 1

@@ -1,6 +1,6 @@
 """Reads data-set objects: torchvision's, Hugging Face's, the user's own, and lists of pairs.
 
-Known classes give their labels without decoding; every other object is asked for each of its items.
+The labels of known classes are read without decoding; all other objects are read item by item.
 """
 
 from collections.abc import Mapping, Sequence

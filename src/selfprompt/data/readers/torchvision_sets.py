@@ -1,7 +1,7 @@
 """Reads the labels, and where possible the paths, of known torchvision data sets without decoding an image.
 
-Only these exact classes are opened up. A subclass or a look-alike wrapper may return other images or labels than its
-lists say, so it is asked for its items (`objects`).
+Only exactly these classes are read directly. A subclass or a wrapper may return other images or labels than are in its
+lists, so its items are read one by one (`objects`).
 """
 
 import sys

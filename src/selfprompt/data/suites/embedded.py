@@ -16,7 +16,7 @@ ARCHIVE_NAME = "images.zip"
 
 
 def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
-    """Read one task: 16 training, 4 validation and 8 test images a class, and 2 in each shifted domain.
+    """Read one task: 16 training, 4 validation and 8 test images per class, and 2 in each shifted domain.
 
     Args:
         name: One of `TASKS`.

@@ -113,7 +113,7 @@ def _build(spec: DatasetSpec, folder: Path, splits: dict[Split, LabelledPaths], 
 
 
 def _find_image_base(spec: DatasetSpec, folder: Path, first: str) -> Path:
-    """Return the folder to which the paths of a list are relative, found by its first image."""
+    """Return the folder to which the paths of a list are relative; the first image decides."""
     bases = [folder, *(folder / images for images in spec.images), *(folder / "102flowers" / "jpg", folder.parent)]
     for base in bases:
         if safe_path(base, first, str(folder)).is_file():
