@@ -42,6 +42,8 @@ KEYS = {
     "cocoop, clip": {"context", *(f"network.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias"))},
     "coop, clip": {"context"},
     "coop, class specific": {"context"},
+    "gda, clip": {"alpha", "bias", "known", "support", "weight"},
+    "gda, these names only": {"alpha", "bias", "known", "weight"},
     "gatevpt, clip": HEAD | {"prompts", "gates", "temperatures"},
     "gatevpt, mae": HEAD | {"prompts", "gates", "temperatures"},
     "ivlp, clip": {"text_prompts", "image_prompts"},
@@ -50,6 +52,7 @@ KEYS = {
     "linear, mae": HEAD,
     "logistic, clip": HEAD,
     "logistic, mae": HEAD,
+    "lppp, clip": HEAD,
     "lpclip, clip": HEAD,
     "maple, clip": {
         "text_prompts",

@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
     "coop, class specific": ("coop", {"class_specific": True}),
     "coop, name in the middle": ("coop", {"class_token_position": "middle"}),
+    "gda, these names only": ("gda", {"new_names": False, "alpha": 0.01}),
     "sep, as released": ("sep", {"fusion_axis": "batch", "selection": "batch"}),
     "sep, choice by batch": ("sep", {"selection": "batch", "layers": (1, 3)}),
     "sep, shared fusion": ("sep", {"fusion": "shared", "layers": (1, 3)}),
@@ -137,7 +138,7 @@ def test_the_loss_falls(label: str) -> None:
     if training.method.trainable():
         assert training.after < training.before
     else:
-        assert CASES[label].name in ("zero-shot", "tip-adapter", "proker")
+        assert CASES[label].name in ("zero-shot", "tip-adapter", "proker", "gda")
 
 
 @every
@@ -232,7 +233,7 @@ def test_which_methods_take_frozen_features() -> None:
         "proker",
         "ss-text",
     }
-    features |= {"prolip", "logistic", "ridge", "simpleshot"}
+    features |= {"gda", "lppp", "prolip", "logistic", "ridge", "simpleshot"}
     assert {name for name, read in inputs.items() if read == "features"} == features
     assert {name for name, read in inputs.items() if read == "both"} == {"sep", "promptsrc"}
 

@@ -1,4 +1,4 @@
-"""Ridge and logistic regression and SimpleShot: the solutions, the selected penalties, every kind of support."""
+"""Ridge and logistic regression, SimpleShot, GDA and LP++: the solutions, what is selected, every kind of support."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,16 @@ from torch import Tensor
 
 import selfprompt
 from selfprompt import tune
-from selfprompt.methods import logistic, ridge, simpleshot
+from selfprompt.methods import gda, logistic, lppp, ridge, simpleshot
 from selfprompt.methods.base import Method
+from selfprompt.methods.class_texts import encode_template
+from selfprompt.methods.heads import unit
 from selfprompt.methods.support import leave_out_folds, standardisation, support_features
-from tests.methods.tiny import NAMES, Source, backbone, images, labelled, small
+from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled, small
 
-HEADS = ["logistic", "ridge", "simpleshot"]
+PLAIN = ["logistic", "ridge", "simpleshot"]  # for backbones without text, too
+HEADS = [*PLAIN, "gda", "lppp"]
+CASES = [(name, "clip") for name in HEADS] + [(name, "mae") for name in PLAIN]
 UNBALANCED = torch.tensor([0, 1, 1, 2, 3, 0, 1, 1, 3, 3])
 
 
@@ -84,14 +88,15 @@ def test_folds_leave_every_class_an_image(drawn: list[int], most: int) -> None:
 # each head
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("kind", ["clip", "mae"])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_head_learns_from_any_support(name: str, kind: str) -> None:
     pictures = labelled(8)[0]
     for labels in (torch.arange(8) % 4, UNBALANCED, torch.arange(4)):  # balanced, unbalanced, one shot
-        rows = torch.stack([pictures[label] + 0.01 * n for n, label in enumerate(labels.tolist())])
-        method = prepared(name, Source(rows, labels), kind)
+        rows = torch.stack([pictures[label] + 0.1 * images(1, seed=n)[0] for n, label in enumerate(labels.tolist())])
+        method = prepared(name, Source(rows, labels), kind, **({"alpha": 1.0} if name == "gda" else {}))
         assert all(tensor.isfinite().all() for tensor in method.adapter_state_dict().values())
+        if name == "gda" and len(labels) == 4:
+            continue  # the views of these images are all the same, so that it is zero-shot CLIP
         with torch.no_grad():
             assert (method(rows - 1).argmax(dim=1) == labels).float().mean() > 0.9  # the evaluation view
 
@@ -111,7 +116,7 @@ def test_a_class_without_images_is_named(name: str) -> None:
         prepared(name, Source(*labelled(6, classes=2)))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_permuting_the_classes_permutes_the_logits(name: str) -> None:
     labels, order = UNBALANCED, torch.tensor([2, 0, 3, 1])
     features, test = cluster_features(labels), torch.randn(5, 6, generator=seeded(3)).double()
@@ -261,17 +266,168 @@ def test_simpleshot_scores_are_negated_squared_distances(transform: simpleshot.T
         assert (method(test) - expected).abs().max() < 1e-5 * float(expected.abs().max().clamp(min=1))
 
 
+# GDA
+
+
+def unit_features(labels: Tensor, seed: int = 1) -> Tensor:
+    return unit(cluster_features(labels, 8, seed).double())
+
+
+def test_gda_inverts_the_shrunk_covariance_of_all_classes() -> None:
+    labels = UNBALANCED
+    features = unit_features(labels)
+    moments = gda.Moments.of(features, labels, 4)
+    means = torch.stack([features[labels == label].mean(dim=0) for label in range(4)])
+    centred = features - means[labels]
+    covariance = centred.t() @ centred / (len(labels) - 1)
+    shrunk = (len(labels) - 1) * covariance + covariance.trace() * torch.eye(8)
+    torch.testing.assert_close(moments.means, means)
+    torch.testing.assert_close(moments.precision, 8 * torch.linalg.inv(shrunk))
+
+
+def test_moments_without_some_features_are_those_of_the_others() -> None:
+    labels, left = torch.arange(12) % 3, torch.arange(12) < 6
+    features = unit_features(labels)
+    rest = gda.Moments.of(features, labels, 3) - gda.Moments.of(features[left], labels[left], 3)
+    expected = gda.Moments.of(features[~left], labels[~left], 3)
+    torch.testing.assert_close(rest.means, expected.means)
+    torch.testing.assert_close(rest.precision, expected.precision)
+
+
+def test_features_that_do_not_vary_have_no_gaussian_part() -> None:
+    labels = torch.arange(6) % 3
+    features = unit_features(torch.arange(3)).repeat(2, 1)  # two copies of one feature a class
+    whole = gda.Moments.of(features, labels, 3)
+    assert not whole.precision.any()
+    assert not (whole - gda.Moments.of(features[:3], labels[:3], 3)).precision.any()
+    single, zero = prepared("gda", Source(*labelled(4)), views=0), small("zero-shot")
+    with torch.no_grad():
+        assert (single(images(3)).softmax(dim=1) - zero(images(3)).softmax(dim=1)).abs().max() < 1e-5
+
+
+def test_the_selected_alpha_is_right_most_often_in_explicit_folds() -> None:
+    labels, chosen = torch.cat([torch.arange(9) % 3, torch.tensor([3])]), set()
+    folds = leave_out_folds(labels, gda.MOST_FOLDS)
+    assert folds.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, -1]
+    for seed in range(6):
+        features = unit(unit_features(labels, seed) + 0.1 * seed * torch.randn(10, 8, generator=seeded(seed)).double())
+        zero_shot = 3 * torch.randn(10, 4, generator=seeded(seed + 20)).double()
+        right = dict.fromkeys(gda.ALPHAS, 0)
+        for fold in range(3):
+            left = folds == fold
+            moments = gda.Moments.of(features[~left], labels[~left], 4)
+            weight, bias = gda.gaussian_head(moments.means, moments.precision)
+            for alpha in right:
+                scores = zero_shot[left] + alpha * (features[left] @ weight.t() + bias)
+                right[alpha] += int((scores.argmax(dim=1) == labels[left]).sum())
+        alpha = gda.select_alpha(features, labels, zero_shot, folds)
+        assert alpha == max(right, key=lambda alpha: right[alpha])
+        chosen.add(alpha)
+    assert len(chosen) > 1
+
+
+def test_gda_takes_a_given_alpha_and_that_of_the_authors_at_one_shot() -> None:
+    source = Source(*labelled(12))
+    method = prepared("gda", source)
+    assert method.selected == {"alpha": pytest.approx(float(method.alpha))}
+    assert float(prepared("gda", source, alpha=0.5).alpha) == 0.5
+    single = prepared("gda", Source(*labelled(4)))
+    assert float(single.alpha) == pytest.approx(gda.ONE_SHOT)
+    assert single.selected == {}
+    with pytest.raises(ValueError, match=r"alpha must be 0 \(select\) or above, got -1.0"):
+        small("gda", alpha=-1.0)
+    with pytest.raises(ValueError, match=r"views must be 0 \(the evaluation view\) or above, got -1"):
+        small("gda", views=-1)
+
+
+@pytest.mark.parametrize("neighbours", [3, 64])
+def test_new_classes_are_built_from_the_training_features_near_their_text(neighbours: int) -> None:
+    support, texts = unit_features(torch.arange(20) % 4), unit_features(torch.arange(3), seed=7)
+    count = min(neighbours, 20)
+    means, precisions = [], []
+    for text in texts:
+        nearest = support[(support @ text).argsort(descending=True)[:count]]
+        means.append((nearest.sum(dim=0) + 16 * text) / (count + 16))
+        covariance = (nearest - text).t() @ (nearest - text) / (count - 1)
+        precisions.append(8 * torch.linalg.inv((count - 1) * covariance + covariance.trace() * torch.eye(8)))
+    found, precision = gda.new_classes(texts, support, neighbours)
+    torch.testing.assert_close(found, torch.stack(means))
+    torch.testing.assert_close(precision, torch.stack(precisions).mean(dim=0))
+
+
+@torch.no_grad()
+def test_trained_names_keep_their_scores_among_new_ones() -> None:
+    method = prepared("gda", Source(*labelled(12)), alpha=0.1)
+    names, pictures = ("a dog", NAMES[3], "tram", NAMES[0]), images(3)
+    before, mixed = method(pictures), method.with_classes(names)
+    scores, texts = mixed(pictures), small("zero-shot", names=names)(pictures)
+    assert (scores[:, [1, 3]] - before[:, [3, 0]]).abs().max() < 1e-4 * float(before.abs().max())
+    assert (scores - texts)[:, [0, 2]].abs().max() > 0.01
+    assert mixed.with_classes(NAMES)(pictures).equal(before)
+    with pytest.raises(ValueError, match="cannot take new class names"):
+        prepared("gda", Source(*labelled(12)), new_names=False).with_classes(names)
+
+
+def test_the_classes_of_stored_rows_must_be_as_many_as_the_rows() -> None:
+    method = prepared("gda", Source(*labelled(12)))
+    tensors = method.adapter_state_dict()
+    with pytest.raises(ValueError, match=r"known and weight and bias must have equally many rows.*4, 3, 4"):
+        method.load_adapter_state_dict({**tensors, "weight": tensors["weight"][:3]})
+
+
+# LP++
+
+
+def test_lppp_follows_the_gradient_of_its_loss() -> None:
+    labels = UNBALANCED
+    features, texts = unit_features(labels), unit_features(torch.arange(4), seed=5)
+    rate, alpha_rate = lppp.step_sizes(features, texts)
+    assert rate == pytest.approx(40 / float(torch.linalg.eigvalsh(features.t() @ features).max()))
+    assert alpha_rate == pytest.approx(10 / (4 * float((features @ texts.t()).square().sum(dim=0).max())))
+    sums, alpha = lppp.start(features, labels, texts)
+    assert sums[2].equal(features[labels == 2].sum(dim=0))
+    own = [(features[labels == label] @ texts[label]).mean() for label in range(4)]
+    assert float(alpha[0]) == pytest.approx(250 * float(torch.stack(own).mean()))
+    weight, bias, alpha = (t.clone().requires_grad_() for t in (sums, torch.zeros(4, dtype=torch.float64), alpha))
+    sgd = torch.optim.SGD([weight, bias], lr=rate, momentum=0.9)
+    for iteration, probe in enumerate(lppp.descend(features, labels, texts, 25), start=1):
+        loss = F.cross_entropy(features @ weight.t() + bias + alpha * (features @ texts.t()), labels)
+        sgd.zero_grad()
+        alpha.grad = None
+        loss.backward()
+        sgd.step()
+        if iteration % 10 == 0:
+            alpha.data -= alpha_rate * alpha.grad
+        ours = (probe.weight, probe.bias, probe.alpha, probe.loss)
+        for tensor, expected in zip(ours, (weight, bias, alpha, loss), strict=True):
+            torch.testing.assert_close(tensor, expected.detach())
+    assert not list(lppp.descend(features, labels, texts, 25, "accumulated"))[-1].alpha.allclose(probe.alpha)
+
+
+@torch.no_grad()
+def test_lppp_stores_one_linear_layer_on_unit_features() -> None:
+    pictures, labels = labelled(12)
+    method, clip = prepared("lppp", Source(pictures, labels), iterations=20), backbone("clip")
+    features = unit(clip.vision(pictures - 1).double())
+    texts = encode_template(clip, "a photo of a {}.", NAMES).double()
+    probe = list(lppp.descend(features, labels, texts, 20))[-1]
+    test = unit(clip.vision(images(3)))
+    expected = test.double() @ probe.weight.t() + probe.bias + probe.alpha * (test.double() @ texts.t())
+    assert (method(images(3)) - expected).abs().max() < 1e-5 * float(expected.abs().max().clamp(min=1))
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        small("lppp", iterations=0)
+
+
 # whole runs
 
 
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("kind", ["clip", "mae"])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_run_stores_what_it_solved(name: str, kind: str, split_photos, tmp_path) -> None:
     settings = {"backbone": f"embedded/{kind}", "workers": 0, "batch_size": 4}
-    done = tune(split_photos, method=name, **settings, out=tmp_path / "out")
+    done = tune(split_photos, method=name, **settings, options=SMALL.get(name, {}), out=tmp_path / "out")
     assert (done.results["history"], done.results["weights"]) == ([], "prepared")
     assert done.results["tuned"]["accuracy"] > 50
-    selected = {"logistic": {"inverse_penalty"}, "ridge": {"penalty"}, "simpleshot": set()}
-    assert set(done.results["chosen"]) == selected[name]
+    selected = {"gda": {"alpha"}, "logistic": {"inverse_penalty"}, "ridge": {"penalty"}}
+    assert set(done.results["chosen"]) == selected.get(name, set())
     loaded = selfprompt.load(tmp_path / "out")
     assert loaded.method(images(2)).equal(done.method(images(2)))

@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save t
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
     "gatevpt": {"prompts": 5, "dropout": 0.0},
+    "gda": {"views": 2},
     "kgcoop": {"init_text": ""},  # the paper's start is not random
     "prograd": {"prompts": 4},
     "proker": {"views": 2},
