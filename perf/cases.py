@@ -16,7 +16,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Target:
-    """What a case must reach on a CPU in float32 with ViT-B's shapes; None where there is no target.
+    """The targets of a case on a CPU in float32 with ViT-B's shapes; None where there is no target.
 
     Attributes:
         faster: Lower bound of the baseline's time divided by ours.

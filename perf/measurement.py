@@ -46,7 +46,7 @@ MAX_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class TimeBudget:
-    """How long to measure a case.
+    """The time to spend on a case.
 
     Attributes:
         rounds: Minimum number of rounds.

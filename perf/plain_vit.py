@@ -93,7 +93,7 @@ class PlainViT(nn.Module):
 
         Args:
             images: (B, 3, H, W).
-            prompts: Deep prompts, (depth, P, D), inserted anew before each block.
+            prompts: Deep prompts, (depth, P, D), inserted again before each block.
             average: Whether to return the normalised mean over prompts and patches, not the normalised class token.
         """
         x = self.stem(images)

@@ -1,4 +1,4 @@
-"""What all workloads share: backbones, images, class names, a training step, and pairs of contenders."""
+"""Shared parts of all workloads: backbones, images, class names, a training step, and pairs of contenders."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum that is orthogonalised before the step.
 
-torch.optim.Muon iterates in bfloat16, fifty times slower than float32 on a CPU without bfloat16; hence our own. The
-step is scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable": 0.2 sqrt(max(rows, columns))).
+torch.optim.Muon iterates in bfloat16, fifty times slower than float32 on a CPU without bfloat16; this version does not.
+The step is scaled to the size of AdamW's (Liu et al. 2025, "Muon is scalable": 0.2 sqrt(max(rows, columns))).
 """
 
 from collections.abc import Iterable

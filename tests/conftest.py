@@ -1,4 +1,4 @@
-"""What tests of the whole program share: folders of small photos, classifiers tuned on them, the command line."""
+"""Fixtures for tests of the whole program: folders of small photos, classifiers tuned on them, the command line."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ from PIL import Image
 
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "SELFPROMPT_DEBUG")
 PROCESSES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-for name in tuple(os.environ):  # what a test sees comes from the test, not from the shell or the cluster around it
+for name in tuple(os.environ):  # the environment of a test comes from the test, not from the shell or the cluster
     if name in TERMINAL + PROCESSES or name.startswith("SLURM_"):
         del os.environ[name]
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs the network, and none may wait for it
-os.environ["no_proxy"] = "*"  # the servers that tests ask are their own
+os.environ["no_proxy"] = "*"  # tests use local servers only
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: on a busy machine threads wait for one another
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # and where more are wanted, those that wait leave the cores alone
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # with more threads, waiting ones free the cores
 # A busy machine is slow, not wrong, and a checkout may be read-only.
 settings.register_profile("any machine", deadline=None, database=None)
 settings.load_profile("any machine")
@@ -37,7 +37,7 @@ def photo(colour: tuple[int, int, int], seed: int) -> Image.Image:
 
 
 def write_photos(root: Path, counts: Mapping[str, int]) -> Path:
-    """A folder of photos for each class; classes that have no colour of their own get one."""
+    """Write a folder of photos for each class; a class without an entry in ``COLOURS`` gets the colour of another."""
     for number, (name, count) in enumerate(counts.items()):
         colour = COLOURS.get(name, list(COLOURS.values())[number % len(COLOURS)])
         (root / name).mkdir(parents=True)
@@ -63,7 +63,7 @@ def split_photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def linear(photos, tmp_path_factory) -> Path:
-    """A linear probe on ``photos``, tuned and saved; whoever changes it takes a copy."""
+    """A linear probe on ``photos``, tuned and saved; tests that change it make a copy."""
     return _tuned(photos, tmp_path_factory, method="linear", backbone="embedded/mae")
 
 
@@ -83,7 +83,7 @@ def _tuned(photos: Path, tmp_path_factory: pytest.TempPathFactory, **settings: A
 
 @dataclass(frozen=True)
 class Ran:
-    """A command's exit status and what it wrote."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -92,7 +92,7 @@ class Ran:
 
 @pytest.fixture
 def run(capsys) -> Callable[..., Ran]:
-    """Run a command line in this process; whatever goes wrong must end in a sentence."""
+    """Run a command line in this process; every error must end with one sentence."""
 
     def run(*arguments: object) -> Ran:
         from selfprompt.cli.main import main
@@ -111,7 +111,7 @@ def run(capsys) -> Callable[..., Ran]:
 
 
 def started(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
-    """Start a command line as a process of its own."""
+    """Start a command line in a new process."""
     command = [sys.executable, "-m", "selfprompt", *map(str, arguments)]
     environment = os.environ | settings.pop("env", {})
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -119,7 +119,7 @@ def started(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
 
 
 def ran(*arguments: object, **settings: Any) -> Ran:
-    """Run a command line as a process of its own."""
+    """Run a command line in a new process."""
     process = started(*arguments, **settings)
     out, err = process.communicate(timeout=200)
     assert "Traceback" not in err, err
@@ -127,4 +127,4 @@ def ran(*arguments: object, **settings: Any) -> Ran:
 
 
 FAST = ("--method", "linear", "--backbone", "embedded/mae", "--epochs", "1", "--workers", "0")
-"""Options of the quickest run."""
+"""Options of the fastest run."""

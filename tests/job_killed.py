@@ -24,7 +24,7 @@ STREAM = Classifier.stream
 
 
 def forked(classifier: Path, photos: Path, out: Path) -> int:
-    """Predict in a process of its own, which notes each part that it begins and takes its time."""
+    """Predict slowly in a new process, which records each part that it begins."""
     pid = os.fork()
     if pid == 0:
 
@@ -51,7 +51,7 @@ def ended(pid: int) -> bool:
 
 
 def parts(out: Path) -> dict[str, int]:
-    """When each part was written."""
+    """Return the time at which each part was written."""
     return {file.name: file.stat().st_mtime_ns for file in out.glob("part-*")}
 
 

@@ -63,7 +63,7 @@ class TestEveryMethod:
         assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, CONFIG, TENSORS]
 
 
-def test_the_configuration_says_all_that_is_needed(linear):
+def test_the_configuration_is_complete(linear):
     config = json.loads((linear / CONFIG).read_text(encoding="utf-8"))
     backbone = load_backbone("embedded/mae")
     assert config["method"] == "linear"
@@ -94,7 +94,7 @@ def test_json_has_no_values_that_json_does_not_know(linear, coop):
         json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-def test_the_model_card_tells_what_how_good_and_how_to_use(coop):
+def test_the_model_card_states_method_accuracy_and_usage(coop):
     card = (coop / CARD).read_text(encoding="utf-8")
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header) == {"library_name": "selfprompt", "pipeline_tag": "image-classification"}
@@ -256,7 +256,7 @@ def test_evaluate_takes_whatever_tune_takes(linear, photos, tmp_path, caplog):
         tuned.evaluate(write_photos(tmp_path / "zoo", {"blue": 1, "zebra": 1}))
 
 
-def test_batches_change_nothing_and_progress_is_told(linear, photos):
+def test_batches_change_nothing_and_progress_is_reported(linear, photos):
     tuned = selfprompt.load(linear)
     paths = sorted(photos.rglob("*.png"))[:10]
     whole = tuned.predict(paths, top=3)

@@ -26,7 +26,7 @@ NAMES = ("blue", "dark red", "green apple", "猫, klein")
 
 
 class TestWithoutTorch:
-    """What must answer at once."""
+    """Commands that must be fast, and so import no torch."""
 
     SHORT = (
         ["--help"],
@@ -77,7 +77,7 @@ def test_every_command_has_help(command, run):
     assert command in run("--help").out
 
 
-def test_help_tells_the_defaults_of_the_recipe(run):
+def test_help_shows_the_defaults_of_the_recipe(run):
     text = " ".join(run("train", "--method", "spt-deep", "--help-all").out.split())
     assert "default: timm/vit_base_patch16_224.mae)" in text
     assert "Passes over the training images. (type: int, default: 100)" in text
@@ -175,7 +175,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("fault", USAGE)
-def test_wrong_usage_is_told_in_a_sentence(fault, run):
+def test_wrong_usage_ends_with_one_sentence(fault, run):
     arguments, status, message = USAGE[fault]
     done = run(*arguments)
     assert done.status == status
@@ -195,7 +195,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("fault", OPTIONS)
-def test_wrong_options_of_a_method_are_told_before_anything_is_read(fault, run, tmp_path):
+def test_wrong_options_of_a_method_are_reported_before_anything_is_read(fault, run, tmp_path):
     arguments, message = OPTIONS[fault]
     done = run("train", tmp_path / "none", "--out", tmp_path / "out", *arguments)
     assert done.status in (1, 2)
@@ -211,7 +211,7 @@ def test_options_that_are_texts_are_taken_as_they_are(run):
         assert yaml.safe_load(done.out)["options"]["layers"] == [1, 2]
 
 
-def test_ones_own_method_takes_any_option(run):
+def test_a_custom_method_takes_any_option(run):
     done = run("train", "--method", "mine:Method", "--options.size", "3", "--options.kind=fast", "--print-config")
     values = yaml.safe_load(done.out)
     assert (values["method"], values["options"]) == ("mine:Method", {"size": 3, "kind": "fast"})
@@ -247,7 +247,7 @@ class Fresh(Linear):
 
 @pytest.fixture(params=["fresh", "own_package.fresh:Fresh"])
 def fresh_method(request, tmp_path, monkeypatch):
-    """The name of a method that was written just now: a file among the methods, or one's own module."""
+    """The name of a new method: a file among the methods, or a module of the user."""
     folder = tmp_path / "own_package"
     folder.mkdir()
     (folder / "fresh.py").write_text(METHOD, encoding="utf-8")
@@ -258,7 +258,7 @@ def fresh_method(request, tmp_path, monkeypatch):
         sys.modules.pop(module, None)
 
 
-def test_a_method_without_a_recipe_has_its_own_defaults(fresh_method, run, photos, tmp_path):
+def test_a_method_without_a_recipe_uses_its_defaults(fresh_method, run, photos, tmp_path):
     own = load_recipe("linear").options
     printed = yaml.safe_load(run("train", "--method", fresh_method, "--print-config").out)
     assert (printed["method"], printed["options"]) == (fresh_method, dict(own, size=3, layers=[1, 2]))
@@ -271,7 +271,7 @@ def test_a_method_without_a_recipe_has_its_own_defaults(fresh_method, run, photo
     assert json.loads((tmp_path / "out" / "config.json").read_bytes())["options"]["size"] == 5
 
 
-def test_a_wrong_option_of_a_fresh_method_is_told_before_anything_is_read(fresh_method, run, tmp_path):
+def test_a_wrong_option_of_a_new_method_is_reported_before_anything_is_read(fresh_method, run, tmp_path):
     for arguments, message in (
         (["--options.size", "0"], "--options.size must be at least 1, got 0."),
         (["--options.size", "x"], "--options.size must be a whole number, got 'x'."),
@@ -325,7 +325,7 @@ class TestConfig:
         kept = (tmp_path / "b" / "recipe.yaml").read_text(encoding="utf-8")
         assert kept == printed.out.replace("workers: 2", "workers: 0"), "the folder has the recipe of its run"
 
-    def test_the_command_line_stands_over_the_file_and_the_file_over_the_recipe(self, run, tmp_path):
+    def test_the_command_line_overrides_the_file_and_the_file_the_recipe(self, run, tmp_path):
         recipe = tmp_path / "my.yaml"
         recipe.write_text("method: spt-deep\nlr: 1e-3\nseed: 7\noptions:\n  prompts: 5\n", encoding="utf-8")
         done = run("train", "--config", recipe, "--seed=9", "--options.start=mean", "--epochs", "8", "--print_config")
@@ -355,7 +355,7 @@ def test_the_former_name_of_an_option_is_still_taken(run):
 
 
 class TestTrain:
-    def test_says_what_was_chosen_and_how_good_it_is(self, run, photos, tmp_path):
+    def test_prints_choices_and_accuracy(self, run, photos, tmp_path):
         out = tmp_path / "out"
         settings = [
             "--method",
@@ -410,7 +410,7 @@ class TestTrain:
         assert alike.status != 0
         assert "'A sea' and 'a sea' are the same tokens to embedded/clip" in " ".join(alike.err.split())
 
-    def test_the_methods_whose_batches_matter_say_so(self, run, photos, tmp_path):
+    def test_methods_whose_batches_matter_are_marked(self, run, photos, tmp_path):
         out = tmp_path / "out"
         settings = ["--method", "sep-authors", "--backbone", "embedded/clip", "--epochs", "1", "--shots", "1"]
         assert run("train", photos, "--out", out, *settings, "--eval-batch-size", "3", "--workers", "0").status == 0
@@ -624,7 +624,7 @@ def test_ctrl_c_ends_in_a_sentence(command, hint, run, photos, tmp_path, monkeyp
     assert ("--resume" in done.err) is hint
 
 
-def test_a_bug_of_ours_is_told_in_a_sentence_and_shown_on_request(capsys, photos, tmp_path, monkeypatch):
+def test_a_bug_ends_with_one_sentence_and_shows_a_traceback_on_request(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("selfprompt.training.tune.tune", lambda *_, **__: {}["missing"])
     command = ["train", str(photos), "--out", str(tmp_path / "out")]
     assert main(command) == 1
@@ -635,7 +635,7 @@ def test_a_bug_of_ours_is_told_in_a_sentence_and_shown_on_request(capsys, photos
         main(command)
 
 
-def test_ctrl_c_while_training_leaves_a_run_that_goes_on(run, photos, tmp_path, monkeypatch):
+def test_ctrl_c_while_training_leaves_a_run_that_resumes(run, photos, tmp_path, monkeypatch):
     from selfprompt.training.logs import RunLog
 
     settings = [photos, *FAST, "--epochs", "3", "--lr", "0.1"]
@@ -727,7 +727,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_then_used(photos, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives_and_one_of_them_speaks(photos, tmp_path):
+def test_two_processes_give_the_result_of_one_and_only_one_prints(photos, tmp_path):
     settings = ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "3", "--shots", "5", "--batch-size", "7"]
     two = ran(
         *("train", photos, "--out", tmp_path / "two", *settings, "--devices", "2", "--device", "cpu"),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def small_suite(photos):
-    """One task of four classes in place of the suite, so that a demo takes seconds."""
+    """A suite with one task of four classes, so that a demo takes seconds."""
     read = read_dataset(photos)
     shifted = Dataset("shifted", read.classes, test=read.test)
     task = SuiteTask("embedded", "objects", read, "a {} <thing>.", {"shifted & odd": shifted}, "Drawn by <us>.")
@@ -38,7 +38,7 @@ def small_suite(photos):
 
 @pytest.fixture(scope="module")
 def out(small_suite, tmp_path_factory) -> Path:
-    """Where a demo wrote, the second one over the first one's output and beside somebody's file."""
+    """Output folder of two demos, the second of which replaced the first; it also contains a file of the user."""
     folder = tmp_path_factory.mktemp("demo") / "it's here"
     (folder / "sep").mkdir(parents=True)
     (folder / "sep" / "mine.txt").write_text("keep")
@@ -79,7 +79,7 @@ def harmonic(halves) -> float:
     return statistics.harmonic_mean([halves["base"]["accuracy"], halves["new"]["accuracy"]])
 
 
-def test_the_page_says_what_it_is(page):
+def test_the_page_says_that_it_is_a_demo(page):
     assert "toys" in page
     assert "--fast cut training short" in page
     assert "+ --backbone open_clip/ViT-B-16/openai" in page
@@ -88,7 +88,7 @@ def test_the_page_says_what_it_is(page):
     assert "(shifted & odd)" in page
 
 
-def test_what_the_page_speaks_of_is_there(out):
+def test_what_the_page_refers_to_exists(out):
     for name in ("sep", "linear", "vpt-deep", "spt-deep"):
         assert load(out / name).classes
     with Image.open(out / demo.PICTURE) as picture:
@@ -96,7 +96,7 @@ def test_what_the_page_speaks_of_is_there(out):
     assert sorted(path.suffix for path in (out / demo.UNSEEN).iterdir()) == [".png", ".png"]  # one of each new class
 
 
-def test_only_the_demos_own_files_are_replaced(out, page):
+def test_only_files_of_the_demo_are_replaced(out, page):
     assert (out / "sep" / "mine.txt").read_text() == "keep"
     assert "an old page" not in page
 
@@ -110,7 +110,7 @@ def test_a_folder_of_somebody_else_is_left_alone(run, small_suite, tmp_path, nam
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-def test_wrong_arguments_are_told_before_anything_is_done(run, tmp_path):
+def test_wrong_arguments_are_reported_before_anything_is_done(run, tmp_path):
     assert "--shots must be at least 1, got 0" in run("demo", "--shots", 0, "--out", tmp_path / "a").err
     (tmp_path / "file").write_text("")
     assert "is a file" in run("demo", "--out", tmp_path / "file").err

@@ -43,7 +43,7 @@ def test_one_image_without_finite_scores_is_named_and_the_others_are_classified(
     assert all(found.label and not found.error for found in others)
 
 
-def test_every_form_of_a_prediction_tells_an_image_without_finite_scores(linear, photos, one_bad, run, tmp_path):
+def test_every_format_reports_an_image_without_finite_scores(linear, photos, one_bad, run, tmp_path):
     def predict(*more):
         return run("predict", linear, photos / "blue", *more)
 

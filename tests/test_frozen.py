@@ -31,7 +31,7 @@ TRAIN, VAL, TEST = 8, 6, 8  # of ``split_photos`` with 4 shots
 
 @contextmanager
 def counted(vision: VisionTower) -> Iterator[dict[str, int]]:
-    """How many images ran through a tower, with prompts and without."""
+    """Count the images that run through a tower, with prompts and without."""
     seen = {"frozen": 0, "prompted": 0}
 
     def note(_: object, inputs: tuple[object, ...], __: object) -> None:
@@ -143,7 +143,7 @@ class OwnCoOp(coop.CoOp):
 
 
 class Prompted(Method):
-    """One's own, which says nothing about features."""
+    """A custom method that declares nothing about features."""
 
     def build(self, generator):
         self.bias = torch.nn.Parameter(torch.zeros(len(self.classes)))
@@ -153,7 +153,7 @@ class Prompted(Method):
 
 
 @pytest.mark.parametrize("name", ["OwnLinear", "OwnCoOp", "Prompted"])
-def test_ones_own_method_that_reads_pixels_alone_gets_them(clip, split_photos, name):
+def test_a_custom_method_that_reads_only_pixels_gets_them(clip, split_photos, name):
     with counted(clip.vision) as seen:
         tuned = tune(split_photos, method=f"{__name__}:{name}", backbone=clip, augment="none", **QUICK)
     assert seen["frozen"] == 3 * (TRAIN + VAL) + 2 * TEST
@@ -173,7 +173,7 @@ def test_a_classifier_evaluates_with_features_that_are_known(clip, split_photos)
     assert seen["frozen"] == 0
 
 
-def test_the_same_place_under_another_name_is_the_same_set(clip, split_photos):
+def test_the_same_folder_under_another_name_is_the_same_set(clip, split_photos):
     dataset, store = read_dataset(split_photos), FeatureStore()
     classifier = Classifier(build_method("linear", clip, dataset.classes), clip.preprocess)
     with counted(clip.vision) as seen:
@@ -184,7 +184,7 @@ def test_the_same_place_under_another_name_is_the_same_set(clip, split_photos):
 
 @pytest.fixture(params=["torch.backends.cuda.matmul", "torch.backends.mkldnn.matmul", "torch.backends"])
 def switch(request):
-    """A place where torch's newer versions are told the precision of products; as it was, afterwards."""
+    """A setting of newer versions of torch for the precision of products; it is restored afterwards."""
     try:
         module = operator.attrgetter(request.param.removeprefix("torch."))(torch)
     except AttributeError:

@@ -26,7 +26,7 @@ class Import:
         importer: The importing module without the package's name: "models.loading.by_name".
         name: What is imported; modules of the package without its name, with a dot in front: ".tokens".
         first: Whether it happens while the importer itself is imported.
-        typing: Whether it stands under TYPE_CHECKING.
+        typing: Whether it is under TYPE_CHECKING.
     """
 
     importer: str
@@ -77,7 +77,7 @@ def _names(node: ast.AST) -> list[str]:
 
 
 def within(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a module is one of those named, or lies inside one."""
+    """Return whether a module is one of those named, or lies inside one."""
     return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in patterns)
 
 
@@ -142,7 +142,7 @@ def test_arrows_go_one_way(who):
     assert not wrong, f"{who} may import {MAY_IMPORT[who]}"
 
 
-def test_every_module_stands_under_a_rule_or_on_top():
+def test_every_module_has_a_rule_or_may_import_everything():
     modules = {found.importer for found in imports()}
     top = ("__init__", "__main__", "cli")
     assert not [module for module in sorted(modules) if not within(module, (*MAY_IMPORT, *top))]
@@ -190,7 +190,7 @@ LIBRARIES = {
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_library_is_imported_in_its_place_only(library):
+def test_a_library_is_imported_only_by_the_modules_named_for_it(library):
     users = [found for found in imports() if within(found.name, (library,))]
     assert not [str(found) for found in users if not within(found.importer, LIBRARIES[library])]
 

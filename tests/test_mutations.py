@@ -259,7 +259,7 @@ class Files:
 
 
 def unclean_end(files: Files, attempt: Attempt, seed: int) -> str:
-    """What is wrong with how a trial ended; empty where it was read or refused well."""
+    """Return what is wrong with the end of a trial; empty if the file was read, or refused as it should be."""
     try:
         attempt(random.Random(seed))
     except (ValueError, RuntimeError, TypeError) as error:

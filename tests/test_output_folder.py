@@ -1,4 +1,4 @@
-"""One run at a time writes into an output folder; whoever comes second is told, and nothing is lost."""
+"""One run at a time writes to an output folder; a second one is refused, and nothing is lost."""
 
 import threading
 
@@ -80,7 +80,7 @@ def test_a_folder_that_was_made_for_nothing_is_taken_away(tmp_path):
     assert list((tmp_path / "old").iterdir()) == []
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RuntimeError, match="cannot be written to"), lock_folder(tmp_path / "file" / "out"):
         pass

@@ -102,7 +102,7 @@ def test_not_a_number_fails(tmp_path: Path) -> None:
     assert failures(corrupted(tmp_path, "spt_fwd_plain.npz", "logits_cls", float("nan")))
 
 
-def test_another_shape_fails_and_says_so(tmp_path: Path) -> None:
+def test_another_shape_fails_with_a_message(tmp_path: Path) -> None:
     path = corrupted(tmp_path, "spt_fwd_plain.npz", "logits_cls", 0)
     arrays = dict(Arrays(path))
     np.savez(path, **(arrays | {"logits_cls": arrays["logits_cls"][:2]}))
@@ -276,7 +276,7 @@ def test_sep_of_other_sizes(tmp_path: Path, name: str) -> None:
     assert failures(path) == []
 
 
-def test_sep_training_of_other_sizes_finds_its_weights_beside_it(tmp_path: Path) -> None:
+def test_sep_training_of_other_sizes_reads_the_weights_next_to_it(tmp_path: Path) -> None:
     sizes = Sizes(layers=(0, 2), n_ctx=4, n_ctx_v=1, tw=128)
     case = sep.draw_case(sizes, 2)
     sep.save(tmp_path / "sep_other.npz", sep.record_step(case), sizes)

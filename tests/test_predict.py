@@ -183,7 +183,7 @@ class TestJob:
             with pytest.raises(ValueError, match=f"{tmp_path} holds another job: {message}"):
                 open_job(tmp_path, wanted, paths)
 
-    def test_a_job_from_before_names_were_guarded_goes_on(self, tmp_path):
+    def test_a_job_from_before_names_were_guarded_resumes(self, tmp_path):
         open_job(tmp_path, job_spec(), ["x", "y", "z"])
         record = json.loads((tmp_path / "job.json").read_text())
         del record["guard"]
@@ -250,7 +250,7 @@ class TestJob:
 
     @pytest.mark.parametrize("form", ["csv", "jsonl"])
     @pytest.mark.parametrize("content", [b"[1]\n", b"nonsense\nand more\n", b"\xff\n\xff\n", b"[" * 100_000])
-    def test_a_damaged_part_is_named_and_made_anew(self, content, form, tmp_path):
+    def test_a_damaged_part_is_reported_and_rewritten(self, content, form, tmp_path):
         job = open_job(tmp_path, job_spec(form=form), ["x"])
         run_job(job, guesses)
         whole = job.path(0).read_bytes()
@@ -409,7 +409,7 @@ class TestCommand:
         assert (done.status, done.out) == (1, "image,rank,label,score\n")
 
     @pytest.mark.parametrize("case", WRONG)
-    def test_wrong_usage_is_told_in_a_sentence(self, case, run, small):
+    def test_wrong_usage_ends_with_one_sentence(self, case, run, small):
         arguments, message = WRONG[case]
         done = run("predict", small, *arguments)
         assert done.status == (1 if case == "an empty list" else 2)

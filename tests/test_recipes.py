@@ -108,7 +108,7 @@ def test_a_bare_name_means_the_deep_variant(name, meant):
     assert load_recipe(name) == load_recipe(meant)
 
 
-def test_ones_own_method_starts_from_the_defaults():
+def test_a_custom_method_starts_from_the_defaults():
     assert load_recipe("package.module:Class") == Recipe(method="package.module:Class")
 
 
@@ -175,7 +175,7 @@ def write(path, text):
     return str(path)
 
 
-def test_a_file_stands_over_the_recipe_that_its_method_names(tmp_path):
+def test_a_file_overrides_the_recipe_of_its_method(tmp_path):
     recipe = load_recipe(write(tmp_path / "my.yaml", "method: sep-authors\nlr: 1e-3\noptions: {text_prompts: 2}\n"))
     released = load_recipe("sep-authors")
     assert recipe.method == "sep"

@@ -1,4 +1,4 @@
-"""What goes wrong ends in one sentence that names the file or option, and leaves nothing half-written."""
+"""Errors end with one sentence that names the file or option, and leave nothing half-written."""
 
 import json
 import os
@@ -338,7 +338,7 @@ class TestOutput:
         assert done.status == 1
         assert f"{tmp_path / 'out'} cannot be written to: Permission denied. Choose another one." in done.err
 
-    def test_no_space_at_all_is_told_before_training(self, run, photos, tmp_path):
+    def test_a_full_disk_is_reported_before_training(self, run, photos, tmp_path):
         with self.no_space(100):
             done = run("train", photos, "--out", tmp_path / "out", *FAST)
         assert done.status == 1

@@ -30,7 +30,7 @@ def config(linear) -> dict[str, Any]:
 
 
 def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Set a value at a dotted place."""
+    """Set the value at a dotted path."""
 
     def change(config: dict[str, Any]) -> None:
         *places, last = path.split(".")
@@ -115,7 +115,7 @@ def test_json_that_is_none_is_refused(case, config, linear, tmp_path):
     assert message in str(raised.value)
 
 
-def test_a_key_that_stands_twice_is_found_among_many(tmp_path):
+def test_a_repeated_key_is_detected_among_many(tmp_path):
     keys = ",".join(f'"k{number}": 0' for number in range(50_000))
     (tmp_path / "a.json").write_text("{" + keys + ', "k49999": 1}', encoding="utf-8")
     start = time.process_time()
@@ -192,7 +192,7 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_schema_knows_what_is_preprocessed():
+def test_the_schema_matches_the_preprocessing_record():
     assert [f.name for f in fields(schema._PreprocessKeys)] == [f.name for f in fields(Preprocess)]
 
 
@@ -207,7 +207,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         read_json(tmp_path / "a.json", advice="Delete it.")
 
 
-def test_tensors_of_strange_names_are_told_in_a_sentence(linear, tmp_path):
+def test_tensors_with_strange_names_end_with_one_sentence(linear, tmp_path):
     shutil.copytree(linear, tmp_path, dirs_exist_ok=True)
     strange = {str(number) + "x" * 5000: torch.zeros(1) for number in range(1000)}
     tensors_changed(tmp_path, lambda found: found.update(strange))

@@ -1,4 +1,4 @@
-"""What reaches a terminal: names from anywhere cannot steer it, and are seen for what they are."""
+"""Output to a terminal: untrusted names cannot control it, and are shown literally."""
 
 import io
 import re
@@ -66,7 +66,7 @@ def test_names_are_spelled_out(name: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_what_can_be_seen_stays(text: str) -> None:
+def test_visible_characters_are_kept(text: str) -> None:
     assert printable(text) == text
 
 

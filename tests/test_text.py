@@ -73,13 +73,13 @@ def check_text(name: str, count: int, position: str) -> None:
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("name", NAMES)
-def test_placeholders_stand_at_the_slots(name: str, position: str) -> None:
+def test_placeholders_are_at_the_slots(name: str, position: str) -> None:
     for count in (1, 4, 5):
         check_text(name, count, position)
 
 
 @given(printable, st.integers(1, 6), st.sampled_from(["end", "middle", "front"]))
-def test_placeholders_stand_at_the_slots_for_any_printable_name(name: str, count: int, position: str) -> None:
+def test_placeholders_are_at_the_slots_for_any_printable_name(name: str, count: int, position: str) -> None:
     check_text(name, count, position)
 
 
@@ -112,7 +112,7 @@ def test_templates_take_the_cleaned_name_even_with_braces_in_it() -> None:
 
 
 @pytest.mark.parametrize("template", ["a photo", "a {} of {}", "a {name}."])
-def test_a_template_without_one_place_is_refused(template: str) -> None:
+def test_a_template_without_exactly_one_slot_is_refused(template: str) -> None:
     with pytest.raises(ValueError, match=r"template must contain \{\} once, for the class name; got "):
         check_template(template)
 

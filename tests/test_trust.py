@@ -1,4 +1,4 @@
-"""Whom loading believes: an artifact of a stranger runs no code, reads no file of its choice and fetches nothing."""
+"""Trust in artifacts: an untrusted one runs no code, reads no file of its choice and downloads nothing."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def changed(folder: Path, out: Path, **changes: object) -> Path:
 
 @pytest.fixture
 def own(tmp_path) -> Path:
-    """An artifact whose method is its author's own."""
+    """An artifact with a custom method."""
     backbone = load_backbone("embedded/mae")
     folder = tmp_path / "own"
     Classifier(build_method(CUSTOM, backbone, ["cat", "dog"]), backbone.preprocess).save(folder)
@@ -48,7 +48,7 @@ def own(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("command", ["predict", "eval", "analyze"])
-def test_a_strangers_method_does_not_run(command, harmful, linear, photos, run, tmp_path):
+def test_an_untrusted_method_does_not_run(command, harmful, linear, photos, run, tmp_path):
     module, ran = harmful
     folder = changed(linear, tmp_path / "out", method=f"{module}:Bias", options={})
     given = [folder, "--images", photos] if command == "analyze" else [folder, photos]
@@ -60,7 +60,7 @@ def test_a_strangers_method_does_not_run(command, harmful, linear, photos, run, 
     assert module not in sys.modules
 
 
-def test_ones_own_method_runs_when_it_is_trusted(own, photos, run):
+def test_a_custom_method_runs_if_it_is_trusted(own, photos, run):
     with pytest.raises(ValueError, match=r"its method is code.*trust=True"):
         selfprompt.load(own)
     assert selfprompt.load(own, trust=True).method.name == CUSTOM
@@ -92,7 +92,7 @@ def test_code_in_the_folder_itself_is_never_imported(own, tmp_path, monkeypatch)
         "elsewhere/model",
     ],
 )
-def test_a_backbone_of_somebodys_own_is_used_only_when_it_is_named(name, linear, tmp_path, monkeypatch):
+def test_a_custom_backbone_is_used_only_if_it_is_named(name, linear, tmp_path, monkeypatch):
     stored = json.loads((linear / CONFIG).read_text(encoding="utf-8"))["backbone"]
     folder = changed(linear, tmp_path / "out", backbone=stored | {"name": name})
 
@@ -122,7 +122,7 @@ def test_published_backbones_are_used_as_named(name):
     check_backbone(name)
 
 
-def test_ones_own_file_is_found_again_with_the_option(photos, run, tmp_path, monkeypatch):
+def test_a_moved_backbone_file_is_given_with_the_option(photos, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     backbone = replace(load_backbone("embedded/mae"), name="file/own.safetensors")
     Classifier(build_method("linear", backbone, ["cat", "dog"]), backbone.preprocess).save("dogs")
@@ -187,7 +187,7 @@ class TestHub:
             artifact_folder(name)
 
     def fake(self, monkeypatch, folder: Path, sizes: dict[str, int]) -> list[tuple[object, ...]]:
-        """A hub that has these files, and what was asked of it."""
+        """A hub with these files, and a list of the requests."""
         from huggingface_hub.file_download import DryRunFileInfo
 
         asked: list[tuple[object, ...]] = []

@@ -181,7 +181,7 @@ class TestChoices:
 
 
 class TestInterrupted:
-    def test_goes_on_to_the_same_tensors(self, photos, tmp_path):
+    def test_a_resumed_run_ends_with_the_same_tensors(self, photos, tmp_path):
         class Impatient(RecordingReporter):
             def message(self, line):
                 if line.startswith("epoch 2/"):
@@ -269,7 +269,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_wrong_arguments_are_told(fault, photos, tmp_path):
+def test_wrong_arguments_are_refused(fault, photos, tmp_path):
     changes, message = WRONG[fault]
     with pytest.raises(ValueError) as raised:  # noqa: PT011 (the message is compared below)
         tune(photos, **LINEAR | changes, out=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Recorded runs are the method's own, and recording changes nothing."""
+"""Recorded runs equal those of the method, and recording changes nothing."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Words near text prompts: a word's own embedding is nearest to itself."""
+"""Words near text prompts: the embedding of a word is nearest to that word."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a command line means: rows, cells, ids, folders; which values of a recipe win."""
+"""From a command line to cells: rows, ids, folders, and the order in which values of a recipe override each other."""
 
 import pytest
 
@@ -108,7 +108,7 @@ class TestGrid:
         with pytest.raises(ValueError, match="vtab is defined for the suites vtab, got 'embedded'"):
             cells("vtab")
 
-    def test_what_stands_in_a_recipe_file_wins_over_the_suite(self, tmp_path):
+    def test_values_of_a_recipe_file_override_those_of_the_suite(self, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("method: linear\nlr: 0.01\nbackbone: embedded/mae\noptions: {pooling: cls}\n")
         plain, custom = cells("few-shot", rows=f"linear,{file}", names=("animals",), seeds=(1,))
@@ -122,13 +122,13 @@ class TestGrid:
         (row,) = cells("few-shot", rows=f"{file}[lr=0.25]", names=("animals",), seeds=(1,), overrides={"lr": 0.5})
         assert row.recipe.train.lr == 0.25
 
-    def test_what_stands_in_a_recipe_file_wins_over_the_suite_s_preprocessing(self, tmp_path):
+    def test_values_of_a_recipe_file_override_the_preprocessing_of_the_suite(self, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("method: linear\naugment: crop-flip\n")
         (cell,) = cells("vtab", "vtab", str(file), ("dtd",), seeds=(1,), shots=(0,), preprocessing="spt")
         assert (cell.recipe.statistics, cell.recipe.train.augment) == ("imagenet", "crop-flip")
 
-    def test_texts_and_epochs_of_a_recipe_file_are_the_user_s_own(self, tmp_path):
+    def test_texts_and_epochs_of_a_recipe_file_are_kept(self, tmp_path):
         file = tmp_path / "mine.yaml"
         file.write_text("method: coop\nepochs: 7\n")
         (cell,) = cells("few-shot", "coop", str(file), ("imagenet",), seeds=(1,), shots=(1,))

@@ -197,7 +197,7 @@ class TestOtherProtocols:
 
 
 class TestReading:
-    def test_rows_of_one_name_are_told_apart_by_what_was_changed(self, tmp_path):
+    def test_labels_of_rows_with_one_name_show_what_was_changed(self, tmp_path):
         write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50})
         write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 60}, overrides={"epochs": 5})
         tables = all_tables(read_results(tmp_path).results)
@@ -211,7 +211,7 @@ class TestReading:
         assert [result.id for result in grid_results.results] == ["b"]
         assert "1 results of earlier recipes" in grid_results.notes[0]
 
-    def test_what_must_be_known_is_said(self, tmp_path):
+    def test_notes_report_toy_backbones_changed_weights_and_failed_cells(self, tmp_path):
         toy = {"name": "embedded/clip", "fingerprint": "g", "note": "a toy"}
         write(tmp_path, "few-shot", "animals", "coop", 1, {"test": 50})
         write(tmp_path, "few-shot", "animals", "sep", 1, {"test": 50}, backbone=toy, sample_wise=False)
@@ -231,7 +231,7 @@ class TestReading:
             read_results(tmp_path / "nowhere")
 
 
-def test_a_reader_is_told_why_there_is_no_number_and_what_was_left_out(tmp_path):
+def test_notes_explain_missing_numbers_and_omitted_parts(tmp_path):
     write(tmp_path, "domain-generalization", "animals", "linear", 1, {"source": 90, "dark": 40}, restricted=["dark"])
     write(tmp_path, "domain-generalization", "food", "linear", 1, {"source": 90, "dark": None})
     write(tmp_path, "domain-generalization", "food", "coop", 1, {"source": 90, "dark": 30})

@@ -136,7 +136,7 @@ def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
 
 @pytest.mark.slow
 def test_jobs_of_a_cluster_one_of_them_killed(root, tmp_path, journal):
-    """The other job goes on, and the next call finishes what is left."""
+    """The other job continues, and the next call finishes the remaining cells."""
     pytest.importorskip("submitit")
     from selfprompt.benchmarks.cluster import failed_jobs, submit_jobs
 

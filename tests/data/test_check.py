@@ -146,7 +146,7 @@ def test_everything_is_missing_from_an_empty_root(tmp_path: Path, capsys: pytest
         check(tmp_path / "nowhere")
 
 
-def test_every_data_set_has_a_reader_that_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_reader_of_every_data_set_reports_what_is_missing(tmp_path: Path) -> None:
     for spec in SPECS.values():
         with pytest.raises(ValueError, match=r"has no .*selfprompt data get"):
             published_check.READERS[spec.suite](spec, tmp_path)
@@ -156,7 +156,7 @@ def test_every_data_set_has_a_reader_that_says_what_is_missing(tmp_path: Path) -
     ("arguments", "status", "said"),
     [((), 0, "not an error without --strict"), (("--strict",), 1, "an error with --strict")],
 )
-def test_the_last_line_says_whether_another_size_is_an_error(arguments, status, said, tmp_path, capsys) -> None:
+def test_the_last_line_reports_whether_another_size_is_an_error(arguments, status, said, tmp_path, capsys) -> None:
     write_coop(tmp_path, "oxford_pets", draw_split(["a", "b"], (3, 1, 2)))
     assert check(tmp_path, "--suite", "coop", *arguments) == status
     *_, last = capsys.readouterr().out.strip().splitlines()
@@ -225,5 +225,5 @@ def test_a_manifest_is_checked(tmp_path: Path, run) -> None:
     assert "2 training images are copies of others: cat/1.png, dog/1.png." in done.out
 
 
-def test_help_says_what_can_be_checked(run) -> None:
+def test_help_lists_what_can_be_checked(run) -> None:
     assert "your images" in run("data", "check", "--help").out

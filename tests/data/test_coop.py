@@ -131,7 +131,7 @@ def test_imagenet_without_images_folder_is_accepted(tmp_path: Path) -> None:
     assert len(load_task("coop/imagenet", tmp_path).dataset.test) == 6
 
 
-def test_imagenet_says_what_is_missing(tmp_path: Path) -> None:
+def test_imagenet_reports_what_is_missing(tmp_path: Path) -> None:
     target = write_imagenet(tmp_path, NAMES)
     write_class_folders(target / "images/val", {"n99": 1})
     with pytest.raises(ValueError, match=r"val must hold a folder of images for each class.*n99"):

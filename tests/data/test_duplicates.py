@@ -1,4 +1,4 @@
-"""Copies of an image: never on both sides of a drawn split, and noted in the user's own splits."""
+"""Copies of an image: never on both sides of a drawn split, and noted in splits of the user."""
 
 import io
 import os
@@ -77,7 +77,7 @@ def test_equal_pixels_in_another_file_are_removed_from_test(tmp_path: Path, suff
     assert any(f"Left out {gone} test image" in note and "a/" in note for note in checked.notes)
 
 
-def test_equal_pixels_of_objects_are_found_when_they_are_read(tmp_path: Path) -> None:
+def test_equal_pixels_of_objects_are_detected_when_they_are_read(tmp_path: Path) -> None:
     class Photos:
         targets = [0, 1] * 8
 

@@ -91,7 +91,7 @@ def test_batches_are_the_same_with_and_without_features() -> None:
                         _ = views.pixels
 
 
-def test_what_makes_other_features_is_told_apart() -> None:
+def test_whatever_changes_the_features_changes_the_key() -> None:
     store, found = FeatureStore(), items()
     larger = eval_transform(Preprocess(mode="squash"))
     sets = [make(found, store), make(found, store, transform=larger), make(found[::-1], store)]
@@ -164,7 +164,7 @@ def photos(tmp_path: Path) -> Callable[[], list[Item]]:
 
 
 def encoded(found: list[Item], folder: Path, key: str = "one", **changes: object) -> tuple[int, Tensor]:
-    """How many images a new store had to encode, and the features."""
+    """Return the number of images that a new store had to encode, and the features."""
     counting = Counting(key)
     features = rows(make(found, FeatureStore(folder=folder), **changes), 0, counting.encoder)
     return counting.seen, features
@@ -208,7 +208,7 @@ def test_whatever_changes_the_features_makes_another_file(photos: Callable[[], l
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "bit", "empty"])
-def test_a_damaged_file_is_told_and_made_anew(
+def test_a_damaged_file_is_reported_and_rewritten(
     photos: Callable[[], list[Item]], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "cache"
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_told_and_made_anew(
         {"features": torch.zeros(COUNT, 2), "checksum": torch.tensor([])},
     ],
 )
-def test_a_file_of_other_tensors_is_told_and_made_anew(
+def test_a_file_of_other_tensors_is_reported_and_rewritten(
     photos: Callable[[], list[Item]], tmp_path: Path, tensors: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     from safetensors.torch import save_file

@@ -64,7 +64,7 @@ def test_epochs_differ_and_repeat() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_goes_on_at_any_step(workers: int) -> None:
+def test_an_epoch_resumes_at_any_step(workers: int) -> None:
     whole = list(make().epoch(2))
     for start in range(len(whole) + 1):
         rest = list(make(workers=workers).epoch(2, start))

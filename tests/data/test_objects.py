@@ -145,7 +145,7 @@ class Wrapper:
     ],
     ids=["subclass", "subset of one", "wrapper", "transforms"],
 )
-def test_objects_that_change_images_and_labels_are_asked_for_items(tmp_path: Path, changed: Any) -> None:
+def test_objects_that_change_images_and_labels_are_read_item_by_item(tmp_path: Path, changed: Any) -> None:
     root = write_classes(tmp_path, {"a": 2, "b": 2})
     dataset = read_dataset(changed(str(root)), holdout=0)
     assert [item.label for item in dataset.train] == [1, 1, 0, 0]
@@ -162,7 +162,7 @@ def test_missing_indices_of_subsets_are_refused_or_noted(tmp_path: Path) -> None
     assert any("Subset[1]" in note for note in dataset.notes)
 
 
-def test_own_loaders_are_used(tmp_path: Path) -> None:
+def test_custom_loaders_are_used(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"a": 2, "b": 2})
     red = ImageFolder(str(root), loader=lambda path: Image.new("RGB", (5, 5), "red"))
     dataset = read_dataset(red, holdout=0)

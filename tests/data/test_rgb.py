@@ -204,7 +204,7 @@ def test_images_of_one_colour_get_a_remark() -> None:
         ]
 
 
-def test_commands_say_which_images_look_wrong(tmp_path: Path, linear: Path, photos: Path, run: Callable) -> None:
+def test_commands_report_images_that_look_wrong(tmp_path: Path, linear: Path, photos: Path, run: Callable) -> None:
     for name in photos.iterdir():
         (tmp_path / name.name).mkdir()
         for number in range(2):

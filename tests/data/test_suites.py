@@ -86,7 +86,7 @@ def test_the_halves_and_the_shots_are_as_published(task: SuiteTask) -> None:
     assert base.classes + new.classes == task.dataset.classes
 
 
-def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task: SuiteTask) -> None:
+def test_the_index_lists_every_file_and_only_sets_that_no_backbone_was_trained_on(task: SuiteTask) -> None:
     folder = embedded.FOLDER / task.name
     index = embedded.read_index(folder)
     with ZipFile(folder / embedded.ARCHIVE_NAME) as archive:
@@ -103,7 +103,7 @@ def test_the_index_knows_every_file_and_only_sets_that_no_backbone_has_seen(task
     }
 
 
-def test_the_index_is_what_the_plan_says(task: SuiteTask) -> None:
+def test_the_index_follows_the_plan(task: SuiteTask) -> None:
     plan = next(plan for plan in PLANS if plan.name == task.name)
     assert task.dataset.classes == plan.classes
     assert task.template == plan.template

@@ -1,4 +1,4 @@
-"""The transforms equal the published ones: golden arrays, and torchvision's own classes."""
+"""The transforms equal the published ones: golden arrays, and torchvision's classes."""
 
 import numpy as np
 import pytest

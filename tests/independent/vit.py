@@ -141,7 +141,7 @@ def patch_embedding(images: Tensor, weights: Weights, layout: Layout) -> Tensor:
 
 
 def stem(images: Tensor, weights: Weights, layout: Layout) -> Tensor:
-    """What stands in front of block 0 without prompts, (B, prefix + N, D)."""
+    """Return the input of block 0 without prompts, (B, prefix + N, D)."""
     patches = patch_embedding(images, weights, layout)
     names = [name for name in ("cls_token", "dist_token", "reg_token") if name in weights]
     prefix = [weights[name].expand(len(images), -1, -1) for name in names]
@@ -203,7 +203,7 @@ def run_gated(
 
 
 def collect(images: Tensor, weights: Weights, layout: Layout) -> Tensor:
-    """Tokens that prompts of each layer will stand beside, (depth, B, N, D)."""
+    """Return the patch tokens of each layer, (depth, B, N, D): the patch embedding, then the inputs of the blocks."""
     layers = [patch_embedding(images, weights, layout)]
     x = stem(images, weights, layout)
     for i in range(layout.depth - 1):

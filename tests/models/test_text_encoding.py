@@ -74,7 +74,7 @@ def test_buckets_hold_all_texts_and_are_neither_large_nor_needlessly_small(lengt
     assert all(size >= min(MIN_BUCKET, most) for size in sizes[:-1])
 
 
-def test_buckets_end_where_their_own_texts_do() -> None:
+def test_buckets_end_with_their_longest_text() -> None:
     text, lengths = tower(), (4,) * MAX_BUCKET + (9,) * MIN_BUCKET
     calls: list[int] = []
     encoded(text, texts(lengths), torch.zeros(2, text.width, requires_grad=True), 10**9, calls)

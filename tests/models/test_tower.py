@@ -88,7 +88,7 @@ def test_native_pooling_drops_prompts() -> None:
 
 
 @torch.no_grad()
-def test_text_prompts_keep_their_place() -> None:
+def test_text_prompts_keep_their_positions() -> None:
     _, text = clip_towers(clip())
     words = text.token_embedding.weight[texts()[0, 1:4]]  # the words that stand there already
     ids = texts()[:1]

@@ -35,7 +35,7 @@ def beside(path: Path, name: str) -> Path:
 
 
 def vit_weights(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The ``w.*`` arrays of a file, or of ``spt_weights.npz`` beside it or among our own recorded files."""
+    """The ``w.*`` arrays of a file, or of ``spt_weights.npz`` next to it or among our recorded files."""
     weights = arrays.group("w.")
     return weights or Arrays(beside(arrays.path, "spt_weights.npz")).group("w.")
 

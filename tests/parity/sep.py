@@ -292,7 +292,7 @@ def numbered_items(labels: np.ndarray) -> tuple[Item, ...]:
 
 
 def numbers(items: Sequence[Item]) -> np.ndarray:
-    """Where the items stand in the recorded list."""
+    """Return the positions of the items in the recorded list."""
     return np.array([item.source.index for item in items if isinstance(item.source, IndexedSource)])
 
 

@@ -80,7 +80,7 @@ def check_forward(arrays: Arrays, report: Report) -> None:
 
 
 def no_gradients(backbone: Backbone) -> bool:
-    """Whether no frozen tensor has a gradient buffer."""
+    """Return whether no frozen tensor has a gradient buffer."""
     return all(p.grad is None and not p.requires_grad for p in backbone.vision.parameters())
 
 
@@ -171,7 +171,7 @@ def inertia(points: Tensor, centres: Tensor) -> float:
 
 
 def check_schedule(arrays: Arrays, report: Report) -> None:
-    """``spt_lr_schedule``: warm-up and cosine per iteration, with a group's own factor."""
+    """``spt_lr_schedule``: warm-up and cosine per iteration, with the factor of a group."""
     for number, case in enumerate(config_of(arrays)["cases"]):
         steps = case["steps_per_epoch"]
         options = {name: case[name] for name in ("lr", "min_lr", "warmup_epochs", "epochs")}
@@ -183,7 +183,7 @@ def check_schedule(arrays: Arrays, report: Report) -> None:
 
 
 def group_rates(rate: float) -> list[float]:
-    """What an optimiser's plain group, and one with a factor of 0.25, are set to."""
+    """Return the rates of an optimiser's plain group and of one with a factor of 0.25."""
     groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr_scale": 0.25}]
     optimizer = torch.optim.SGD(groups, lr=1.0)
     set_learning_rate(optimizer, rate)
@@ -194,7 +194,7 @@ TRAIN = {"optimizer": "adamw", "decay": "weights", "schedule": "warmup_cosine", 
 
 
 def check_training(arrays: Arrays, report: Report) -> None:
-    """``spt_train_*``: 20 steps of the published loop, with the EMA beside it."""
+    """``spt_train_*``: 20 steps of the published loop, and its EMA."""
     config = config_of(arrays)
     for suffix, dtype, tolerance in PRECISIONS:
         if f"loss{suffix}" not in arrays or f"snap_prompt_token{suffix}" not in arrays:
@@ -458,5 +458,5 @@ def checker(arrays: Arrays) -> Callable[[Arrays, Report], None] | None:
 
 
 def loads(arrays: Arrays) -> bool:
-    """Whether a file of weights alone loads into a backbone."""
+    """Return whether a file with weights only loads into a backbone."""
     return vit_backbone(vit_weights(arrays), config_of(arrays), torch.float32).vision.depth > 0

@@ -20,7 +20,7 @@ Check = Callable[[Arrays, Report], None]
 
 
 class Inputs:
-    """What the heads read, in one precision, from the file beside a recorded one.
+    """Inputs of the heads, in one precision, from the file next to a recorded one.
 
     Attributes:
         texts: Unit class features, (C, D); ``raw_texts`` are means of features that are not normalised.

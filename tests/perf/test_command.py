@@ -53,7 +53,7 @@ def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_both_contenders_say_the_same(perf_setup: PerfSetup, name: str) -> None:
+def test_both_contenders_compute_the_same(perf_setup: PerfSetup, name: str) -> None:
     contenders = BUILDERS[name](perf_setup, TINY[name])
     assert max(contenders.compare().values()) <= 1e-4
     contenders.plain_at(TINY[name].classes or TINY[name].images)()
@@ -162,14 +162,14 @@ def test_out_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "--out must be a folder" in capsys.readouterr().err
 
 
-def test_lab_refuses_what_it_does_not_know() -> None:
+def test_unknown_shapes_and_precisions_are_refused() -> None:
     with pytest.raises(ValueError, match="backbone must be embedded"):
         PerfSetup("tiny")
     with pytest.raises(ValueError, match="precision must be"):
         PerfSetup(precision="16")  # type: ignore[arg-type]
 
 
-def test_sizes_replace_the_cases_own_and_keep_targets_of_that_very_size() -> None:
+def test_sizes_replace_those_of_the_cases_and_keep_targets_of_listed_sizes() -> None:
     rows = select_cases(["sep-step", "sep-text", "prototypes"], [100, 50], [4])
     assert [(row.size.classes, row.size.batch, row.target.faster) for row in rows] == [
         (100, 4, 3.3),

@@ -28,7 +28,7 @@ CIRCLE = '<circle cx="12" cy="12" r="10" fill="currentColor"/>'
 
 
 def package(folder: Path, drawn: Set, icons: dict[str, str], licence: str = "MIT") -> None:
-    """What npm installs of a set."""
+    """Write the files of a set that npm installs."""
     inside = folder / "node_modules" / drawn.npm
     inside.mkdir(parents=True)
     bodies = {name: {"body": body} for name, body in icons.items()}
@@ -37,7 +37,7 @@ def package(folder: Path, drawn: Set, icons: dict[str, str], licence: str = "MIT
     (inside / "package.json").write_text(json.dumps({"version": "1.0.0"}))
 
 
-def test_families_are_either_seen_or_held_out() -> None:
+def test_families_are_either_trained_on_or_held_out() -> None:
     seen = {drawn.family for drawn in chosen("pretrain")}
     assert seen
     assert not seen & {drawn.family for drawn in SETS if drawn.role != "pretrain"}
@@ -115,7 +115,7 @@ def test_emoji_are_found_by_code_name_and_country() -> None:
     assert emoji.of(flags, "fr-idf") is None
 
 
-def test_what_speaks_of_held_out_concepts_is_found() -> None:
+def test_mentions_of_held_out_concepts_are_detected() -> None:
     concepts = [Concept(f"thing {number}", code=f"{number:X}") for number in range(40)]
     held_out = next(concept for concept in concepts if concept.held_out)
     free = next(concept for concept in concepts if not concept.held_out)
@@ -167,7 +167,7 @@ def test_views_are_images_and_black_shapes_stay_visible() -> None:
     assert (views.flatten(2).std(dim=2).mean(dim=1) > 0.02).float().mean() > 0.95
 
 
-def test_a_glance_prefers_what_can_be_seen() -> None:
+def test_a_sparse_view_prefers_non_empty_patches() -> None:
     images = torch.zeros(200, 3, 64, 64)
     images[:, :, :, 32:] = torch.randn(200, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     glance = Glance()

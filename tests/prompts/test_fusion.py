@@ -172,7 +172,7 @@ def test_a_rank_above_the_width_is_refused() -> None:
         TokenFusion(64, rank=65)
 
 
-def test_each_block_has_its_own_module_or_the_shared_one() -> None:
+def test_each_block_has_a_module_or_shares_one() -> None:
     own = fusion_modules(64, 3, generator=seeded(1))
     assert by_layer((1, 4, 5), own) == {1: own[0], 4: own[1], 5: own[2]}
     shared = fusion_modules(64, 3, shared=True, generator=seeded(1))

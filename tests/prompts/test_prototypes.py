@@ -145,7 +145,7 @@ def test_an_image_drawn_again_is_another_view(source: Source) -> None:
     assert (found[0] - expected).abs().max() < 1e-5
 
 
-def test_layer_0_is_without_position_unless_asked(source: Source) -> None:
+def test_layer_0_has_no_position_by_default(source: Source) -> None:
     vision = tower()
     without = layer_tokens(vision, source.pictures, 0)[0]
     assert without.equal(vision.patches(source.pictures))

@@ -66,7 +66,7 @@ def every_block(words: str) -> list[html.Block]:
     ]
 
 
-def test_whatever_is_written_is_shown_and_not_run(page):
+def test_all_text_on_a_page_is_escaped(page):
     read = page(*every_block(EVIL), title=EVIL, note=EVIL)
     assert "script" not in {tag for tag, _ in read.elements}
     # title twice (tab and heading), note, and 7 places in the blocks that are text; alt texts are attributes

@@ -62,7 +62,7 @@ def test_the_scatter_needs_a_point():
         plots.base_new_scatter({})
 
 
-def test_many_series_are_told_apart():
+def test_many_series_are_distinguishable():
     figure = plots.base_new_scatter({name: (50 + n, 50) for n, name in enumerate(MANY)})
     points = figure.axes[0].collections[:20]
     looks = {(tuple(point.get_facecolor()[0]), point.get_paths()[0].vertices.tobytes()) for point in points}
@@ -110,7 +110,7 @@ NAMES = ["a $x$ name", "$", "cost $5", "50 $_{a$", "_hidden", "back\\slash^2", "
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_names_are_shown_letter_by_letter(tmp_path):
+def test_names_are_shown_literally(tmp_path):
     estimates = [Estimate(50, 40, 60)] * len(NAMES)
     square = [[int(row == column) for column in range(len(NAMES))] for row in range(len(NAMES))]
     figures = {
@@ -133,7 +133,7 @@ def test_names_are_shown_letter_by_letter(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_names_of_pictures_are_shown_letter_by_letter():
+def test_names_of_pictures_are_shown_literally():
     pixels = np.zeros((len(NAMES), 8, 8, 3), dtype=np.uint8)
     weights = np.full((1, len(NAMES), 4), 0.25)
     drawn = analysis_plots.attention_pictures(pixels, NAMES, weights, (2, 2))

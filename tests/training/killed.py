@@ -35,7 +35,7 @@ def train(run_dir: Path) -> None:
 
 
 def forked(work: Callable[[], None]) -> int:
-    """Start the work in a process of its own."""
+    """Start the work in a new process."""
     pid = os.fork()
     if pid == 0:
         work()

@@ -160,7 +160,7 @@ def test_what_a_killed_process_left_behind_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_an_optimizer_goes_on_as_if_it_had_not_stopped(name):
+def test_an_optimizer_resumes_as_if_it_had_not_stopped(name):
     def build() -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
         parameters = {key: nn.Parameter(torch.ones(2, 2)) for key in ("a", "b", "unused")}
         options = TrainOptions(optimizer=name, lr=0.1, decay="weights")

@@ -27,7 +27,7 @@ def test_it_starts_as_a_copy_and_a_tensor_that_stays_is_averaged_without_drift()
     assert ema.average["a"] is not tensors["a"]
 
 
-def test_applied_swaps_the_average_in_and_the_own_tensors_back_bit_for_bit():
+def test_applied_swaps_the_average_in_and_restores_the_tensors_bit_for_bit():
     method = TinyMethod()
     ema = Ema(method.trainable(), 0.5)
     overwrite(method.trainable(), {name: p + 1.2345 for name, p in method.adapter_state_dict().items()})

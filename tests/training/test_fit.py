@@ -81,7 +81,7 @@ def test_a_step_is_forward_backward_step_with_the_schedules_rate():
     assert [record["loss"] for record in result.history] == pytest.approx([sum(epoch) / 21 for epoch in losses])
 
 
-def test_history_holds_terms_accuracies_rates_and_times():
+def test_the_history_has_terms_accuracies_rates_and_times():
     result = run(TinyMethod(penalty=True), validation())
     assert [record["epoch"] for record in result.history] == [1, 2, 3, 4]
     first = result.history[0]
@@ -225,7 +225,7 @@ def test_the_average_over_the_steps_is_validated_and_kept():
     torch.testing.assert_close(averaged.prompts.detach(), expected, rtol=0, atol=1e-6)
 
 
-def test_what_a_method_keeps_beside_its_parameters_is_resumed_and_selected_too(tmp_path):
+def test_the_training_state_of_a_method_is_resumed_and_selected_too(tmp_path):
     class Averaging(TinyMethod):
         """Like PromptSRC: an average of prompts over the epochs."""
 
@@ -249,7 +249,7 @@ def test_what_a_method_keeps_beside_its_parameters_is_resumed_and_selected_too(t
 
 def test_a_persistent_buffer_is_resumed_selected_and_stored(tmp_path):
     class Normalised(TinyMethod):
-        """With running statistics of PyTorch's own."""
+        """A method with running statistics of PyTorch."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -367,14 +367,14 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
         run(TinyMethod(), run_dir=tmp_path, resume=True)
 
 
-def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(tmp_path, monkeypatch):
+def test_checkpoints_are_written_at_the_interval_and_at_the_end(tmp_path, monkeypatch):
     written: list[int] = []
     monkeypatch.setattr("selfprompt.training.state.save_checkpoint", lambda _, saved: written.append(saved.epoch))
     run(TinyMethod(), run_dir=tmp_path, epochs=7, checkpoint_every=3)
     assert written == [3, 6, 7]
 
 
-def test_copies_of_the_tuned_tensors_are_kept_where_asked_for(tmp_path):
+def test_copies_of_the_trained_tensors_are_kept_if_requested(tmp_path):
     method = TinyMethod()
     start = {name: tensor.clone() for name, tensor in method.adapter_state_dict().items()}
     run(method, run_dir=tmp_path, epochs=5, keep_every=2)
@@ -386,7 +386,7 @@ def test_copies_of_the_tuned_tensors_are_kept_where_asked_for(tmp_path):
     assert not all(torch.equal(kept[2][name], tensor) for name, tensor in start.items())
 
 
-def test_no_copies_are_kept_unless_asked_for(tmp_path):
+def test_no_copies_are_kept_by_default(tmp_path):
     run(TinyMethod(), run_dir=tmp_path)
     assert read_epochs(tmp_path) == {}
 

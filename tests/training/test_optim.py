@@ -50,7 +50,7 @@ def test_only_a_module_called_head_is_a_head():
     assert groups[2]["names"] == ["head.weight", "model.head.weight"]
 
 
-def test_without_a_decay_of_its_own_the_head_has_the_others():
+def test_without_a_separate_decay_the_head_has_that_of_the_others():
     groups = parameter_groups([], TrainOptions(decay="weights", weight_decay=0.1))
     assert [group["weight_decay"] for group in groups] == [0.0, 0.1, 0.1]
 

@@ -47,7 +47,7 @@ def test_the_defaults_are_valid_and_frozen():
         ({"accumulate": 64}, "got 64 parts of 32 images."),
     ],
 )
-def test_wrong_training_options_say_what_to_do(values, message):
+def test_messages_on_wrong_training_options_name_the_remedy(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainOptions(**values)
 
@@ -77,7 +77,7 @@ def test_valid_combinations_are_taken(values):
         ({"memory": "much"}, "memory must be a size such as '500MB' or '2GB', got 'much'."),
     ],
 )
-def test_wrong_data_options_say_what_to_do(values, message):
+def test_messages_on_wrong_data_options_name_the_remedy(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         DataOptions(**values)
 

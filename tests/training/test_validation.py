@@ -47,13 +47,13 @@ def history_and_scores(out: Path, name: str, **changes: Any) -> tuple[list[float
 
 
 @pytest.mark.parametrize(("name", "optimizer"), RUNS)
-def test_the_history_holds_what_the_kept_tensors_score(tmp_path: Path, name: str, optimizer: str) -> None:
+def test_the_history_has_the_accuracy_of_the_kept_tensors(tmp_path: Path, name: str, optimizer: str) -> None:
     lr = 0.2 if optimizer == "sgd" else 0.02  # large, so that scores change from epoch to epoch
     history, scores = history_and_scores(tmp_path, name, optimizer=optimizer, lr=lr)
     assert history == pytest.approx(scores)
 
 
-def test_the_history_of_an_average_holds_what_the_average_scores(tmp_path: Path) -> None:
+def test_the_history_of_an_average_has_the_accuracy_of_the_average(tmp_path: Path) -> None:
     history, scores = history_and_scores(tmp_path, "coop", optimizer="adam", lr=0.05, ema_decay=0.5, epochs=4)
     assert history == pytest.approx(scores)
     assert len(set(scores)) > 1

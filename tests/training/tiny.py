@@ -23,7 +23,7 @@ PREPROCESS = SimpleNamespace(
 
 
 class TinyTower(nn.Linear):
-    """A frozen layer in the place of a vision tower; notes how many images it has seen."""
+    """A frozen layer in place of a vision tower; counts the images that it encoded."""
 
     def __init__(self) -> None:
         super().__init__(3 * SIZE * SIZE, 16)

@@ -54,7 +54,7 @@ def train(case: str, devices: int, fabric=None, run_dir: Path | None = None) -> 
 
 
 def main(folder: Path) -> None:
-    """Every case, as this process's part; each process stores its own tensors."""
+    """Run this process's part of every case; each process stores its tensors."""
     fabric = make_fabric(TrainOptions(devices=2, device="cpu"))
     fabric.launch()
     assert fabric.world_size == 2

@@ -1,4 +1,4 @@
-"""What ``selfprompt predict`` does alike for the standard output and for a folder of parts."""
+"""Steps of ``selfprompt predict`` that are the same for the standard output and for a folder of parts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
