@@ -1,4 +1,4 @@
-"""What the tests of methods share: the embedded backbones, a few images whose class shows, small options."""
+"""Embedded backbones, a few labelled images, and small options for the tests of methods."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from selfprompt.methods.traits import Traits
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
-SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than the papers' to save time, and no noise in training
+SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dropout
     "clap": {"views": 2, "iterations": 3},
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
@@ -40,12 +40,12 @@ def backbone(name: str) -> Backbone:
 
 def traits(name: str, **options: Any) -> Traits:
     """The traits of a method with these options, before there is one."""
-    kind = find_method(name)
-    return kind.traits_for(make_options(kind, options))
+    cls = find_method(name)
+    return cls.traits_for(make_options(cls, options))
 
 
 def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int = 1, **options: Any) -> Method:
-    """A method on an embedded backbone, in eval mode; one that is nothing without data has seen some."""
+    """A method on an embedded backbone, in eval mode, prepared with a few images if it cannot predict without."""
     method = build_method(name, backbone(kind), names, seed=seed, **{**SMALL.get(name, {}), **options})
     if method.traits.variable_length or method.traits.closed_form:
         method.prepare(Source(*labelled(8, seed, len(names))), torch.Generator())
