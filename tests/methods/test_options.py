@@ -145,7 +145,7 @@ def test_lists_become_tuples_and_whole_numbers_do_for_floats() -> None:
         ("prograd", {"strength": -1.0}, r"strength must be 0 \(CoOp\) or more, got -1.0"),
         ("promptsrc", {"average_std": 0.0}, "average_std must be above 0, got 0.0"),
         ("tcp", {"text": "a type of pet"}, r"template must contain \{\} once"),
-        ("tcp", {"layer": -1}, r"layer must be 0 \(two thirds up\) or a block's number, got -1"),
+        ("tcp", {"layer": -1}, r"layer must be 0 \(at two thirds\) or a block's number, got -1"),
         ("zero-shot", {"template": "{} {}"}, r"template must contain \{\} once"),
         ("zero-shot", {"ensemble": "half"}, "ensemble must be one of none, simple, full, got 'half'"),
     ],

@@ -16,7 +16,7 @@ from selfprompt.methods.cocoop import CoCoOp
 from selfprompt.methods.coop import CoOp
 from selfprompt.methods.prograd import ProGrad, without_conflict
 from selfprompt.methods.promptsrc import PromptSRC, epoch_weights, templates
-from selfprompt.methods.tcp import TCP, behind_words, chosen_block
+from selfprompt.methods.tcp import TCP, insertion_block, skip_words
 from selfprompt.prompts.static import Static
 from selfprompt.training.reporter import LogReporter
 from tests.methods.tiny import NAMES, backbone, counted, images, labelled, labelled_views, small
@@ -224,8 +224,8 @@ def test_class_tokens_come_in_at_their_block_only(layer: int) -> None:
 
 
 def test_class_tokens_come_in_two_thirds_up_unless_said_otherwise() -> None:
-    assert [chosen_block(0, depth) for depth in (12, 4, 3, 2)] == [8, 2, 2, 1]
-    assert chosen_block(11, 12) == 11
+    assert [insertion_block(0, depth) for depth in (12, 4, 3, 2)] == [8, 2, 2, 1]
+    assert insertion_block(11, 12) == 11
     assert aware().layer == 2
     with pytest.raises(ValueError, match="layer names block 4, but the text tower has blocks 0 to 3"):
         aware(layer=4)
@@ -242,7 +242,7 @@ def test_class_tokens_come_in_two_thirds_up_unless_said_otherwise() -> None:
     ],
 )
 def test_the_context_stands_for_the_template_s_first_words(template: str, behind: str) -> None:
-    assert behind_words(template, 4) == behind
+    assert skip_words(template, 4) == behind
     expected = tokenize_for_tower(backbone("clip"), fill_template(f"X X X X {behind}", NAMES))
     assert aware(template=template).ids.equal(expected)
     assert aware(text=behind).ids.equal(expected)

@@ -267,8 +267,8 @@ def test_dropout_acts_on_what_an_update_reads_in_training_only() -> None:
     assert not first.equal(second)
     assert method.eval()(images(2)).equal(method(images(2)))
     x = torch.ones(1, 1, method.vision.width)
-    mean = torch.stack([method.image_updates.added(0, x).detach() for _ in range(500)]).mean(dim=0)
-    expected = F.linear(x, method.image_updates.weight(0)).detach()
+    mean = torch.stack([method.image_updates.output_delta(0, x).detach() for _ in range(500)]).mean(dim=0)
+    expected = F.linear(x, method.image_updates.weight_delta(0)).detach()
     assert float((mean - expected).abs().max()) < 0.3 * float(expected.abs().max())
 
 
@@ -280,7 +280,7 @@ def test_updates_start_uniform_and_have_q_k_and_v_of_their_own() -> None:
     assert 0.9 * width**-0.5 < float(updates.down.detach().abs().max()) <= width**-0.5
     with torch.no_grad():
         updates.up[0, 1] = 1.0
-    change = updates.weight(0).detach().unflatten(0, (3, width))
+    change = updates.weight_delta(0).detach().unflatten(0, (3, width))
     assert not change[0].any()
     assert change[1].any()
     assert not change[2].any()
@@ -422,7 +422,7 @@ def test_a_cache_of_another_size_is_loaded_and_one_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("name", ["alpha_limit", "beta_limit"])
 def test_the_search_needs_room(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be above 0.1, where the search starts; got 0.1"):
+    with pytest.raises(ValueError, match=f"{name} must be above 0.1, where the search begins; got 0.1"):
         small("tip-adapter", **{name: 0.1})
 
 

@@ -1,4 +1,4 @@
-"""CLIP-LoRA: low-rank updates of the attention's projections in every block of both CLIP towers."""
+"""CLIP-LoRA: low-rank updates of the q, k and v projections in every block of both CLIP towers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class CLIPLoRAOptions:
     """Options of CLIP-LoRA."""
 
     rank: int = 2
-    """Rank of an update."""
+    """Rank of each update."""
     alpha: float = 1.0
-    """An update is scaled by alpha / sqrt(rank), as in the released code."""
+    """Updates are scaled by alpha / sqrt(rank), as in the released code."""
     dropout: float = 0.25
-    """Dropout on what an update reads, in training."""
+    """Dropout on the input of the updates, in training."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
@@ -41,12 +41,12 @@ class CLIPLoRAOptions:
 class LowRank(nn.Module):
     """A prompter without prompts: ``W x + s B A dropout(x)`` in place of ``W x`` for q, k and v of every block.
 
-    A starts uniform in +-D^-0.5, B at zero, so that the tower starts as it was. Without dropout the update is added
-    to the weights, for the time of the block.
+    A is uniform in +-D^-0.5 and B zero at first, so the tower starts unchanged. Without dropout the update is added to
+    the weights while the block runs.
 
     Attributes:
-        down: A of each block and of q, k and v, (depth, 3, r, D).
-        up: B of each, (depth, 3, D, r).
+        down: A for q, k and v of each block, (depth, 3, r, D).
+        up: B for the same, (depth, 3, D, r).
     """
 
     needs_all_outputs = False
@@ -65,15 +65,15 @@ class LowRank(nn.Module):
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
         if self.training and self.dropout:
-            return block(tokens, qkv_delta=partial(self.added, index))
-        return block(tokens, qkv_delta=self.weight(index))
+            return block(tokens, qkv_delta=partial(self.output_delta, index))
+        return block(tokens, qkv_delta=self.weight_delta(index))
 
-    def weight(self, index: int) -> Tensor:
-        """What is added to the stacked weights of q, k and v of a block, (3D, D)."""
+    def weight_delta(self, index: int) -> Tensor:
+        """Return the update of a block's stacked q, k and v weights, (3D, D)."""
         return self.scale * (self.up[index] @ self.down[index]).flatten(0, 1)
 
-    def added(self, index: int, x: Tensor) -> Tensor:
-        """What is added to q, k and v, each with a dropout of its own: (B, L, D) -> (B, L, 3D)."""
+    def output_delta(self, index: int, x: Tensor) -> Tensor:
+        """Return the update of a block's q, k and v, each with separate dropout: (B, L, D) to (B, L, 3D)."""
         dropped = F.dropout(x.expand(3, *x.shape), self.dropout)
         return self.scale * torch.einsum("sbld,srd,sor->blso", dropped, self.down[index], self.up[index]).flatten(2)
 
@@ -81,7 +81,7 @@ class LowRank(nn.Module):
 class CLIPLoRA(Method[CLIPLoRAOptions]):
     """``logits = scale cos(f, t_c)`` from two towers whose q, k and v projections have low-rank updates.
 
-    The towers themselves stay as they are: an update is added while a block runs (``LowRank``).
+    The frozen weights are not changed; an update is added while its block runs (``LowRank``).
 
     Source: Zanella and Ben Ayed 2024 (arXiv 2405.18541), section 3; scaling and dropout as released.
     """

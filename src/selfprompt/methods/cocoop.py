@@ -1,4 +1,4 @@
-"""CoCoOp: CoOp whose context is moved by each image, through a small network."""
+"""CoCoOp: CoOp whose context is shifted for each image by a small network."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, normal_prompts
 
 TEXTS_AT_ONCE = 1024
-"""Class texts that are encoded together; an image needs one of each class, so this bounds the memory."""
+"""Class texts encoded at once. Each image has its own text of every class, so this limits the memory."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,20 @@ class CoCoOpOptions:
     prompts: int = 4
     """Context tokens M."""
     init_text: str = "a photo of a"
-    """Start from this text; then M is its number of tokens. Empty starts at random."""
+    """Text that initialises the context; M is then its number of tokens. Empty: random."""
     reduction: int = 16
-    """How many times narrower than an image feature the network's hidden layer is."""
+    """Ratio of the feature size to the width of the network's hidden layer."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts, reduction=self.reduction)
 
 
 class CoCoOp(Method[CoCoOpOptions]):
-    """``logits = scale cos(f, t_c(f))``, where t_c(f) encodes the context moved by the image, and the name of class c.
+    """``logits = scale cos(f, t_c(f))``, where t_c(f) encodes the shifted context and the name of class c.
 
-        v_m(f) = v_m + W2 relu(W1 f + b1) + b2        for each context token v_m, f of length 1
+        v_m(f) = v_m + W2 relu(W1 f + b1) + b2        for each context token v_m and unit image features f
 
-    The movement is the same for all tokens and classes, and another one for each image, so that all classes are encoded
-    for each image: B C texts a batch.
+    All tokens and classes share the shift, but each image has its own, so each batch encodes B C texts.
 
     Source: Zhou et al. 2022 (arXiv 2203.05557), section 3.2.
     """
@@ -69,11 +68,11 @@ class CoCoOp(Method[CoCoOpOptions]):
         check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
 
     def image_contexts(self, features: Tensor) -> Tensor:
-        """The contexts that images ask for, (B, M, D), from unit features, (B, E)."""
+        """Compute the contexts of images, (B, M, D), from unit features, (B, E)."""
         return self.context + self.network(features)[:, None]
 
     def encode_classes_for(self, features: Tensor) -> Tensor:
-        """Unit features of the classes as images see them, (B, C, E), from unit features of images, (B, E)."""
+        """Compute the unit class features for each image, (B, C, E), from unit image features, (B, E)."""
         images, classes = features.shape[0], len(self.ids)
         contexts = self.image_contexts(features).repeat_interleave(classes, dim=0)  # (B C, M, D)
         ids = self.ids.repeat(images, 1)  # (B C, L)
@@ -81,12 +80,12 @@ class CoCoOp(Method[CoCoOpOptions]):
 
     def logits(self, views: Views) -> Tensor:
         features = unit(self.frozen_features(views))
-        if torch.compiler.is_compiling():  # a loop over parts would fix the number of images
+        if torch.compiler.is_compiling():  # a loop over chunks would fix the number of images
             return self._scores(features)
-        parts = features.split(max(1, TEXTS_AT_ONCE // len(self.ids)))
-        return torch.cat([self._scores(part) for part in parts])
+        chunks = features.split(max(1, TEXTS_AT_ONCE // len(self.ids)))
+        return torch.cat([self._scores(chunk) for chunk in chunks])
 
     def _scores(self, features: Tensor) -> Tensor:
-        """Logits of unit image features, (B, E) to (B, C)."""
+        """Compute the logits of unit image features, (B, E) to (B, C)."""
         cosines = torch.einsum("be,bce->bc", features, self.encode_classes_for(features))
         return self.backbone.scale * cosines + self.backbone.bias

@@ -1,4 +1,4 @@
-"""CoOp: learned context words around the class names of a frozen CLIP."""
+"""CoOp: learned context tokens around the class names of a frozen CLIP."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,24 +29,24 @@ class CoOpOptions:
     prompts: int = 16
     """Context tokens M."""
     init_text: str = ""
-    """Start from this text, "a photo of a" say, instead of at random; then M is its number of tokens."""
+    """Text that initialises the context, such as "a photo of a"; M is then its number of tokens. Empty: random."""
     class_specific: bool = False
-    """An own context for each class; the result then cannot take new class names."""
+    """Whether each class has its own context; the classifier then accepts no new class names."""
     class_token_position: Literal["end", "middle", "front"] = "end"
-    """Where the class name stands: behind the context, in its middle, or in front of it."""
+    """Position of the class name: after the context, in its middle, or before it."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
         if self.init_text and self.class_specific:
-            raise ValueError("init_text and class_specific exclude each other: init_text starts one shared context.")
+            raise ValueError("init_text and class_specific exclude each other: it initialises one shared context.")
 
 
 class CoOp(Method[CoOpOptions]):
     """``logits = scale cos(f, t_c)``, where t_c encodes the learned context and the name of class c.
 
-    The context is (M, D), shared by the classes, or (C, M, D). Random starts are N(0, 0.02^2).
+    The context is (M, D), shared by the classes, or (C, M, D); a random one is drawn from N(0, 0.02^2).
 
-    Source: Zhou et al. 2022 (arXiv 2109.01134), section 3.2; words as a start: Zhou et al. 2022 (arXiv 2203.05557).
+    Source: Zhou et al. 2022 (arXiv 2109.01134), section 3.2; ``init_text``: Zhou et al. 2022 (arXiv 2203.05557).
     """
 
     Options = CoOpOptions
@@ -58,18 +58,18 @@ class CoOp(Method[CoOpOptions]):
         return Traits(inputs="features", needs_text=True, open_vocabulary=not options.class_specific)
 
     def build(self, generator: torch.Generator) -> None:
-        self.context = self.first_context(generator)
+        self.context = self.init_context(generator)
         count = self.context.shape[-2]
         texts = add_placeholders(self.classes, count, self.options.class_token_position)
-        places = locate_placeholders(
+        positions = locate_placeholders(
             count_tokens(self.backbone.text_side()[1], self.classes), count, self.options.class_token_position
         )
         self.register_buffer("ids", tokenize_for_tower(self.backbone, texts), persistent=False)
-        self.register_buffer("slots", places.to(self.ids.device), persistent=False)
+        self.register_buffer("slots", positions.to(self.ids.device), persistent=False)
         check_placeholders(self.ids, self.slots)
 
-    def first_context(self, generator: torch.Generator) -> nn.Parameter:
-        """The context before training: the embeddings of words, or random numbers."""
+    def init_context(self, generator: torch.Generator) -> nn.Parameter:
+        """Return the initial context: embeddings of ``init_text``, or random values."""
         if self.options.init_text:
             return nn.Parameter(embed_text(self.backbone, self.options.init_text))
         shape = (len(self.classes),) if self.options.class_specific else ()
@@ -77,7 +77,7 @@ class CoOp(Method[CoOpOptions]):
 
     @property
     def has_shared_prefix(self) -> bool:
-        """Whether all texts begin with the same tokens, so that these need to run only once."""
+        """Whether all texts begin with the same tokens, which then run only once."""
         return self.text.causal and self.options.class_token_position == "end" and not self.options.class_specific
 
     def encode_classes(self) -> Tensor:
@@ -91,7 +91,7 @@ class CoOp(Method[CoOpOptions]):
         return unit(self.encode_texts(encode))
 
     def image_features(self, views: Views) -> Tensor:
-        """Unit features of images from the frozen tower, (B, E)."""
+        """Return unit features of images from the frozen tower, (B, E)."""
         return unit(self.frozen_features(views))
 
     def logits(self, views: Views) -> Tensor:

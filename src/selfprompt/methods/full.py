@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of a copy of the vision tower, and a linear head."""
+"""Full fine-tuning: all weights of a copy of the vision tower, and a linear head."""
 
 import copy
 from dataclasses import dataclass
@@ -17,13 +17,16 @@ class FullOptions:
     """Options of full fine-tuning."""
 
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg or patches."""
+    """Pooling of the tokens: auto, native, cls, avg or patches."""
     head_std: float = 0.02
-    """Standard deviation of the head's starting weights."""
+    """Standard deviation of the head's initial weights."""
 
 
 class Full(Method[FullOptions]):
-    """All weights are trained, without dropout or drop path; the given backbone stays as it is, a copy changes."""
+    """``logits = W f + b``; all weights of a copy of the tower are trained, without dropout or drop path.
+
+    The given backbone is not changed.
+    """
 
     Options = FullOptions
 

@@ -21,11 +21,11 @@ class GateVPTOptions:
     prompts: int = 100
     """Prompt tokens."""
     gate_start: float = 5.0
-    """Gates start at sigmoid(-gate_start): prompts skip the blocks at first."""
+    """Gates start at sigmoid(-gate_start), so that prompts bypass the blocks at first."""
     dropout: float = 0.1
-    """Dropout on prompts in training."""
+    """Dropout on the prompts in training."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+    """Pooling of the tokens: auto, native, cls, avg (prompts and patches), patches or prompts."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
@@ -34,10 +34,10 @@ class GateVPTOptions:
 
 
 class GateVPT(Method[GateVPTOptions]):
-    """``logits = W f + b``; prompts, one gate behind each block but the last, one temperature a block, head.
+    """``logits = W f + b``, with prompts, a gate after each block but the last, and a temperature per block.
 
-    Temperatures stay in [0.01, 10]: they are clamped in front of every training step, as in the released code, and
-    where they are used.
+    Temperatures stay in [0.01, 10]: they are clamped before every training step, as in the released code, and where
+    they are used.
 
     Source: Yoo et al. 2023 (arXiv 2306.05067), section 4.
     """
@@ -62,9 +62,9 @@ class GateVPT(Method[GateVPTOptions]):
         return super().loss(views)
 
     def logits(self, views: Views) -> Tensor:
-        # Clamped values with the gradient of the unclamped ones: the parameter itself is only changed in training.
-        now = self.temperatures.detach()
-        temperatures = now.clamp(*self.temperature_range) + (self.temperatures - now)
+        # Clamped values with the gradient of the unclamped ones; the parameter itself changes only in training.
+        values = self.temperatures.detach()
+        temperatures = values.clamp(*self.temperature_range) + (self.temperatures - values)
         dropout = self.options.dropout if self.training else 0.0
         prompter = Gated(self.prompts[0], self.gates, temperatures, dropout=dropout)
         return self.head(self.vision(views.pixels, prompter, pooling=self.pooling))

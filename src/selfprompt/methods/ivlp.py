@@ -1,4 +1,4 @@
-"""IVLP: deep prompts in both CLIP towers, each side for itself."""
+"""IVLP: independent deep prompts in both CLIP towers."""
 
 from dataclasses import dataclass
 
@@ -19,23 +19,23 @@ class IVLPOptions:
     """Options of IVLP."""
 
     text_prompts: int = 2
-    """Prompt tokens a block in the text tower."""
+    """Prompt tokens per block in the text tower."""
     image_prompts: int = 2
-    """Prompt tokens a block in the vision tower."""
+    """Prompt tokens per block in the vision tower."""
     depth: int = 12
-    """Blocks of each tower that have prompts of their own, from the first; a shorter tower has them in every block."""
+    """Number of blocks with prompts, from the first, in each tower; all blocks of a shorter tower."""
     init_text: str = "a photo of a"
-    """What class texts open with; their first tokens start the text prompts, the others stay. Empty: a random start."""
+    """Beginning of the class texts: its first tokens initialise the text prompts, the others stay. Empty: random."""
 
     def __post_init__(self) -> None:
         check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts, depth=self.depth)
 
 
 class IVLP(Method[IVLPOptions]):
-    """``logits = scale cos(f, t_c)``; both towers run with prompts of their own, (depth, P, D), that nothing couples.
+    """``logits = scale cos(f, t_c)``, with separate prompts, (depth, P, D), in each tower.
 
-    In front of each block up to ``depth`` the block's own prompts replace what the block before made of its prompts;
-    behind it they pass through. The first text prompts start from words, all others from N(0, 0.02^2).
+    Before each block up to ``depth`` its prompts replace the outputs of the previous ones; later blocks pass them on.
+    The first text prompts are initialised from a text, all others from N(0, 0.02^2).
 
     Source: the baseline "independent V-L prompting" of Khattak et al. 2023 (MaPLe, arXiv 2210.03117), section 4.2.
     """
@@ -59,7 +59,7 @@ class IVLP(Method[IVLPOptions]):
         return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
     def image_features(self, views: Views) -> Tensor:
-        """Unit features of images with prompts, (B, E)."""
+        """Compute unit features of images with prompts, (B, E)."""
         return unit(self.vision(views.pixels, Static(self.image_prompts)))
 
     def logits(self, views: Views) -> Tensor:

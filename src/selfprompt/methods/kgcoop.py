@@ -1,4 +1,4 @@
-"""KgCoOp: CoOp whose class features stay close to those of a hand-written template."""
+"""KgCoOp: CoOp with class features that stay close to those of a hand-written template."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ class KgCoOpOptions(CoOpOptions):
     prompts: int = 4
     """Context tokens M."""
     init_text: str = "a photo of a"
-    """Start from this text; then M is its number of tokens. Empty starts at random."""
+    """Text that initialises the context; M is then its number of tokens. Empty: random."""
     template: str = PHOTO
-    """Hand-written text that the learned class texts are kept close to."""
+    """Hand-written text of a class, whose features the learned ones stay close to."""
     weight: float = 8.0
-    """Weight of that closeness."""
+    """Weight of the distance to the template."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,7 +35,7 @@ class KgCoOp(CoOp):
 
     t_c are the learned class features, t_c_frozen those of the template.
 
-    Differs from the paper as its code does: the paper writes the squared distance of the two, which is twice this term.
+    Differs from the paper, like its released code: the paper has the squared distance, which is twice this term.
 
     Source: Yao et al. 2023 (arXiv 2303.13283), section 3.2.
     """

@@ -1,4 +1,4 @@
-"""Linear probe: one linear layer on the frozen backbone's features."""
+"""Linear probe: a linear layer on frozen features."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ class LinearOptions:
     """Options of the linear probe."""
 
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
+    """Pooling of the tokens: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
     head_std: float = 0.02
-    """Standard deviation of the head's starting weights."""
+    """Standard deviation of the head's initial weights."""
 
 
 class Linear(Method[LinearOptions]):
-    """``logits = W f + b`` on frozen features f; only W and b are trained."""
+    """``logits = W f + b`` on frozen features f."""
 
     Options = LinearOptions
 

@@ -1,4 +1,4 @@
-"""Linear-probe CLIP: a logistic regression on frozen features, its penalty chosen on validation images."""
+"""Linear-probe CLIP: logistic regression on frozen features, with a penalty selected on validation images."""
 
 import warnings
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from selfprompt.methods.traits import Traits
 
 COARSE = (6, 4, 2, 0, -2, -4, -6)
 STEPS = 8
-WITHOUT_VALIDATION = 0.316  # CLIP's own, for ImageNet
+WITHOUT_VALIDATION = 0.316  # CLIP's value for ImageNet
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class LPCLIPOptions:
     """Options of linear-probe CLIP."""
 
     inverse_penalty: float = 0.0
-    """C, the inverse of the L2 penalty; 0 searches it on validation images, and takes 0.316 where there are none."""
+    """C, the inverse of the L2 penalty; 0 selects it on validation images, or takes 0.316 if there are none."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
+    """Pooling of the tokens: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
 
     def __post_init__(self) -> None:
         if self.inverse_penalty < 0:
@@ -35,11 +35,11 @@ class LPCLIPOptions:
 class LPCLIP(Method[LPCLIPOptions]):
     """``logits = W f + b`` on frozen features f, not normalised, of images under the evaluation transform.
 
-    W and b minimise ``|W|^2 / 2 + C sum CE``, by L-BFGS in ``prepare``: there are no epochs. C is chosen by the
+    W and b minimise ``|W|^2 / 2 + C sum CE``, by L-BFGS in ``prepare``; there are no epochs. C is selected by the
     ``lpclip`` protocol: 1e6, 1e4, ... 1e-6, then 8 bisections of a decade to either side of the best (``search``).
-    Until ``prepare`` has seen data, W is random.
+    Before ``prepare``, W is random.
 
-    Differs from the reference code: any backbone serves, not RN50 alone; shots are drawn as for all other methods.
+    Differs from the reference code: it works with any backbone, not only RN50; shots are drawn as for all methods.
 
     Source: Radford et al. 2021 (arXiv 2103.00020), section 3.2 and appendix A.3; the protocol is Zhou et al.'s
     (arXiv 2109.01134).
@@ -61,7 +61,7 @@ class LPCLIP(Method[LPCLIPOptions]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Solve the regression on plain views of the training images.
+        """Fit the regression to the training images under the evaluation transform.
 
         Raises:
             ValueError: If a class has no training images.
@@ -88,48 +88,51 @@ class LPCLIP(Method[LPCLIPOptions]):
     def _features(
         self, source: TrainingSource, progress: Callable[[int, int], None] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features, (N, E), and labels, (N,), of all images, on the CPU."""
-        parts: list[Tensor] = []
+        """Return features, (N, E), and labels, (N,), of all images, on the CPU."""
+        features: list[Tensor] = []
         labels: list[Tensor] = []
         for views in self.feature_views(source, 0):
-            parts.append(self.frozen_features(views).float().cpu())
+            features.append(self.frozen_features(views).float().cpu())
             labels.append(views.labels.cpu())
             if progress:
                 progress(sum(map(len, labels)), source.size)
-        return torch.cat(parts), torch.cat(labels)
+        return torch.cat(features), torch.cat(labels)
 
     def logits(self, views: Views) -> Tensor:
         return self.head(self.frozen_features(views))
 
 
 def regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """W, (C, E), and b, (C,), of the logistic regression with penalty 1 / strength; at most 1000 iterations.
+    """Fit a logistic regression with L2 penalty 1 / strength, in at most 1000 iterations.
 
     Args:
         features: (N, E), on the CPU.
-        labels: Every class 0..C-1 occurs, (N,).
-        strength: C in scikit-learn's words.
+        labels: (N,); each class 0..C-1 occurs.
+        strength: Inverse of the penalty, ``C`` of scikit-learn.
+
+    Returns:
+        W, (C, E), and b, (C,).
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol stops after 1000 iterations
-        found = LogisticRegression(C=strength, max_iter=1000).fit(features.numpy(), labels.numpy())
-    weight, bias = torch.from_numpy(found.coef_).float(), torch.from_numpy(found.intercept_).float()
-    if len(weight) == 1:  # of two classes scikit-learn gives the difference
+        fit = LogisticRegression(C=strength, max_iter=1000).fit(features.numpy(), labels.numpy())
+    weight, bias = torch.from_numpy(fit.coef_).float(), torch.from_numpy(fit.intercept_).float()
+    if len(weight) == 1:  # for two classes scikit-learn returns the difference
         return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return weight, bias
 
 
 def search(accuracy: Callable[[float], float]) -> float:
-    """The power of ten that the protocol chooses for C.
+    """Select the power of ten of C by the protocol.
 
-    The best of 6, 4, ... -6 is bracketed by one to either side; then the better end is kept and the other moved to the
-    middle, eight times. On a tie the larger of the coarse values is kept, and the left end.
+    The best of 6, 4, ... -6 is bracketed by one to either side; then, eight times, the better end is kept and the
+    other moves to the middle. On a tie the larger of the coarse values wins, and the left end.
 
     Args:
-        accuracy: On validation images, by the power of ten of C.
+        accuracy: From the power of ten of C to the accuracy on validation images.
 
     Returns:
         The end that the last step kept.

@@ -1,4 +1,4 @@
-"""MaPLe: deep text prompts, and image prompts that are linear functions of them."""
+"""MaPLe: deep text prompts, and image prompts computed from them by linear layers."""
 
 import copy
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class MaPLeOptions:
     """Options of MaPLe."""
 
     prompts: int = 2
-    """Prompt tokens a block, the same number in both towers."""
+    """Prompt tokens per block in each tower."""
     depth: int = 9
-    """Blocks that have prompts of their own, from the first; at most as many as the shorter tower has."""
+    """Number of blocks with prompts, from the first; at most those of the shorter tower."""
     init_text: str = "a photo of a"
-    """What class texts open with; their first tokens start the text prompts, the others stay. Empty: a random start."""
+    """Beginning of the class texts: its first tokens initialise the text prompts, the others stay. Empty: random."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts, depth=self.depth)
@@ -33,11 +33,11 @@ class MaPLeOptions:
 class MaPLe(Method[MaPLeOptions]):
     """``logits = scale cos(f, t_c)``; block j has text prompts P_j, (P, D_text), and image prompts P_j W_j^T + b_j.
 
-    Gradients of both towers reach the text prompts, (depth, P, D_text). The first ones start from words, the others
-    from N(0, 0.02^2). In front of each block up to ``depth`` its prompts replace what the block before made of them.
+    Gradients of both towers reach the text prompts, (depth, P, D_text). The first ones are initialised from a text, the
+    others from N(0, 0.02^2). Before each block up to ``depth`` its prompts replace the outputs of the previous ones.
 
-    The couplings start as linear layers of PyTorch do; those behind the first block all start with the same numbers,
-    as in the released code (the paper does not say).
+    The coupling layers have PyTorch's initialisation; those after the first block start equal, as in the released code
+    (the paper does not say).
 
     Source: Khattak et al. 2023 (arXiv 2210.03117), section 3.2.
     """
@@ -59,7 +59,7 @@ class MaPLe(Method[MaPLeOptions]):
         self.couplings = nn.ModuleList([start, *(copy.deepcopy(further) for _ in range(layers - 1))])
 
     def image_prompts(self) -> Tensor:
-        """The image prompts that belong to the text prompts, (depth, P, D_vision)."""
+        """Compute the image prompts from the text prompts, (depth, P, D_vision)."""
         pairs = zip(self.couplings, self.text_prompts, strict=True)
         return torch.stack([couple(prompts) for couple, prompts in pairs])
 

@@ -1,4 +1,4 @@
-"""ProGrad: CoOp that never steps against zero-shot CLIP."""
+"""ProGrad: CoOp with gradients that do not conflict with zero-shot CLIP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class ProGradOptions(CoOpOptions):
     """Options of ProGrad."""
 
     init_text: str = ""
-    """Start from zeros that end in this text (as released: the template's, before the name), not at random."""
+    """Text that initialises the last context tokens, the others being zero (as released). Empty: random."""
     template: str = PHOTO
     """Text of a class for zero-shot CLIP, the teacher."""
     temperature: float = 1.0
-    """Divides the logits of student and teacher where they are compared (T)."""
+    """Temperature T that divides the logits of student and teacher in their comparison."""
     strength: float = 1.0
-    """Part of the conflict that is taken out of the gradient (lambda); 0 is CoOp."""
+    """Fraction lambda of the conflict that is removed from the gradient; 0 is CoOp."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,18 +36,18 @@ class ProGradOptions(CoOpOptions):
 
 
 class ProGrad(CoOp):
-    """CoOp, each step of which is the cross-entropy's gradient without its part against zero-shot CLIP.
+    """CoOp with the gradient of the cross-entropy, without its component against zero-shot CLIP.
 
-    With g_d the gradient of the cross-entropy, g_g that of ``T^2 KL(teacher || student)`` and u = g_g / |g_g|, a tensor
-    gets
+    With g_d the gradient of the cross-entropy, g_g that of ``T^2 KL(teacher || student)`` and u = g_g / |g_g|, the
+    gradient of a tensor is
 
         g_d                          if g_d . u >= 0
         g_d - lambda (g_d . u) u     otherwise
 
-    so the KL term has no weight of its own: ``loss().total`` is the cross-entropy.
+    The KL term has weight 0 in the loss: ``loss().total`` is the cross-entropy.
 
-    Differs from the reference code: words are counted in tokens, so that none is left out of the context; the KL
-    divergence stands for the soft cross-entropy, which has the same gradient; a gradient of zero has no direction.
+    Differs from the reference code: ``init_text`` is counted in tokens, not words; the KL divergence replaces the soft
+    cross-entropy, which has the same gradient; a zero gradient g_g changes nothing.
 
     Source: Zhu et al. 2023 (arXiv 2205.14865), section 3.2.
     """
@@ -61,10 +61,10 @@ class ProGrad(CoOp):
         frozen = encode_template(self.backbone, self.options.template, self.classes)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
-    def first_context(self, generator: torch.Generator) -> nn.Parameter:
+    def init_context(self, generator: torch.Generator) -> nn.Parameter:
         text, count = self.options.init_text, self.options.prompts
         if not text:
-            return super().first_context(generator)
+            return super().init_context(generator)
         start = embed_text(self.backbone, text)
         if len(start) > count:
             raise ValueError(f"init_text {text!r} is {len(start)} tokens, but there are {count} prompts.")
@@ -83,27 +83,27 @@ class ProGrad(CoOp):
         return LossTerms(terms, {"kl": 0.0}, logits.detach())
 
     def set_gradients(self, terms: LossTerms, mean: Callable[[Tensor], Tensor]) -> None:
-        """Give each tuned tensor its projected gradient, from gradients that are averaged first.
+        """Set the projected gradient of each parameter; gradients are averaged over the processes first.
 
         Args:
-            terms: Of ``loss``, with their graph.
+            terms: Returned by ``loss``, with their graph.
             mean: Averages a tensor over the processes.
         """
         parameters = list(self.trainable().values())
         domain = torch.autograd.grad(terms.terms["ce"], parameters, retain_graph=True)
         general = torch.autograd.grad(terms.terms["kl"], parameters)
         for parameter, pair in zip(parameters, zip(domain, general, strict=True), strict=True):
-            own, teachers = mean(torch.stack(pair))
-            parameter.grad = without_conflict(own, teachers, self.options.strength)
+            average_domain, average_general = mean(torch.stack(pair))
+            parameter.grad = without_conflict(average_domain, average_general, self.options.strength)
 
 
 def without_conflict(domain: Tensor, general: Tensor, strength: float = 1.0) -> Tensor:
-    """A gradient without its part against another one.
+    """Return a gradient without its component against another one.
 
     Args:
-        domain: Gradient of what is learned, any shape.
-        general: Gradient of what must not get worse, of that shape; one of length 0 is against nothing.
-        strength: Part of the conflict that is taken out; with 1 the result is never against ``general``.
+        domain: Gradient to follow, any shape.
+        general: Gradient that must not be opposed, same shape; a zero gradient is never opposed.
+        strength: Fraction of the conflict to remove; with 1 the result never opposes ``general``.
     """
     direction = F.normalize(general.flatten(), dim=0).view_as(general)
     conflict = (domain * direction).sum().clamp(max=0)

@@ -1,4 +1,4 @@
-"""PromptSRC: IVLP that is kept close to the frozen CLIP, with prompts averaged over the epochs."""
+"""PromptSRC: IVLP regularised towards the frozen CLIP, with prompts averaged over the epochs."""
 
 from dataclasses import dataclass, replace
 
@@ -19,21 +19,21 @@ class PromptSRCOptions(IVLPOptions):
     """Options of PromptSRC."""
 
     text_prompts: int = 4
-    """Prompt tokens a block in the text tower."""
+    """Prompt tokens per block in the text tower."""
     image_prompts: int = 4
-    """Prompt tokens a block in the vision tower."""
+    """Prompt tokens per block in the vision tower."""
     depth: int = 9
-    """Blocks of each tower that have prompts of their own, from the first; a shorter tower has them in every block."""
+    """Number of blocks with prompts, from the first, in each tower; all blocks of a shorter tower."""
     text_weight: float = 25.0
-    """Weight of the closeness of class features to those of 60 templates."""
+    """Weight of the distance of class features to the mean of 60 templates."""
     image_weight: float = 10.0
-    """Weight of the closeness of image features to those without prompts."""
+    """Weight of the distance of image features to those without prompts."""
     logits_weight: float = 1.0
-    """Weight of the closeness of predictions to those of both."""
+    """Weight of the divergence of predictions from those of the frozen CLIP."""
     average_mean: float = 15.0
-    """Epoch, from 1, that counts most in the average of the prompts."""
+    """Epoch, from 1, with the largest weight in the average of the prompts."""
     average_std: float = 1.0
-    """How many epochs around it count."""
+    """Standard deviation, in epochs, of the weights around it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,17 +42,17 @@ class PromptSRCOptions(IVLPOptions):
 
 
 class PromptSRC(IVLP):
-    """IVLP with three terms that hold it near the frozen CLIP, and prompts averaged over the epochs.
+    """IVLP with three terms that regularise it towards the frozen CLIP, and prompts averaged over the epochs.
 
         loss = CE + w_t mean |t - t_frozen| + w_v mean |f - f_frozen| + w_l KL(p_frozen || p) / C
 
     f, t and p are unit image features, unit class features and predictions with prompts; t_frozen is the unit mean over
     60 templates, f_frozen the feature of the same view of the image, p_frozen the prediction from both. Both means are
-    over all entries. What the run ends with is ``sum_e w_e prompts_e`` over the ends of epochs 1..E, where w_e is
+    over all entries. The final prompts are ``sum_e w_e prompts_e`` over the ends of epochs 1..E, where w_e is
     proportional to the density of N(average_mean, average_std^2) at e and sums to 1.
 
-    Differs from the reference code: only the prompts are averaged, in float32, not the frozen weights; a run that is
-    resumed keeps its average.
+    Differs from the reference code: only the prompts are averaged, in float32, not the frozen weights; a resumed run
+    keeps its average.
 
     Source: Khattak et al. 2023 (arXiv 2307.06948), section 3.2.
     """
@@ -67,13 +67,13 @@ class PromptSRC(IVLP):
 
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
-        self.register_buffer("frozen_texts", None, persistent=False)  # 60 texts a class, which only training needs
+        self.register_buffer("frozen_texts", None, persistent=False)  # 60 texts per class, needed only in training
         for name, parameter in self.trainable().items():
             self.register_buffer(f"average_{name}", torch.zeros_like(parameter), persistent=False)
 
     @torch.no_grad()
     def text_targets(self) -> Tensor:
-        """Unit class features from 60 templates and the frozen text tower, (C, E); computed once."""
+        """Return unit class features from 60 templates and the frozen text tower, (C, E); computed once."""
         if self.frozen_texts is None:
             with torch.autocast(self.ids.device.type, enabled=False):
                 texts = (
@@ -103,12 +103,12 @@ class PromptSRC(IVLP):
         return LossTerms(terms, weights, logits.detach())
 
     def training_state(self) -> dict[str, Tensor]:
-        """The averages so far, which a checkpoint keeps."""
+        """Return the averages so far."""
         return {f"average_{name}": self.get_buffer(f"average_{name}") for name in self.trainable()}
 
     @torch.no_grad()
     def after_epoch(self, epoch: int, epochs: int) -> None:
-        """Add the epoch's prompts to their average; the last epoch puts the average in their place."""
+        """Add the epoch's prompts to their average; after the last epoch the average replaces them."""
         weight = float(epoch_weights(epochs, self.options.average_mean, self.options.average_std)[epoch])
         for name, parameter in self.trainable().items():
             average = self.get_buffer(f"average_{name}")
@@ -120,13 +120,13 @@ class PromptSRC(IVLP):
 
 
 def epoch_weights(epochs: int, mean: float, std: float) -> Tensor:
-    """How much the end of each epoch counts, (epochs,), float64: a normal density at 1..epochs, scaled to sum to 1."""
+    """Return the weights of the epochs, (epochs,), float64: a normal density at 1..epochs, scaled to sum to 1."""
     steps = torch.arange(1, epochs + 1, dtype=torch.float64)
     return torch.softmax(-((steps - mean) ** 2) / (2 * std**2), dim=0)
 
 
 def templates() -> list[str]:
-    """The authors' choice: the first 60 of CLIP's 80 templates for ImageNet."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes longer than predicting
+    """Return the templates of the released code: the first 60 of CLIP's 80 templates for ImageNet."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # slow to import
 
     return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:60]]

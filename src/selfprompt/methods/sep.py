@@ -1,4 +1,4 @@
-"""SEP: prompts in both CLIP towers, refreshed in front of each block from the stream's own representative tokens."""
+"""SEP: prompts in both CLIP towers, refreshed before each block from representative tokens of the input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ from selfprompt.prompts.static import normal_prompts
 
 @dataclass(frozen=True)
 class SEPOptions:
-    """Options of SEP. The defaults fuse within one input; the recipe sep-authors is the released behaviour.
+    """Options of SEP. The defaults fuse within one input; the recipe sep-authors behaves like the released code.
 
-    The last four are ours, not the paper's, beside their defaults.
+    The last four options are ours; their defaults are the paper's method.
     """
 
     text_prompts: int = 6
@@ -46,35 +46,35 @@ class SEPOptions:
     image_prompts: int = 4
     """Prompt tokens in the vision tower (m)."""
     layers: tuple[int, ...] = ()
-    """Blocks, counted from 0, in front of which prompts are refreshed; empty means all but the first."""
+    """Blocks, counted from 0, before which prompts are refreshed; empty means all but the first."""
     fusion_axis: Literal["tokens", "batch"] = "tokens"
-    """Fusion attends over the tokens of one input, or (as released) across the inputs of a batch."""
+    """Whether fusion attends over the tokens of one input, or (as released) across the inputs of a batch."""
     selection: Literal["image", "batch"] = "image"
-    """Representative patches are chosen for each image, or (as released) once for a batch."""
+    """Whether representative patches are selected for each image, or (as released) once per batch."""
     text_tokens: Literal["following", "valid"] = "following"
-    """Representative text tokens: the n behind the prompt, padding included, or none behind EOT."""
+    """Representative text tokens: the n after the prompts, including padding, or only those up to EOT."""
     init_text: str = ""
-    """Start the text prompts from this text, which must be text_prompts tokens long."""
+    """Text that initialises the text prompts; it must have text_prompts tokens. Empty: see text_start."""
     template: str = PHOTO
-    """Hand-written text that the learned class texts are mixed with and kept close to."""
+    """Hand-written text of a class; the learned class features are mixed with its features and stay close to them."""
     text_weight: float = 8.0
     """Weight of the text consistency loss."""
     image_weight: float = 6.0
     """Weight of the image consistency loss."""
     consistency_on: Literal["mixed", "prompted"] = "mixed"
-    """Features that the consistency losses look at: mixed with the frozen ones (as released), or prompted alone."""
+    """Features in the consistency losses: mixed with the frozen ones (as released), or prompted only."""
     prototype_weight: float = 1.0
     """Weight of the auxiliary class-prototype losses."""
     prototype_views: Literal["train", "plain"] = "train"
-    """Prototypes from augmented views (as released) or from plain ones."""
+    """Whether prototypes come from augmented views (as released) or from the evaluation transform (plain)."""
     image_start: Literal["normal", "random", "mean", "max", "kmeans"] = "normal"
-    """Image prompts start from N(0, 0.02^2), or as SPT's: drawn patch tokens, pooled windows or k-means centres."""
+    """Initial image prompts: N(0, 0.02^2), or as in SPT: sampled patch tokens, pooled windows or k-means centres."""
     text_start: Literal["normal", "random", "kmeans"] = "normal"
-    """Text prompts start from N(0, 0.02^2), or as drawn words of the class texts or their k-means centres."""
+    """Initial text prompts: N(0, 0.02^2), sampled tokens of the class texts, or k-means centres of them."""
     fusion: Literal["own", "shared"] = "own"
-    """A fusion module for each refreshed block, or one for all blocks of a tower."""
+    """Fusion modules: one per refreshed block (own), or one per tower (shared)."""
     fusion_rank: int = 0
-    """0 for fusion modules of full matrices, else each matrix is a product of two of this rank."""
+    """Rank of the matrices of the fusion modules, as products of two; 0 for full matrices."""
 
     def __post_init__(self) -> None:
         check_positive(text_prompts=self.text_prompts, image_prompts=self.image_prompts)
@@ -82,9 +82,7 @@ class SEPOptions:
         if len(set(self.layers)) < len(self.layers) or any(layer < 0 for layer in self.layers):
             raise ValueError(f"layers must be different block numbers from 0, got {list(self.layers)}.")
         if self.init_text and self.text_start != "normal":
-            raise ValueError(
-                "init_text and text_start exclude each other: both say where the text prompts start; drop one."
-            )
+            raise ValueError("init_text and text_start exclude each other: both initialise the text prompts; drop one.")
         if self.fusion_rank < 0:
             raise ValueError(f"fusion_rank must be 0 (full matrices) or more, got {self.fusion_rank}.")
 
@@ -92,19 +90,19 @@ class SEPOptions:
 class SEP(Method[SEPOptions]):
     """``logits = scale f . u``, with f and u unit sums of prompted and frozen unit features of image and class text.
 
-    Prompts are given once, at the input of each tower; in front of each chosen block a token fusion module makes new
-    ones from the m strongest image tokens, or the n text tokens that follow the prompt.
+    Prompts enter at the input of each tower; before each block in ``layers`` a token fusion module computes new ones
+    from the m strongest image tokens, or from the n text tokens after the prompts.
 
         loss = CE(logits) + w_t (1 - cos(u, u_frozen)) + w_v (1 - cos(f, f_frozen))
                + 1/2 [CE(10 f . W) + CE(10 f_frozen . W)]
 
-    W are class prototypes, (C, E), that start as class means; they are trained, but no part of a prediction.
+    W are class prototypes, (C, E), initialised with class means; they are trained, but predictions do not use them.
 
-    Differs from the reference code: see ``SEPOptions``; unused modules do not exist; features that cannot change are
-    computed once; texts end where they stop mattering.
+    Differs from the reference code: see ``SEPOptions``; there are no unused modules; frozen features are computed
+    once; texts are cut after the last position that matters.
 
-    Ours, not the paper's: ``image_start`` and ``text_start`` begin with prototypes of the task's own tokens, as SPT
-    does (arXiv 2402.02382), from ``prepare`` on; ``fusion`` and ``fusion_rank`` make the fusion modules lighter.
+    Ours, not the paper's: ``image_start`` and ``text_start`` initialise prompts with prototypes of the task's tokens,
+    as SPT does (arXiv 2402.02382); ``fusion`` and ``fusion_rank`` make the fusion modules smaller.
 
     Source: SEP, arXiv 2405.15549.
     """
@@ -142,7 +140,7 @@ class SEP(Method[SEPOptions]):
         if options.init_text:
             self._start_from_text(options.init_text)
         texts = add_placeholders(self.classes, options.text_prompts)
-        min_length = 1 + 2 * options.text_prompts  # refreshed prompts read as many positions behind them
+        min_length = 1 + 2 * options.text_prompts  # refreshed prompts read P positions after them
         self.register_buffer("ids", tokenize_for_tower(self.backbone, texts, min_length), persistent=False)
         check_placeholders(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
         frozen = encode_template(self.backbone, options.template, self.classes)
@@ -165,15 +163,15 @@ class SEP(Method[SEPOptions]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Start the class prototypes as means of the frozen image features, and the prompts where the options say so.
+        """Initialise class prototypes with the means of frozen image features, and prompts as the options say.
 
         Raises:
-            ValueError: If a class has no image, or there are fewer tokens than prompts that start from them.
+            ValueError: If a class has no image, or there are too few tokens to initialise the prompts.
         """
         if self.options.image_start != "normal":
             self.image_prompts.copy_(self._patch_prototypes(source, generator))
         if self.options.text_start != "normal":
-            self.text_prompts.copy_(self._word_prototypes(generator))
+            self.text_prompts.copy_(self._text_prototypes(generator))
         if self.options.prototype_views == "plain":
             source = source.deterministic()
         sums = torch.zeros_like(self.prototypes)
@@ -189,48 +187,48 @@ class SEP(Method[SEPOptions]):
         self.prototypes.copy_(unit(sums))
 
     def _patch_prototypes(self, source: TrainingSource, generator: torch.Generator) -> Tensor:
-        """SPT's prompts for a first block, (m, D): prototypes of the training images' patch embeddings."""
+        """Compute SPT's prompts for the first block, (m, D): prototypes of the training images' patch embeddings."""
         start, count = self.options.image_start, self.options.image_prompts
         assert start != "normal"
         return prototypes(self.vision, source, count, layers=1, start=start, generator=generator)[0]
 
-    def _word_prototypes(self, generator: torch.Generator) -> Tensor:
-        """The same idea for text, (n, D): some of the different words in the hand-written class texts, or centres.
+    def _text_prototypes(self, generator: torch.Generator) -> Tensor:
+        """Sample or cluster the distinct tokens of the hand-written class texts, (n, D).
 
-        SPT's pooled windows are ranges of an image; a text of a few words has nothing like them.
+        SPT's pooled windows are regions of an image, for which short texts have no counterpart.
         """
         start, count = self.options.text_start, self.options.text_prompts
-        words = embed_distinct_tokens(self.backbone, fill_template(self.options.template, self.classes))
-        if len(words) < count:
+        tokens = embed_distinct_tokens(self.backbone, fill_template(self.options.template, self.classes))
+        if len(tokens) < count:
             raise ValueError(
-                f"text_start {start!r} needs {count} different tokens in the class texts, and they have {len(words)}; "
+                f"text_start {start!r} needs {count} different tokens in the class texts, and they have {len(tokens)}; "
                 "use fewer text_prompts, or text_start 'normal'."
             )
         if start == "random":
-            return words[torch.randperm(len(words), generator=generator)[:count]]
-        return cluster(words, count, seed=int(torch.randint(2**31 - 1, (), generator=generator)))
+            return tokens[torch.randperm(len(tokens), generator=generator)[:count]]
+        return cluster(tokens, count, seed=int(torch.randint(2**31 - 1, (), generator=generator)))
 
     def prompted_images(self, images: Tensor) -> Tensor:
-        """Pooled features of images with prompts, not normalised, (B, E)."""
+        """Compute features of images with prompts, not normalised, (B, E)."""
         select = partial(strongest_tokens, count=self.options.image_prompts, selection=self.options.selection)
         fusions = by_layer(self.image_layers, self.image_fusions)
         return self.vision(images, Fuse(self.image_prompts, fusions, select))
 
     def prompted_texts(self) -> Tensor:
-        """Pooled features of the class texts with prompts, not normalised, (C, E)."""
+        """Compute features of the class texts with prompts, not normalised, (C, E)."""
         fusions, count = by_layer(self.text_layers, self.text_fusions), self.options.text_prompts
-        prefix = self.text.shared_prefix(self.ids[:1, :1]) if self.text.causal else ()  # SOS sees itself alone
+        prefix = self.text.shared_prefix(self.ids[:1, :1]) if self.text.causal else ()  # SOS attends only to itself
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             select = partial(self._text_tokens, ids=ids)
             return self.text(ids, Fuse(self.text_prompts, fusions, select, in_place=True), shared_prefix=prefix)
 
-        if self.options.fusion_axis == "batch":  # as released: a class's text depends on all others
+        if self.options.fusion_axis == "batch":  # as released: the classes depend on one another
             return encode(torch.arange(len(self.ids)), self.ids)
         return self.encode_texts(encode, min_length=1 + 2 * count, prefix_length=len(prefix[0]) if prefix else 0)
 
     def _text_tokens(self, tokens: Tokens, ids: Tensor) -> Tensor:
-        """The n tokens behind the prompt; with "valid", positions behind EOT are exchanged for EOT."""
+        """Return the n tokens after the prompts; with "valid", EOT replaces the positions after it."""
         count = self.options.text_prompts
         if self.options.text_tokens == "following":
             return tokens.body[:, :count]
@@ -239,7 +237,7 @@ class SEP(Method[SEPOptions]):
         return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 
     def image_features(self, views: Views) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit features of images, (B, E) each: frozen, prompted, mixed."""
+        """Return unit features of images, (B, E) each: frozen, prompted and mixed."""
         frozen = unit(self.frozen_features(views))
         prompted = unit(self.prompted_images(views.pixels))
         return frozen, prompted, unit(prompted + frozen)
@@ -277,15 +275,15 @@ class SEP(Method[SEPOptions]):
 
 
 def refreshed_layers(layers: Sequence[int], tower: Tower) -> tuple[int, ...]:
-    """Blocks of a tower in front of which prompts are refreshed; none given means all but the first.
+    """Return the blocks of a tower before which prompts are refreshed; an empty list means all but the first.
 
     Raises:
         ValueError: If the tower has no such block.
     """
-    chosen = tuple(sorted(layers)) or tuple(range(1, tower.depth))
-    if chosen and chosen[-1] >= tower.depth:
-        raise ValueError(f"layers names block {chosen[-1]}, but a tower has blocks 0 to {tower.depth - 1}.")
-    return chosen
+    blocks = tuple(sorted(layers)) or tuple(range(1, tower.depth))
+    if blocks and blocks[-1] >= tower.depth:
+        raise ValueError(f"layers names block {blocks[-1]}, but a tower has blocks 0 to {tower.depth - 1}.")
+    return blocks
 
 
 RELEASED_NAMES = {
@@ -317,11 +315,11 @@ def from_released_name(name: str) -> str:
 def load_released_checkpoint(method: SEP, state: Mapping[str, Tensor]) -> None:
     """Load the trained tensors of a checkpoint of the released code.
 
-    Its dead weights are skipped; so are class prototypes of another number of classes, which no prediction needs.
+    Unused weights are skipped, and so are class prototypes for another number of classes, which predictions do not use.
 
     Raises:
-        ValueError: If a tensor that a prediction needs is missing or of another shape, or the method has lighter
-            fusion modules than the released ones; nothing is changed then.
+        ValueError: If a tensor that predictions need is missing or has another shape, or the method has shared or
+            low-rank fusion modules; nothing is loaded then.
     """
     if method.options.fusion != "own" or method.options.fusion_rank:
         raise ValueError(

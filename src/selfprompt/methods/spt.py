@@ -1,4 +1,4 @@
-"""SPT: VPT's prompts, started as prototypes of the task's own patch tokens."""
+"""SPT: VPT with prompts initialised as prototypes of the task's patch tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ class SPTOptions:
     """Options of SPT."""
 
     prompts: int = 20
-    """Prompt tokens (a block, when deep); the paper has 20 deep or 100 shallow."""
+    """Prompt tokens (per block, if deep); the paper uses 20 deep or 100 shallow ones."""
     deep: bool = True
-    """Own prompts for every block, or only for the first."""
+    """Whether every block has prompts, or only the first."""
     start: Literal["random", "mean", "max", "kmeans"] = "random"
-    """Prototypes: drawn tokens, pooled windows of tokens, or k-means centres."""
+    """Prototypes: sampled tokens, pooled windows of tokens, or k-means centres."""
     images: int = 0
-    """Draw prototypes from this many training images; 0 means all."""
+    """Number of training images to take prototypes from; 0 means all."""
     layer0_position: bool = False
-    """Collect the first block's tokens with their position embedding; the paper's code does not."""
+    """Whether the first block's tokens include the position embedding; they do not in the released code."""
     released: bool = False
-    """The released rules: images drawn with replacement, released pooling windows, shallow always random."""
+    """Whether to sample as released: images with replacement, released pooling windows, shallow always random."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+    """Pooling of the tokens: auto, native, cls, avg (prompts and patches), patches or prompts."""
     head_std: float = 0.02
-    """Standard deviation of the head's starting weights: 0.02, for MoCo-v3 0.01."""
+    """Standard deviation of the head's initial weights: 0.02, for MoCo-v3 0.01."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
@@ -44,10 +44,10 @@ class SPTOptions:
 
 
 class SPT(Method[SPTOptions]):
-    """``logits = W f + b``; only the prompts, (1, P, D) or (depth, P, D), and the head are trained.
+    """``logits = W f + b``, with prompts, (1, P, D) or (depth, P, D).
 
-    Deep prompts replace those of the block before. The final norm is the checkpoint's, frozen. Until ``prepare`` has
-    seen data the prompts are small random numbers.
+    Deep prompts replace those of the previous block. The final norm is the checkpoint's and frozen. Before ``prepare``
+    the prompts are random.
 
     Source: Wang et al. 2024 (arXiv 2402.02382, ICML 2024), section 3.
     """
@@ -70,7 +70,7 @@ class SPT(Method[SPTOptions]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Take the prompts from the training images' tokens."""
+        """Initialise the prompts from the tokens of the training images."""
         options = self.options
         start = prototypes(
             self.vision,

@@ -1,4 +1,4 @@
-"""TCP: class-aware text prompts, made from hand-written class texts and put in high up the text tower."""
+"""TCP: class-aware text prompts, computed from hand-written class texts and inserted into a late text block."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ class TCPOptions:
     prompts: int = 4
     """Context tokens M, and class-aware tokens."""
     text: str = ""
-    """What stands behind the context, "{}, a type of pet." say; empty is the template without its first M words."""
+    """Text after the context, such as "{}, a type of pet."; empty: the template without its first M words."""
     template: str = PHOTO
-    """Hand-written text that class-aware tokens are made from, and learned class texts kept close to."""
+    """Hand-written text of a class: source of the class-aware tokens, and target of the learned class features."""
     layer: int = 0
-    """Block, counted from 0, in front of which class-aware tokens come in; 0 means two thirds up (8 of 12)."""
+    """Block, counted from 0, before which class-aware tokens enter; 0 means at two thirds (8 of 12)."""
     reduction: int = 4
-    """How many times narrower than a text feature the embedding's hidden layer is."""
+    """Ratio of the feature size to the width of the embedding's hidden layer."""
     weight: float = 8.0
-    """Weight of the closeness to the template."""
+    """Weight of the distance to the template."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts, reduction=self.reduction)
@@ -49,21 +49,21 @@ class TCPOptions:
         if self.text:
             check_template(self.text)
         if self.layer < 0:
-            raise ValueError(f"layer must be 0 (two thirds up) or a block's number, got {self.layer}.")
+            raise ValueError(f"layer must be 0 (at two thirds) or a block's number, got {self.layer}.")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Text prompts behind SOS that are exchanged for each class's own in front of one block.
+    """Text prompts after SOS that class-specific prompts replace before one block.
 
     Attributes:
         context: Prompts at the input, (M, D).
-        later: Prompts from that block on, (C, M, D).
-        index: The block, from 1.
+        class_prompts: Prompts from that block on, (C, M, D).
+        index: The block, at least 1.
     """
 
     context: Tensor
-    later: Tensor
+    class_prompts: Tensor
     index: int
     needs_all_outputs: ClassVar[bool] = False
 
@@ -71,19 +71,19 @@ class Exchange:
         return tokens.mark(len(self.context)).replace(self.context)
 
     def layer(self, index: int, block: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
-        return block(tokens.replace(self.later) if index == self.index else tokens)
+        return block(tokens.replace(self.class_prompts) if index == self.index else tokens)
 
 
 class TCP(Method[TCPOptions]):
-    """``logits = scale cos(f, t_c)``, where t_c encodes a learned context, the name of class c, and tokens made for c.
+    """``logits = scale cos(f, t_c)``, where t_c encodes a learned context, the name of class c, and tokens for c.
 
     With t_c_frozen the unit feature of class c's template, the textual knowledge embedding
 
         T_c = W2 qgelu(W1 t_c_frozen + b1) + b2        M tokens
 
-    takes the context's place in front of one block, and ``loss = CE + weight (1 - mean_c cos(t_c, t_c_frozen))``.
+    replaces the context before one block, and ``loss = CE + weight (1 - mean_c cos(t_c, t_c_frozen))``.
 
-    Differs from the reference code: weights there cannot be set from outside, here they are options.
+    Differs from the reference code: its fixed weights are options here.
 
     Source: Yao et al. 2024 (arXiv 2311.18231), section 3.
     """
@@ -98,13 +98,13 @@ class TCP(Method[TCPOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        self.layer = chosen_block(options.layer, self.text.depth)
+        self.layer = insertion_block(options.layer, self.text.depth)
         count, width = options.prompts, self.text.width
         self.context = normal_prompts(count, width, generator=generator)
         hidden = max(1, self.text.features // options.reduction)
         self.down = linear_layer(self.text.features, hidden, generator=generator)
         self.up = linear_layer(hidden, count * width, generator=generator)
-        text = options.text or behind_words(options.template, count)
+        text = options.text or skip_words(options.template, count)
         texts = fill_template(" ".join([PLACEHOLDER] * count + [text]), self.classes)
         self.register_buffer("ids", tokenize_for_tower(self.backbone, texts), persistent=False)
         check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(texts), -1))
@@ -112,7 +112,7 @@ class TCP(Method[TCPOptions]):
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def class_tokens(self) -> Tensor:
-        """The class-aware tokens, (C, M, D)."""
+        """Compute the class-aware tokens, (C, M, D)."""
         hidden = self.down(self.frozen_texts)
         return self.up(hidden * torch.sigmoid(1.702 * hidden)).unflatten(1, (self.options.prompts, self.text.width))
 
@@ -125,7 +125,7 @@ class TCP(Method[TCPOptions]):
         return unit(self.encode_texts(encode))
 
     def image_features(self, views: Views) -> Tensor:
-        """Unit features of images from the frozen tower, (B, E)."""
+        """Return unit features of images from the frozen tower, (B, E)."""
         return unit(self.frozen_features(views))
 
     def logits(self, views: Views) -> Tensor:
@@ -141,14 +141,14 @@ class TCP(Method[TCPOptions]):
         return LossTerms(terms, {"text": self.options.weight}, logits.detach())
 
 
-def behind_words(template: str, count: int) -> str:
-    """A template without its first words, as many as stand in front of the class name, ``count`` at most."""
-    opening, name, ending = template.partition("{}")
-    return " ".join([*opening.split()[count:], name]) + ending
+def skip_words(template: str, count: int) -> str:
+    """Return a template without its first ``count`` words, or without all before the class name if there are fewer."""
+    before, name, after = template.partition("{}")
+    return " ".join([*before.split()[count:], name]) + after
 
 
-def chosen_block(layer: int, depth: int) -> int:
-    """The block of a tower that an option names; 0 names the one two thirds up, which is never the first.
+def insertion_block(layer: int, depth: int) -> int:
+    """Return the block that the option ``layer`` names; 0 is the one at two thirds of the depth, at least block 1.
 
     Raises:
         ValueError: If the tower has no such block, or has only one.

@@ -1,4 +1,4 @@
-"""Tip-Adapter: zero-shot CLIP and a cache of the training images' features; -F also tunes the cache's keys."""
+"""Tip-Adapter: zero-shot CLIP with a cache of training features; Tip-Adapter-F trains the cache's keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ ALPHAS, BETAS = 20, 200  # steps of the search
 
 @dataclass(frozen=True)
 class TipAdapterOptions:
-    """Options of Tip-Adapter. The numbers are the authors' for ImageNet."""
+    """Options of Tip-Adapter, with the released values for ImageNet."""
 
     finetune: bool = False
-    """Tune the keys (Tip-Adapter-F), or leave them as they are: then there is nothing to train."""
+    """Whether to train the keys (Tip-Adapter-F); otherwise nothing is trained."""
     alpha: float = 1.17
-    """Weight of the cache while training, and after it where there are no validation images to choose it on."""
+    """Weight of the cache in training, and in predictions if there are no validation images to select it on."""
     beta: float = 1.0
-    """Sharpness of the cache, alike."""
+    """Sharpness of the cache, used like alpha."""
     alpha_limit: float = 3.0
-    """alpha is searched from 0.1 up to this."""
+    """Upper limit of the search for alpha, which begins at 0.1."""
     beta_limit: float = 7.0
-    """beta is searched from 0.1 up to this."""
+    """Upper limit of the search for beta, which begins at 0.1."""
     views: int = 10
-    """Random views of a training image whose features are averaged to make its key."""
+    """Random views of each training image; the key is the mean of their features."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
@@ -41,18 +41,18 @@ class TipAdapterOptions:
         check_template(self.template)
         for name in ("alpha_limit", "beta_limit"):
             if getattr(self, name) <= 0.1:
-                raise ValueError(f"{name} must be above 0.1, where the search starts; got {getattr(self, name)}.")
+                raise ValueError(f"{name} must be above 0.1, where the search begins; got {getattr(self, name)}.")
 
 
 class TipAdapter(Method[TipAdapterOptions]):
     """``logits = scale f . t + alpha exp(-beta (1 - f . K)) V``, with unit image features f and class features t.
 
     Keys K, (N, E), are unit features of the N training images, each the mean over random views; values V are their
-    labels, one-hot. alpha and beta are chosen on the validation images by a grid of 20 x 200, the first best; -F
-    trains the keys with the given alpha and beta and chooses after each epoch. Until ``prepare`` has seen data the
+    labels, one-hot. alpha and beta are selected on the validation images from a grid of 20 x 200 (the first best);
+    Tip-Adapter-F trains the keys with the given alpha and beta and selects after each epoch. Before ``prepare`` the
     cache is empty, and the method is zero-shot CLIP.
 
-    Differs from the reference code: the scale is the backbone's; nothing is chosen on test images, where the released
+    Differs from the reference code: the scale is the backbone's; nothing is selected on test images, while the released
     code reports the best test accuracy over epochs and searches.
 
     Source: Zhang et al. 2022 (arXiv 2207.09519), section 3.
@@ -95,7 +95,7 @@ class TipAdapter(Method[TipAdapterOptions]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Fill the cache, and choose alpha and beta."""
+        """Fill the cache, and select alpha and beta."""
         device, views = self.texts.device, self.options.views
         sums = torch.zeros(source.size, self.vision.features, device=device)
         done = 0
@@ -111,7 +111,7 @@ class TipAdapter(Method[TipAdapterOptions]):
             batches = list(self.feature_views(source.validation, 0))
             features = torch.cat([self.frozen_features(batch) for batch in batches])
             self.validation = unit(features), torch.cat([batch.labels for batch in batches])
-        self._choose()
+        self._select()
 
     def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
         problems = super().problems_with(tensors)
@@ -123,8 +123,8 @@ class TipAdapter(Method[TipAdapterOptions]):
         return [f"the cache has {keys} keys, and its labels must be as many numbers from 0 to {classes - 1}"]
 
     @torch.no_grad()
-    def _choose(self) -> None:
-        """Choose alpha and beta on the validation images, if there are any."""
+    def _select(self) -> None:
+        """Select alpha and beta on the validation images, if there are any."""
         if self.validation is None:
             return
         features, labels = self.validation
@@ -136,7 +136,7 @@ class TipAdapter(Method[TipAdapterOptions]):
         self.selected = {"alpha": alpha, "beta": beta}
 
     def values(self) -> Tensor:
-        """Labels of the cache, one-hot, (N, C)."""
+        """Return the labels of the cache, one-hot, (N, C)."""
         return F.one_hot(self.labels, len(self.classes)).to(self.texts.dtype)
 
     def _scores(self, features: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
@@ -148,17 +148,17 @@ class TipAdapter(Method[TipAdapterOptions]):
         return self._scores(self.frozen_features(views), self.alpha, self.beta)
 
     def loss(self, views: Views) -> LossTerms:
-        """Cross-entropy with the given alpha and beta, not the chosen ones."""
+        """Compute the cross-entropy with the given alpha and beta, not the selected ones."""
         logits = self._scores(self.frozen_features(views), self.options.alpha, self.options.beta)
         return LossTerms({"ce": F.cross_entropy(logits, views.labels)}, logits=logits.detach())
 
     def after_epoch(self, epoch: int, epochs: int) -> None:
-        """Choose alpha and beta for the keys as they are now."""
-        self._choose()
+        """Select alpha and beta for the current keys."""
+        self._select()
 
 
 def grid(limit: float, steps: int) -> list[float]:
-    """Evenly spaced values from 0.1, the limit left out."""
+    """Return evenly spaced values from 0.1, without the limit."""
     return [0.1 + step * (limit - 0.1) / steps for step in range(steps)]
 
 
@@ -170,15 +170,15 @@ def search(
     alphas: Sequence[float],
     betas: Sequence[float],
 ) -> tuple[float, float]:
-    """The alpha and beta of the highest accuracy; of equals the first, over alphas within betas.
+    """Return the alpha and beta of the highest accuracy; on a tie the first, with alpha in the inner loop.
 
     Args:
         zero_shot: Scaled cosines of images and classes, (V, C).
         affinity: Cosines of images and keys, (V, N).
         values: One-hot labels of the keys, (N, C).
-        labels: Of the images, (V,).
-        alphas: Values to try.
-        betas: Values to try.
+        labels: Labels of the images, (V,).
+        alphas: Values of alpha to try.
+        betas: Values of beta to try.
     """
     most, best = -1, (alphas[0], betas[0])
     for beta in betas:

@@ -1,4 +1,4 @@
-"""VPT: prompts that start at random, in front of the first block (shallow) or of every block (deep)."""
+"""VPT: randomly initialised prompts before the first block (shallow) or before every block (deep)."""
 
 from dataclasses import dataclass
 
@@ -20,17 +20,17 @@ class VPTOptions:
     """Options of VPT."""
 
     prompts: int = 10
-    """Prompt tokens (a block, when deep)."""
+    """Prompt tokens (per block, if deep)."""
     deep: bool = True
-    """Own prompts for every block, or only for the first."""
+    """Whether every block has prompts, or only the first."""
     dropout: float = 0.1
-    """Dropout on prompts in training: the paper's 0.1 for deep, 0 for shallow."""
+    """Dropout on the prompts in training; the paper uses 0.1 for deep, 0 for shallow."""
     project: int = 0
-    """Width of the prompts before a learned projection to the backbone's width; 0 has no projection."""
+    """Width of the prompts before a learned projection to the backbone's width; 0: no projection."""
     pooling: str = "auto"
-    """How tokens become features: auto, native, cls, avg (prompts and patches), patches or prompts."""
+    """Pooling of the tokens: auto, native, cls, avg (prompts and patches), patches or prompts."""
     reset_norm: bool = False
-    """Averaged features leave a norm of weight 1 and bias 0, not the pretrained one, as released for MAE."""
+    """Whether averaged features pass a norm with weight 1 and bias 0, as released for MAE, not the pretrained one."""
 
     def __post_init__(self) -> None:
         check_positive(prompts=self.prompts)
@@ -41,13 +41,13 @@ class VPTOptions:
 
 
 class VPT(Method[VPTOptions]):
-    """``logits = W f + b`` on features of images that run through the frozen backbone together with prompts.
+    """``logits = W f + b`` on features of images with prompts.
 
-    Prompts start uniform in +-sqrt(6 / (3 p^2 + D)) for patch size p; the head has Kaiming-normal (fan-out) weights and
-    a bias of -log(99).
+    Prompts are initialised uniform in +-sqrt(6 / (3 p^2 + D)) for patch size p; the head has Kaiming-normal (fan-out)
+    weights and bias -log(99).
 
-    Differs from the reference code: on MAE backbones the pretrained final norm is used; ``reset_norm`` is the released
-    way, whose norm is never loaded.
+    Differs from the reference code: on MAE backbones the pretrained final norm is used; the released code never loads
+    it, which ``reset_norm`` reproduces.
 
     Source: Jia et al. 2022 (arXiv 2203.12119), sections 3.2 and 4.
     """
@@ -80,13 +80,13 @@ class VPT(Method[VPTOptions]):
         prompter = Static(self.projection(self.prompts), dropout=dropout)
         features = self.vision(views.pixels, prompter, pooling=self.pooling)
         norm = last_norm(self.vision) if self.options.reset_norm else None
-        if norm is not None:  # what the norm did last is undone
+        if norm is not None:  # undo the affine part of the norm
             features = (features - norm.bias) / norm.weight
         return self.head(features)
 
 
 def last_norm(vision: VisionTower) -> nn.LayerNorm | None:
-    """The norm that averaged features of a plain timm ViT end with; None for other towers."""
+    """Return the norm of averaged features of a plain timm ViT; None for other towers."""
     if not isinstance(vision, TimmViT) or not isinstance(vision.head, nn.Identity):
         return None
     return next((norm for norm in (vision.vit.fc_norm, vision.vit.norm) if isinstance(norm, nn.LayerNorm)), None)

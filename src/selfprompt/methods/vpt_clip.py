@@ -1,4 +1,4 @@
-"""VPT on CLIP: prompts in the vision tower, hand-written class texts as the classifier."""
+"""VPT on CLIP: prompts in the vision tower, and hand-written class texts as the classifier."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ class VPTCLIPOptions:
     """Options of VPT on CLIP."""
 
     prompts: int = 8
-    """Prompt tokens (a block, when deep)."""
+    """Prompt tokens (per block, if deep)."""
     deep: bool = True
-    """Own prompts for every block, or only for the first."""
+    """Whether every block has prompts, or only the first."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
@@ -31,9 +31,9 @@ class VPTCLIPOptions:
 
 
 class VPTCLIP(Method[VPTCLIPOptions]):
-    """``logits = scale cos(f, t_c)``; the images run with prompts, (1, P, D) or (depth, P, D), t_c is frozen.
+    """``logits = scale cos(f, t_c)``, with image prompts, (1, P, D) or (depth, P, D), and frozen t_c.
 
-    Deep prompts replace those of the block before. All start from N(0, 0.02^2).
+    Deep prompts replace those of the previous block. All are drawn from N(0, 0.02^2).
 
     Source: Jia et al. 2022 (arXiv 2203.12119), as the vision-only baseline of Khattak et al. 2023 (MaPLe,
     arXiv 2210.03117), section 4.2.

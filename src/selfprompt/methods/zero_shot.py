@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: class names in hand-written templates, nothing is trained."""
+"""Zero-shot CLIP: class names in hand-written templates, without training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,16 +20,16 @@ class ZeroShotOptions:
     template: str = PHOTO
     """Text of a class; {} is the class name."""
     ensemble: Literal["none", "simple", "full"] = "none"
-    """Average over CLIP's 7 ("simple") or 80 ("full") ImageNet templates instead."""
+    """Average over CLIP's 7 (simple) or 80 (full) ImageNet templates instead of the template."""
 
     def __post_init__(self) -> None:
         check_template(self.template)
 
 
 class ZeroShot(Method[ZeroShotOptions]):
-    """Logits are scale times the cosine of image and class text features.
+    """``logits = scale cos(f, t_c)``; both towers are frozen.
 
-    Ensembles average the unit features of their templates and normalise again.
+    Ensembles average the unit features of their templates and normalise the mean.
 
     Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.
     """
@@ -53,8 +53,8 @@ class ZeroShot(Method[ZeroShotOptions]):
 
 
 def ensemble(size: Literal["simple", "full"]) -> list[str]:
-    """CLIP's 7 or 80 templates for ImageNet."""
-    import open_clip  # takes longer than predicting
+    """Return CLIP's 7 or 80 templates for ImageNet."""
+    import open_clip  # slow to import
 
     templates = open_clip.SIMPLE_IMAGENET_TEMPLATES if size == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
     return [template("{}") for template in templates]
