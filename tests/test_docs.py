@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the pages speak of: two classes of 6 images, held apart by their brightness."""
+    """The folder that the pages speak of: two classes of 6 images that differ in brightness."""
     rng = np.random.default_rng(0)
     for name, level in (("dark", 40), ("light", 200)):
         folder = tmp_path / "photos" / name

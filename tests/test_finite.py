@@ -1,4 +1,4 @@
-"""Numbers that are not finite: nothing is predicted or written with them, and a sentence says where they are."""
+"""Numbers that are not finite: nothing is predicted or written with them, and a message says where they are."""
 
 import copy
 import csv

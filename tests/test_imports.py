@@ -1,4 +1,4 @@
-"""Reads the source and holds it to the import rules: arrows go one way, and the command line starts without torch."""
+"""The import rules, checked in the source: arrows go one way, and the command line starts without torch."""
 
 import ast
 import inspect

@@ -22,8 +22,8 @@ def random_case(seed: int, count: int, classes: int = 5) -> tuple[torch.Tensor, 
 
 def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Expected calibration error with 15 bins, by hand."""
-    sure, guess = logits.double().softmax(1).max(1)
-    right = (guess == labels).double()
+    sure, predicted = logits.double().softmax(1).max(1)
+    right = (predicted == labels).double()
     bins = torch.clamp((sure * 15).long(), max=14)
     gaps = [(right[bins == b].sum() - sure[bins == b].sum()).abs().item() for b in range(15)]
     return sum(gaps) / len(labels)
@@ -34,15 +34,15 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def test_metrics_equal_a_hand_count(seed: int, count: int) -> None:
     logits, labels = random_case(seed, count)
     metrics = compute_metrics(logits, labels, NAMES)
-    guess = logits.argmax(1)
-    assert metrics.correct == int((guess == labels).sum())
+    predicted = logits.argmax(1)
+    assert metrics.correct == int((predicted == labels).sum())
     assert (metrics.total, metrics.accuracy) == (count, 100 * metrics.correct / count)
     confusion = np.zeros((5, 5), dtype=int)
-    np.add.at(confusion, (labels.numpy(), guess.numpy()), 1)
+    np.add.at(confusion, (labels.numpy(), predicted.numpy()), 1)
     assert metrics.confusion == confusion.tolist()
     present = [name for i, name in enumerate(NAMES) if (labels == i).any()]
     assert list(metrics.per_class) == present
-    shares = [100 * (guess[labels == i] == i).double().mean().item() for i in range(5) if (labels == i).any()]
+    shares = [100 * (predicted[labels == i] == i).double().mean().item() for i in range(5) if (labels == i).any()]
     assert list(metrics.per_class.values()) == pytest.approx(shares)
     assert metrics.macro == pytest.approx(np.mean(shares))
     assert metrics.calibration_error == pytest.approx(calibration_error(logits, labels), abs=1e-6)  # float32 bins

@@ -14,7 +14,7 @@ QUICK = {"method": "linear", "backbone": "embedded/mae", "epochs": 2, "workers":
 
 
 class Waits(LogReporter):
-    """A reporter that lets others go on when training begins, and waits until they are done."""
+    """A reporter that signals the start of training, and waits until others are done."""
 
     def __init__(self):
         self.begun, self.go_on = threading.Event(), threading.Event()

@@ -286,7 +286,7 @@ def test_sep_training_of_other_sizes_reads_the_weights_next_to_it(tmp_path: Path
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_sep_that_fuses_within_one_input(tmp_path: Path, name: str) -> None:
-    """The corrected rule, which no recorded file has: outputs, losses and gradients of the other forward."""
+    """The corrected rule, which no recorded file has: outputs, losses and gradients of an independent forward."""
     sizes = CLIPS[name]
     case = sep.draw_case(sizes, 3)
     path = sep.save(tmp_path / "x.npz", sep.record_step(case, "tokens"), sizes)

@@ -1,4 +1,4 @@
-"""Class texts: placeholders stand where we say, texts end where they stop mattering, long names are named."""
+"""Class texts: positions of placeholders, cutting of padding, and messages about long names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``tune`` from Python: what goes in, what comes out, and that the same goes in again gives the same."""
+"""``tune`` from Python: its inputs, its results, and that equal inputs give equal results."""
 
 import random
 from contextlib import contextmanager
@@ -232,7 +232,7 @@ class TestData:
         assert tuned.results["tuned"]["accuracy"] == 100
 
     def test_names_that_are_one_to_the_model(self):
-        """A head that reads no names is tuned all the same, and what the text tower cannot do is said."""
+        """A head that reads no names is trained nevertheless, and a message says what the text tower cannot do."""
         pairs = [
             (photo(COLOURS["blue" if name == "Cat" else "dark_red"], seed), name)
             for name in ("Cat", "cat")

@@ -28,7 +28,7 @@ def config_of(arrays: Arrays) -> dict[str, Any]:
     return json.loads(bytes(arrays["meta_json"]).decode())
 
 
-def beside(path: Path, name: str) -> Path:
+def related_file(path: Path, name: str) -> Path:
     """Another file that a recorded file refers to: in its folder, or else in ours."""
     near = path.with_name(name)
     return near if near.exists() else GOLDEN / name
@@ -37,7 +37,7 @@ def beside(path: Path, name: str) -> Path:
 def vit_weights(arrays: Arrays) -> dict[str, np.ndarray]:
     """The ``w.*`` arrays of a file, or of ``spt_weights.npz`` next to it or among our recorded files."""
     weights = arrays.group("w.")
-    return weights or Arrays(beside(arrays.path, "spt_weights.npz")).group("w.")
+    return weights or Arrays(related_file(arrays.path, "spt_weights.npz")).group("w.")
 
 
 def vit_backbone(weights: Mapping[str, np.ndarray], config: Mapping[str, Any], dtype: torch.dtype) -> Backbone:

@@ -23,7 +23,7 @@ from selfprompt.prompts.record import Record
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.optim import build_optimizer
 from selfprompt.training.schedule import dassl_cosine, set_learning_rate
-from tests.parity.rebuild import beside, clip_backbone, config_of
+from tests.parity.rebuild import clip_backbone, config_of, related_file
 from tests.parity.report import FLOAT32, Arrays, Report
 
 LOSSES = {
@@ -254,7 +254,7 @@ def check_evaluation(arrays: Arrays, report: Report, method: SEP) -> None:
 def sibling(arrays: Arrays):
     """The file that holds the weights of a ``*_train.npz``."""
     own = arrays.path.with_name(arrays.path.name.replace("_train", ""))
-    return own if own.exists() and own != arrays.path else beside(arrays.path, "sep_tiny.npz")
+    return own if own.exists() and own != arrays.path else related_file(arrays.path, "sep_tiny.npz")
 
 
 def check_protocol(arrays: Arrays, report: Report) -> None:

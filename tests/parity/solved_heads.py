@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.methods import gda, lppp, simpleshot
 from selfprompt.methods.heads import unit
-from tests.parity.rebuild import beside, config_of
+from tests.parity.rebuild import config_of, related_file
 from tests.parity.report import Arrays, Report
 from tests.parity.text_heads import INPUTS, PRECISIONS, SCALE, Inputs, compare
 
@@ -26,7 +26,7 @@ def compare_twins(report: Report, arrays: Arrays, values: Mapping[str, object]) 
 
 def check_gda(arrays: Arrays, report: Report) -> None:
     """``gda``: class means, precision, classifier, scores and the alpha of the validation features; new classes."""
-    inputs, files = Inputs(arrays, torch.float64), Arrays(beside(arrays.path, INPUTS))
+    inputs, files = Inputs(arrays, torch.float64), Arrays(related_file(arrays.path, INPUTS))
     val, val_labels = unit(files.tensor("val", torch.float64)), files.tensor("val_labels")
     for case, (features, labels) in inputs.cases.items():
         if f"{case}.W_f64" not in arrays:
@@ -48,7 +48,7 @@ def check_gda(arrays: Arrays, report: Report) -> None:
 
 def check_new_classes(arrays: Arrays, report: Report, case: str, features: Tensor) -> None:
     """Compare the classifier of new classes, with the recorded alpha: the released one has another base classifier."""
-    files = Arrays(beside(arrays.path, INPUTS))
+    files = Arrays(related_file(arrays.path, INPUTS))
     texts = unit(unit(files.tensor("text_templates_new", torch.float64)).mean(dim=1))
     test = unit(files.tensor("test_new", torch.float64))
     means, precision = gda.new_classes(texts, features, config_of(arrays)["b2n"]["k"])
@@ -86,7 +86,7 @@ def check_lppp(arrays: Arrays, report: Report) -> None:
 
 def check_simpleshot(arrays: Arrays, report: Report) -> None:
     """``simpleshot``: distances to the class means, (C, test), and the nearest class by the linear scores."""
-    inputs = Arrays(beside(arrays.path, INPUTS))
+    inputs = Arrays(related_file(arrays.path, INPUTS))
     support, labels = inputs.tensor("support", torch.float64), inputs.tensor("support_labels")
     for suffix, dtype, tolerance in PRECISIONS:
         for transform in ("UN", "L2N", "CL2N"):

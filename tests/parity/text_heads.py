@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.methods import clap, proker, prolip, ss_text
 from selfprompt.methods.heads import unit
-from tests.parity.rebuild import beside, config_of
+from tests.parity.rebuild import config_of, related_file
 from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
 
 INPUTS = "heads_inputs.npz"
@@ -30,7 +30,7 @@ class Inputs:
     """
 
     def __init__(self, arrays: Arrays, dtype: torch.dtype) -> None:
-        inputs = Arrays(beside(arrays.path, INPUTS))
+        inputs = Arrays(related_file(arrays.path, INPUTS))
         templates = inputs.tensor("text_templates", dtype)
         self.raw_texts = templates.mean(dim=1)
         self.texts = unit(unit(templates).mean(dim=1))

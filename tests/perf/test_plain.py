@@ -1,4 +1,4 @@
-"""The plain baselines say what the library says: logits, losses and gradients, for every kind of pooling and axis."""
+"""The plain baselines compute what the library computes: logits, losses and gradients, for each pooling and axis."""
 
 import re
 from pathlib import Path

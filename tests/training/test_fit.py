@@ -275,7 +275,7 @@ def test_a_persistent_buffer_is_resumed_selected_and_stored(tmp_path):
 
 
 class Stop(Exception):
-    """Stands for whatever ends a process."""
+    """Raised in place of whatever ends a process."""
 
 
 def interrupt(method: TinyMethod, run_dir: Path, after: int, **changes) -> None:

@@ -1,4 +1,4 @@
-"""Validation during training judges the tensors of that moment, whichever optimiser moved them."""
+"""Validation during training uses the current tensors, whichever optimiser updated them."""
 
 import json
 import time
