@@ -36,6 +36,8 @@ def sep(fusion: set[str], text: int, image: int) -> set[str]:
 
 
 KEYS = {
+    "ape, clip": {"channels", "support", "labels", "weights"},
+    "ape, trained": {"channels", "support", "labels", "weights", "shift"},
     "clap, clip": {"weight", "known"},
     "clip-lora, clip": CLIP_LORA,
     "clip-lora, dropout": CLIP_LORA,
@@ -76,6 +78,7 @@ KEYS = {
     "tcp, clip": {"context", "down.weight", "down.bias", "up.weight", "up.bias"},
     "tip-adapter, clip": {"keys", "labels", "alpha", "beta"},
     "tip-adapter, keys tuned": {"keys", "labels", "alpha", "beta"},
+    "tipx, clip": {"support", "labels", "kl_range", "cosine_range"},
     "vpt, clip": HEAD | {"prompts"},
     "vpt, mae": HEAD | {"prompts"},
     "vpt, projected": HEAD | {"prompts", "projection.weight", "projection.bias"},

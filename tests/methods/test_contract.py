@@ -19,6 +19,7 @@ from selfprompt.models.loading.by_name import Backbone
 from tests.methods.tiny import NAMES, SMALL, backbone, counted, images, labelled, labelled_views, small, traits
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ape, trained": ("ape", {"finetune": True}),
     "clap, no pull": ("clap", {"pull": False}),
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
     "coop, class specific": ("coop", {"class_specific": True}),

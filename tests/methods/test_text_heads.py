@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 import selfprompt
-from selfprompt.methods import clap, proker
+from selfprompt.methods import ape, clap, proker, tipx
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled
 
 HEADS: dict[str, dict[str, Any]] = {
+    "ape": {},
+    "ape-t": {"views": 2},
     "clap": {},
     "proker": {},
     "prolip": {"rate": 1e-2},
     "ss-text": {},
+    "tipx": {},
     "zs-lp": {"views": 2, "iterations": 3},
 }
 
@@ -49,9 +52,15 @@ def test_any_number_of_images_a_class_works(name: str, labels: list[int]) -> Non
     assert not torch.allclose(found, zero_shot(), atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("name", "tolerance"), [("clap", 2.0), ("proker", 1e-4), ("prolip", 10.0), ("ss-text", 1e-4), ("zs-lp", 2.0)]
-)
+TEXT_ALONE = {
+    **dict.fromkeys(("ape", "ape-t", "proker", "ss-text", "tipx"), 1e-4),
+    "clap": 2.0,
+    "prolip": 10.0,
+    "zs-lp": 2.0,
+}
+
+
+@pytest.mark.parametrize(("name", "tolerance"), TEXT_ALONE.items())
 def test_a_class_without_images_is_scored_by_its_text_or_near_it(name: str, tolerance: float) -> None:
     found = scores(prepared(name, [0, 0, 1, 3, 3, 3]))
     assert found.isfinite().all()
@@ -146,3 +155,35 @@ def test_a_head_may_read_features_before_the_projection() -> None:
     with torch.no_grad():
         expected = method.head(backbone("clip").vision(pictures, pooling="unprojected"))
         torch.testing.assert_close(method(pictures), expected)
+
+
+def test_channels_that_tell_the_classes_apart_are_selected() -> None:
+    texts = torch.eye(6)[:4]  # channels 4 and 5 are the same in all
+    similarity = ape.channel_similarity(texts, torch.arange(4), texts)
+    assert similarity.tolist() == [0.0] * 6
+    assert set(ape.select_channels(similarity, texts, 0.5, 4).tolist()) == {0, 1, 2, 3}
+
+
+def test_the_similarity_of_channels_is_the_mean_over_pairs_of_members_of_different_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts, keys = torch.randn(3, 4, generator=generator), torch.randn(4, 4, generator=generator)
+    labels = torch.tensor([0, 0, 2, 0])  # unbalanced, and none of class 1
+    members = [(label, row) for label, row in zip([0, 1, 2, *labels.tolist()], [*texts, *keys], strict=True)]
+    products = [a * b for first, a in members for second, b in members if first != second]
+    torch.testing.assert_close(ape.channel_similarity(keys, labels, texts), torch.stack(products).mean(dim=0))
+
+
+def test_tip_x_predicts_an_image_alike_whatever_the_others() -> None:
+    method = prepared("tipx", [0, 1, 1, 2, 3])
+    pictures = torch.cat([labelled(3)[0], 5 * images(3, seed=9)])
+    with torch.no_grad():
+        torch.testing.assert_close(method(pictures)[:3], method(pictures[:3]))
+
+
+def test_ranges_of_pairs_leave_out_an_image_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = torch.eye(3)
+    whole = tipx.pair_ranges(keys, keys)
+    assert whole[1].tolist() == [0.0, 0.0]
+    monkeypatch.setattr(tipx, "ROWS", 2)
+    assert all(a.equal(b) for a, b in zip(whole, tipx.pair_ranges(keys, keys), strict=True))
+    assert tipx.rescale(torch.tensor([0.5]), torch.zeros(2), torch.tensor([0.0, 1.0])).isfinite().all()

@@ -16,6 +16,7 @@ from selfprompt.models.loading.by_name import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
 SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dropout
+    "ape": {"views": 2},
     "clap": {"views": 2, "iterations": 3},
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
@@ -28,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
     "promptsrc": {"text_prompts": 2, "image_prompts": 2, "depth": 3},
     "spt": {"prompts": 3},
     "tip-adapter": {"views": 2},
+    "tipx": {"views": 2},
     "vpt": {"prompts": 3, "dropout": 0.0},
 }
 

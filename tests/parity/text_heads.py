@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from selfprompt.methods import clap, proker, prolip, ss_text
+from selfprompt.methods import ape, clap, proker, prolip, ss_text, tipx
 from selfprompt.methods.heads import unit
 from tests.parity.rebuild import config_of, related_file
 from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
@@ -26,6 +28,7 @@ class Inputs:
         texts: Unit class features, (C, D); ``raw_texts`` are means of features that are not normalised.
         test: Unit features of the test images.
         labels: Of the training images with equally many a class.
+        keys: Unit means over the views of these images.
         cases: By name, the unit features and labels of the training images.
     """
 
@@ -38,6 +41,7 @@ class Inputs:
         support, labels = inputs.tensor("support", dtype), inputs.tensor("support_labels")
         views, rows = inputs.tensor("support_views", dtype), inputs.tensor("unbalanced_index")
         self.labels = labels
+        self.keys = unit(views.mean(dim=0))
         present = rows[labels[rows] != MISSING]
         self.cases: dict[str, tuple[Tensor, Tensor]] = {
             "plain": (unit(support), labels),
@@ -170,11 +174,88 @@ def check_prolip(arrays: Arrays, report: Report) -> None:
             compare(report, arrays, f"{name}.logits{suffix}", logits, tolerance)
 
 
+def check_ape(arrays: Arrays, report: Report) -> None:
+    """``ape``: channels, weights and logits of APE, and a few steps of APE-T with AdamW."""
+    config = config_of(arrays)["cfg"]
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs = Inputs(arrays, dtype)
+        keys, labels, texts = inputs.keys, inputs.labels, inputs.texts
+        similarity = ape.channel_similarity(keys, labels, texts)
+        compare(report, arrays, f"channel_similarity{suffix}", similarity, tolerance)
+        chosen = ape.select_channels(similarity, texts, config["w_training_free"][1], config["training_free_feat_num"])
+        compare(report, arrays, f"ape.indices{suffix}", chosen, tolerance)
+        inside = unit(keys[:, chosen])
+        surprise = ape.surprise_of(inside, labels, unit(texts[:, chosen]))
+        compare(report, arrays, f"ape.cache_div{suffix}", surprise[:, None], tolerance)
+        affinity = unit(inputs.test[:, chosen]) @ inside.t()
+        found = [float(arrays[f"ape.best_{name}{suffix}"]) for name in ("alpha", "beta", "gamma")]
+        start = [config[f"init_{name}"] for name in ("alpha", "beta", "gamma")]
+        for name, (alpha, beta, gamma) in (("ape.logits_init", start), ("ape.logits", found)):
+            values = F.one_hot(labels).to(dtype) * (gamma * surprise).exp()[:, None]
+            logits = SCALE * inputs.test @ texts.t() + alpha * ape.cached(affinity, values, beta)
+            compare(report, arrays, f"{name}{suffix}", logits, tolerance)
+        check_ape_training(arrays, report, inputs, config, suffix, tolerance)
+
+
+def check_ape_training(
+    arrays: Arrays, report: Report, inputs: Inputs, config: dict[str, Any], suffix: str, tolerance: float
+) -> None:
+    """APE-T's steps on the training images without views, as one batch; the cosine has twice their number."""
+    name, texts, labels = "apet.top_k_fixed", inputs.texts, inputs.labels
+    similarity = ape.channel_similarity(inputs.keys[:0], labels[:0], texts)  # of the texts alone
+    chosen = ape.select_channels(similarity, texts, config["w_training"][1], config["training_feat_num"])
+    compare(report, arrays, f"{name}.indices{suffix}", chosen, tolerance)
+    shift = texts.new_zeros(len(texts), len(chosen)).requires_grad_()
+    weights = texts.new_ones(len(labels), 1).requires_grad_()
+    steps, losses = len(arrays[f"{name}.losses{suffix}"]), []
+    optimizer = torch.optim.AdamW([shift, weights], lr=config["lr"], eps=config["eps"], weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * steps)
+
+    def scores(features: Tensor) -> Tensor:
+        moved, keys = ape.shifted(texts, inputs.keys, labels, chosen, shift)
+        cache = ape.cached(features @ keys.t(), F.one_hot(labels) * weights, config["init_beta"])
+        return SCALE * features @ moved.t() + config["init_alpha"] * cache
+
+    for _ in range(steps):
+        loss = F.cross_entropy(scores(inputs.cases["plain"][0]), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    compare(report, arrays, f"{name}.losses{suffix}", losses, tolerance)
+    compare(report, arrays, f"{name}.res{suffix}", shift, tolerance)
+    compare(report, arrays, f"{name}.value_weights{suffix}", weights, tolerance)
+    compare(report, arrays, f"{name}.logits{suffix}", scores(inputs.test), tolerance)
+
+
+def check_tipx(arrays: Arrays, report: Report) -> None:
+    """``tipx``: distributions, divergences, and logits with the ranges of the recorded test images."""
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs = Inputs(arrays, dtype)
+        keys, test, texts = inputs.keys, inputs.test, inputs.texts
+        for name, features in (("train", keys), ("test", test)):
+            ours = tipx.distributions(features, texts).exp()
+            compare(report, arrays, f"{name}_distribution{suffix}", ours, tolerance)
+        kl, cosines = tipx.divergence(test, keys, texts), test @ keys.t()
+        compare(report, arrays, f"kl{suffix}", kl, tolerance)
+        ranges = [torch.stack(values.aminmax()) for values in (kl, cosines)]
+        affinity = -tipx.rescale(kl, *ranges)
+        compare(report, arrays, f"affinity{suffix}", affinity, tolerance)
+        values = F.one_hot(inputs.labels).to(dtype)
+        for name in [name for name in arrays if name.startswith("logits_") and name.endswith(suffix)]:
+            alpha, beta, gamma = (float(part[1:]) for part in name.removesuffix(suffix).split("_")[1:])
+            cache = alpha * (beta * (cosines - 1)).exp() + gamma * affinity
+            compare(report, arrays, name, SCALE * test @ texts.t() + cache @ values, tolerance)
+
+
 CHECKS: dict[str, Check] = {  # by the method that a file names
     "ZS-LP, CLAP, TaskRes": check_clap,
     "ProKeR": check_proker,
+    "APE, APE-T": check_ape,
     "ProLIP": check_prolip,
     "SS-Text": check_sstext,
+    "Tip-X": check_tipx,
 }
 
 

@@ -19,7 +19,18 @@ from selfprompt.training.tune import RESULT
 from tests.conftest import started
 from tests.methods.tiny import backbone
 
-UNTRAINED = ("zero-shot", "zero-shot-ensemble", "tip-adapter", "lpclip", "zs-lp", "proker", "prolip", "gda")
+UNTRAINED = (
+    "zero-shot",
+    "zero-shot-ensemble",
+    "tip-adapter",
+    "lpclip",
+    "zs-lp",
+    "proker",
+    "prolip",
+    "gda",
+    "ape",
+    "tipx",
+)
 RECIPES = {name: load_recipe(name).train.optimizer for name in recipe_names() if name not in UNTRAINED}
 RUNS = [(name, optimizer) for name, own in RECIPES.items() for optimizer in sorted({own, "adam", "adamw"})]
 QUICK: dict[str, Any] = {"shots": 0, "epochs": 2, "batch_size": 8, "augment": "none", "keep_every": 1, "workers": 0}
