@@ -10,7 +10,7 @@ from PIL import Image
 
 from selfprompt.cli import train
 from selfprompt.methods import list_methods
-from selfprompt.recipes.recipe import recipe_names
+from selfprompt.recipes.recipe import AUTO, recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -84,7 +84,7 @@ def test_options_and_recipes_exist(page: Path) -> None:
         assert option in known or option.replace("-", "_").replace("__", "--", 1) in known, f"{page.name}: {option}"
     for name in re.findall(r"--method ([a-z][\w-]*)\b(?![.:_])", text):
         if name not in ("NAME", "RECIPE", "my"):
-            assert name in recipe_names(), f"{page.name}: --method {name}"
+            assert name in [AUTO, *recipe_names()], f"{page.name}: --method {name}"
 
 
 FOLDERS = [path for path in (*(ROOT / "src" / "selfprompt").iterdir(), *ROOT.iterdir()) if path.is_dir()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import embedded_rates, sep_batches
+from experiments import embedded_rates, interval_coverage, sep_batches
 
 pytestmark = pytest.mark.slow
 
@@ -36,3 +36,12 @@ def test_batches(monkeypatch, capsys, tmp_path: Path) -> None:
     assert (ordered["order"], shuffled["order"]) == ("by class", "shuffled")
     assert ordered["accuracy"] == shuffled["accuracy"] > 5, "sep judges each image alone"
     assert f"| sep | shuffled | {shuffled['accuracy']:.1f} |" in capsys.readouterr().out
+
+
+def test_most_intervals_of_auto_hold_the_true_accuracy(monkeypatch, capsys) -> None:
+    outcomes = [interval_coverage.simulate(seed) for seed in range(5)]
+    assert sum(outcome.covered for outcome in outcomes) >= 3
+    assert all(0 < outcome.accuracy < 100 for outcome in outcomes)
+    monkeypatch.setattr(interval_coverage, "simulate", lambda seed: outcomes[seed])
+    run(monkeypatch, interval_coverage, "--folders", 5)
+    assert "of 5 intervals hold the true accuracy" in capsys.readouterr().out

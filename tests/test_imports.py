@@ -169,7 +169,7 @@ LIBRARIES = {
     "yaml": ("utils.yaml_text",),
     "PIL": ("data", "inference.inputs", "reports"),
     "torchvision": (),
-    "sklearn": ("methods.lpclip", "methods.logistic", "methods.ridge", "analysis"),
+    "sklearn": ("training.selection", "methods.lpclip", "methods.logistic", "methods.ridge", "analysis"),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "training.progress_bar"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from tests.independent import heads, sep, vit
+from tests.independent import sep, vit
 from tests.independent.sep import Sizes
 from tests.independent.vit import Layout
 from tests.parity.__main__ import compare, main
@@ -309,37 +309,3 @@ def test_sep_that_fuses_within_one_input(tmp_path: Path, name: str) -> None:
         assert (own - recorded).abs().max() < max(1e-5, 1e-4 * float(recorded.abs().max()))
     batch = recorded_method(arrays).loss(Views(case.images, labels=case.labels))
     assert abs(float(batch.total.detach()) - float(terms.total.detach())) > 1e-3  # the rules do differ
-
-
-HEADS = {
-    "fewer": heads.Sizes(),
-    "more channels than images": heads.Sizes(classes=4, width=40, views=3, test=9, new=3),
-    "many shots": heads.Sizes(classes=2, shots=9, width=5, views=1, templates=1, test=17, new=5),
-}
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_heads_of_other_sizes_read_the_inputs_beside_them(tmp_path: Path, name: str) -> None:
-    inputs = heads.draw_inputs(HEADS[name], 1)
-    paths = [heads.save(tmp_path / "heads_inputs.npz", inputs)]
-    paths.append(heads.save(tmp_path / "gda.npz", heads.record_gda(inputs, neighbours=3)))
-    paths.append(heads.save(tmp_path / "lppp.npz", heads.record_lppp(inputs, (2, 10, 31), seed=2)))
-    paths.append(heads.save(tmp_path / "simpleshot.npz", heads.record_simpleshot(inputs)))
-    for path in paths:
-        assert failures(path) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "array"),
-    [
-        ("gda.npz", "views.W_f64"),
-        ("gda.npz", "plain.b2n_cov_inv_new_f32"),
-        ("lppp.npz", "e10.alpha_f64"),
-        ("lppp.npz", "kept_logits_f32"),
-        ("simpleshot.npz", "CL2N.distance_f32"),
-    ],
-)
-def test_a_moved_number_of_a_head_fails(tmp_path: Path, name: str, array: str) -> None:
-    change = 1e-3 * float(np.abs(Arrays(GOLDEN / name)[array]).max())
-    (line,) = failures(corrupted(tmp_path, name, array, change))
-    assert line.startswith(array)

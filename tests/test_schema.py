@@ -203,7 +203,7 @@ def test_every_artifact_that_is_written_passes(linear, coop):
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(ValueError, match=r"a\.json is no file\. Delete it"):
+    with pytest.raises(ValueError, match=r"a\.json is not a file\. Delete it"):
         read_json(tmp_path / "a.json", advice="Delete it.")
 
 

@@ -100,7 +100,7 @@ def test_unreadable_class_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="readable UTF-8 text file, but line 2 is not"):
         read_class_file(file, [])
     file.write_bytes("cat".encode("utf-16-le"))
-    with pytest.raises(ValueError, match="readable UTF-8 text file, but it holds zero bytes"):
+    with pytest.raises(ValueError, match="readable UTF-8 text file, but it contains zero bytes"):
         read_class_file(file, [])
     file.write_text("\n")
     with pytest.raises(ValueError, match="at least one class, but it is empty"):

@@ -1,4 +1,4 @@
-"""A minimal custom method."""
+"""A user's own method, as little as one has to write."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from selfprompt.methods.base import Method
 
 
 class Bias(Method):
-    """Scores that do not depend on the image."""
+    """Scores that no image changes."""
 
     def build(self, generator: torch.Generator) -> None:
         self.bias = nn.Parameter(torch.randn(len(self.classes), generator=generator))

@@ -36,6 +36,7 @@ from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.options import DataOptions
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.training.auto import resolve_recipe
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
@@ -187,6 +188,7 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     data = RunData(select_base_new(drawn, cell.recipe.data.classes), store, features, "")
     recipe = cell_recipe(cell, task, len(data.dataset.train))
     backbone = prepare_backbone(cache.get_backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
+    recipe, selection = resolve_recipe(recipe, backbone, data, fabric, None, reporter)
     classifier = build_classifier(recipe, backbone, data.dataset.classes, fabric.device, check=False)
     training = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     parts = tuple(evaluations(cell, drawn, task, lambda name: cache.get_task(cell.suite, name)))
@@ -197,6 +199,7 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
         "evaluations": metrics,
         "restricted": [part.name for part in parts if metrics[part.name] and is_restricted(classifier.method, part)],
         **run_record(classifier, data.dataset, training),
+        **selection,
         "images": {split: len(data.dataset.select(split)) if uses_images else 0 for split in SPLITS[:2]},
         "split": write_split(folder / SPLIT, data.dataset, cache.root) if uses_images else None,
         "peak_memory": peak_memory_bytes(fabric.device),

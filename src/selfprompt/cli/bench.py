@@ -196,12 +196,12 @@ def check_options(rows: "Sequence[Row]") -> None:
     Raises:
         ValueError: If a method does not take an option or its value.
     """
-    from selfprompt.methods.registry import find_method, make_options
+    from selfprompt.training import auto
 
     for row in rows:
         recipe = row.recipe().changed(row.changes)
         try:
-            make_options(find_method(recipe.method), recipe.options)
+            auto.check_options(recipe)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{row.label}: {error}") from error
 

@@ -12,10 +12,16 @@ from selfprompt.cli.console import Output, table
 from selfprompt.cli.parsing import Parser
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import option_texts
-from selfprompt.recipes.options import DataOptions, TrainOptions
-from selfprompt.recipes.recipe import FIELDS, Recipe, load_recipe, read_recipe, shipped_recipe
+from selfprompt.recipes.options import AutoOptions, DataOptions, TrainOptions
+from selfprompt.recipes.recipe import AUTO, FIELDS, Recipe, check_overrides, load_recipe, read_recipe, shipped_recipe
 from selfprompt.recipes.renamed import RECIPE_KEYS, RENAMED
-from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_rows
+from selfprompt.reports.accuracy import (
+    ACCURACY_COLUMNS,
+    SELECTION_COLUMNS,
+    accuracy_rows,
+    estimate_sentence,
+    selection_rows,
+)
 
 FIRST_PAGE = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
 """Arguments that --help shows; --help-all shows the rest too."""
@@ -40,6 +46,7 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument(
         "--statistics", type=Literal["backbone", "imagenet"], help="mean and std for normalising images"
     )
+    parser.add_argument("--budget", type=str | None, help="with --method auto: time to compare methods, such as 10min")
     parser.add_argument("--seed", type=int, help="seed of every random choice")
     parser.add_argument("--eval_batch_size", type=int, help="images per batch in evaluation")
     parser.add_argument("--trust", action="store_true", help="allow the recipe file to import its method from a module")
@@ -60,6 +67,9 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
 
 def add_method_options(parser: Parser, recipe: Recipe) -> None:
     """Declare the options of the recipe's method."""
+    if recipe.method == AUTO:
+        parser.add_class_arguments(AutoOptions, "options")
+        return
     options = method_options(recipe)
     if not options:
         parser.add_argument("--options", type=dict[str, Any], default={}, help="options of the method, by name")
@@ -117,8 +127,13 @@ def final_recipe(options: Namespace, base: Recipe) -> Recipe:
     """Return the base recipe with the changes of the command line."""
     before = base.flat()
     changes = {key: getattr(options, key) for key in RECIPE_FIELDS if getattr(options, key) != before[key]}
-    method = options.options
-    return base.changed({**changes, "options": method if isinstance(method, dict) else vars(method)})
+    check_overrides(base.method, changes)
+    method = options.options if isinstance(options.options, dict) else vars(options.options)
+    if options.budget is not None:
+        if base.method != AUTO:
+            raise ValueError(f"budget needs the method auto, got {base.method}.")
+        method = {**method, "budget": options.budget}
+    return base.changed({**changes, "options": method})
 
 
 def train(options: Namespace) -> int:
@@ -160,7 +175,7 @@ def checked_recipe(options: Namespace) -> Recipe:
     """
     given = [f"--method={options.method}", *([f"--config={options.config}"] if options.config else [])]
     given += ["--trust"] if options.trust else []
-    with usage(*RECIPE_FIELDS):
+    with usage(*RECIPE_FIELDS, "budget"):
         return final_recipe(options, base_recipe(given))
 
 
@@ -170,11 +185,11 @@ def check_run(recipe: Recipe) -> None:
     Raises:
         UsageError: If one is not valid.
     """
-    from selfprompt.methods.registry import find_method, make_options
+    from selfprompt.training.auto import check_options
     from selfprompt.training.distributed import check_devices
 
     with usage(*recipe.options, group="options."):
-        make_options(find_method(recipe.method), recipe.options)
+        check_options(recipe)
     with usage("precision", "device", "devices"):
         check_devices(recipe.train)
 
@@ -182,8 +197,14 @@ def check_run(recipe: Recipe) -> None:
 def print_results(results: Mapping[str, Any], recipe: Recipe, out: str, output: Output) -> None:
     """Print the accuracy and where the classifier is."""
     rows = accuracy_rows(results)
+    selection = results.get("selection", {})
+    if selection.get("candidates"):
+        title = "cross-validated on the training images"
+        output.console.print(table(title, SELECTION_COLUMNS, selection_rows(selection)))
     if rows:
         output.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
+    elif "estimate" in selection:
+        output.console.print_text(estimate_sentence(selection["estimate"]))
     else:
         output.message("The accuracy is unknown: there are no test images.")
     if results["backbone_note"]:

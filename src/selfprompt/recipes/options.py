@@ -11,6 +11,10 @@ LATER_OPTIONS = {"views": 0, "compile": False, "on_empty_class": "skip"}
 """Options added later, with the default that keeps the old behaviour: ids and checkpoints leave them out at it."""
 
 
+UNITS = {"s": 1, "min": 60, "h": 3600}
+"""Seconds in a unit of time."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Images and classes of a run, and caches of their data."""
@@ -149,6 +153,39 @@ class TrainOptions:
             raise ValueError(f"min_lr must not exceed lr, got min_lr {self.min_lr} and lr {self.lr}.")
         if self.schedule == "dassl_cosine" and self.warmup_epochs and self.warmup_lr > self.lr:
             raise ValueError(f"warmup_lr must not exceed lr, got warmup_lr {self.warmup_lr} and lr {self.lr}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoOptions:
+    """Options of auto."""
+
+    budget: str = "10min"
+    """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it is skipped."""
+    candidates: tuple[str, ...] = ()
+    """Methods or recipes to compare, from simple to costly; empty compares the usual ones for the backbone."""
+    folds: int = 5
+    """Folds of the cross-validation."""
+    repeats: int = 3
+    """Repetitions of the cross-validation, for methods that need no epochs."""
+
+    def __post_init__(self) -> None:
+        parse_seconds(self.budget)
+        for name in ("folds", "repeats"):
+            least = 2 if name == "folds" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+
+def parse_seconds(text: str) -> float:
+    """Convert a time such as "90s", "10min" or "2h" to seconds.
+
+    Raises:
+        ValueError: If it cannot be read or is not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    if not found or not float(found[1]):
+        raise ValueError(f"budget must be a time such as 90s, 10min or 2h, got {text!r}.")
+    return float(found[1]) * UNITS[found[2]]
 
 
 def _check_range(

@@ -6,7 +6,7 @@ A recipe file is flat: its keys are ``method``, ``options``, ``backbone``, ``sta
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -20,6 +20,10 @@ from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.validation import check_types
 from selfprompt.utils.yaml_text import read_yaml, write_yaml
 
+AUTO = "auto"
+"""The method that stands for the best of several, chosen by cross-validation."""
+FREE_WITH_AUTO = ("device", "devices", "precision", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
+"""Training options that ``auto`` leaves to the user."""
 SHIPPED = files("selfprompt") / "recipes"
 MAX_METHOD_LENGTH = 300
 """Letters in the name of a method in a file."""
@@ -112,6 +116,13 @@ def check_keys(values: Mapping[str, Any]) -> None:
             raise ValueError(f"unknown key {key!r}.{hint}")
 
 
+def check_overrides(method: str, keys: Iterable[str]) -> None:
+    """Raise ValueError for the first key that ``auto`` sets itself."""
+    for key in keys if method == AUTO else ():
+        if key in FIELDS["train"] and key not in FREE_WITH_AUTO:
+            raise ValueError(f"{key} cannot be set with the method auto, which sets it itself; name a method instead.")
+
+
 def recipe_names() -> list[str]:
     """Return the names of the recipes in the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in SHIPPED.iterdir() if entry.name.endswith(".yaml"))
@@ -135,13 +146,15 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
     """
     if ":" in name and not os.path.exists(name):
         return Recipe(method=name)
+    if name == AUTO:
+        return Recipe(method=AUTO, data=DataOptions(shots=0))
     if name.endswith(SUFFIXES):
         return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
     if shipped is None and name in list_methods():
         return Recipe(method=name)
     if shipped is None:
-        known = sorted({*recipe_names(), *list_methods()})
+        known = sorted({AUTO, *recipe_names(), *list_methods()})
         raise ValueError(
             f"Unknown method or recipe {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
             "For your own method use 'package.module:Class'."

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ACCURACY_COLUMNS = ("model", "accuracy", "95 % interval", "mean of classes", "test images")
+SELECTION_COLUMNS = ("candidate", "accuracy", "standard error", "time", "")
 
 
 def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -13,6 +14,27 @@ def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:
     label = results["method"] if untouched else f"tuned ({results['method']})"
     rows = {"zero-shot": None if untouched and zero_shot == tuned else zero_shot, label: tuned}
     return [[name, *accuracy_cells(metrics)] for name, metrics in rows.items() if metrics]
+
+
+def selection_rows(selection: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the comparison that ``auto`` made: one per candidate, the chosen one marked."""
+    rows = []
+    for candidate in selection["candidates"]:
+        compared = "accuracy" in candidate
+        accuracy = f"{candidate['accuracy']:.1f} %" if compared else "skipped"
+        error = f"{candidate['standard_error']:.1f}" if compared else ""
+        mark = "chosen" if candidate["name"] == selection["chosen"] else candidate["note"]
+        rows.append([candidate["name"], accuracy, error, f"{candidate['seconds']:.0f} s", mark])
+    return rows
+
+
+def estimate_sentence(estimate: Mapping[str, Any]) -> str:
+    """Return the accuracy to expect on new images, in one sentence."""
+    low, high = estimate["interval"]
+    return (
+        f"Expected accuracy on new images: {estimate['accuracy']:.1f} % (95 % interval {low:.1f} - {high:.1f} %), "
+        f"from cross-validation on {estimate['images']} training images, corrected for the choice of the method."
+    )
 
 
 def accuracy_cells(metrics: Mapping[str, Any]) -> list[str]:

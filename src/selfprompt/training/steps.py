@@ -22,7 +22,7 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone
-from selfprompt.recipes.recipe import Recipe
+from selfprompt.recipes.recipe import AUTO, Recipe
 from selfprompt.training.identity import run_identity
 from selfprompt.training.loop import CHECKPOINT, FitResult, fit
 from selfprompt.training.reporter import Reporter
@@ -67,7 +67,7 @@ def choose_images(data: Any, recipe: Recipe) -> Dataset:
             "add a val folder (or split val in a manifest), or use select 'last'."
         )
     notes = list(dataset.notes)
-    if not (options.holdout or dataset.test or isinstance(data, Dataset)):
+    if not (options.holdout or dataset.test or isinstance(data, Dataset) or recipe.method == AUTO):
         notes.append("All images are used for training (holdout 0): the accuracy on other images is unknown.")
     train, val = draw_few_shot(dataset.train, dataset.val, options.shots, recipe.seed)
     if options.shots:

@@ -13,10 +13,10 @@ from selfprompt.data.readers.read import is_task
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier
 from selfprompt.inference.evaluation import data_key
-from selfprompt.methods.registry import find_method, make_options
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone, load_backbone
-from selfprompt.recipes.recipe import Recipe, load_recipe
+from selfprompt.recipes.recipe import Recipe, check_overrides, load_recipe
+from selfprompt.training.auto import check_options, resolve_recipe
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
@@ -76,9 +76,7 @@ def tune(
     recipe = _merged_recipe(recipe or load_recipe(method), backbone, options, overrides)
     folder = None if out is None else Path(out)
     _check_folder(folder, resume)
-    make_options(
-        find_method(recipe.method), recipe.options
-    )  # wrong options and missing images fail before any costly step
+    check_options(recipe)  # wrong options and missing images fail before any costly step
     dataset = choose_images(data, recipe)
     fabric = make_fabric(recipe.train)
     fabric.launch()
@@ -90,6 +88,7 @@ def tune(
         if folder is not None and fabric.is_global_zero:
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
+        recipe, selection = resolve_recipe(recipe, model, images, fabric, folder, reporter)
         classes, check = images.dataset.classes, not images.dataset.ids
         classifier = build_classifier(recipe, model, classes, fabric.device, check=check)
         baseline = evaluate_zero_shot(classifier, images, reporter)
@@ -97,7 +96,8 @@ def tune(
         record = run_record(classifier, images.dataset, result)
         tuned = _evaluate_tuned(classifier, images, reporter)
         seconds, path = time.monotonic() - start, data_path(data)
-        classifier.results = record | _results(classifier, images, tuned, baseline) | {"seconds": seconds, "data": path}
+        measured = _results(classifier, images, tuned, baseline)
+        classifier.results = record | selection | measured | {"seconds": seconds, "data": path}
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
     return classifier
@@ -107,6 +107,7 @@ def _merged_recipe(
     recipe: Recipe, backbone: str | Backbone | None, options: Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> Recipe:
     """Return the recipe with the caller's values."""
+    check_overrides(recipe.method, overrides)
     recipe = recipe.changed({**overrides, **({"options": options} if options else {})})
     if backbone is None:
         return recipe

@@ -1,0 +1,140 @@
+"""`auto` end to end: comparing candidates, choosing, estimating, resuming."""
+
+import json
+
+import pytest
+
+import selfprompt
+from selfprompt import tune
+from selfprompt.data.loading.loader import ImageStore
+from selfprompt.inference.classifier import Classifier
+from selfprompt.training import auto
+from tests.conftest import write_photos
+
+HEADS = {"candidates": ["zero-shot", "simpleshot", "ridge"], "repeats": 2}
+CLIP = "embedded/clip"
+
+
+def test_the_choice_is_recorded_and_depends_on_the_seed_alone(photos):
+    first, again = (tune(photos, method="auto", backbone=CLIP, options=HEADS, seed=3) for _ in range(2))
+    selection = first.results["selection"]
+    assert [row["name"] for row in selection["candidates"]] == HEADS["candidates"]
+    assert selection["chosen"] == first.method.name == first.results["method"]
+    low, high = selection["estimate"]["interval"]
+    assert 0 <= low <= selection["estimate"]["accuracy"] <= high <= 100
+    assert {**selection, "candidates": None} == {**again.results["selection"], "candidates": None}
+    for one, other in zip(selection["candidates"], again.results["selection"]["candidates"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    named = tune(photos, method=first.method.name, backbone=CLIP, seed=3, shots=0)
+    assert named.results["tuned"] == first.results["tuned"], "it is trained on all training images"
+
+
+def test_test_images_are_never_looked_at(photos, monkeypatch):
+    seen = set()
+    load = ImageStore.apply
+
+    def watched(self, function, item):
+        seen.add(item.source)
+        return load(self, function, item)
+
+    data = selfprompt.read_dataset(photos, holdout=0.25, seed=1)
+    test = {item.source for item in data.test}
+    assert test
+    select = auto.select_recipe
+
+    def selecting(*arguments):
+        seen.clear()
+        monkeypatch.setattr(ImageStore, "apply", watched)
+        found = select(*arguments)
+        assert seen
+        assert not seen & test
+        return found
+
+    monkeypatch.setattr(auto, "select_recipe", selecting)
+    tune(photos, method="auto", backbone=CLIP, options=HEADS)
+
+
+def test_without_test_images_the_accuracy_is_estimated(run, photos, tmp_path):
+    done = run("train", photos, "--out", tmp_path / "out", "--method", "auto", "--backbone", CLIP, "--holdout", "0",
+               "--options.candidates", "[zero-shot,ridge]", "--options.repeats", "1")  # fmt: skip
+    assert done.status == 0, done.err
+    assert "Expected accuracy on new images:" in done.out
+    assert "unknown" not in done.out + done.err
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert result["tuned"] is None
+    assert result["selection"]["estimate"]["images"] == result["images"]["train"]
+    assert selfprompt.load(tmp_path / "out").predict(photos / "blue" / "0.png")[0].label
+
+
+def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    validate = auto.cross_validate
+    calls: list[str] = []
+
+    def counted(method, *others):
+        calls.append(method.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(method, *others)
+
+    monkeypatch.setattr(auto, "cross_validate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out)
+    resumed = tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out, resume=True)
+    assert calls == ["zero-shot", "simpleshot", "simpleshot", "ridge"]
+    straight = tune(photos, method="auto", backbone=CLIP, options=HEADS)
+    assert resumed.results["selection"]["estimate"] == straight.results["selection"]["estimate"]
+    (out / "selection.json").write_text("{]", encoding="utf-8")
+
+
+def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos):
+    options = {"candidates": ["ridge", "sep"], "repeats": 1, "budget": "0.01s"}
+    tuned = tune(photos, method="auto", backbone=CLIP, options=options)
+    ridge, sep = tuned.results["selection"]["candidates"]
+    assert "accuracy" in ridge
+    assert "accuracy" not in sep
+    assert "would exceed" in sep["note"]
+    assert tuned.method.name == "ridge"
+
+
+def test_a_trained_candidate_can_win(photos, monkeypatch):
+    usual = auto.candidate_recipe
+
+    def short(base, name, images):
+        assert usual(base, name, images).train.epochs * -(-images // usual(base, name, images).train.batch_size) >= 300
+        return usual(base, name, images).changed({"epochs": 1})
+
+    monkeypatch.setattr(auto, "candidate_recipe", short)
+    options = {"candidates": ["coop"], "folds": 2}
+    assert tune(photos, method="auto", backbone=CLIP, options=options, shots=2).method.name == "coop"
+
+
+def test_one_image_a_class_cannot_be_compared(tmp_path):
+    folder = write_photos(tmp_path / "one", {"blue": 1, "red": 1})
+    tuned = tune(folder, method="auto", backbone="embedded/mae", holdout=0)
+    assert isinstance(tuned, Classifier)
+    assert tuned.results["selection"] == {"chosen": "simpleshot", "candidates": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "soon"], "budget must be a time such as 90s, 10min or 2h, got 'soon'"),
+        (["--options.candidates", "[ridgee]"], "Unknown method or recipe 'ridgee'. Did you mean 'ridge'?"),
+        (["--options.candidates", "[auto]"], "auto cannot be a candidate of itself"),
+        (["--options.candidates", "['os:system']"], "must be methods or recipes of the package, got 'os:system'"),
+        (["--options.candidates", "[mine.yaml]"], "must be methods or recipes of the package, got 'mine.yaml'"),
+        (["--options.folds", "1"], "folds must be at least 2, got 1"),
+        (["--lr", "0.1"], "--lr cannot be set with the method auto"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_read(run, arguments, message):
+    done = run("train", "none", "--out", "none", "--method", "auto", *arguments)
+    assert done.status == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_a_budget_needs_auto(run):
+    done = run("train", "none", "--out", "none", "--method", "coop", "--budget", "1min")
+    assert done.status == 2
+    assert "--budget needs the method auto, got coop" in done.err
