@@ -78,7 +78,7 @@ KEYS = {
     "tcp, clip": {"context", "down.weight", "down.bias", "up.weight", "up.bias"},
     "tip-adapter, clip": {"keys", "labels", "alpha", "beta"},
     "tip-adapter, keys tuned": {"keys", "labels", "alpha", "beta"},
-    "tipx, clip": {"support", "labels", "kl_range", "cosine_range"},
+    "tipx, clip": {"support", "labels", "levels", "kl_range", "cosine_range"},
     "vpt, clip": HEAD | {"prompts"},
     "vpt, mae": HEAD | {"prompts"},
     "vpt, projected": HEAD | {"prompts", "projection.weight", "projection.bias"},

@@ -120,8 +120,11 @@ def test_proker_takes_the_constants_of_the_nearest_number_of_shots(shots: float,
 
 
 def test_proker_takes_fewer_views_of_many_images_and_refuses_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proker, "MAX_ROWS", 9)
+    monkeypatch.setattr(proker, "MAX_SAMPLES", 9)
+    monkeypatch.setattr(proker, "MAX_IMAGES", 9)
     assert len(prepared("proker", [0, 1, 2, 3], views=10).support) == 8
+    monkeypatch.setattr(proker, "MAX_SAMPLES", 3)
+    assert len(prepared("proker", [0, 1, 2, 3], views=10).support) == 4
     with pytest.raises(ValueError, match=r"a row for each training image, at most 9, got 10\. Use fewer shots"):
         prepared("proker", [0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
 

@@ -18,7 +18,8 @@ from selfprompt.methods.traits import Traits
 
 TRANSFERRED = {1: (3.0, 0.05), 2: (2.6, 0.05), 4: (1.5, 0.05), 8: (1.66, 0.07), 16: (1.7, 0.1)}
 """beta and lambda by the number of shots."""
-MAX_ROWS = 16_000  # of the matrix that is solved: 2 GB in float64
+MAX_IMAGES = 16_000  # rows of the matrix that is solved: 2 GB in float64
+MAX_SAMPLES = 8_000  # with several views of an image: seconds on a CPU
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ProKeROptions:
     strength: float = 0.0
     """lambda, the weight of the correction and its ridge penalty in one; 0 takes the authors' value."""
     views: int = 10
-    """Random views of a training image, each a sample of its own; fewer if there would be more than 16,000 samples."""
+    """Random views of a training image, each a sample of its own; fewer if there would be more than 8,000 samples."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
@@ -88,12 +89,12 @@ class ProKeR(Method[ProKeROptions]):
         Raises:
             ValueError: If there are more than 16,000 training images.
         """
-        if source.size > MAX_ROWS:
+        if source.size > MAX_IMAGES:
             raise ValueError(
-                f"{self.name} solves a system with a row for each training image, at most {MAX_ROWS:,}, "
+                f"{self.name} solves a system with a row for each training image, at most {MAX_IMAGES:,}, "
                 f"got {source.size:,}. Use fewer shots, or another method."
             )
-        count = min(self.options.views, MAX_ROWS // source.size)
+        count = max(1, min(self.options.views, MAX_SAMPLES // source.size))
         features = unit(view_features(self, source, count, progress).flatten(0, 1).double())
         labels = source.labels.cpu().repeat(count)
         transferred = transferred_constants(source.size / len(self.classes))

@@ -58,18 +58,22 @@ class TipX(Method[TipXOptions]):
     texts: Tensor
     support: Tensor
     labels: Tensor
+    levels: Tensor
     kl_range: Tensor
     cosine_range: Tensor
 
     @classmethod
     def traits_for(cls, options: TipXOptions) -> Traits:
-        return Traits(inputs="features", needs_text=True, closed_form=True, variable_length=("support", "labels"))
+        return Traits(
+            inputs="features", needs_text=True, closed_form=True, variable_length=("support", "labels", "levels")
+        )
 
     def build(self, generator: torch.Generator) -> None:
         texts = encode_template(self.backbone, self.options.template, self.classes)
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("support", texts.new_zeros(0, texts.shape[1]))
         self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("levels", texts.new_zeros(0))
         self.register_buffer("kl_range", texts.new_tensor([0.0, 1.0]))
         self.register_buffer("cosine_range", texts.new_tensor([0.0, 1.0]))
 
@@ -82,15 +86,17 @@ class TipX(Method[TipXOptions]):
     ) -> None:
         """Fill the cache, and note the ranges of both affinities."""
         keys = unit(view_features(self, source, self.options.views, progress).double().mean(dim=0))
+        texts = self.texts.double().cpu()
         if len(keys) > 1:
-            kl_range, cosine_range = pair_ranges(keys, self.texts.double().cpu())
+            kl_range, cosine_range = pair_ranges(keys, texts)
             self.kl_range.copy_(kl_range)
             self.cosine_range.copy_(cosine_range)
         self.support = keys.to(self.texts)
         self.labels = source.labels.to(self.texts.device)
+        self.levels = level(scores(keys, texts)).to(self.texts)
 
     def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        problems = super().problems_with(tensors) or unequal_rows(tensors, "support", "labels", least=0)
+        problems = super().problems_with(tensors) or unequal_rows(tensors, "support", "labels", "levels", least=0)
         if problems or all(0 <= label < len(self.classes) for label in tensors["labels"].tolist()):
             return problems
         return [f"labels must be numbers from 0 to {len(self.classes) - 1}"]
@@ -99,22 +105,37 @@ class TipX(Method[TipXOptions]):
         options, features = self.options, unit(self.frozen_features(views))
         values = F.one_hot(self.labels, len(self.classes)).to(features)
         cosines = features @ self.support.t()
-        distance = divergence(features, self.support, self.texts)
+        distance = divergence(features, self.support, self.levels, self.texts)
         alike = self.cosine_range[1] - rescale(distance, self.kl_range, self.cosine_range)
         cache = options.alpha * (options.beta * (cosines - 1)).exp() + options.gamma * alike
         return self.class_logits(features, self.texts) + cache @ values
 
 
-def distributions(features: Tensor, texts: Tensor) -> Tensor:
-    """Return the logarithm of the zero-shot distribution of each image, (N, C), nearly uniform."""
-    return (features @ texts.t() / TEMPERATURE).log_softmax(dim=1)
+def scores(features: Tensor, texts: Tensor) -> Tensor:
+    """Return the logits of the zero-shot distributions, (N, C), within +-2."""
+    return features @ texts.t() / TEMPERATURE
 
 
-def divergence(features: Tensor, keys: Tensor, texts: Tensor) -> Tensor:
-    """Return KL(p, q) of the zero-shot distributions p of images, (B, E), and q of keys, (N, E), as (B, N)."""
-    log_p, log_q = distributions(features, texts), distributions(keys, texts)
-    p = log_p.exp()
-    return (p * log_p).sum(dim=1, keepdim=True) - p @ log_q.t()
+def level(logits: Tensor) -> Tensor:
+    """Return the logarithm of the mean exponential of logits, (N, C), as (N,); near 0, to lose no digits."""
+    return logits.exp().mean(dim=1).log()
+
+
+def divergence(features: Tensor, keys: Tensor, levels: Tensor, texts: Tensor) -> Tensor:
+    """Return KL(p, q) of the zero-shot distributions p of images and q of keys, (B, N).
+
+    With logits x of p and y of q it is ``p . (x - y) - level(x) + level(y)``, and y is linear in the key, so that the
+    distributions of the keys need not be known.
+
+    Args:
+        features: Unit features of the images, (B, E).
+        keys: (N, E).
+        levels: ``level`` of the logits of the keys, (N,).
+        texts: Unit features of the classes, (C, E).
+    """
+    logits = scores(features, texts)
+    p = logits.softmax(dim=1)
+    return ((p * logits).sum(dim=1) - level(logits))[:, None] - p @ texts / TEMPERATURE @ keys.t() + levels
 
 
 def rescale(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -125,10 +146,10 @@ def rescale(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 def pair_ranges(keys: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     """Return least and greatest KL, and least and greatest cosine, of all pairs of different keys, (2,) each."""
-    kl, cosines = [], []
+    kl, cosines, levels = [], [], level(scores(keys, texts))
     for rows in torch.arange(len(keys)).split(ROWS):
         other = rows[:, None] != torch.arange(len(keys))
-        kl.append(torch.stack(divergence(keys[rows], keys, texts)[other].aminmax()))
+        kl.append(torch.stack(divergence(keys[rows], keys, levels, texts)[other].aminmax()))
         cosines.append(torch.stack((keys[rows] @ keys.t())[other].aminmax()))
     ranges = torch.stack(kl), torch.stack(cosines)
     low, high = (torch.stack([part[:, 0].min(), part[:, 1].max()]) for part in ranges)
