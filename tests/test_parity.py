@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from tests.independent import sep, vit
+from tests.independent import sep, text_heads, vit
 from tests.independent.sep import Sizes
 from tests.independent.vit import Layout
 from tests.parity.__main__ import compare, main
@@ -71,6 +71,12 @@ def corrupted(folder: Path, name: str, array: str, change: float) -> Path:
         ("sep_tiny.npz", "grad/ctx"),
         ("sep_tiny_train.npz", "step3/param/visual_prompts.0.scale1"),
         ("sep_protocol.npz", "transform/eval_output_48"),
+        ("clap.npz", "plain.zs_l2_raw.weights_epoch20_f64"),
+        ("proker.npz", "views.logits_shots16_f32"),
+        ("sstext.npz", "unbalanced.ss_text_plus.weights_f64"),
+        ("prolip.npz", "e30_lr0.001.proj_f32"),
+        ("ape.npz", "apet.top_k_fixed.res_f32"),
+        ("tipx.npz", "kl_f64"),
     ],
 )
 def test_a_moved_number_fails_with_exit_status_1(
@@ -309,3 +315,12 @@ def test_sep_that_fuses_within_one_input(tmp_path: Path, name: str) -> None:
         assert (own - recorded).abs().max() < max(1e-5, 1e-4 * float(recorded.abs().max()))
     batch = recorded_method(arrays).loss(Views(case.images, labels=case.labels))
     assert abs(float(batch.total.detach()) - float(terms.total.detach())) > 1e-3  # the rules do differ
+
+
+@pytest.mark.parametrize(("classes", "shots", "width", "views"), [(7, 2, 24, 4), (3, 5, 16, 1)])
+def test_heads_of_other_sizes(tmp_path: Path, classes: int, shots: int, width: int, views: int) -> None:
+    inputs = text_heads.draw(tmp_path, classes=classes, shots=shots, width=width, views=views, templates=2, test=11)
+    assert failures(tmp_path / "heads_inputs.npz") == []
+    assert failures(text_heads.proker(tmp_path / "proker.npz", inputs, 2.0, 0.3)) == []
+    assert failures(text_heads.ss_text(tmp_path / "sstext.npz", inputs)) == []
+    assert failures(text_heads.tipx(tmp_path / "tipx.npz", inputs)) == []
