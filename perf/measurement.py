@@ -95,7 +95,8 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values; NaN and infinity become None."""
-        return _json_values({**asdict(self), "name": str(self.case)})
+        result: dict[str, Any] = _json_values({**asdict(self), "name": str(self.case)})
+        return result
 
 
 def measure_case(

@@ -85,7 +85,8 @@ class PlainVision(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(refresh(index, x))
         x = self.ln_post(x.permute(1, 0, 2))
-        return (x[:, 1 : self.length].mean(dim=1) if self.average else x[:, 0]) @ self.proj
+        result: Tensor = (x[:, 1 : self.length].mean(dim=1) if self.average else x[:, 0]) @ self.proj
+        return result
 
 
 class PlainText(nn.Module):
@@ -167,4 +168,5 @@ def _renamed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def unit(vectors: Tensor) -> Tensor:
     """L2-normalise vectors."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    result: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return result

@@ -48,7 +48,8 @@ def information(attention: Tensor) -> Information:
 
 def raw_attention(prompts: Tensor, tokens: Tensor) -> Tensor:
     """Compute softmax(<prompt, token> / sqrt(D)), (B, P, N), from prompts (P, D) or (B, P, D) and tokens (B, N, D)."""
-    return (prompts @ tokens.transpose(-1, -2) / prompts.shape[-1] ** 0.5).softmax(dim=-1)
+    result: Tensor = (prompts @ tokens.transpose(-1, -2) / prompts.shape[-1] ** 0.5).softmax(dim=-1)
+    return result
 
 
 def block_attention(prompts: Tensor, tokens: Tensor, norm: nn.Module, qkv: nn.Linear, heads: int) -> Tensor:
@@ -68,7 +69,8 @@ def block_attention(prompts: Tensor, tokens: Tensor, norm: nn.Module, qkv: nn.Li
     key = nn.functional.linear(norm(tokens), weight_k, bias_k)
     query = query.unflatten(-1, (heads, -1)).transpose(-2, -3)  # (heads, P, D / heads)
     key = key.unflatten(-1, (heads, -1)).transpose(-2, -3)  # (B, heads, N, D / heads)
-    return (query @ key.transpose(-1, -2) / (width // heads) ** 0.5).softmax(dim=-1)
+    result: Tensor = (query @ key.transpose(-1, -2) / (width // heads) ** 0.5).softmax(dim=-1)
+    return result
 
 
 @torch.no_grad()

@@ -76,7 +76,8 @@ def reader_threads(options: Namespace) -> int:
     """Return the number of threads that read images in one process."""
     if options.workers is not None:
         return int(options.workers)
-    return min(MAX_READERS, max(1, cores() // options.devices))
+    result: int = min(MAX_READERS, max(1, cores() // options.devices))
+    return result
 
 
 def class_names_from(options: Namespace, tuned: Sequence[str]) -> list[str] | None:

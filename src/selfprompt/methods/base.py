@@ -115,6 +115,7 @@ class Method(nn.Module, Generic[OptionsT]):
         ValueError: If the traits need a text tower and the backbone has none.
     """
 
+    __call__: Callable[..., Tensor]  # PyTorch declares Any
     Options: ClassVar[type[Any]] = NoOptions
     text_cache_bytes: int = 2 * 10**9
     text: Any  # the text tower; None for a plain ViT

@@ -69,14 +69,16 @@ class CoCoOp(Method[CoCoOpOptions]):
 
     def image_contexts(self, features: Tensor) -> Tensor:
         """Compute the contexts of images, (B, M, D), from unit features, (B, E)."""
-        return self.context + self.network(features)[:, None]
+        result: Tensor = self.context + self.network(features)[:, None]
+        return result
 
     def encode_classes_for(self, features: Tensor) -> Tensor:
         """Compute the unit class features for each image, (B, C, E), from unit image features, (B, E)."""
         images, classes = features.shape[0], len(self.ids)
         contexts = self.image_contexts(features).repeat_interleave(classes, dim=0)  # (B C, M, D)
         ids = self.ids.repeat(images, 1)  # (B C, L)
-        return unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, classes))
+        result: Tensor = unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, classes))
+        return result
 
     def logits(self, views: Views) -> Tensor:
         features = unit(self.frozen_features(views))

@@ -86,7 +86,8 @@ class CoOp(Method[CoOpOptions]):
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             context = self.context[rows] if self.options.class_specific else self.context
-            return self.text(ids, Scatter(context, self.slots[rows]))
+            result: Tensor = self.text(ids, Scatter(context, self.slots[rows]))
+            return result
 
         return unit(self.encode_texts(encode))
 

@@ -42,4 +42,5 @@ def matmul_precision(device_type: str) -> str:
     newer = getattr(getattr(settings.get(device_type), "matmul", None), "fp32_precision", None)
     if newer is None:
         return torch.get_float32_matmul_precision() if device_type in settings else "highest"
-    return {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}.get(newer, newer)
+    result: str = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}.get(newer, newer)
+    return result

@@ -1,6 +1,7 @@
 """Linear heads and their initialisation, unit vectors, and the choice of pooling."""
 
 import math
+from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -10,25 +11,31 @@ from selfprompt.models.loading.by_name import Backbone
 from selfprompt.models.tower import Pooling
 
 
-def linear_head(inputs: int, classes: int, *, std: float, generator: torch.Generator) -> nn.Linear:
+class Linear(nn.Linear):
+    """``nn.Linear`` with a typed result."""
+
+    __call__: Callable[..., Tensor]
+
+
+def linear_head(inputs: int, classes: int, *, std: float, generator: torch.Generator) -> Linear:
     """Return a classifier with weights from N(0, std^2) and zero bias (SPT: 0.02, for MoCo-v3 0.01)."""
-    head = nn.Linear(inputs, classes)
+    head = Linear(inputs, classes)
     nn.init.normal_(head.weight, std=std, generator=generator)
     nn.init.zeros_(head.bias)
     return head
 
 
-def rare_class_head(inputs: int, classes: int, *, generator: torch.Generator) -> nn.Linear:
+def rare_class_head(inputs: int, classes: int, *, generator: torch.Generator) -> Linear:
     """Return VPT's classifier: Kaiming-normal (fan-out) weights and bias -log(99), a prior of 0.01 for each class."""
-    head = nn.Linear(inputs, classes)
+    head = Linear(inputs, classes)
     nn.init.kaiming_normal_(head.weight, a=0, mode="fan_out", generator=generator)
     nn.init.constant_(head.bias, -math.log(99))
     return head
 
 
-def linear_layer(inputs: int, outputs: int, *, generator: torch.Generator) -> nn.Linear:
+def linear_layer(inputs: int, outputs: int, *, generator: torch.Generator) -> Linear:
     """Return a layer with PyTorch's initialisation from a generator: weights and bias uniform in +-1 / sqrt(inputs)."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     bound = inputs**-0.5
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
@@ -37,7 +44,8 @@ def linear_layer(inputs: int, outputs: int, *, generator: torch.Generator) -> nn
 
 def unit(vectors: Tensor) -> Tensor:
     """Normalise vectors to length 1 along the last axis."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    result: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return result
 
 
 def pooling_for(option: str, backbone: Backbone) -> Pooling:

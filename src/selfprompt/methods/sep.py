@@ -221,7 +221,10 @@ class SEP(Method[SEPOptions]):
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             select = partial(self._text_tokens, ids=ids)
-            return self.text(ids, Fuse(self.text_prompts, fusions, select, in_place=True), shared_prefix=prefix)
+            result: Tensor = self.text(
+                ids, Fuse(self.text_prompts, fusions, select, in_place=True), shared_prefix=prefix
+            )
+            return result
 
         if self.options.fusion_axis == "batch":  # as released: the classes depend on one another
             return encode(torch.arange(len(self.ids)), self.ids)

@@ -114,13 +114,17 @@ class TCP(Method[TCPOptions]):
     def class_tokens(self) -> Tensor:
         """Compute the class-aware tokens, (C, M, D)."""
         hidden = self.down(self.frozen_texts)
-        return self.up(hidden * torch.sigmoid(1.702 * hidden)).unflatten(1, (self.options.prompts, self.text.width))
+        result: Tensor = self.up(hidden * torch.sigmoid(1.702 * hidden)).unflatten(
+            1, (self.options.prompts, self.text.width)
+        )
+        return result
 
     def encode_classes(self) -> Tensor:
         tokens = self.class_tokens()
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
-            return self.text(ids, Exchange(self.context, tokens[rows], self.layer))
+            result: Tensor = self.text(ids, Exchange(self.context, tokens[rows], self.layer))
+            return result
 
         return unit(self.encode_texts(encode))
 

@@ -104,7 +104,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if not q.is_cpu or k.shape[-2] > FEW_KEYS:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype) @ v
+    result: Tensor = (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype) @ v
+    return result
 
 
 def attention_weights(
@@ -118,7 +119,8 @@ def attention_weights(
     q = block.norm_q(q)
     if temperature is not None:
         q = q / temperature.to(q.dtype)
-    return (q @ block.norm_k(k).transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    result: Tensor = (q @ block.norm_k(k).transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return result
 
 
 def pick(x: Tensor, rows: Tensor) -> Tensor:

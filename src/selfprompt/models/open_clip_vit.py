@@ -231,7 +231,8 @@ class OpenClipText(TextTower):
             return pooled
         if isinstance(self.text_projection, nn.Linear):
             return cast(Tensor, self.text_projection(pooled))
-        return pooled @ self.text_projection
+        result: Tensor = pooled @ self.text_projection
+        return result
 
     def facts(self) -> dict[str, object]:
         """Return the architecture as JSON values."""

@@ -70,7 +70,8 @@ class TimmViT(VisionTower):
     def patches(self, images: Tensor) -> Tensor:
         """Embed the patches alone, (B, N, D)."""
         x = self.vit.patch_embed(images)
-        return x.flatten(1, 2) if x.ndim == 4 else x  # (B, h, w, D) with dynamic_img_size
+        result: Tensor = x.flatten(1, 2) if x.ndim == 4 else x  # (B, h, w, D) with dynamic_img_size
+        return result
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Embed patches, add prefix and positions, apply ``norm_pre``: (B, 3, H, W) -> (B, prefix + N, D)."""

@@ -65,6 +65,7 @@ class Tower(nn.Module):
         features: Size of the pooled output, E.
     """
 
+    __call__: Callable[..., Tensor]  # PyTorch declares Any
     depth: int
     width: int
     features: int

@@ -35,7 +35,8 @@ class LowRank(nn.Module):
         return self.first.in_features
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
+        result: Tensor = self.second(self.first(x))
+        return result
 
 
 class LowRankAttention(nn.Module):
@@ -51,7 +52,8 @@ class LowRankAttention(nn.Module):
         pairs = ((self.query, prompts), (self.key, tokens), (self.value, tokens))
         query, key, value = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer, x in pairs)
         attended = attend(query, key, value)  # (N, heads, P, D / heads)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        result: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return result
 
 
 def draw_uniform(layer: nn.Linear | LowRank, bound: float, generator: torch.Generator | None) -> None:
@@ -145,7 +147,8 @@ class TokenFusion(nn.Module):
         fused = self.keep_tokens * tokens + (1 - self.keep_tokens) * attended
         hidden = self.down(self.norm_mlp(fused))
         hidden = self.up(hidden * torch.sigmoid(1.702 * hidden))
-        return self.keep_attention * fused + (1 - self.keep_attention) * hidden
+        result: Tensor = self.keep_attention * fused + (1 - self.keep_attention) * hidden
+        return result
 
 
 def fusion_modules(

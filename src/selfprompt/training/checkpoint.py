@@ -108,7 +108,8 @@ def _parse_state(path: Path, text: str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}). Delete it to start again.") from error
     if version != FORMAT:
         raise ValueError(f"{path} has checkpoint format {str(version)[:40]}, this version reads {FORMAT}.")
-    return state
+    result: dict[str, Any] = state
+    return result
 
 
 def keep_epoch(folder: Path, epoch: int, tensors: Mapping[str, Tensor]) -> None:

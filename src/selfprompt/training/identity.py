@@ -51,7 +51,8 @@ def checkpoint_identity(
         "steps_per_epoch": steps,
         "tensors": {name: list(tensor.shape) for name, tensor in method.trainable().items()},
     }
-    return json.loads(json.dumps(identity, default=str))
+    result: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return result
 
 
 def image_identities(items: Sequence[Item]) -> list[str]:

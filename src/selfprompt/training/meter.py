@@ -71,4 +71,5 @@ def accuracy(method: "Method", batches: "Batches", fabric: Fabric) -> float:
             hits = (logits.argmax(dim=-1) == views.labels).sum()
             counts += torch.stack([hits, views.labels.new_tensor(len(views))])
     correct, seen = sum_over_processes(fabric, counts).tolist()
-    return correct / seen
+    result: float = correct / seen
+    return result
