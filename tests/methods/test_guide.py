@@ -20,6 +20,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "adding-a-method.md").read_text(en
 EXAMPLES = {
     re.findall(r"class (\w+)\(Method", source)[0]: source
     for source in re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    if "(Method" in source
 }
 TAKES_NEW_NAMES = {"Adapter": True, "Anchored": True, "Ridge": False}
 

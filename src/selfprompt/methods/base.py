@@ -164,7 +164,7 @@ class Method(nn.Module, Generic[OptionsT]):
 
     @property
     def feature_size(self) -> int:
-        """Number of channels of the features of the method's pooling."""
+        """Size E of the features that the method's pooling gives."""
         return self.vision.feature_size(self.pooling)
 
     def prepare(

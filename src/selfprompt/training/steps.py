@@ -289,7 +289,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "classes": list(dataset.classes),
         "trainable_parameters": trainable_count(method),
         "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
-        "chosen": dict(method.selected),
+        "chosen": dict(method.selected),  # the key of all result files so far
         "best_epoch": result.best_epoch if result else None,
         "history": list(result.history) if result else [],
         "train_seconds": result.seconds if result else 0.0,
