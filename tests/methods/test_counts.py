@@ -174,7 +174,9 @@ def test_methods_with_image_prompts_on_vit_b_16(
 
 def test_methods_that_keep_something_of_each_class_on_vit_b_16(clip: Backbone) -> None:
     names = [f"class {i}" for i in range(100)]
-    assert tuned(build_method("lpclip", clip, names)) == 51_300
+    for name in ("lpclip", "logistic", "lppp", "ridge", "simpleshot"):
+        assert tuned(build_method(name, clip, names)) == 51_300
+    assert tuned(build_method("gda", clip, names)) == 0
     cache = build_method("tip-adapter", clip, names, finetune=True)
     keys, labels = torch.zeros(16 * 100, 512), torch.arange(100).repeat(16)
     sharpness = {"alpha": torch.tensor(1.0), "beta": torch.tensor(1.0)}
