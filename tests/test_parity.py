@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from tests.independent import sep, text_heads, vit
+from tests.independent import sep, solved_heads, text_heads, vit
 from tests.independent.sep import Sizes
 from tests.independent.vit import Layout
 from tests.parity.__main__ import compare, main
@@ -324,3 +324,37 @@ def test_heads_of_other_sizes(tmp_path: Path, classes: int, shots: int, width: i
     assert failures(text_heads.proker(tmp_path / "proker.npz", inputs, 2.0, 0.3)) == []
     assert failures(text_heads.ss_text(tmp_path / "sstext.npz", inputs)) == []
     assert failures(text_heads.tipx(tmp_path / "tipx.npz", inputs)) == []
+
+
+HEADS = {
+    "fewer": solved_heads.Sizes(),
+    "more channels than images": solved_heads.Sizes(classes=4, width=40, views=3, test=9, new=3),
+    "many shots": solved_heads.Sizes(classes=2, shots=9, width=5, views=1, templates=1, test=17, new=5),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_other_sizes_read_the_inputs_beside_them(tmp_path: Path, name: str) -> None:
+    inputs = solved_heads.draw_inputs(HEADS[name], 1)
+    paths = [solved_heads.save(tmp_path / "heads_inputs.npz", inputs)]
+    paths.append(solved_heads.save(tmp_path / "gda.npz", solved_heads.record_gda(inputs, neighbours=3)))
+    paths.append(solved_heads.save(tmp_path / "lppp.npz", solved_heads.record_lppp(inputs, (2, 10, 31), seed=2)))
+    paths.append(solved_heads.save(tmp_path / "simpleshot.npz", solved_heads.record_simpleshot(inputs)))
+    for path in paths:
+        assert failures(path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("gda.npz", "views.W_f64"),
+        ("gda.npz", "plain.b2n_cov_inv_new_f32"),
+        ("lppp.npz", "e10.alpha_f64"),
+        ("lppp.npz", "kept_logits_f32"),
+        ("simpleshot.npz", "CL2N.distance_f32"),
+    ],
+)
+def test_a_moved_number_of_a_head_fails(tmp_path: Path, name: str, array: str) -> None:
+    change = 1e-3 * float(np.abs(Arrays(GOLDEN / name)[array]).max())
+    (line,) = failures(corrupted(tmp_path, name, array, change))
+    assert line.startswith(array)

@@ -1,1 +1,1 @@
-"""Straightforward forwards, written from the papers' rules in plain torch: what the library is compared with."""
+"""Straightforward forwards, written from the papers' rules in plain torch or NumPy: to compare the library with."""

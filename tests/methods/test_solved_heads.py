@@ -13,7 +13,7 @@ from torch import Tensor
 
 import selfprompt
 from selfprompt import tune
-from selfprompt.methods import gda, logistic, lppp, ridge, simpleshot
+from selfprompt.methods import gda, logistic, lpclip, lppp, ridge, simpleshot
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import encode_template
 from selfprompt.methods.heads import unit
@@ -416,6 +416,13 @@ def test_lppp_stores_one_linear_layer_on_unit_features() -> None:
     assert (method(images(3)) - expected).abs().max() < 1e-5 * float(expected.abs().max().clamp(min=1))
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         small("lppp", iterations=0)
+
+
+@pytest.mark.parametrize("solver", [logistic.logistic_regression, lpclip.regression])
+def test_many_classes_of_one_image_are_no_reason_to_warn(solver) -> None:
+    labels = torch.arange(30)  # warnings are errors
+    weight, _ = solver(cluster_features(labels), labels, 1.0)
+    assert weight.shape == (30, 6)
 
 
 # whole runs

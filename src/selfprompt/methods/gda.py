@@ -244,6 +244,7 @@ def new_classes(texts: Tensor, support: Tensor, neighbours: int = NEIGHBOURS) ->
         shrinkage = spread.square().sum(dim=(1, 2)) / (count - 1)  # (B,)
         # Woodbury: (X^T X + s I)^-1 = (I - X^T (X X^T + s I)^-1 X) / s, with k rows instead of E
         small = spread @ spread.mT + shrinkage[:, None, None] * torch.eye(count, dtype=texts.dtype)
-        inner = spread.mT @ torch.linalg.solve(small, spread)
-        total += ((torch.eye(width, dtype=texts.dtype) - inner) / shrinkage[:, None, None]).sum(dim=0)
+        inner = torch.linalg.solve(small, spread) / shrinkage[:, None, None]
+        total.diagonal().add_((1 / shrinkage).sum())
+        total -= spread.flatten(0, 1).t() @ inner.flatten(0, 1)
     return torch.cat(means), width * total / len(texts)

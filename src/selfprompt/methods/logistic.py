@@ -1,4 +1,4 @@
-"""Logistic regression on standardised frozen features, its penalty chosen by cross-validation."""
+"""Logistic regression on standardised frozen features, its penalty selected by cross-validation."""
 
 import warnings
 from collections.abc import Callable

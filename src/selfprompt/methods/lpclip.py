@@ -118,6 +118,7 @@ def regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tenso
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol stops after 1000 iterations
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # with one or two shots
         fit = LogisticRegression(C=strength, max_iter=1000).fit(features.numpy(), labels.numpy())
     weight, bias = torch.from_numpy(fit.coef_).float(), torch.from_numpy(fit.intercept_).float()
     if len(weight) == 1:  # for two classes scikit-learn returns the difference

@@ -154,17 +154,18 @@ def descend(
     rate, alpha_rate = step_sizes(features, texts)
     weight, alpha = start(features, labels, texts)
     bias = texts.new_zeros(len(texts)) if bias is None else bias
-    cosines = features @ texts.t()
-    targets = F.one_hot(labels, len(texts)).to(features)
     moving_weight, moving_bias, total = (torch.zeros_like(tensor) for tensor in (weight, bias, alpha))
     for iteration in range(1, iterations + 1):
-        logits = features @ weight.t() + bias + alpha * cosines
-        errors = (logits.softmax(dim=1) - targets) / len(features)
-        gradient = (errors * cosines).sum(dim=0)
+        logs = (features @ (weight + alpha[:, None] * texts).t() + bias).log_softmax(dim=1)
+        loss = F.nll_loss(logs, labels)
+        errors = logs.exp_().div_(len(features))  # (N, C), the gradient of the logits
+        errors[torch.arange(len(labels)), labels] -= 1 / len(features)
+        slope = errors.t() @ features  # (C, E), the gradient of w
+        gradient = (slope * texts).sum(dim=1)
         total = total + gradient
-        moving_weight = MOMENTUM * moving_weight + errors.t() @ features
+        moving_weight = MOMENTUM * moving_weight + slope
         moving_bias = MOMENTUM * moving_bias + errors.sum(dim=0)
         weight, bias = weight - rate * moving_weight, bias - rate * moving_bias
         if iteration % ALPHA_EVERY == 0:
             alpha = alpha - alpha_rate * (total if alpha_gradient == "accumulated" else gradient)
-        yield Probe(weight, bias, alpha, F.cross_entropy(logits, labels))
+        yield Probe(weight, bias, alpha, loss)

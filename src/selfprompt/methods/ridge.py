@@ -1,4 +1,4 @@
-"""Ridge regression to one-hot targets on frozen features, its penalty chosen by leave-one-out."""
+"""Ridge regression to one-hot targets on frozen features, its penalty selected by leave-one-out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
