@@ -48,9 +48,9 @@ printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size
 
 
 def tokenizer() -> Callable[..., Tensor]:
-    found = backbone("clip").tokenizer
-    assert found is not None
-    return found
+    result = backbone("clip").tokenizer
+    assert result is not None
+    return result
 
 
 def placeholder() -> int:
@@ -60,30 +60,30 @@ def placeholder() -> int:
 def check_text(name: str, count: int, position: str) -> None:
     (text,) = add_placeholders([name], count, position)
     ids = tokenizer()([text])
-    places = locate_placeholders(count_tokens(tokenizer(), [clean_name(name)]), count, position)
-    assert places.shape == (1, count)
-    assert ids.gather(1, places).eq(placeholder()).all()
-    check_placeholders(ids, places)
-    rest = torch.ones_like(ids, dtype=torch.bool).scatter(1, places, False)
+    positions = locate_placeholders(count_tokens(tokenizer(), [clean_name(name)]), count, position)
+    assert positions.shape == (1, count)
+    assert ids.gather(1, positions).eq(placeholder()).all()
+    check_placeholders(ids, positions)
+    rest = torch.ones_like(ids, dtype=torch.bool).scatter(1, positions, False)
     without = tokenizer()([f"{clean_name(name)}."])
     if not clean_name(name)[-1].isalnum() and position != "end":
-        return  # the full stop belongs to a placeholder and does not join the name's own punctuation
+        return  # the full stop belongs to a placeholder and does not join the name's punctuation
     assert ids[rest].equal(without[0, : ids.shape[1] - count])
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("name", NAMES)
-def test_placeholders_are_at_the_slots(name: str, position: str) -> None:
+def test_placeholders_are_at_their_positions(name: str, position: str) -> None:
     for count in (1, 4, 5):
         check_text(name, count, position)
 
 
 @given(printable, st.integers(1, 6), st.sampled_from(["end", "middle", "front"]))
-def test_placeholders_are_at_the_slots_for_any_printable_name(name: str, count: int, position: str) -> None:
+def test_placeholders_are_at_their_positions_for_any_printable_name(name: str, count: int, position: str) -> None:
     check_text(name, count, position)
 
 
-def test_slots_of_several_names_differ_only_behind_the_name() -> None:
+def test_positions_of_several_names_differ_only_after_the_name() -> None:
     lengths = count_tokens(tokenizer(), ["cat", "stop sign"])
     assert lengths.tolist() == [1, 2]
     assert locate_placeholders(lengths, 4, "end").tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
@@ -91,12 +91,12 @@ def test_slots_of_several_names_differ_only_behind_the_name() -> None:
     assert locate_placeholders(lengths, 4, "front").tolist() == [[2, 3, 4, 5], [3, 4, 5, 6]]
 
 
-def test_slots_hold_for_the_full_size_tokenizer_too() -> None:
+def test_positions_hold_for_the_full_size_tokenizer_too() -> None:
     full = open_clip.SimpleTokenizer(context_length=77)
     for position in ("end", "middle", "front"):
         ids = full(add_placeholders(NAMES, 16, position))
-        places = locate_placeholders(count_tokens(full, [clean_name(name) for name in NAMES]), 16, position)
-        assert ids.gather(1, places).eq(full(["X"])[0, 1]).all()
+        positions = locate_placeholders(count_tokens(full, [clean_name(name) for name in NAMES]), 16, position)
+        assert ids.gather(1, positions).eq(full(["X"])[0, 1]).all()
 
 
 def test_a_tokenizer_without_a_start_token_is_refused() -> None:
@@ -112,7 +112,7 @@ def test_templates_take_the_cleaned_name_even_with_braces_in_it() -> None:
 
 
 @pytest.mark.parametrize("template", ["a photo", "a {} of {}", "a {name}."])
-def test_a_template_without_exactly_one_slot_is_refused(template: str) -> None:
+def test_a_template_without_exactly_one_placeholder_is_refused(template: str) -> None:
     with pytest.raises(ValueError, match=r"template must contain \{\} once, for the class name; got "):
         check_template(template)
 
@@ -146,17 +146,17 @@ def test_prompts_that_read_beyond_the_context_are_refused() -> None:
         small("sep", text_prompts=16)
 
 
-def test_word_embeddings_are_the_table_s_rows() -> None:
+def test_embeddings_of_a_text_are_rows_of_the_table() -> None:
     clip = backbone("clip")
     assert clip.text is not None
     ids = tokenizer()(["a photo of a"])
     rows = clip.text.embed(ids).x[0, 1:5]
-    found = embed_text(clip, "a photo of a")
-    assert found.equal(rows)
-    assert not found.requires_grad
+    result = embed_text(clip, "a photo of a")
+    assert result.equal(rows)
+    assert not result.requires_grad
 
 
-def test_words_to_start_from_must_be_there() -> None:
+def test_a_text_to_embed_must_have_tokens() -> None:
     with pytest.raises(ValueError, match="init_text must hold at least one word"):
         embed_text(backbone("clip"), "  ")
 
@@ -169,7 +169,7 @@ def test_useful_length_is_the_last_end_or_the_min_length(ends: list[int], min_le
     assert useful_length(ids, min_length) == max(*ends, *ends, min_length - 1) + 1
 
 
-def test_template_features_have_length_one_and_do_not_depend_on_the_other_names() -> None:
+def test_encoded_templates_have_length_one_and_do_not_depend_on_the_other_names() -> None:
     both = encode_template(backbone("clip"), "a photo of a {}.", ["cat", "very long class name indeed"])
     assert both.norm(dim=-1).sub(1).abs().max() < 1e-6
     alone = encode_template(backbone("clip"), "a photo of a {}.", ["cat"])
@@ -178,7 +178,7 @@ def test_template_features_have_length_one_and_do_not_depend_on_the_other_names(
 
 @dataclass(frozen=True)
 class Perturbed:
-    """A prompter whose embeddings are moved at some positions before the first block."""
+    """A prompter whose embeddings are changed at some positions before the first block."""
 
     inner: Prompter
     positions: slice
@@ -195,22 +195,20 @@ class Perturbed:
 
 
 def encode(method: object, monkeypatch: pytest.MonkeyPatch, ids: Tensor, positions: slice | None) -> Tensor:
-    """SEP's class texts from given ids, with embeddings moved at some positions."""
+    """SEP's class texts from given ids, with embeddings changed at some positions."""
     forward = type(method.text).forward
 
-    def moved(tower: torch.nn.Module, _: Tensor, prompter: Prompter, **__: object) -> Tensor:  # no shared prefix
+    def changed(tower: torch.nn.Module, _: Tensor, prompter: Prompter, **__: object) -> Tensor:  # no shared prefix
         return forward(tower, ids, prompter if positions is None else Perturbed(prompter, positions))
 
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(type(method.text), "forward", moved)
+        patch.setattr(type(method.text), "forward", changed)
         return method.prompted_texts()
 
 
 @pytest.mark.parametrize("count", [2, 6, 9])
 @pytest.mark.parametrize("axis", ["tokens", "batch"])
-def test_text_matters_up_to_its_useful_length_and_no_further(
-    count: int, axis: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_matters_up_to_its_useful_length_only(count: int, axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["cat", "lawn mower", "stop sign"]
     method = small("sep", names=names, text_prompts=count, fusion_axis=axis)
     ids = tokenize_for_tower(backbone("clip"), add_placeholders(names, count), min_length=1 + 2 * count)
@@ -230,7 +228,7 @@ def test_text_matters_up_to_its_useful_length_and_no_further(
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_coop_texts_are_cut_without_a_change(position: str) -> None:
+def test_cutting_texts_does_not_change_coop(position: str) -> None:
     names = ["cat", "lawn mower", "jack-o'-lantern"]
     method = small("coop", names=names, class_token_position=position)
     full = tokenizer()(add_placeholders(names, 4, position))

@@ -1,4 +1,4 @@
-"""CLIP and SEP in plain torch, one line a rule, and files of their results in the recorded form."""
+"""CLIP and SEP in PyTorch, written from the paper, and files of their results in the recorded format."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class Sizes:
 
 
 class Drawer:
-    """Normal numbers from one seed."""
+    """Draw normal numbers from one seed."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -91,7 +91,7 @@ def draw_attention(name: str, width: int, draw: Drawer) -> Weights:
 
 
 def draw_learner(sizes: Sizes, draw: Drawer) -> Weights:
-    """Prompts and fusion modules under the names of the authors' checkpoints, dead norms included."""
+    """Prompts and fusion modules under the names of released checkpoints, including unused norms."""
     weights = {"ctx": draw(sizes.n_ctx, sizes.tw), "ctx_visual": draw(sizes.n_ctx_v, sizes.vw)}
     for branch, width in (("prompt_projections", sizes.tw), ("visual_prompts", sizes.vw)):
         for j in range(len(sizes.layers)):
@@ -275,7 +275,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Case:
-    """A toy problem: frozen and tuned weights, images and labels."""
+    """A toy problem: frozen and trainable weights, images and labels."""
 
     sizes: Sizes
     clip: Weights
@@ -299,14 +299,14 @@ def draw_case(sizes: Sizes, seed: int) -> Case:
     return Case(sizes, clip, learner, images, torch.arange(sizes.batch) % classes, support, labels)
 
 
-def tuned(learner: Weights) -> Weights:
-    """Copies that require a gradient."""
+def with_gradients(learner: Weights) -> Weights:
+    """Return copies that require a gradient."""
     return {name: tensor.clone().requires_grad_() for name, tensor in learner.items()}
 
 
 def record_step(case: Case, axis: str = "batch") -> dict[str, Any]:
     """The arrays of ``sep_tiny.npz`` for another problem."""
-    forward, learner = Forward(case.sizes, case.clip, axis), tuned(case.learner)
+    forward, learner = Forward(case.sizes, case.clip, axis), with_gradients(case.learner)
     out = forward.step(case.images, case.labels, learner)
     out["loss_total"].backward()
     prompts, templates = token_ids(case.sizes)
@@ -328,7 +328,7 @@ def record_step(case: Case, axis: str = "batch") -> dict[str, Any]:
 
 def record_training(case: Case, steps: int) -> dict[str, Any]:
     """The arrays of ``sep_tiny_train.npz``: Adam with L2 decay, then logits in other batches."""
-    learner, arrays = tuned(case.learner), {}
+    learner, arrays = with_gradients(case.learner), {}
     adam = torch.optim.Adam(learner.values(), eps=1e-3, weight_decay=5e-4)
     for step in range(steps):
         rate = 1e-5 if step == 0 else 2.5e-3 * (1 + math.cos(math.pi * (step - 1) / case.sizes.max_epoch)) / 2
@@ -364,7 +364,7 @@ def record_evaluation(case: Case, learner: Weights) -> dict[str, Tensor]:
 
 
 def save(path: Path, arrays: Mapping[str, Any], sizes: Sizes | None = None) -> Path:
-    """Write a file of the recorded form."""
+    """Write a file in the recorded format."""
     plain = {name: np.asarray(value.detach() if isinstance(value, Tensor) else value) for name, value in arrays.items()}
     if sizes is not None:
         text = json.dumps(asdict(sizes)).encode()

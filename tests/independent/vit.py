@@ -1,4 +1,4 @@
-"""A prompted ViT in plain torch, one line a rule, and files of its results in the recorded form."""
+"""A prompted ViT in PyTorch, written from the papers, and files of its results in the recorded format."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of a toy ViT and which tokens stand in front of its patches."""
+    """Sizes of a toy ViT and which tokens precede its patches."""
 
     image: tuple[int, int] = (32, 32)
     patch: int = 8
@@ -74,7 +74,7 @@ def draw_weights(layout: Layout, seed: int) -> Weights:
         "head.weight": draw(layout.classes, width),
         "head.bias": draw(layout.classes),
     }
-    if not layout.pre_norm:  # timm's rule: a norm behind the embedding takes the bias's place
+    if not layout.pre_norm:  # as in timm: a norm after the embedding replaces the bias
         weights["patch_embed.proj.bias"] = draw(width)
     positions = layout.patches + (layout.prefix if layout.prefix_positions else 0)
     weights["pos_embed"] = draw(1, positions, width)
@@ -153,7 +153,7 @@ def stem(images: Tensor, weights: Weights, layout: Layout) -> Tensor:
 
 
 def pooled(x: Tensor, weights: Weights, layout: Layout, average: bool) -> Tensor:
-    """The mean of everything behind the prefix, then the norm; or the norm, then row 0."""
+    """Pool the mean of everything after the prefix, then the norm; or the norm, then row 0."""
     if average:
         return norm(x[:, layout.prefix :].mean(dim=1), weights, layout.final_norm, layout.eps)
     return norm(x, weights, layout.final_norm, layout.eps)[:, 0]
@@ -171,8 +171,8 @@ def run(
     entering, leaving = [], []
     for i in range(layout.depth):
         if i > 0 and len(prompts) > 1:
-            own = prompts[i].expand(len(x), -1, -1)
-            x = torch.cat([x[:, :first], own, x[:, first + count :]], dim=1)
+            block_prompts = prompts[i].expand(len(x), -1, -1)
+            x = torch.cat([x[:, :first], block_prompts, x[:, first + count :]], dim=1)
         entering.append(x)
         x = block(x, weights, i, layout)
         leaving.append(x)
@@ -213,7 +213,7 @@ def collect(images: Tensor, weights: Weights, layout: Layout) -> Tensor:
 
 
 def save(path: Path, layout: Layout, weights: Weights, arrays: Mapping[str, Any], **config: Any) -> Path:
-    """Write a file of the recorded form."""
+    """Write a file in the recorded format."""
     plain = {name: np.asarray(value.detach() if isinstance(value, Tensor) else value) for name, value in arrays.items()}
     stored = {f"w.{name}": tensor.numpy() for name, tensor in weights.items()}
     np.savez(path, config_json=json.dumps(layout.config | config), **stored, **plain)
@@ -226,19 +226,19 @@ def in_both_precisions(
     """Features, logits, loss and gradients in float32 and, with the suffix ``_f64``, in float64.
 
     Args:
-        inputs: The tuned tensors by recorded name; each gets a gradient.
-        features: Called with weights and tuned tensors of one precision.
+        inputs: The trainable tensors by recorded name; each gets a gradient.
+        features: Called with weights and trainable tensors of one precision.
     """
     arrays: dict[str, Tensor] = {"labels": labels, **inputs}
     for suffix, dtype in (("", torch.float32), ("_f64", torch.float64)):
         cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
-        tuned = {name: tensor.to(dtype, copy=True).requires_grad_() for name, tensor in inputs.items()}
+        trainable = {name: tensor.to(dtype, copy=True).requires_grad_() for name, tensor in inputs.items()}
         head = [cast[f"head.{part}"].clone().requires_grad_() for part in ("weight", "bias")]
-        pooled_features = features(cast, **tuned)
+        pooled_features = features(cast, **trainable)
         logits = pooled_features @ head[0].t() + head[1]
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         arrays |= {f"features{suffix}": pooled_features, f"logits{suffix}": logits, f"loss{suffix}": loss}
-        arrays |= {f"grad_{name}{suffix}": tensor.grad for name, tensor in tuned.items()}
+        arrays |= {f"grad_{name}{suffix}": tensor.grad for name, tensor in trainable.items()}
         arrays |= {f"grad_head_weight{suffix}": head[0].grad, f"grad_head_bias{suffix}": head[1].grad}
     return arrays

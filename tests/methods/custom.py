@@ -1,4 +1,4 @@
-"""A user's own method, as little as one has to write."""
+"""A minimal custom method."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from selfprompt.methods.base import Method
 
 
 class Bias(Method):
-    """Scores that no image changes."""
+    """Scores that do not depend on the image."""
 
     def build(self, generator: torch.Generator) -> None:
         self.bias = nn.Parameter(torch.randn(len(self.classes), generator=generator))

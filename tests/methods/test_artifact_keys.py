@@ -1,4 +1,4 @@
-"""The names of the tensors in an artifact: artifacts that exist must go on loading, so a method never renames one."""
+"""The names of the tensors in an artifact: existing artifacts must keep loading, so methods never rename one."""
 
 import copy
 
@@ -77,7 +77,7 @@ KEYS = {
     "ss-text, clip": {"weight", "known"},
     "tcp, clip": {"context", "down.weight", "down.bias", "up.weight", "up.bias"},
     "tip-adapter, clip": {"keys", "labels", "alpha", "beta"},
-    "tip-adapter, keys tuned": {"keys", "labels", "alpha", "beta"},
+    "tip-adapter, keys trained": {"keys", "labels", "alpha", "beta"},
     "tipx, clip": {"support", "labels", "levels", "kl_range", "cosine_range"},
     "vpt, clip": HEAD | {"prompts"},
     "vpt, mae": HEAD | {"prompts"},

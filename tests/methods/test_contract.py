@@ -34,7 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "spt, shallow": ("spt", {"deep": False}),
     "tcp, last block": ("tcp", {"layer": 3, "text": "{}, a type of thing."}),
     "ss-text, not plus": ("ss-text", {"plus": False}),
-    "tip-adapter, keys tuned": ("tip-adapter", {"finetune": True}),
+    "tip-adapter, keys trained": ("tip-adapter", {"finetune": True}),
     "vpt, projected": ("vpt", {"deep": False, "project": 8}),
 }
 
@@ -67,7 +67,7 @@ clip_only = pytest.mark.parametrize("label", [label for label, case in CASES.ite
 
 @dataclass
 class Training:
-    """What a few steps did to a method."""
+    """A method after a few steps, with its losses before and after."""
 
     method: Method
     before: float
@@ -115,14 +115,14 @@ def logits(method: Method, pictures: Tensor) -> Tensor:
 
 
 def near(ours: Tensor, theirs: Tensor, method: Method, tolerance: float = 1e-5) -> bool:
-    """Equal up to float32 in another order, measured on the cosines where logits are scaled cosines."""
+    """Return whether logits are equal up to the order of summation in float32, relative to the scale of cosines."""
     scale = max(1.0, method.backbone.scale, float(theirs.abs().max()))
     return float((ours - theirs).abs().max()) < tolerance * scale
 
 
 @pytest.fixture(scope="module", autouse=True)
 def untouched_backbones() -> Iterator[None]:
-    """The shared backbones are bit for bit what they were before any test of this file, and have no gradients."""
+    """Check that the tests of this file leave the shared backbones bitwise unchanged and without gradients."""
     before = {kind: weights(backbone(kind)) for kind in ("clip", "mae")}
     yield
     for kind, tensors in before.items():
@@ -162,7 +162,7 @@ def test_training_leaves_the_backbone_bitwise_unchanged_and_in_eval_mode(label: 
 
 
 @every
-def test_logits_and_loss_have_the_promised_form(label: str) -> None:
+def test_logits_and_loss_have_the_right_form(label: str) -> None:
     method = trained(label).method
     pictures, labels = labelled(3)
     scores = logits(method, pictures)
@@ -181,7 +181,7 @@ def test_logits_and_loss_have_the_promised_form(label: str) -> None:
 
 
 @every
-def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -> None:
+def test_given_frozen_features_are_used_and_equal_the_computed_ones(label: str) -> None:
     method = trained(label).method
     pictures, labels = labelled(3)
     encoder = method.train().encoder()
@@ -206,8 +206,7 @@ def test_frozen_features_that_are_given_are_those_that_it_computes(label: str) -
     trainable = list(method.trainable().values())
     if trainable:
         ours, theirs = (
-            torch.autograd.grad(found.total, trainable)
-            for found in (terms, method.loss(Views(pictures, labels=labels)))
+            torch.autograd.grad(loss.total, trainable) for loss in (terms, method.loss(Views(pictures, labels=labels)))
         )
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -247,7 +246,7 @@ def test_a_method_reads_the_inputs_that_its_traits_name(label: str, monkeypatch:
 
 
 @every
-def test_learned_tensors_saved_and_loaded_give_equal_logits(label: str) -> None:
+def test_saved_and_loaded_tensors_give_equal_logits(label: str) -> None:
     method, other = trained(label).method, CASES[label].build(seed=2)
     assert set(method.adapter_state_dict()) >= set(method.trainable()) - set(method.traits.training_only)
     stored = safetensors.torch.load(safetensors.torch.save(method.adapter_state_dict()))
@@ -323,7 +322,7 @@ def test_permuting_classes_permutes_logits(label: str) -> None:
 
 
 @every
-def test_a_prediction_ignores_the_other_images_unless_said_otherwise(label: str) -> None:
+def test_a_prediction_ignores_the_other_images_unless_the_traits_say_otherwise(label: str) -> None:
     method, pictures = trained(label).method, torch.cat([labelled(2)[0], images(1, seed=5)])
     whole = logits(method, pictures)
     others = [
@@ -347,7 +346,7 @@ def test_only_the_released_rules_of_sep_mix_images() -> None:
 
 
 @defaults
-def test_a_deep_copy_lives_its_own_life(label: str) -> None:
+def test_a_deep_copy_is_independent(label: str) -> None:
     method, pictures = trained(label).method, images(2)
     before = logits(method, pictures)
     other = copy.deepcopy(method)
@@ -401,7 +400,7 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
     [label for label, case in CASES.items() if find_method(case.name).encode_classes is not Method.encode_classes],
 )
 def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
-    """Whatever changes the tensors: torch counts neither a fused optimiser's steps nor what is done to ``.data``."""
+    """Torch's version counters register neither the steps of fused optimisers nor changes of ``.data``."""
     method, pictures = CASES[label].build(), labelled(2)[0]
     parameters = method.trainable()
 
@@ -412,7 +411,7 @@ def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
 
     assert is_fresh()
     adam = torch.optim.Adam(parameters.values(), lr=0.02, fused=True)
-    method.loss(labelled_views(2)).backward()  # in eval mode, as somebody's own loop may
+    method.loss(labelled_views(2)).backward()  # in eval mode, as in a custom loop
     assert is_fresh()  # texts are kept between the gradients and the step
     before = logits(method, pictures)
     adam.step()
@@ -436,7 +435,7 @@ def draws(case: Case) -> bool:
 
 
 @every
-def test_a_seed_fixes_the_start_whatever_the_global_state(label: str) -> None:
+def test_a_seed_fixes_the_initial_values_whatever_the_global_state(label: str) -> None:
     torch.manual_seed(1)
     first = CASES[label].build(seed=0).trainable()
     torch.manual_seed(2)

@@ -1,4 +1,4 @@
-"""How many numbers each method tunes on the papers' backbones."""
+"""Trainable parameters of each method on the backbones of the papers."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from selfprompt.models.timm_vit import TimmViT
 
 @dataclass(frozen=True)
 class Size:
-    """A ViT of the papers: timm's name, depth, width and numbers without a head."""
+    """A ViT of the papers: timm's name, depth, width and parameters without a head."""
 
     name: str
     depth: int
@@ -27,12 +27,12 @@ L16 = Size("vit_large_patch16_224", 24, 1024, 303_301_632)
 H14 = Size("vit_huge_patch14_224", 32, 1280, 630_764_800)
 
 
-def tuned(method: Method) -> int:
+def trainable_count(method: Method) -> int:
     return sum(p.numel() for p in method.trainable().values())
 
 
 def build(size: Size, name: str, classes: int, **options: object) -> Method:
-    """A method on a backbone whose weights are only shapes."""
+    """Build a method on a backbone without weights (device "meta")."""
     with torch.device("meta"):
         vit = timm.create_model(size.name, num_classes=0)
     preprocess = Preprocess(224, (0.5,) * 3, (0.5,) * 3)
@@ -59,34 +59,34 @@ def build(size: Size, name: str, classes: int, **options: object) -> Method:
 def test_spt(size: Size, classes: int, deep: bool, expected: int, percent: float) -> None:
     method = build(size, "spt", classes, deep=deep, prompts=20 if deep else 100)
     frozen = sum(p.numel() for p in method.vision.parameters())
-    assert tuned(method) == expected
+    assert trainable_count(method) == expected
     assert frozen == size.frozen
     assert 100 * expected / (frozen + expected) == pytest.approx(percent, abs=1e-3)
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(200, 153_800), (555, 426_795), (102, 78_438), (120, 92_280)])
 def test_linear_probe(classes: int, expected: int) -> None:
-    assert tuned(build(B16, "linear", classes)) == expected
+    assert trainable_count(build(B16, "linear", classes)) == expected
 
 
 @pytest.mark.parametrize("size", [B16, L16])
 @pytest.mark.parametrize(("prompts", "classes"), [(100, 200), (7, 3)])
-def test_gatevpt_has_a_gate_less_than_blocks_and_a_temperature_each(size: Size, prompts: int, classes: int) -> None:
+def test_gatevpt_has_a_gate_between_blocks_and_a_temperature_in_each(size: Size, prompts: int, classes: int) -> None:
     method = build(size, "gatevpt", classes, prompts=prompts)
     head = classes * (size.width + 1)
-    assert tuned(method) == prompts * size.width + (size.depth - 1) + size.depth + head
+    assert trainable_count(method) == prompts * size.width + (size.depth - 1) + size.depth + head
 
 
 @pytest.mark.parametrize("deep", [True, False])
 def test_vpt(deep: bool) -> None:
     layers, head = B16.depth if deep else 1, 100 * (B16.width + 1)
-    assert tuned(build(B16, "vpt", 100, prompts=10, deep=deep)) == layers * 10 * B16.width + head
-    projected = tuned(build(B16, "vpt", 100, prompts=10, deep=deep, project=64))
+    assert trainable_count(build(B16, "vpt", 100, prompts=10, deep=deep)) == layers * 10 * B16.width + head
+    projected = trainable_count(build(B16, "vpt", 100, prompts=10, deep=deep, project=64))
     assert projected == layers * 10 * 64 + 64 * B16.width + B16.width + head
 
 
-def test_full_tunes_everything() -> None:
-    assert tuned(build(B16, "full", 200)) == B16.frozen + 153_800
+def test_full_trains_everything() -> None:
+    assert trainable_count(build(B16, "full", 200)) == B16.frozen + 153_800
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,12 @@ def clip() -> Backbone:
 @pytest.mark.parametrize("classes", [10, 50])
 def test_sep_on_vit_b_16(clip: Backbone, classes: int) -> None:
     method = build_method("sep", clip, [f"class {i}" for i in range(classes)])
-    assert tuned(method) == 44_814_380 + 512 * classes
+    assert trainable_count(method) == 44_814_380 + 512 * classes
     assert sum(t.numel() for t in method.adapter_state_dict().values()) == 44_814_380  # all that a prediction needs
 
 
-def fusion_numbers(width: int, rank: int) -> int:
-    """Numbers of a fusion module: D x D and D x 256 matrices, whole or as products, four biases, two norms, s1, s2."""
+def fusion_parameters(width: int, rank: int) -> int:
+    """Count a fusion module: D x D and D x 256 matrices, whole or as products, four biases, two norms, s1, s2."""
     matrices = 4 * 2 * width * rank + 2 * rank * (width + 256) if rank else 4 * width**2 + 2 * 256 * width
     return matrices + 8 * width + 2
 
@@ -121,16 +121,16 @@ def test_lighter_sep_on_vit_b_16(
     clip: Backbone, options: dict[str, object], blocks: int, rank: int, expected: int
 ) -> None:
     method = build_method("sep", clip, ["cat", "dog"], **options)
-    modules = blocks * (fusion_numbers(512, rank) + fusion_numbers(768, rank))
+    modules = blocks * (fusion_parameters(512, rank) + fusion_parameters(768, rank))
     assert expected == 6 * 512 + 4 * 768 + modules
-    assert tuned(method) - 2 * 512 == sum(t.numel() for t in method.adapter_state_dict().values()) == expected
+    assert trainable_count(method) - 2 * 512 == sum(t.numel() for t in method.adapter_state_dict().values()) == expected
 
 
 def test_coop_on_vit_b_16(clip: Backbone) -> None:
-    assert tuned(build_method("coop", clip, ["cat", "dog", "fish"])) == 8_192
-    assert tuned(build_method("coop", clip, ["cat", "dog", "fish"], class_specific=True)) == 3 * 8_192
-    assert tuned(build_method("coop", clip, ["cat", "dog"], init_text="a photo of a")) == 4 * 512
-    assert tuned(build_method("zero-shot", clip, ["cat", "dog"])) == 0
+    assert trainable_count(build_method("coop", clip, ["cat", "dog", "fish"])) == 8_192
+    assert trainable_count(build_method("coop", clip, ["cat", "dog", "fish"], class_specific=True)) == 3 * 8_192
+    assert trainable_count(build_method("coop", clip, ["cat", "dog"], init_text="a photo of a")) == 4 * 512
+    assert trainable_count(build_method("zero-shot", clip, ["cat", "dog"])) == 0
     assert sum(p.numel() for tower in (clip.vision, clip.text) for p in tower.parameters()) == 149_620_737 - 1
 
 
@@ -148,7 +148,7 @@ def test_coop_on_vit_b_16(clip: Backbone) -> None:
 )
 def test_context_learners_on_vit_b_16(clip: Backbone, name: str, options: dict[str, object], expected: int) -> None:
     for names in (["cat", "dog"], ["cat", "dog", "fish"]):
-        assert tuned(build_method(name, clip, names, **options)) == expected
+        assert trainable_count(build_method(name, clip, names, **options)) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,16 +169,16 @@ def test_methods_with_image_prompts_on_vit_b_16(
     clip: Backbone, name: str, options: dict[str, object], expected: int
 ) -> None:
     for names in (["cat", "dog"], ["cat", "dog", "fish"]):
-        assert tuned(build_method(name, clip, names, **options)) == expected
+        assert trainable_count(build_method(name, clip, names, **options)) == expected
 
 
-def test_methods_that_keep_something_of_each_class_on_vit_b_16(clip: Backbone) -> None:
+def test_methods_with_parameters_per_class_or_image_on_vit_b_16(clip: Backbone) -> None:
     names = [f"class {i}" for i in range(100)]
     for name in ("lpclip", "logistic", "lppp", "ridge", "simpleshot"):
-        assert tuned(build_method(name, clip, names)) == 51_300
-    assert tuned(build_method("gda", clip, names)) == 0
+        assert trainable_count(build_method(name, clip, names)) == 51_300
+    assert trainable_count(build_method("gda", clip, names)) == 0
     cache = build_method("tip-adapter", clip, names, finetune=True)
     keys, labels = torch.zeros(16 * 100, 512), torch.arange(100).repeat(16)
     sharpness = {"alpha": torch.tensor(1.0), "beta": torch.tensor(1.0)}
     cache.load_adapter_state_dict({"keys": keys, "labels": labels, **sharpness})
-    assert tuned(cache) == 819_200
+    assert trainable_count(cache) == 819_200

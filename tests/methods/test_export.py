@@ -1,4 +1,4 @@
-"""Every method's predictions as a program of their own, for any number of images."""
+"""Export of every method with torch.export, for any number of images."""
 
 from typing import Any
 

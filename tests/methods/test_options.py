@@ -1,4 +1,4 @@
-"""Names and options: what is wrong is said, with the nearest right word."""
+"""Names and options of methods: errors name the value, the rule and the nearest valid name."""
 
 import dataclasses
 from typing import Any
@@ -41,7 +41,7 @@ def test_an_unknown_method_names_the_nearest_and_lists_all() -> None:
         find_method("base")
 
 
-def test_a_method_of_one_s_own_needs_no_options() -> None:
+def test_a_custom_method_needs_no_options() -> None:
     method = build_method(f"{CUSTOM}:Bias", backbone("mae"), NAMES)
     assert isinstance(method, Bias)
     assert method(images(2)).shape == (2, len(NAMES))
@@ -58,7 +58,7 @@ def test_a_method_of_one_s_own_needs_no_options() -> None:
         (f"{CUSTOM}:NOT_A_METHOD", "must name a subclass of selfprompt.methods.base.Method"),
     ],
 )
-def test_a_method_of_one_s_own_that_is_none_is_refused(name: str, message: str) -> None:
+def test_a_custom_name_that_is_no_method_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_method(name)
 

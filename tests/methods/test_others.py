@@ -1,4 +1,4 @@
-"""CoOp, zero-shot, linear probe and full fine-tuning: what each promises beyond the contract."""
+"""CoOp, zero-shot, linear probe and full fine-tuning beyond the contract tests."""
 
 import pytest
 import torch
@@ -11,19 +11,19 @@ from tests.methods.tiny import NAMES, backbone, images, labelled_views, small
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("words", ["a photo of a", "a centered satellite photo of"])
-def test_coop_from_words_starts_as_zero_shot_with_these_words(words: str) -> None:
-    coop = small("coop", init_text=words)
-    zero = small("zero-shot", template=f"{words} {{}}.")
+@pytest.mark.parametrize("init_text", ["a photo of a", "a centered satellite photo of"])
+def test_coop_with_an_init_text_starts_as_zero_shot_with_that_text(init_text: str) -> None:
+    coop = small("coop", init_text=init_text)
+    zero = small("zero-shot", template=f"{init_text} {{}}.")
     assert (coop.class_features() - zero.texts).abs().max() < 1e-5
-    assert coop.context.equal(embed_text(backbone("clip"), words))
+    assert coop.context.equal(embed_text(backbone("clip"), init_text))
     scale = backbone("clip").scale
     assert (coop(images(2)) - zero(images(2))).abs().max() < 1e-5 * scale
 
 
 @torch.no_grad()
 def test_coop_in_the_middle_and_in_front_reads_the_words_in_that_order() -> None:
-    """With real words for placeholders the text must be the plain text of that order."""
+    """With embeddings of words as context, the features are those of the written text."""
     for position, template in (("middle", "a photo {} of a."), ("front", "{} a photo of a.")):
         coop = small("coop", class_token_position=position)
         coop.context.copy_(embed_text(backbone("clip"), "a photo of a"))
@@ -31,20 +31,20 @@ def test_coop_in_the_middle_and_in_front_reads_the_words_in_that_order() -> None
         assert (coop.class_features() - expected).abs().max() < 1e-5
 
 
-def test_coop_s_context_is_shared_or_each_class_s_own() -> None:
-    shared, own = small("coop"), small("coop", class_specific=True)
+def test_coop_s_context_is_shared_or_specific_to_each_class() -> None:
+    shared, specific = small("coop"), small("coop", class_specific=True)
     assert isinstance(shared, CoOp)
     assert shared.context.shape == (4, 128)
-    assert own.context.shape == (4, 4, 128)
+    assert specific.context.shape == (4, 4, 128)
     assert shared.traits.open_vocabulary
-    assert not own.traits.open_vocabulary
-    assert float(own.context.detach().std()) == pytest.approx(0.02, rel=0.1)
-    own.loss(labelled_views(2)).backward()
-    assert (own.context.grad.abs().amax(dim=(1, 2)) > 0).all()
+    assert not specific.traits.open_vocabulary
+    assert float(specific.context.detach().std()) == pytest.approx(0.02, rel=0.1)
+    specific.loss(labelled_views(2)).backward()
+    assert (specific.context.grad.abs().amax(dim=(1, 2)) > 0).all()
 
 
 @torch.no_grad()
-def test_class_specific_contexts_touch_their_own_class_only() -> None:
+def test_a_class_specific_context_affects_only_its_class() -> None:
     method = small("coop", class_specific=True)
     before = method.encode_classes()
     method.context[2] += torch.randn(4, 128, generator=torch.Generator().manual_seed(1))
@@ -83,12 +83,12 @@ def test_the_linear_probe_is_linear_in_the_frozen_features(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "mae"])
-def test_full_fine_tuning_starts_as_the_linear_probe_on_a_tower_of_its_own(kind: str) -> None:
+def test_full_fine_tuning_starts_as_the_linear_probe_on_a_copy_of_the_tower(kind: str) -> None:
     full, linear = small("full", kind), small("linear", kind)
     assert (full(images(2)) - linear(images(2))).abs().max() < 1e-4  # kernels with and without gradient differ
     shared = {p.data_ptr() for p in backbone(kind).vision.parameters()}
-    own = {p.data_ptr() for p in full.vision.parameters()}
-    assert not shared & own
+    copied = {p.data_ptr() for p in full.vision.parameters()}
+    assert not shared & copied
     assert set(full.adapter_state_dict()) == {f"vision.{name}" for name, _ in full.vision.named_parameters()} | {
         "head.weight",
         "head.bias",

@@ -1,4 +1,4 @@
-"""What VPT, SPT and GateVPT each promise beyond the contract."""
+"""VPT, SPT and GateVPT beyond the contract tests."""
 
 import math
 from typing import Any
@@ -47,7 +47,7 @@ def test_spt_s_head_starts_small_without_a_bias() -> None:
     assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
 
 
-def test_projected_prompts_are_narrow_and_start_in_their_own_bound() -> None:
+def test_projected_prompts_are_narrow_and_start_within_the_bound_of_their_width() -> None:
     method = small("vpt", "mae", project=8, prompts=50)
     assert isinstance(method, VPT)
     assert method.prompts.shape == (6, 50, 8)
@@ -109,9 +109,9 @@ def test_spt_s_options_reach_the_prototypes() -> None:
     source = Source(*labelled(5))
     plain = start(source)
     assert start(source).equal(plain)
-    source.asked.clear()
+    source.requests.clear()
     start(source, images=1)
-    assert len({image for image, _ in source.asked}) == 1
+    assert len({image for image, _ in source.requests}) == 1
     positioned = start(source, layer0_position=True)
     assert not positioned[0].equal(plain[0])
     assert positioned[1:].equal(plain[1:])
@@ -149,8 +149,8 @@ def test_gates_start_nearly_closed() -> None:
     assert float(method.gates.detach().sigmoid()[0]) == pytest.approx(0.0067, abs=1e-4)
 
 
-def test_with_closed_gates_and_patch_pooling_each_block_meets_the_prompts_as_given() -> None:
-    """Then GateVPT is VPT-deep with the same prompts in front of every block."""
+def test_with_closed_gates_and_patch_pooling_each_block_gets_the_initial_prompts() -> None:
+    """GateVPT is then VPT-deep with the same prompts before every block."""
     gated, deep = (
         small("gatevpt", "mae", gate_start=200.0, pooling="patches"),
         small("vpt", "mae", prompts=5, pooling="patches"),

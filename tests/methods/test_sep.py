@@ -1,4 +1,4 @@
-"""SEP's own promises; its arithmetic is compared in ``tests/test_parity.py``."""
+"""SEP beyond the contract tests; ``tests/test_parity.py`` compares its arithmetic."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_class_text_does_not_depend_on_the_other_names(text_tokens: str) -> No
 
 
 @torch.no_grad()
-def test_with_the_released_fusion_it_does() -> None:
+def test_with_the_released_fusion_it_depends_on_them() -> None:
     method = sep(fusion_axis="batch")
     other = method.with_classes(["dog", "X", "cat"])
     assert (other.class_features()[2] - method.encode_classes()[0]).abs().max() > 1e-4
@@ -44,13 +44,13 @@ def test_with_the_released_fusion_it_does() -> None:
 
 @torch.no_grad()
 def test_valid_tokens_leave_out_the_padding() -> None:
-    """Other ids behind EOT change nothing for "valid" and something for "following" (n is 6, names are short)."""
+    """Other ids after EOT change nothing with "valid" and something with "following" (n is 6, names are short)."""
     for text_tokens, same in (("valid", True), ("following", False)):
         method = sep(text_tokens=text_tokens)
         before = method.prompted_texts()
-        behind = torch.arange(method.ids.shape[1]) > method.ids.argmax(dim=1, keepdim=True)
-        assert behind.any()
-        method.ids[behind] = 77
+        after = torch.arange(method.ids.shape[1]) > method.ids.argmax(dim=1, keepdim=True)
+        assert after.any()
+        method.ids[after] = 77
         assert method.prompted_texts().equal(before) is same
 
 
@@ -84,7 +84,7 @@ def test_the_loss_has_the_published_terms_and_weights() -> None:
     assert terms.weights == {"text": 3.0, "image": 2.0, "prototype_mixed": 0.25, "prototype_frozen": 0.25}
 
 
-def test_consistency_may_look_at_the_prompted_features_alone() -> None:
+def test_consistency_may_use_the_prompted_features_only() -> None:
     method, (pictures, labels) = sep(consistency_on="prompted"), labelled(4)
     frozen, prompted, _ = method.image_features(Views(pictures))
     terms = method.loss(Views(pictures, labels=labels)).terms
@@ -118,7 +118,7 @@ def test_classes_without_an_image_are_named() -> None:
         sep().prepare(Source(pictures, labels % 2 * 2), torch.Generator())
 
 
-def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> None:
+def test_prototypes_are_trained_but_not_part_of_artifacts_or_predictions() -> None:
     method, pictures = sep(), images(2)
     assert "prototypes" in method.trainable()
     assert "prototypes" not in method.adapter_state_dict()
@@ -128,7 +128,7 @@ def test_prototypes_are_tuned_but_no_part_of_an_artifact_or_a_prediction() -> No
     assert method(pictures).equal(before)
 
 
-def test_text_prompts_may_start_from_words() -> None:
+def test_text_prompts_may_start_from_a_text() -> None:
     method = sep(init_text="a photo of a", text_prompts=4)
     assert method.text_prompts.equal(embed_text(backbone("clip"), "a photo of a"))
 
@@ -156,7 +156,7 @@ def test_more_image_prompts_than_tokens_are_refused() -> None:
         sep(image_prompts=66)(images(1))
 
 
-def authors_names() -> Iterator[tuple[str, str]]:
+def released_names() -> Iterator[tuple[str, str]]:
     """Names in released checkpoints and ours."""
     yield from {"ctx": "text_prompts", "ctx_visual": "image_prompts", "VPT_fc.weight": "prototypes"}.items()
     for theirs, ours in (("prompt_projections", "text_fusions"), ("visual_prompts", "image_fusions")):
@@ -167,13 +167,13 @@ def authors_names() -> Iterator[tuple[str, str]]:
         yield f"{theirs}.0.scale2", f"{ours}.0.keep_attention"
 
 
-@pytest.mark.parametrize(("theirs", "ours"), authors_names())
-def test_names_of_the_released_code_have_one_of_ours(theirs: str, ours: str) -> None:
+@pytest.mark.parametrize(("theirs", "ours"), released_names())
+def test_names_of_the_released_code_map_to_ours(theirs: str, ours: str) -> None:
     assert from_released_name(theirs) == ours
 
 
 def released_state(method: SEP) -> dict[str, torch.Tensor]:
-    """A checkpoint as the released code writes it: its names, half precision, dead weights among the rest."""
+    """Return a checkpoint as the released code writes it: its names, half precision, unused weights."""
     theirs = {from_released_name(name): name for name in RELEASED}
     state = {theirs[name]: tensor.half() + 1 for name, tensor in method.trainable().items()}
     return state | {"token_prefix": torch.ones(2), "prompt_projections.0.ln_pa_1_token.weight": torch.ones(2)}
@@ -200,7 +200,7 @@ RELEASED = ["ctx", "ctx_visual", "VPT_fc.weight"] + [
 ]
 
 
-def test_a_checkpoint_of_the_released_code_is_taken_over() -> None:
+def test_a_checkpoint_of_the_released_code_can_be_loaded() -> None:
     method = sep(layers=(1, 2))
     before = {name: tensor.detach().clone() for name, tensor in method.trainable().items()}
     load_released_checkpoint(method, released_state(method))
@@ -274,13 +274,13 @@ def test_text_prompts_may_start_as_centres_of_the_words() -> None:
         return float(torch.cdist(points, centres).amin(dim=1).square().sum())
 
     best = inertia(cluster(points, 2))
-    assert inertia(method.text_prompts) == pytest.approx(best, rel=0.03)  # the same optimum, or one beside it
+    assert inertia(method.text_prompts) == pytest.approx(best, rel=0.03)  # the same optimum, or a nearby one
     assert inertia(points.mean(dim=0, keepdim=True)) > 1.05 * best
 
 
 def test_fewer_words_than_text_prompts_are_refused() -> None:
-    found = len(rows(words()))
-    expected = f"text_start 'random' needs 15 different tokens in the class texts, and they have {found};"
+    count = len(rows(words()))
+    expected = f"text_start 'random' needs 15 different tokens in the class texts, and they have {count};"
     with pytest.raises(ValueError, match=expected):
         sep(text_start="random", text_prompts=15).prepare(Source(*labelled(8)), torch.Generator())
 
@@ -295,7 +295,7 @@ LIGHT = [
 
 @pytest.mark.parametrize("options", LIGHT)
 @torch.no_grad()
-def test_variants_judge_each_image_alone_and_move_to_other_classes_and_places(
+def test_variants_treat_images_independently_and_accept_other_classes_and_devices(
     options: dict[str, object], tmp_path: Path
 ) -> None:
     method, pictures = sep(layers=(1, 3), **options), images(3)
@@ -316,12 +316,12 @@ def test_variants_judge_each_image_alone_and_move_to_other_classes_and_places(
 
 def test_the_gradient_of_a_shared_module_is_the_sum_over_its_blocks() -> None:
     pictures, labels = labelled(4)
-    own, shared = sep(), sep(fusion="shared")
+    separate, shared = sep(), sep(fusion="shared")
     assert len(shared.image_fusions) == len(shared.text_fusions) == 1
-    for method in (own, shared):
+    for method in (separate, shared):
         method.loss(Views(pictures, labels=labels)).backward()
-    assert (own(pictures) - shared(pictures)).detach().abs().max() < 1e-4  # all start alike
-    for several, one in ((own.image_fusions, shared.image_fusions), (own.text_fusions, shared.text_fusions)):
+    assert (separate(pictures) - shared(pictures)).detach().abs().max() < 1e-4  # all start alike
+    for several, one in ((separate.image_fusions, shared.image_fusions), (separate.text_fusions, shared.text_fusions)):
         for name, parameter in one[0].named_parameters():
             grads = [module.get_parameter(name).grad for module in several]
             total = torch.stack([grad for grad in grads if grad is not None]).sum(dim=0)

@@ -1,4 +1,4 @@
-"""What CoCoOp, KgCoOp, ProGrad, TCP and PromptSRC each promise beyond the contract."""
+"""CoCoOp, KgCoOp, ProGrad, TCP and PromptSRC beyond the contract tests."""
 
 from typing import Any
 
@@ -60,20 +60,20 @@ def prograd(**options: Any) -> ProGrad:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_projected_gradient_is_never_against_the_teacher_s(seed: int) -> None:
+def test_a_projected_gradient_never_opposes_the_teacher_s(seed: int) -> None:
     domain, general = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(seed))
     for sign in (1, -1):
-        own = sign * domain
-        result, agreement = without_conflict(own, general), (own * general).sum()
+        gradient = sign * domain
+        result, agreement = without_conflict(gradient, general), (gradient * general).sum()
         assert (result * general).sum() > -1e-4
-        assert (agreement >= 0) == result.equal(own)
-        half = without_conflict(own, general, strength=0.5)
-        assert close(half, (own + result) / 2)
-        assert without_conflict(own, general, strength=0.0).equal(own)
-        if agreement < 0:  # what is left is at a right angle, and everything else is kept
+        assert (agreement >= 0) == result.equal(gradient)
+        half = without_conflict(gradient, general, strength=0.5)
+        assert close(half, (gradient + result) / 2)
+        assert without_conflict(gradient, general, strength=0.0).equal(gradient)
+        if agreement < 0:  # the result is orthogonal, and everything else is kept
             assert abs(float((result * general).sum())) < 1e-4
-            along = (own * general).sum() / general.square().sum() * general
-            assert close(result, own - along)
+            along = (gradient * general).sum() / general.square().sum() * general
+            assert close(result, gradient - along)
     assert without_conflict(domain, torch.zeros_like(general)).equal(domain)
 
 
@@ -92,14 +92,14 @@ def two_gradients(method: ProGrad, pictures: Tensor, labels: Tensor) -> tuple[Te
 def test_prograd_steps_along_the_projected_gradient(agree: bool) -> None:
     method, pictures = prograd(temperature=2.0, strength=1.0, template=PETS), labelled(4)[0]
     with torch.no_grad():
-        method.context *= 20  # far enough from the teacher for it to have a say
+        method.context *= 20  # far enough from the teacher for a gradient of some size
         teacher = small("zero-shot", template=PETS)(pictures)
         surplus = F.softmax(method(pictures) / 2, dim=-1) - F.softmax(teacher / 2, dim=-1)
     labels = surplus.argmin(dim=1) if agree else surplus.argmax(dim=1)  # what the teacher wants more of, or less
     domain, general = two_gradients(method, pictures, labels)
     assert bool((domain * general).sum() > 0) is agree
     terms = method.loss(Views(pictures, labels=labels))
-    assert terms.total.equal(terms.terms["ce"])  # the divergence has no weight of its own
+    assert terms.total.equal(terms.terms["ce"])  # the divergence has weight 0
     method.set_gradients(terms, lambda tensor: tensor)
     assert method.context.grad is not None
     size = float(domain.abs().max())
@@ -128,7 +128,7 @@ def test_gradients_are_averaged_over_processes_before_they_are_projected() -> No
     assert close(method.context.grad, whole, max(1.0, float(whole.abs().max())))
 
 
-def test_prograd_s_words_stand_behind_zeros() -> None:
+def test_prograd_s_init_text_follows_zeros() -> None:
     start = prograd(init_text="a photo of a", prompts=6).context
     assert not start[:2].any()
     assert start[2:].equal(embed_text(backbone("clip"), "a photo of a"))
@@ -137,7 +137,7 @@ def test_prograd_s_words_stand_behind_zeros() -> None:
         prograd(init_text="a photo of a", prompts=3)
 
 
-def test_prograd_is_trained_by_its_own_rule(photos, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prograd_is_trained_with_projected_gradients(photos, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"method": "prograd", "backbone": "embedded/clip", "epochs": 1, "shots": 2, "workers": 0}
     with pytest.raises(ValueError, match="needs accumulate 1"):
         tune(photos, **settings, accumulate=2)
@@ -158,7 +158,7 @@ def conditional(**options: Any) -> CoCoOp:
 
 
 @torch.no_grad()
-def test_an_image_moves_all_its_context_tokens_alike() -> None:
+def test_an_image_shifts_all_its_context_tokens_equally() -> None:
     method, features = conditional(), F.normalize(backbone("clip").vision(images(3)), dim=-1)
     first, second = method.network[0], method.network[2]
     moved = F.linear(F.relu(F.linear(features, first.weight, first.bias)), second.weight, second.bias)
@@ -172,7 +172,7 @@ def test_an_image_moves_all_its_context_tokens_alike() -> None:
 
 
 @torch.no_grad()
-def test_each_image_sees_the_classes_as_coop_would_with_its_context() -> None:
+def test_class_features_for_an_image_are_those_of_coop_with_its_context() -> None:
     method, pictures = conditional(), images(3)
     features = F.normalize(method.vision(pictures), dim=-1)
     seen, contexts = method.encode_classes_for(features), method.image_contexts(features)
@@ -185,7 +185,7 @@ def test_each_image_sees_the_classes_as_coop_would_with_its_context() -> None:
 
 
 @torch.no_grad()
-def test_images_are_cut_into_parts_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splitting_images_into_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     method, pictures = conditional(), images(5)
     whole = method(pictures)
     for limit, expected in ((11, [8, 8, 4]), (3, [4] * 5)):  # texts of whole images, of one at least
@@ -206,7 +206,7 @@ def aware(**options: Any) -> TCP:
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [1, 3])
-def test_class_tokens_come_in_at_their_block_only(layer: int) -> None:
+def test_class_tokens_enter_at_their_block_only(layer: int) -> None:
     method = aware(layer=layer)
     frozen = encode_template(backbone("clip"), PHOTO, NAMES)
     hidden = F.linear(frozen, method.down.weight, method.down.bias)
@@ -223,7 +223,7 @@ def test_class_tokens_come_in_at_their_block_only(layer: int) -> None:
     assert close(method.encode_classes(), F.normalize(method.text.pool(tokens, method.ids), dim=-1))
 
 
-def test_class_tokens_come_in_two_thirds_up_unless_said_otherwise() -> None:
+def test_class_tokens_enter_at_two_thirds_of_the_depth_by_default() -> None:
     assert [insertion_block(0, depth) for depth in (12, 4, 3, 2)] == [8, 2, 2, 1]
     assert insertion_block(11, 12) == 11
     assert aware().layer == 2
@@ -232,7 +232,7 @@ def test_class_tokens_come_in_two_thirds_up_unless_said_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "behind"),
+    ("template", "rest"),
     [
         (PHOTO, "{}."),
         (PETS, "{}, a type of pet."),
@@ -241,11 +241,11 @@ def test_class_tokens_come_in_two_thirds_up_unless_said_otherwise() -> None:
         ("art of {}!", "{}!"),
     ],
 )
-def test_the_context_stands_for_the_template_s_first_words(template: str, behind: str) -> None:
-    assert skip_words(template, 4) == behind
-    expected = tokenize_for_tower(backbone("clip"), fill_template(f"X X X X {behind}", NAMES))
+def test_the_context_replaces_the_first_words_of_the_template(template: str, rest: str) -> None:
+    assert skip_words(template, 4) == rest
+    expected = tokenize_for_tower(backbone("clip"), fill_template(f"X X X X {rest}", NAMES))
     assert aware(template=template).ids.equal(expected)
-    assert aware(text=behind).ids.equal(expected)
+    assert aware(text=rest).ids.equal(expected)
 
 
 # PromptSRC
@@ -295,7 +295,7 @@ def test_promptsrc_s_loss_has_the_published_terms_and_weights() -> None:
     assert terms.weights == {"text": 3.0, "image": 10.0, "logits": 0.5}
 
 
-def test_epochs_count_as_published() -> None:
+def test_epochs_are_weighted_as_published() -> None:
     near = epoch_weights(20, 15, 1)
     assert [round(value, 2) for value in near[12:17].tolist()] == [0.05, 0.24, 0.4, 0.24, 0.05]
     flat = epoch_weights(20, 6, 10)

@@ -1,4 +1,4 @@
-"""IVLP, MaPLe, VPT on CLIP, CLIP-LoRA, Tip-Adapter and linear-probe CLIP: what each promises beyond the contract."""
+"""IVLP, MaPLe, VPT on CLIP, CLIP-LoRA, Tip-Adapter and linear-probe CLIP beyond the contract tests."""
 
 import copy
 import dataclasses
@@ -43,7 +43,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> bool:
 
 @torch.no_grad()
 def shaken(method: Method, size: float = 0.1) -> Method:
-    """The method after a random change of all that is tuned."""
+    """Return the method after a random change of its trainable parameters."""
     generator = seeded(11)
     for parameter in method.trainable().values():
         parameter += size * torch.randn(parameter.shape, generator=generator)
@@ -56,7 +56,7 @@ def shaken(method: Method, size: float = 0.1) -> Method:
 @torch.no_grad()
 @pytest.mark.parametrize("prompts", [1, 2, 4])
 @pytest.mark.parametrize("name", ["ivlp", "maple"])
-def test_text_prompts_start_as_the_first_words_and_leave_the_others_in_the_text(name: str, prompts: int) -> None:
+def test_text_prompts_start_as_the_first_tokens_and_the_others_stay_in_the_text(name: str, prompts: int) -> None:
     count = {"text_prompts": prompts} if name == "ivlp" else {"prompts": prompts}
     method = small(name, depth=1, **count)
     assert method.text_prompts.shape == (1, prompts, method.text.width)
@@ -65,7 +65,7 @@ def test_text_prompts_start_as_the_first_words_and_leave_the_others_in_the_text(
 
 
 @torch.no_grad()
-def test_without_words_the_start_is_random_and_placeholders_stand_for_the_prompts() -> None:
+def test_without_an_init_text_prompts_are_random_and_replace_placeholders() -> None:
     method, other = (
         small("ivlp", init_text="", text_prompts=3, depth=1),
         small("ivlp", init_text="", text_prompts=3, seed=2),
@@ -77,7 +77,7 @@ def test_without_words_the_start_is_random_and_placeholders_stand_for_the_prompt
 
 
 @pytest.mark.parametrize("name", ["ivlp", "maple"])
-def test_too_few_words_are_refused(name: str) -> None:
+def test_a_too_short_init_text_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"init_text 'a' is 1 tokens, but there are 2 text prompts; use more words"):
         small(name, init_text="a")
 
@@ -96,7 +96,7 @@ def test_ivlp_of_depth_1_is_shallow_on_both_sides() -> None:
 
 
 @torch.no_grad()
-def test_each_block_up_to_the_depth_meets_its_own_prompts() -> None:
+def test_each_block_up_to_the_depth_gets_its_prompts() -> None:
     method = shaken(small("ivlp", depth=3))
     assert isinstance(method, IVLP)
     assert method.text_prompts.shape == (3, 2, method.text.width)
@@ -136,16 +136,16 @@ def test_the_shared_prefix_runs_once(name: str, depth: int, memory: int) -> None
     (slope,) = torch.autograd.grad((weights * expected).sum(), method.text_prompts)
     ran = []
     handle = method.text.ln_final.register_forward_hook(lambda *call: ran.append(len(call[2])))
-    found = method.encode_classes()
-    assert ran == [len(NAMES)], "the prefix has no end of its own"
+    features = method.encode_classes()
+    assert ran == [len(NAMES)], "the prefix runs without its own end"
     handle.remove()
-    assert close(found, expected)
-    assert close(torch.autograd.grad((weights * found).sum(), method.text_prompts)[0], slope)
+    assert close(features, expected)
+    assert close(torch.autograd.grad((weights * features).sum(), method.text_prompts)[0], slope)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["ivlp", "maple", "clip-lora"])
-def test_texts_end_where_they_stop_mattering(name: str) -> None:
+def test_texts_are_cut_after_the_last_position_that_matters(name: str) -> None:
     method = shaken(small(name))
     before = method.encode_classes()
     length = method.ids.shape[1]
@@ -153,7 +153,7 @@ def test_texts_end_where_they_stop_mattering(name: str) -> None:
     assert padding.shape[1] > 0
     method.ids = torch.cat([method.ids, padding], dim=1)
     assert close(method.encode_classes(), before)
-    method.ids[:, length - 2] += 1  # in front of the longest text's end
+    method.ids[:, length - 2] += 1  # before the end of the longest text
     assert not close(method.encode_classes(), before, 1e-3)
 
 
@@ -176,7 +176,7 @@ def test_maple_s_image_prompts_are_functions_of_its_text_prompts() -> None:
     assert close(method(images(2)), method.backbone.scale * features @ texts.t())
 
 
-def test_maple_s_deeper_couplings_start_alike_and_live_apart() -> None:
+def test_maple_s_deeper_couplings_start_equal_and_are_trained_separately() -> None:
     method = small("maple")
     first, second, third, *_ = method.couplings
     assert not first.weight.equal(second.weight)
@@ -248,7 +248,7 @@ def tower_of(kind: str) -> tuple[Any, Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["clip", "text", "mae"])
 def test_an_update_inside_the_attention_equals_one_of_its_weights(kind: str) -> None:
-    """With next to no dropout, the path that dropout takes must give what the weights give."""
+    """With nearly no dropout, the path with dropout gives the result of the changed weights."""
     tower, inputs = tower_of(kind)
     updates = LowRank(tower, 2, scale=0.7, dropout=1e-12, generator=seeded(1))
     updates.up.copy_(0.1 * torch.randn(updates.up.shape, generator=seeded(2)))
@@ -259,7 +259,7 @@ def test_an_update_inside_the_attention_equals_one_of_its_weights(kind: str) -> 
     assert close(tower(inputs, updates.train()), plain)
 
 
-def test_dropout_acts_on_what_an_update_reads_in_training_only() -> None:
+def test_dropout_acts_on_the_input_of_updates_in_training_only() -> None:
     method = shaken(small("clip-lora", dropout=0.5))
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -272,7 +272,7 @@ def test_dropout_acts_on_what_an_update_reads_in_training_only() -> None:
     assert float((mean - expected).abs().max()) < 0.3 * float(expected.abs().max())
 
 
-def test_updates_start_uniform_and_have_q_k_and_v_of_their_own() -> None:
+def test_updates_start_uniform_and_differ_for_q_k_and_v() -> None:
     updates = small("clip-lora").image_updates
     depth, width = backbone("clip").vision.depth, backbone("clip").vision.width
     assert updates.down.shape == (depth, 3, 2, width)
@@ -304,7 +304,7 @@ def test_clip_lora_s_dropout_has_a_range() -> None:
 
 
 class Redrawn(Source):
-    """Training images whose views differ from epoch to epoch, in another order each."""
+    """Training images with other views and another order in each epoch."""
 
     def epoch(self, number: int) -> Iterator[Views]:
         for indices in torch.randperm(self.size, generator=seeded(number)).split(3):
@@ -317,7 +317,7 @@ def cached(
     scale: float | None = None,
     **options: Any,
 ) -> TipAdapter:
-    """Tip-Adapter that has seen eight images, and perhaps some for validation."""
+    """Return a Tip-Adapter prepared with eight images, and perhaps with validation images."""
     clip = backbone("clip") if scale is None else dataclasses.replace(backbone("clip"), scale=scale)
     method = selfprompt.build_method("tip-adapter", clip, NAMES, **{"views": 2, **options})
     source = Redrawn(*(training or labelled(8)))
@@ -370,7 +370,7 @@ def test_the_search_takes_the_first_best_of_all_pairs() -> None:
     assert tip_adapter.grid(3.1, 3) == pytest.approx([0.1, 1.1, 2.1])
 
 
-def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
+def test_alpha_and_beta_are_selected_on_validation_images_only() -> None:
     without = cached()
     assert without.selected == {}
     assert float(without.alpha) == pytest.approx(1.17)
@@ -379,7 +379,7 @@ def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
     colours = torch.tensor([[2.0, -2, -2], [-2, 2, -2], [-2, -2, 2], [2, 2, 2]])
     pictures = colours[labels, :, None, None] + 0.1 * images(12)
     training = (pictures[:8], labels[:8])
-    right, wrong = (cached(Source(pictures, told), training, scale=1.0) for told in (labels, (labels + 1) % 4))
+    right, wrong = (cached(Source(pictures, truth), training, scale=1.0) for truth in (labels, (labels + 1) % 4))
     assert right.keys.equal(wrong.keys)
     assert right.selected != wrong.selected
     for method, truth in ((right, labels), (wrong, (labels + 1) % 4)):
@@ -393,19 +393,19 @@ def test_alpha_and_beta_are_chosen_on_validation_images_alone() -> None:
         assert now >= (method(pictures).argmax(dim=1) == truth).sum()
 
 
-def test_keys_are_tuned_with_the_given_numbers_and_the_chosen_ones_predict() -> None:
+def test_keys_are_trained_with_given_values_and_predictions_use_the_selected_ones() -> None:
     pictures, labels = labelled(12, seed=7)
     method = cached(Source(pictures, labels), finetune=True)
     assert method.selected
     terms = method.loss(Views(pictures, labels=labels))
-    chosen = method(pictures)
+    selected = method(pictures)
     method.alpha.fill_(1.17)
     method.beta.fill_(1.0)
     assert terms.logits is not None
     assert terms.logits.equal(method(pictures))
-    assert not chosen.equal(terms.logits)
+    assert not selected.equal(terms.logits)
     method.after_epoch(0, 1)
-    assert method(pictures).equal(chosen)
+    assert method(pictures).equal(selected)
 
 
 def test_a_cache_of_another_size_is_loaded_and_one_that_does_not_fit_is_refused() -> None:
@@ -421,7 +421,7 @@ def test_a_cache_of_another_size_is_loaded_and_one_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("name", ["alpha_limit", "beta_limit"])
-def test_the_search_needs_room(name: str) -> None:
+def test_the_search_needs_a_range(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be above 0.1, where the search begins; got 0.1"):
         small("tip-adapter", **{name: 0.1})
 
@@ -429,8 +429,8 @@ def test_the_search_needs_room(name: str) -> None:
 # Linear-probe CLIP
 
 
-def asked(best: float) -> tuple[list[float], float]:
-    """The powers that a search asks for when accuracy falls with the distance from ``best``, and what it takes."""
+def searched_powers(best: float) -> tuple[list[float], float]:
+    """Return the powers that a search tries if accuracy falls with the distance from ``best``, and its result."""
     powers: list[float] = []
 
     def accuracy(power: float) -> float:
@@ -442,9 +442,9 @@ def asked(best: float) -> tuple[list[float], float]:
 
 @pytest.mark.parametrize("best", [0.3, 1.9, -5.2, 5.6])
 def test_the_penalty_is_searched_coarsely_then_by_bisection(best: float) -> None:
-    powers, found = asked(best)
+    powers, selected = searched_powers(best)
     assert powers[:7] == [6, 4, 2, 0, -2, -4, -6]
-    assert abs(found - best) < 2 / 2**7
+    assert abs(selected - best) < 2 / 2**7
     nearest = min(powers[:7], key=lambda power: abs(power - best))
     assert powers[7:9] == [nearest - 1, nearest + 1]
     assert len(powers) == 7 + 2 * 8
@@ -479,7 +479,7 @@ def prepared(source: Source, names: Sequence[str] = NAMES, **options: Any) -> LP
 
 
 @torch.no_grad()
-def test_the_probe_reads_plain_views_and_chooses_on_validation_images() -> None:
+def test_the_probe_reads_deterministic_views_and_selects_on_validation_images() -> None:
     source = Source(*labelled(12))
     features = torch.cat([backbone("clip").vision(views.pixels) for views in source.deterministic().epoch(0)])
     without = prepared(source)
@@ -514,7 +514,7 @@ def test_a_class_without_images_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["lpclip", "tip-adapter"])
-def test_methods_without_epochs_are_ready_after_they_have_seen_the_images(name: str, split_photos, tmp_path) -> None:
+def test_methods_without_epochs_are_ready_after_prepare(name: str, split_photos, tmp_path) -> None:
     done = tune(split_photos, method=name, **QUICK, out=tmp_path / "out")
     results = done.results
     assert (results["history"], results["weights"]) == ([], "prepared")
@@ -526,7 +526,7 @@ def test_methods_without_epochs_are_ready_after_they_have_seen_the_images(name: 
     assert loaded.method(images(2)).equal(done.method(images(2)))
 
 
-def test_an_interrupted_tip_adapter_f_ends_as_if_it_had_not_been(split_photos, tmp_path) -> None:
+def test_an_interrupted_tip_adapter_f_ends_like_an_uninterrupted_one(split_photos, tmp_path) -> None:
     class Impatient(LogReporter):
         def message(self, line: str) -> None:
             if line.startswith("epoch 2/"):

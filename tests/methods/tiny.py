@@ -36,18 +36,18 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
 
 @cache
 def backbone(name: str) -> Backbone:
-    """An embedded backbone, loaded once; it is frozen, so the tests may share it."""
+    """Load an embedded backbone once; it is frozen, so tests share it."""
     return load_backbone(f"embedded/{name}")
 
 
 def traits(name: str, **options: Any) -> Traits:
-    """The traits of a method with these options, before there is one."""
+    """Return the traits of a method with these options."""
     cls = find_method(name)
     return cls.traits_for(make_options(cls, options))
 
 
 def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int = 1, **options: Any) -> Method:
-    """A method on an embedded backbone, in eval mode, prepared with a few images if it cannot predict without."""
+    """Build a method on an embedded backbone, in eval mode, prepared with a few images if it cannot predict without."""
     method = build_method(name, backbone(kind), names, seed=seed, **{**SMALL.get(name, {}), **options})
     if method.traits.variable_length or method.traits.closed_form:
         method.prepare(Source(*labelled(8, seed, len(names))), torch.Generator())
@@ -55,12 +55,12 @@ def small(name: str, kind: str = "clip", names: Sequence[str] = NAMES, seed: int
 
 
 def images(count: int, seed: int = 0, size: int = 64) -> Tensor:
-    """Noise, (count, 3, size, size)."""
+    """Return noise, (count, 3, size, size)."""
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def labelled(count: int, seed: int = 0, classes: int = len(NAMES)) -> tuple[Tensor, Tensor]:
-    """Images with a bright square whose corner is their class, and the labels."""
+    """Return images with a bright square whose corner shows the class, and the labels."""
     pictures = 0.3 * images(count, seed)
     labels = torch.arange(count) % classes
     for picture, label in zip(pictures, labels.tolist(), strict=True):
@@ -70,14 +70,14 @@ def labelled(count: int, seed: int = 0, classes: int = len(NAMES)) -> tuple[Tens
 
 
 def labelled_views(count: int) -> Views:
-    """The same as a batch."""
+    """Return ``labelled(count)`` as a batch."""
     pictures, labels = labelled(count)
     return Views(pictures, labels=labels)
 
 
 @contextmanager
 def counted(method: Method) -> Iterator[list[int]]:
-    """How many texts the text tower has encoded so far, call by call."""
+    """Record how many texts the text tower encodes in each call."""
     calls: list[int] = []
     handle = method.text.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     yield calls
@@ -85,7 +85,7 @@ def counted(method: Method) -> Iterator[list[int]]:
 
 
 class Source:
-    """Training images in memory; another ``draw`` of one is the image plus ``draw``. Notes what it is asked."""
+    """Training images in memory; draw n of an image is the image plus n. Records the requested images and draws."""
 
     keeps_features = False
 
@@ -94,11 +94,11 @@ class Source:
         self.labels = torch.zeros(len(pictures), dtype=torch.long) if labels is None else labels
         self.size = len(pictures)
         self.validation: Source | None = None
-        self.asked: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
         self.plain_views = False
 
     def batch(self, indices: Sequence[int], draw: int = 0) -> Tensor:
-        self.asked += [(int(index), draw) for index in indices]
+        self.requests += [(int(index), draw) for index in indices]
         return self.pictures[list(indices)] + draw
 
     def deterministic(self) -> "Source":

@@ -8,7 +8,7 @@ from tests.parity.report import Arrays, Report
 
 
 def compare(path: Path) -> Report:
-    """Every quantity of one recorded file.
+    """Compare every quantity of one recorded file.
 
     Raises:
         ValueError: If it is not a file of a known form.
@@ -30,7 +30,7 @@ def compare(path: Path) -> Report:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the comparisons of the files; 0 when all are within tolerance."""
+    """Print the comparisons of the files; return 0 if all are within tolerance."""
     if not arguments:
         print("usage: python -m tests.parity FILE...   (.npz or .json as tests/golden/README.md describes)")
         return 2
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         print(f"{argument}\n{'quantity':<58} {'max abs':>10} {'max rel':>10}")
         try:
             report = compare(Path(argument))
-        except Exception as error:  # a broken file is reported like a wrong one, and the next file is read
+        except Exception as error:  # report a broken file like a wrong one, and continue
             print(f"FAIL: {type(error).__name__}: {error}")
             status = 1
             continue

@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def config_of(arrays: Arrays) -> dict[str, Any]:
-    """The JSON that a file carries."""
+    """Return the JSON that a file contains."""
     if "config_json" in arrays:
         return json.loads(str(arrays["config_json"]))
     return json.loads(bytes(arrays["meta_json"]).decode())
@@ -35,13 +35,13 @@ def related_file(path: Path, name: str) -> Path:
 
 
 def vit_weights(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The ``w.*`` arrays of a file, or of ``spt_weights.npz`` next to it or among our recorded files."""
+    """Return the ``w.*`` arrays of a file, or of ``spt_weights.npz`` in its folder or in ``tests/golden``."""
     weights = arrays.group("w.")
     return weights or Arrays(related_file(arrays.path, "spt_weights.npz")).group("w.")
 
 
 def vit_backbone(weights: Mapping[str, np.ndarray], config: Mapping[str, Any], dtype: torch.dtype) -> Backbone:
-    """A timm ViT of the recorded sizes and weights; the token layout follows from which arrays there are."""
+    """Return a timm ViT with the recorded sizes and weights; the arrays present determine the token layout."""
     patch, size = config["patch_size"], config["img_size"]
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
     class_token = "cls_token" in weights
@@ -56,7 +56,7 @@ def vit_backbone(weights: Mapping[str, np.ndarray], config: Mapping[str, Any], d
         "depth": config["depth"],
         "num_heads": config["num_heads"],
         "mlp_ratio": config.get("mlp_ratio", 4),
-        "num_classes": 0,  # the methods bring their own head
+        "num_classes": 0,  # methods add their head
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
         "pre_norm": "norm_pre.weight" in weights,
         "class_token": class_token,
@@ -81,7 +81,7 @@ def vit_backbone(weights: Mapping[str, np.ndarray], config: Mapping[str, Any], d
 
 
 def seeded_weights(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """The full-size weights that a recipe describes (golden README, spt_vitb16_mae_deep)."""
+    """Return the full-size weights that a recipe describes (golden README, spt_vitb16_mae_deep)."""
     weights = {}
     for name in names:
         shape = shapes[name]
@@ -109,7 +109,7 @@ def clip_backbone(
     meta: Mapping[str, Any],
     tokenizer: Callable[[Sequence[str]], torch.Tensor],
 ) -> Backbone:
-    """An OpenAI CLIP of the recorded sizes and weights, with a tokenizer that returns recorded ids."""
+    """Return an OpenAI CLIP with the recorded sizes and weights, and a tokenizer that returns recorded ids."""
     clip = open_clip.model.CLIP(
         meta["embed"],
         open_clip.model.CLIPVisionCfg(

@@ -1,4 +1,4 @@
-"""One line a quantity: what was compared, how far apart it is, and whether that is within its tolerance."""
+"""Reports of comparisons, one line per quantity: its name, the differences, and whether they are within tolerance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Report:
         """Compare two arrays.
 
         Args:
-            name: What they are.
+            name: Name of the quantity.
             ours: From this library.
             theirs: The recorded array.
             tolerance: Largest absolute difference of entries up to 2, and half of it as a fraction of the largest
@@ -55,11 +55,11 @@ class Report:
         self.quantities.append(Quantity(name, error, error / size if size else error, bool(error <= bound)))
 
     def require(self, name: str, value: float, bound: float) -> None:
-        """Note a figure that must not exceed a bound."""
+        """Record a value that must not exceed a bound."""
         self.quantities.append(Quantity(name, value, value / bound, bool(value <= bound), f"at most {bound:g}"))
 
     def same(self, name: str, ours: object, theirs: object) -> None:
-        """Compare two plain values, names say."""
+        """Compare two values that are not arrays, such as names."""
         equal = ours == theirs
         self.quantities.append(Quantity(name, 0.0 if equal else np.inf, 0.0 if equal else np.inf, equal))
 
@@ -69,7 +69,7 @@ class Report:
         return bool(self.quantities) and all(quantity.passed for quantity in self.quantities)
 
     def lines(self) -> list[str]:
-        """The report as text."""
+        """Return the report as lines of text."""
         return [
             f"{q.name:<58} {q.absolute:10.2e} {q.relative:10.2e}  {'ok' if q.passed else 'FAIL'}"
             + (f"  ({q.note})" if q.note else "")
@@ -95,12 +95,12 @@ class Arrays(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
     def tensor(self, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """An array as a tensor; integers keep their type."""
+        """Return an array as a tensor; integers keep their type."""
         array = torch.from_numpy(np.array(self[name]))
         return array.to(dtype) if array.is_floating_point() else array
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
-        """Arrays whose name starts with the prefix, without it."""
+        """Return the arrays whose name starts with a prefix, under their names without it."""
         return {name.removeprefix(prefix): array for name, array in self.items() if name.startswith(prefix)}
 
 

@@ -37,7 +37,7 @@ GRADIENT = {"tolerance": FLOAT32, "relative": 1e-4}
 
 
 def recorded_method(arrays: Arrays, **others: Any) -> SEP:
-    """SEP by the released rules, or with other options, with the recorded CLIP, prompts and fusion modules."""
+    """Build SEP as released, or with other options, with the recorded CLIP, prompts and fusion modules."""
     meta = config_of(arrays)
     prompts, templates = arrays.tensor("token_ids_prompt"), arrays.tensor("token_ids_template")
     names = [f"class {i}" for i in range(len(prompts))]
@@ -66,7 +66,7 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
 
 
 class Support:
-    """The recorded images from which class means are made."""
+    """Training source of the recorded images of the class means."""
 
     keeps_features = False
 
@@ -78,7 +78,7 @@ class Support:
 
 
 def check_step(arrays: Arrays, report: Report) -> None:
-    """Every intermediate, loss and gradient of one training step."""
+    """Compare every intermediate, loss and gradient of one training step."""
     method = recorded_method(arrays)
     check_class_means(arrays, report)
     images, labels = arrays.tensor("images"), arrays.tensor("labels")
@@ -98,9 +98,9 @@ def check_step(arrays: Arrays, report: Report) -> None:
     gradients = {name: p.grad for name, p in method.trainable().items()}
     recorded = {from_released_name(name): name for name in arrays.group("grad/")}
     report.same("parameters with a gradient", sorted(recorded), sorted(gradients))
-    for own, name in recorded.items():
-        if own in gradients:
-            report.check(f"grad/{name}", gradients[own], arrays[f"grad/{name}"], **GRADIENT)
+    for ours, name in recorded.items():
+        if ours in gradients:
+            report.check(f"grad/{name}", gradients[ours], arrays[f"grad/{name}"], **GRADIENT)
     frozen = [p.grad is None for tower in (method.vision, method.text) for p in tower.parameters()]
     report.same("frozen weights without gradient", all(frozen), True)
 
@@ -171,7 +171,7 @@ def _inside(record: Record, prompter: Any) -> Record:
 
 
 def check_choices(arrays: Arrays, report: Report, method: SEP, record: Record, prefix: str) -> None:
-    """Token power and the chosen indices in front of each refreshed block."""
+    """Token power and the selected indices before each refreshed block."""
     for number, layer in enumerate(method.image_layers):
         # What the choice saw: the other tokens are not edited, so the block's input shows them.
         stream = record.inputs[layer]
@@ -223,15 +223,15 @@ def check_training(arrays: Arrays, report: Report) -> None:
         optimizer.zero_grad()
         terms.backward()
         optimizer.step()
-        tuned = method.trainable()
+        parameters = method.trainable()
         for name, array in arrays.group(f"{prefix}param/").items():
             if name not in meta.get("no_gradient", ()):  # dead weights of the released code
-                report.check(f"{prefix}param/{name}", tuned[from_released_name(name)], array)
+                report.check(f"{prefix}param/{name}", parameters[from_released_name(name)], array)
     check_evaluation(arrays, report, method)
 
 
 def check_evaluation(arrays: Arrays, report: Report, method: SEP) -> None:
-    """Logits of the tuned model for the same images in other batches."""
+    """Compare the logits of the trained model for the same images in other batches."""
     if "eval/images" not in arrays:
         return
     images = arrays.tensor("eval/images")
@@ -253,8 +253,8 @@ def check_evaluation(arrays: Arrays, report: Report, method: SEP) -> None:
 
 def sibling(arrays: Arrays):
     """The file that holds the weights of a ``*_train.npz``."""
-    own = arrays.path.with_name(arrays.path.name.replace("_train", ""))
-    return own if own.exists() and own != arrays.path else related_file(arrays.path, "sep_tiny.npz")
+    path = arrays.path.with_name(arrays.path.name.replace("_train", ""))
+    return path if path.exists() and path != arrays.path else related_file(arrays.path, "sep_tiny.npz")
 
 
 def check_protocol(arrays: Arrays, report: Report) -> None:
@@ -320,7 +320,7 @@ def check_transforms(arrays: Arrays, report: Report) -> None:
 
 
 def checker(arrays: Arrays):
-    """The comparison for what a file holds."""
+    """Return the function that compares a file; None for other files."""
     if any(name.startswith("clip/") for name in arrays):
         return check_step
     if any(name.startswith("step") for name in arrays):

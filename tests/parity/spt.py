@@ -118,7 +118,7 @@ class RecordedImages:
 
 
 def check_prompts(arrays: Arrays, report: Report) -> None:
-    """``spt_prompts*``: collected tokens, pooled candidates, chosen rows, prompts."""
+    """``spt_prompts*``: collected tokens, pooled candidates, selected rows, prompts."""
     config = config_of(arrays)
     backbone = vit_backbone(vit_weights(arrays), config, torch.float32)
     source = RecordedImages(arrays.tensor("images"))
@@ -410,14 +410,14 @@ def check_groups(path: Path, report: Report) -> None:
         ours = parameter_groups(method.trainable().items(), options)
         names = {id(p): recorded_name(name) for name, p in method.trainable().items()}
         report.same(f"{kind}: number of groups", len(ours), len(groups))
-        for number, (own, theirs) in enumerate(zip(ours, groups, strict=True)):
+        for number, (group, theirs) in enumerate(zip(ours, groups, strict=True)):
             report.same(
                 f"{kind}: group {number} names",
-                sorted(names[id(p)] for p in own["params"]),
+                sorted(names[id(p)] for p in group["params"]),
                 sorted(theirs["names"]),
             )
-            report.same(f"{kind}: group {number} elements", sum(p.numel() for p in own["params"]), theirs["numel"])
-            report.check(f"{kind}: group {number} decay", own["weight_decay"], theirs["weight_decay"], 0)
+            report.same(f"{kind}: group {number} elements", sum(p.numel() for p in group["params"]), theirs["numel"])
+            report.check(f"{kind}: group {number} decay", group["weight_decay"], theirs["weight_decay"], 0)
 
 
 def group_method(kind: str, groups: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Method:
@@ -440,7 +440,7 @@ def recorded_name(name: str) -> str:
 
 
 def checker(arrays: Arrays) -> Callable[[Arrays, Report], None] | None:
-    """The comparison for what a file holds."""
+    """Return the function that compares a file; None for other files."""
     rules: list[tuple[tuple[str, ...], Callable[[Arrays, Report], None]]] = [
         (("weight_sums", "prompt_sum"), check_full_size),
         (("best_inertia",), check_kmeans),
