@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.views import Views
-from tests.independent import sep, solved_heads, text_heads, vit
+from tests.independent import closed_form_heads, sep, text_heads, vit
 from tests.independent.sep import Sizes
 from tests.independent.vit import Layout
 from tests.parity.__main__ import compare, main
@@ -327,19 +327,20 @@ def test_heads_of_other_sizes(tmp_path: Path, classes: int, shots: int, width: i
 
 
 HEADS = {
-    "fewer": solved_heads.Sizes(),
-    "more channels than images": solved_heads.Sizes(classes=4, width=40, views=3, test=9, new=3),
-    "many shots": solved_heads.Sizes(classes=2, shots=9, width=5, views=1, templates=1, test=17, new=5),
+    "fewer": closed_form_heads.Sizes(),
+    "more channels than images": closed_form_heads.Sizes(classes=4, width=40, views=3, test=9, new=3),
+    "many shots": closed_form_heads.Sizes(classes=2, shots=9, width=5, views=1, templates=1, test=17, new=5),
 }
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_of_other_sizes_read_the_inputs_beside_them(tmp_path: Path, name: str) -> None:
-    inputs = solved_heads.draw_inputs(HEADS[name], 1)
-    paths = [solved_heads.save(tmp_path / "heads_inputs.npz", inputs)]
-    paths.append(solved_heads.save(tmp_path / "gda.npz", solved_heads.record_gda(inputs, neighbours=3)))
-    paths.append(solved_heads.save(tmp_path / "lppp.npz", solved_heads.record_lppp(inputs, (2, 10, 31), seed=2)))
-    paths.append(solved_heads.save(tmp_path / "simpleshot.npz", solved_heads.record_simpleshot(inputs)))
+    inputs = closed_form_heads.draw_inputs(HEADS[name], 1)
+    paths = [closed_form_heads.save(tmp_path / "heads_inputs.npz", inputs)]
+    paths.append(closed_form_heads.save(tmp_path / "gda.npz", closed_form_heads.record_gda(inputs, neighbours=3)))
+    recorded = closed_form_heads.record_lppp(inputs, (2, 10, 31), seed=2)
+    paths.append(closed_form_heads.save(tmp_path / "lppp.npz", recorded))
+    paths.append(closed_form_heads.save(tmp_path / "simpleshot.npz", closed_form_heads.record_simpleshot(inputs)))
     for path in paths:
         assert failures(path) == []
 

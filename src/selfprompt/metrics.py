@@ -102,7 +102,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
     )
 
 
-def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Compute the Wilson score interval of an accuracy, in percent.
 
     Unlike ``p +- 1.96 s`` it stays inside [0, 100] and does not shrink to a point at 0 or 100 %.

@@ -59,7 +59,7 @@ class GDA(Method[GDAOptions]):
     Until ``prepare`` has seen data, the method is zero-shot CLIP.
 
     Differs from the reference code: alpha is selected on the training images, not on the validation split, nor on test
-    images as for ImageNet; beside new names, trained classes keep their shrunk covariance, where the released code
+    images as for ImageNet; with new names, trained classes keep their shrunk covariance, where the released code
     averages those of the classes, which one image a class leaves undefined; k may be below 64, and E other than 512;
     the scale is the backbone's.
 

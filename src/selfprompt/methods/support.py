@@ -1,4 +1,4 @@
-"""Frozen features of the training images for heads that are solved at once: collected, standardised, cut into folds."""
+"""Frozen features of the training images for closed-form heads: collected, standardised, cut into folds."""
 
 from collections.abc import Callable
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from selfprompt.metrics import wilson_interval
+
 Shares = NDArray[np.float64]
 
 
@@ -87,7 +89,8 @@ def corrected_estimate(shares: Shares, *, seed: int, resamples: int = 2000) -> E
     """Estimate the accuracy of the chosen candidate on new images.
 
     The cross-validated accuracy of the best of several candidates is too high. So images are resampled with
-    replacement, a candidate is chosen on each resample, and its accuracy is taken on the images left out.
+    replacement, a candidate is chosen on each resample, and its accuracy is taken on the images left out. The mean of
+    these is the estimate. Its interval is Wilson's for so many images; that of the resamples covers too little.
 
     Args:
         shares: (M, N), candidates ordered from simple to costly.
@@ -104,6 +107,6 @@ def corrected_estimate(shares: Shares, *, seed: int, resamples: int = 2000) -> E
         if len(left_out):
             accuracies.append(shares[simplest_of_the_best(shares[:, drawn]), left_out].mean())
     if not accuracies:  # a single image
-        return Estimate(100 * float(shares[0].mean()), (0.0, 100.0), count)
-    low, high = np.quantile(accuracies, (0.025, 0.975))
-    return Estimate(100 * float(np.mean(accuracies)), (100 * float(low), 100 * float(high)), count)
+        accuracies = [shares[0].mean()]
+    accuracy = min(1.0, float(np.mean(accuracies)))
+    return Estimate(100 * accuracy, wilson_interval(accuracy * count, count), count)

@@ -1,4 +1,4 @@
-"""Recorded GDA, LP++ and SimpleShot: heads on frozen features that are solved at once, ours in float64 and cast."""
+"""Recorded GDA, LP++ and SimpleShot: closed-form heads on frozen features, ours in float64 and cast."""
 
 import math
 from collections.abc import Callable, Mapping
