@@ -74,7 +74,14 @@ def test_options_and_recipes_exist(page: Path) -> None:
         "--python-version",
         "--extra",
     }
-    known |= {"--baselines", "--mae-samples", "--clip-samples", "--ranks", "--datasets"}  # of pretraining, experiments
+    known |= {
+        "--baselines",
+        "--mae-samples",
+        "--clip-samples",
+        "--ranks",
+        "--datasets",
+        "--folders",
+    }  # of pretraining, experiments
     for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report, perf):
         parser = Parser(exit_on_error=False)
         command.add_arguments(parser, [])
