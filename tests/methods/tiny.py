@@ -80,8 +80,10 @@ def counted(method: Method) -> Iterator[list[int]]:
     """Record how many texts the text tower encodes in each call."""
     calls: list[int] = []
     handle = method.text.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
-    yield calls
-    handle.remove()
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 class Source:

@@ -80,10 +80,10 @@ def test_indices_first_equals_collecting_everything(
 
 def test_only_images_with_a_candidate_are_run_and_each_once(source: Source) -> None:
     draw = Draw(tuple(range(SIZE)), torch.tensor([[0, 1, 2 * PATCHES], [5, 2 * PATCHES + 3, 6 * PATCHES]]))
-    source.asked.clear()
+    source.requests.clear()
     done: list[tuple[int, int]] = []
     gather(tower(), source, draw, batch_size=2, progress=lambda *now: done.append(now))
-    assert sorted(source.asked) == [(0, 0), (2, 0), (6, 0)]
+    assert sorted(source.requests) == [(0, 0), (2, 0), (6, 0)]
     assert done == [(2, 3), (3, 3)]
 
 
@@ -137,9 +137,9 @@ def test_only_a_few_images_are_held_at_once(start: Start) -> None:
 
 def test_an_image_drawn_again_is_another_view(source: Source) -> None:
     draw = Draw((3, 3, 3), torch.tensor([[0, PATCHES, 2 * PATCHES + 1]]))
-    source.asked.clear()
+    source.requests.clear()
     found = gather(tower(), source, draw)
-    assert sorted(source.asked) == [(3, 0), (3, 1), (3, 2)]
+    assert sorted(source.requests) == [(3, 0), (3, 1), (3, 2)]
     patches = [tower().patches(source.pictures[3:4] + view)[0] for view in range(3)]
     expected = torch.stack([patches[0][0], patches[1][0], patches[2][1]])
     assert (found[0] - expected).abs().max() < 1e-5
@@ -284,7 +284,7 @@ def test_released_shallow_prompts_are_single_tokens_whatever_the_strategy(source
 def test_prototypes_come_from_the_stated_number_of_images() -> None:
     source = Source(random(30, 3, 32, 32))
     prototypes(tower(), source, 10, layers=DEPTH, start="random", generator=seeded(3), images=2)
-    assert len({image for image, _ in source.asked}) == 2
+    assert len({image for image, _ in source.requests}) == 2
 
 
 def test_prototypes_refuse_more_prompts_than_tokens(source: Source) -> None:
