@@ -97,7 +97,7 @@ def test_a_backbone_with_weights_that_are_not_finite_is_refused_before_training(
     said = " ".join(refused.err.split())
     assert "must be finite numbers" in said
     assert name in said
-    assert "lr" not in said
+    assert "lower lr" not in said
     assert not (tmp_path / "run").exists()
 
 
