@@ -160,6 +160,14 @@ def recipes(draw):
     )
 
 
+def test_text_that_looks_like_a_number_stays_text(tmp_path):
+    recipe = Recipe(backbone="0E0", options={"template": "1e3"})
+    path = tmp_path / "numbers.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    again = read_recipe(path)
+    assert (again.backbone, again.options["template"]) == ("0E0", "1e3")
+
+
 @settings(max_examples=40, deadline=None)
 @given(recipe=recipes())
 def test_any_recipe_survives_writing_and_reading(recipe, tmp_path_factory):

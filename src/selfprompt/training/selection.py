@@ -4,6 +4,7 @@ Pure functions of arrays of correctness: entry (m, n) is the share of repetition
 image n, classified image n correctly.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +36,9 @@ def stratified_folds(
 ) -> Iterator[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
     """Yield, for each repetition, the training and validation indices of its folds.
 
-    Every fold has about the class frequencies of all images. Images of one group, such as copies of one picture, stay
-    together. Images of classes with a single group are in every training set and in no validation set.
+    Every fold has about the class frequencies of all images, and every training set has all classes. Images of one
+    group, such as copies of one picture, stay together. Groups with several labels, and those of classes with a single
+    group, are in every training set and in no validation set.
 
     Args:
         labels: Class of each image.
@@ -48,19 +50,20 @@ def stratified_folds(
     Raises:
         ValueError: If no class has two groups.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedKFold
 
     label, group = np.asarray(labels), np.asarray(groups)
-    counts = {c: len(np.unique(group[label == c])) for c in np.unique(label)}
-    splittable = np.array([counts[c] > 1 for c in label])
-    if not splittable.any():
+    label_of = {g: label[group == g][0] for g in np.unique(group) if len(np.unique(label[group == g])) == 1}
+    counts = Counter(label_of.values())
+    splittable = [g for g, c in label_of.items() if counts[c] > 1]
+    if not splittable:
         raise ValueError("Cross-validation needs a class with at least two different images.")
-    whole, single = np.flatnonzero(splittable), np.flatnonzero(~splittable)
     count = max(2, min(folds, *(n for n in counts.values() if n > 1)))
+    units, classes = np.array(splittable), [label_of[g] for g in splittable]
     for repeat in range(repeats):
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed + repeat)
-        split = splitter.split(whole, label[whole], group[whole])
-        yield [(np.concatenate([whole[train], single]), whole[held_out]) for train, held_out in split]
+        split = StratifiedKFold(count, shuffle=True, random_state=seed + repeat).split(units, classes)
+        held_out = [np.flatnonzero(np.isin(group, units[held])) for _, held in split]
+        yield [(np.setdiff1d(np.arange(len(label)), held), held) for held in held_out]
 
 
 def simplest_of_the_best(shares: Shares) -> int:

@@ -43,8 +43,12 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 requires a dot in such a number
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
+class Dumper(yaml.SafeDumper):
+    """Writes plain values; quotes every text that `Loader` would read as a number."""
+
+
+for _class in (Loader, Dumper):  # YAML 1.1 requires a dot in such a number
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 def parse_yaml(text: str) -> Any:
@@ -99,4 +103,4 @@ def read_yaml(path: Path | Traversable) -> Any:
 
 def write_yaml(values: Any) -> str:
     """Return values as YAML text, with keys in their order."""
-    return str(yaml.safe_dump(values, sort_keys=False))
+    return str(yaml.dump(values, Dumper=Dumper, sort_keys=False))
