@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import selfprompt
 from selfprompt import tune
@@ -26,7 +27,8 @@ def test_the_choice_is_recorded_and_depends_on_the_seed_alone(photos):
     for one, other in zip(selection["candidates"], again.results["selection"]["candidates"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     named = tune(photos, method=first.method.name, backbone=CLIP, seed=3, shots=0)
-    assert named.results["tuned"] == first.results["tuned"], "it is trained on all training images"
+    for name, tensor in named.method.adapter_state_dict().items():  # features may be computed in other batches
+        torch.testing.assert_close(tensor, first.method.adapter_state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_test_images_are_never_looked_at(photos, monkeypatch):
