@@ -97,6 +97,8 @@ def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos):
     assert "accuracy" not in sep
     assert "would exceed" in sep["note"]
     assert tuned.method.name == "ridge"
+    with pytest.raises(ValueError, match=r"No candidate fits into the budget of 0\.01s"):
+        tune(photos, method="auto", backbone=CLIP, options={**options, "candidates": ["sep"]})
 
 
 def test_a_trained_candidate_can_win(photos, monkeypatch):

@@ -139,6 +139,8 @@ def select_recipe(
         if path:
             write_json(path, {"identity": identity, "candidates": [asdict(r) for r in results]})
     compared = [result for result in results if result.shares is not None]
+    if not compared:
+        raise ValueError(f"No candidate fits into the budget of {options.budget}; give more time, or name a method.")
     shares = np.array([result.shares for result in compared])
     chosen = compared[simplest_of_the_best(shares)].name
     estimate = corrected_estimate(shares, seed=recipe.seed)
