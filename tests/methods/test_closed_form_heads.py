@@ -13,6 +13,8 @@ from torch import Tensor
 
 import selfprompt
 from selfprompt import tune
+from selfprompt.data.known_features import KnownFeatures
+from selfprompt.data.views import Views
 from selfprompt.methods import gda, logistic, lpclip, lppp, ridge, simpleshot
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import encode_template
@@ -266,6 +268,84 @@ def test_simpleshot_scores_are_negated_squared_distances(transform: simpleshot.T
         assert (method(test) - expected).abs().max() < 1e-5 * float(expected.abs().max().clamp(min=1))
 
 
+# random views
+
+
+VIEWED = [
+    "ridge",
+    "logistic",
+    "simpleshot",
+    "gda",
+    "clap",
+    "proker",
+    "prolip",
+    "ape",
+    "tipx",
+    "tip-adapter",
+]
+
+
+def known(method: Method, views: int, noise: float = 0.3) -> KnownFeatures:
+    """Features of 12 images of 4 classes, and of random views of them."""
+    features = cluster_features(torch.arange(12) % 4, method.feature_size).float()
+    random = features + noise * torch.randn(views, *features.shape, generator=seeded(6))
+    return KnownFeatures(features, torch.arange(12) % 4, random)
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic", "simpleshot"])
+def test_views_that_equal_the_evaluation_view_change_nothing(name: str) -> None:
+    alone, copies = small(name), small(name, views=2)
+    source = known(alone, 2, noise=0.0)
+    for method in (alone, copies):
+        method.prepare(source, seeded(1))  # type: ignore[arg-type]
+    assert alone.selected == copies.selected
+    for found, expected in zip(copies.head.parameters(), alone.head.parameters(), strict=True):
+        assert (found - expected).abs().max() < 1e-3 * expected.abs().max()  # L-BFGS stops
+
+
+def test_ridge_fits_all_views_with_the_penalty_of_the_evaluation_views() -> None:
+    method = small("ridge", views=2)
+    source = known(method, 2)
+    method.prepare(source, seeded(1))  # type: ignore[arg-type]
+    _, _, penalty = ridge.ridge_regression(source.features, source.labels, ridge.PENALTIES)
+    assert method.selected == {"penalty": penalty}
+    rows = torch.cat([source.features, *source.views])  # type: ignore[misc]
+    expected = ridge.ridge_regression(rows, source.labels.repeat(3), [3 * penalty])
+    assert (method.head.weight - expected[0]).abs().max() < 1e-6
+    assert (method.head.bias - expected[1]).abs().max() < 1e-5
+
+
+def test_views_of_an_image_are_no_help_to_predict_it() -> None:
+    method = small("ridge", views=3)
+    labels = torch.arange(12) % 4
+    features = torch.randn(12, method.feature_size, generator=seeded(8))  # says nothing about the labels
+    copies = KnownFeatures(features, labels, features.repeat(3, 1, 1))
+    method.prepare(copies, seeded(1))  # type: ignore[arg-type]
+    assert method.selected["penalty"] == max(ridge.PENALTIES)  # 1 if copies were left in
+
+
+@pytest.mark.parametrize("name", VIEWED)
+def test_a_head_reads_the_evaluation_view_or_random_ones(name: str) -> None:
+    few: dict[str, dict[str, Any]] = {"clap": {"iterations": 2}, "prolip": {"iterations": 2, "rate": 0.01}}
+    plain, random = (small(name, views=views, **few.get(name, {})) for views in (0, 2))
+    source = known(plain, 2)
+    other = KnownFeatures(source.features, source.labels, source.views + 1)  # type: ignore[operator]
+    queries = Views(None, source.features, source.labels)
+    for method, same in ((plain, True), (random, False)):
+        found = []
+        for data in (source, other):
+            method.prepare(data, seeded(1))  # type: ignore[arg-type]
+            with torch.no_grad():
+                found.append(method.logits(queries))
+        assert torch.equal(*found) == same
+
+
+@pytest.mark.parametrize("name", VIEWED)
+def test_there_are_no_fewer_than_no_views(name: str) -> None:
+    with pytest.raises(ValueError, match=r"views must be 0 \(the evaluation view\) or above, got -1"):
+        small(name, views=-1)
+
+
 # GDA
 
 
@@ -336,8 +416,6 @@ def test_gda_takes_a_given_alpha_and_that_of_the_authors_at_one_shot() -> None:
     assert single.selected == {}
     with pytest.raises(ValueError, match=r"alpha must be 0 \(select\) or above, got -1.0"):
         small("gda", alpha=-1.0)
-    with pytest.raises(ValueError, match=r"views must be 0 \(the evaluation view\) or above, got -1"):
-        small("gda", views=-1)
 
 
 @pytest.mark.parametrize("neighbours", [3, 64])

@@ -11,15 +11,18 @@ from selfprompt.data.views import Views
 
 @dataclass(frozen=True)
 class KnownFeatures:
-    """A training source whose every epoch is the same features in one batch.
+    """A training source whose every epoch is one batch of known features.
 
     Attributes:
-        features: Features from the frozen vision tower, not normalised, (N, E).
+        features: Features of the evaluation views from the frozen vision tower, not normalised, (N, E).
         labels: Class indices, (N,), int64.
+        views: Features of V random views of the same images, (V, N, E): epoch n shows view n mod V. None if there are
+            no random views: then every epoch shows the evaluation views.
     """
 
     features: Tensor
     labels: Tensor
+    views: Tensor | None = None
 
     keeps_features = False
     validation = None
@@ -31,16 +34,18 @@ class KnownFeatures:
 
     def subset(self, indices: Tensor) -> "KnownFeatures":
         """Return the images at these indices, (M,)."""
-        return KnownFeatures(self.features[indices], self.labels[indices])
+        views = None if self.views is None else self.views[:, indices]
+        return KnownFeatures(self.features[indices], self.labels[indices], views)
 
     def deterministic(self) -> "KnownFeatures":
-        """Return the same features: they have no random views."""
-        return self
+        """Return the same images without their random views."""
+        return KnownFeatures(self.features, self.labels)
 
     def epoch(self, number: int, start_step: int = 0, **_: Any) -> Iterator[Views]:
         """Yield all images as one batch without pixels."""
         if start_step == 0:
-            yield Views(None, self.features, self.labels)
+            features = self.features if self.views is None else self.views[number % len(self.views)]
+            yield Views(None, features, self.labels)
 
     def batch(self, indices: Any, draw: int = 0) -> Tensor:
         """Raise RuntimeError: there are no pixels."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.checks import check_positive
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.class_rows import unequal_rows, view_features
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
@@ -35,12 +35,12 @@ class APEOptions:
     gamma: float = 0.1
     """How much more an entry counts that surprises zero-shot CLIP; not used with finetune."""
     views: int = 10
-    """Random views of a training image whose features are averaged to make its key."""
+    """Random views of a training image whose features are averaged to make its key; 0 uses its evaluation view."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
-        check_positive(views=self.views)
+        check_views(self.views)
         check_template(self.template)
         if not 0 < self.channels <= 1:
             raise ValueError(f"channels must be above 0 and at most 1, got {self.channels}.")

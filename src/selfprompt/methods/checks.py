@@ -40,3 +40,9 @@ def check_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}.")
+
+
+def check_views(views: int) -> None:
+    """Raise ValueError for a negative number of random views; 0 stands for the evaluation view."""
+    if views < 0:
+        raise ValueError(f"views must be 0 (the evaluation view) or above, got {views}.")

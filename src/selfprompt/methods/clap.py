@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.checks import check_positive
+from selfprompt.methods.checks import check_positive, check_views
 from selfprompt.methods.class_rows import name_keys, rows_by_name, unequal_rows, view_features
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
@@ -27,7 +27,7 @@ class CLAPOptions:
     pull: bool = True
     """Pull each class towards its text (CLAP), or leave it free (ZS-LP)."""
     views: int = 20
-    """Random views of a training image, all encoded once."""
+    """Random views of a training image, all encoded once; 0 uses its evaluation view."""
     iterations: int = 300
     """Passes of the probe over as many features as there are training images."""
     rate: float = 0.1
@@ -36,7 +36,8 @@ class CLAPOptions:
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
-        check_positive(views=self.views, iterations=self.iterations)
+        check_positive(iterations=self.iterations)
+        check_views(self.views)
         check_template(self.template)
         if self.rate <= 0:
             raise ValueError(f"rate must be above 0, got {self.rate}.")
@@ -97,12 +98,12 @@ class CLAP(Method[CLAPOptions]):
             progress: Called with the number of encoded views and passes, and of all of them.
         """
         options, device = self.options, self.texts.device
-        encoded = options.views * source.size
+        encoded = (options.views or 1) * source.size
         total = encoded + options.iterations
         report = progress or (lambda done, of: None)
         views = view_features(self, source, options.views, lambda done, _: report(done, total))
         features = unit(views.flatten(0, 1)).to(device)  # (V N, E)
-        labels = source.labels.repeat(options.views).to(device)
+        labels = source.labels.repeat(len(views)).to(device)
         weight, scale = self.texts.clone(), self.backbone.scale
         pulls = zero_shot_confidence(features, labels, unit(self.texts), scale) if options.pull else None
         orders = (random_rows(len(features), source.size, generator) for _ in range(options.iterations))

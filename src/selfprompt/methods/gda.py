@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.class_rows import name_keys, rows_by_name, unequal_rows
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
@@ -36,11 +37,10 @@ class GDAOptions:
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
+        check_views(self.views)
         check_template(self.template)
         if self.alpha < 0:
             raise ValueError(f"alpha must be 0 (select) or above, got {self.alpha}.")
-        if self.views < 0:
-            raise ValueError(f"views must be 0 (the evaluation view) or above, got {self.views}.")
 
 
 class GDA(Method[GDAOptions]):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head
-from selfprompt.methods.support import leave_out_folds, standardisation, support_features
+from selfprompt.methods.support import leave_out_folds, plain_and_random_features, standardisation
 from selfprompt.methods.traits import Traits
 
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -28,8 +29,11 @@ class LogisticOptions:
     """C, the inverse of the L2 penalty; 0 selects it by cross-validation, or is 10 / width at one shot."""
     pooling: str = "auto"
     """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
+    views: int = 0
+    """Random views of each training image, besides its evaluation view; 0 uses the evaluation view alone."""
 
     def __post_init__(self) -> None:
+        check_views(self.views)
         if self.inverse_penalty < 0:
             raise ValueError(f"inverse_penalty must be 0 (select) or above, got {self.inverse_penalty}.")
 
@@ -42,6 +46,9 @@ class Logistic(Method[LogisticOptions]):
     k-th leaves out the k-th image of every class, modulo the folds; the search ends when that stops falling. With one
     image a class there are no folds, and C is 10 / E. A constant channel has no weight. Until ``prepare`` has seen
     data, W is random.
+
+    With V random views, the sum has 1 + V terms for each image. C is still selected on the evaluation views alone, and
+    is divided by 1 + V.
 
     Differs from the reference code: there is none; the solver is scikit-learn's ``LogisticRegression``. The method
     ``lpclip`` is the published protocol, which needs validation images and does not standardise.
@@ -65,20 +72,21 @@ class Logistic(Method[LogisticOptions]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Solve the regression on the evaluation views of the training images.
+        """Solve the regression on the views of the training images.
 
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = support_features(self, source, progress)
+        features, labels = plain_and_random_features(self, source, self.options.views, progress)
         strength = self.options.inverse_penalty
         self.selected = {}
         if not strength and int(torch.bincount(labels).max()) == 1:
-            strength = ONE_SHOT / features.shape[1]
+            strength = ONE_SHOT / features.shape[2]
         elif not strength:
-            strength = cross_validated(features, labels)
+            strength = cross_validated(features[0], labels)
             self.selected = {"inverse_penalty": strength}
-        weight, bias = logistic_regression(features, labels, strength)
+        views = len(features)
+        weight, bias = logistic_regression(features.flatten(0, 1), labels.repeat(views), strength / views)
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.checks import check_positive
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.class_rows import unequal_rows, view_features
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
@@ -31,12 +31,12 @@ class ProKeROptions:
     strength: float = 0.0
     """lambda, the weight of the correction and its ridge penalty in one; 0 takes the authors' value."""
     views: int = 10
-    """Random views of a training image, each a sample of its own; fewer if there would be more than 8,000 samples."""
+    """Random views of a training image, each a sample of its own: at most 8,000 in all. 0 uses its evaluation view."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
-        check_positive(views=self.views)
+        check_views(self.views)
         check_template(self.template)
         for name in ("beta", "strength"):
             if getattr(self, name) < 0:
@@ -94,9 +94,9 @@ class ProKeR(Method[ProKeROptions]):
                 f"{self.name} solves a system with a row for each training image, at most {MAX_IMAGES:,}, "
                 f"got {source.size:,}. Use fewer shots, or another method."
             )
-        count = max(1, min(self.options.views, MAX_SAMPLES // source.size))
-        features = unit(view_features(self, source, count, progress).flatten(0, 1).double())
-        labels = source.labels.cpu().repeat(count)
+        count = min(self.options.views, max(1, MAX_SAMPLES // source.size))
+        views = view_features(self, source, count, progress)
+        features, labels = unit(views.flatten(0, 1).double()), source.labels.cpu().repeat(len(views))
         transferred = transferred_constants(source.size / len(self.classes))
         beta, strength = self.options.beta or transferred[0], self.options.strength or transferred[1]
         values = regress(features, labels, self.texts.double().cpu(), beta, strength)

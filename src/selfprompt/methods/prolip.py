@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.checks import check_positive
+from selfprompt.methods.checks import check_positive, check_views
 from selfprompt.methods.class_rows import view_features
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
@@ -30,12 +30,13 @@ class ProLIPOptions:
     iterations: int = 300
     """Steps, each on one view of all training images."""
     views: int = 10
-    """Random views of a training image, encoded once and taken in turn."""
+    """Random views of a training image, encoded once and taken in turn; 0 uses its evaluation view."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
-        check_positive(views=self.views, iterations=self.iterations)
+        check_positive(iterations=self.iterations)
+        check_views(self.views)
         check_template(self.template)
         if self.rate <= 0:
             raise ValueError(f"rate must be above 0, got {self.rate}.")
@@ -84,7 +85,7 @@ class ProLIP(Method[ProLIPOptions]):
             progress: Called with the number of encoded views and steps, and of all of them.
         """
         options = self.options
-        encoded = options.views * source.size
+        encoded = (options.views or 1) * source.size
         total = encoded + options.iterations
         report = progress or (lambda done, of: None)
         views = view_features(self, source, options.views, lambda done, _: report(done, total))

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head
-from selfprompt.methods.support import standardisation, support_features
+from selfprompt.methods.support import plain_and_random_features, standardisation
 from selfprompt.methods.traits import Traits
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(11))  # 1 to 1e5
@@ -24,8 +25,11 @@ class RidgeOptions:
     """L2 penalty; 0 selects it by leave-one-out on the training images, or is the width of the features at one shot."""
     pooling: str = "auto"
     """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
+    views: int = 0
+    """Random views of each training image, besides its evaluation view; 0 uses the evaluation view alone."""
 
     def __post_init__(self) -> None:
+        check_views(self.views)
         if self.penalty < 0:
             raise ValueError(f"penalty must be 0 (select) or above, got {self.penalty}.")
 
@@ -38,6 +42,9 @@ class Ridge(Method[RidgeOptions]):
     squared leave-one-out error, ``mean of ((Y - prediction) / (1 - leverage))^2``, is selected, without refits. With
     one image a class, leaving it out leaves nothing to learn the class from: then the penalty is E, the mean of |Z_i|^2
     over the images. A constant channel has no weight. Until ``prepare`` has seen data, W is random.
+
+    With V random views, Z has 1 + V rows for each image. The penalty is still selected on the evaluation views alone,
+    so that no view of an image helps to predict it, and is multiplied by 1 + V.
 
     Differs from the reference code: there is none; the solver is scikit-learn's ``RidgeCV``.
 
@@ -61,15 +68,18 @@ class Ridge(Method[RidgeOptions]):
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Solve the regression on the evaluation views of the training images.
+        """Solve the regression on the views of the training images.
 
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = support_features(self, source, progress)
+        features, labels = plain_and_random_features(self, source, self.options.views, progress)
         one_shot = int(torch.bincount(labels).max()) == 1
-        penalty = self.options.penalty or (float(features.shape[1]) if one_shot else 0.0)
-        weight, bias, selected = ridge_regression(features, labels, [penalty] if penalty else PENALTIES)
+        penalty = self.options.penalty or (float(features.shape[2]) if one_shot else 0.0)
+        weight, bias, selected = ridge_regression(features[0], labels, [penalty] if penalty else PENALTIES)
+        if len(features) > 1:
+            rows, penalties = features.flatten(0, 1), [selected * len(features)]
+            weight, bias, _ = ridge_regression(rows, labels.repeat(len(features)), penalties)
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)
         self.selected = {} if penalty else {"penalty": selected}

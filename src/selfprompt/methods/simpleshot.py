@@ -9,8 +9,9 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head, unit
-from selfprompt.methods.support import support_features
+from selfprompt.methods.support import plain_and_random_features
 from selfprompt.methods.traits import Traits
 
 Transform = Literal["UN", "L2N", "CL2N"]
@@ -24,14 +25,19 @@ class SimpleShotOptions:
     """UN: features as they are; L2N: of unit length; CL2N: minus the mean training feature, then of unit length."""
     pooling: str = "auto"
     """How tokens become features: auto, native, cls, avg, patches, or unprojected (before a CLIP's projection)."""
+    views: int = 0
+    """Random views of each training image, besides its evaluation view; 0 uses the evaluation view alone."""
+
+    def __post_init__(self) -> None:
+        check_views(self.views)
 
 
 class SimpleShot(Method[SimpleShotOptions]):
     """``logits_c = 2 g . m_c - |m_c|^2``, which is ``|g|^2 - |g - m_c|^2``: the nearest class mean wins.
 
     g is the transformed feature of an image, m_c the mean of g over the training images of class c under the evaluation
-    transform; the means are not brought to unit length. Stored are m as a linear layer, and the mean feature of CL2N.
-    Until ``prepare`` has seen data, the layer is random.
+    transform, and over their random views if ``views`` is not 0; the means are not brought to unit length. Stored are m
+    as a linear layer, and the mean feature of CL2N. Until ``prepare`` has seen data, the layer is random.
 
     Differs from the reference code: CL2N subtracts the mean of the training images, where the paper has that of base
     classes with many images; logits are squared distances, negated, so that they are linear in g.
@@ -63,8 +69,9 @@ class SimpleShot(Method[SimpleShotOptions]):
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = support_features(self, source, progress)
-        mean, class_means = centroids(features, labels, self.options.transform)
+        features, labels = plain_and_random_features(self, source, self.options.views, progress)
+        rows, labels = features.flatten(0, 1), labels.repeat(len(features))
+        mean, class_means = centroids(rows, labels, self.options.transform)
         if self.options.transform == "CL2N":
             self.mean.copy_(mean)
         weight, bias = nearest_mean_head(class_means)

@@ -32,13 +32,43 @@ def support_features(
     Raises:
         ValueError: If a class has no training images.
     """
+    check_all_classes(method, source)
     rows = view_features(method, source, views, progress)
-    result = rows.flatten(0, 1), source.labels.cpu().repeat(len(rows))
-    present = set(result[1].tolist())
+    return rows.flatten(0, 1), source.labels.cpu().repeat(len(rows))
+
+
+def plain_and_random_features(
+    method: Method, source: TrainingSource, views: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the frozen features of the evaluation view of all training images, and of random views, on the CPU.
+
+    Args:
+        method: The method whose features they are.
+        source: Training images.
+        views: Number of random views of each image, V.
+        progress: Takes the number of views seen so far, and of all views.
+
+    Returns:
+        Features, not normalised, (1 + V, N, E), float32, evaluation views first, and labels, (N,).
+
+    Raises:
+        ValueError: If a class has no training images.
+    """
+    check_all_classes(method, source)
+    report, total = progress or (lambda done, of: None), (1 + views) * source.size
+    plain = view_features(method, source, 0, lambda done, _: report(done, total))
+    if not views:
+        return plain, source.labels.cpu()
+    random = view_features(method, source, views, lambda done, _: report(source.size + done, total))
+    return torch.cat([plain, random]), source.labels.cpu()
+
+
+def check_all_classes(method: Method, source: TrainingSource) -> None:
+    """Raise ValueError unless every class has a training image."""
+    present = set(source.labels.tolist())
     missing = [name for label, name in enumerate(method.classes) if label not in present]
     if missing:
         raise ValueError(f"No training images of: {', '.join(missing)}.")
-    return result
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method, TrainingSource
-from selfprompt.methods.checks import check_positive
+from selfprompt.methods.checks import check_views
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
@@ -32,12 +32,12 @@ class TipAdapterOptions:
     beta_limit: float = 7.0
     """Upper limit of the search for beta, which begins at 0.1."""
     views: int = 10
-    """Random views of each training image; the key is the mean of their features."""
+    """Random views of each training image; the key is the mean of their features. 0 uses its evaluation view."""
     template: str = PHOTO
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
-        check_positive(views=self.views)
+        check_views(self.views)
         check_template(self.template)
         for name in ("alpha_limit", "beta_limit"):
             if getattr(self, name) <= 0.1:
@@ -96,11 +96,12 @@ class TipAdapter(Method[TipAdapterOptions]):
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Fill the cache, and select alpha and beta."""
-        device, views = self.texts.device, self.options.views
+        device, views = self.texts.device, self.options.views or 1
+        epochs = source if self.options.views else source.deterministic()
         sums = torch.zeros(source.size, self.vision.features, device=device)
         done = 0
         for view in range(views):
-            for batch in self.feature_views(source, view):
+            for batch in self.feature_views(epochs, view):
                 sums[batch.indices] += self.frozen_features(batch)
                 done += len(batch)
                 if progress:
