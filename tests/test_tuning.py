@@ -17,6 +17,7 @@ from tests.conftest import COLOURS, photo, write_photos
 
 QUICK = {"epochs": 2, "shots": 2, "workers": 0}
 LINEAR = {"method": "linear", "backbone": "embedded/mae", **QUICK}
+RIDGE = {"method": "ridge", "backbone": "embedded/mae", "shots": 0}
 COOP = {"method": "coop", "backbone": "embedded/clip", **QUICK}
 SPT = {"method": "spt-deep", "backbone": "embedded/mae", "options": {"prompts": 2}, **QUICK}
 
@@ -178,6 +179,52 @@ class TestChoices:
         results = tune(photos, method="zero-shot-ensemble", backbone="embedded/clip").results
         assert (results["weights"], results["history"], results["trainable_parameters"]) == ("untouched", [], 0)
         assert results["tuned"]["total"] == results["zero_shot"]["total"] == 8
+
+
+@pytest.fixture
+def panoramas(tmp_path):
+    """Grey images of two classes, five times as wide as high, that differ in the colour of their left end only."""
+    for name, colour in (("red", (220, 20, 20)), ("blue", (20, 20, 220))):
+        (tmp_path / name).mkdir()
+        for seed in range(8):
+            image = photo((120, 120, 120), seed).resize((160, 32))
+            image.paste(colour, (0, 0, 40, 32))
+            image.save(tmp_path / name / f"{seed}.png")
+    return tmp_path
+
+
+class TestResizing:
+    @pytest.mark.parametrize(("resize", "mode"), [("pad", "pad"), ("squash", "squash"), ("crop", "shortest")])
+    def test_decides_what_training_and_prediction_see(self, panoramas, tmp_path, resize, mode):
+        tuned = tune(panoramas, **RIDGE, resize=resize, out=tmp_path / "out")
+        loaded = selfprompt.load(tmp_path / "out")
+        assert loaded.preprocess.mode == tuned.results["preprocess"]["mode"] == mode
+        assert loaded.recipe["resize"] == resize
+        expected = 50 if resize == "crop" else 100  # the centre shows nothing of the difference
+        assert tuned.results["tuned"]["accuracy"] == loaded.evaluate(panoramas).accuracy == expected
+
+    def test_is_that_of_the_backbone_by_default(self, panoramas):
+        tuned = tune(panoramas, **RIDGE)
+        assert tuned.preprocess == load_backbone("embedded/mae").preprocess
+
+    def test_random_views_are_options_of_their_own(self, photos):
+        plain = tune(photos, **LINEAR, augment="none")
+        assert equal(plain, tune(photos, **LINEAR, crop=1.0, flip=False))
+        assert not equal(plain, tune(photos, **LINEAR, augment="none", flip=True))
+        assert equal(tune(photos, **LINEAR), tune(photos, **LINEAR, augment="none", crop=0.08, flip=True))
+
+    def test_a_run_is_not_resumed_with_another_one(self, panoramas, tmp_path):
+        class Impatient(RecordingReporter):
+            def message(self, line):
+                if line.startswith("epoch 1/"):
+                    raise KeyboardInterrupt
+
+        settings = LINEAR | {"resize": "pad", "out": tmp_path / "out"}
+        with pytest.raises(KeyboardInterrupt):
+            tune(panoramas, **settings, reporter=Impatient())
+        with pytest.raises(ValueError, match="resize was 'pad' and is absent"):
+            tune(panoramas, **settings | {"resize": "backbone"}, resume=True)
+        tune(panoramas, **settings, resume=True)
 
 
 class TestInterrupted:

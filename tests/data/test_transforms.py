@@ -38,15 +38,14 @@ def test_train_equals_golden() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.08, 0.5]))
 def test_train_equals_torchvision(seed: int, width: int, height: int, smallest: float) -> None:
-    scale = (smallest, 1.0)
     image = picture(seed, width, height)
-    crop = v2.RandomResizedCrop(16, scale=scale, interpolation=InterpolationMode.BICUBIC)
+    crop = v2.RandomResizedCrop(16, scale=(smallest, 1.0), interpolation=InterpolationMode.BICUBIC)
     theirs = v2.Compose([crop, v2.RandomHorizontalFlip()])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         expected = v2.functional.pil_to_tensor(theirs(image))
     generator = torch.Generator().manual_seed(seed)
-    assert torch.equal(train_transform(Preprocess(), scale=scale).pixels(image, generator), expected)
+    assert torch.equal(train_transform(Preprocess(), crop=smallest).pixels(image, generator), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,6 +113,9 @@ def test_the_repr_is_pinned_as_keys_of_cached_features_contain_it() -> None:
     )
     assert repr(eval_transform(Preprocess())) == f"Transform({fields})"
     assert repr(train_transform(Preprocess())) == f"CropFlip({fields}, scale=(0.08, 1.0))"
+    assert repr(eval_transform(Preprocess(mode="pad"))) == f"PadTransform({fields})"
+    random = train_transform(Preprocess(mode="pad"), crop=0.5, flip=False)
+    assert repr(random) == f"RandomView({fields}, pad=True, scale=(0.5, 1.0), flip=False)"
 
 
 def test_no_augmentation_is_the_eval_transform() -> None:
@@ -124,16 +126,113 @@ def test_no_augmentation_is_the_eval_transform() -> None:
 
 
 def test_crops_keep_a_small_part_or_half_of_the_area() -> None:
-    assert train_transform(Preprocess(), "crop-flip") == train_transform(Preprocess(), scale=(0.08, 1.0))
-    assert train_transform(Preprocess(), "half-crop-flip") == train_transform(Preprocess(), scale=(0.5, 1.0))
+    assert train_transform(Preprocess(), "crop-flip") == train_transform(Preprocess(), crop=0.08)
+    assert train_transform(Preprocess(), "half-crop-flip") == train_transform(Preprocess(), crop=0.5)
+    assert train_transform(Preprocess(), "none", crop=0.5, flip=True) == train_transform(Preprocess(), "half-crop-flip")
+    assert train_transform(Preprocess(), crop=0.08, flip=True) == train_transform(Preprocess())
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "pad"])
+def test_without_crop_and_flip_nothing_is_random(mode: str) -> None:
+    preprocess = Preprocess(mode=mode)
+    assert train_transform(preprocess, crop=1, flip=False) == eval_transform(preprocess)
+    for choice in ({"crop": 0.5}, {"flip": True}, {"crop": 0.5, "flip": True}):
+        transform = train_transform(preprocess, "none", **choice)  # type: ignore[arg-type]
+        assert transform.random
+        assert transform.deterministic() == eval_transform(preprocess)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.08, 0.5]))
+def test_a_crop_alone_equals_torchvision(seed: int, width: int, height: int, smallest: float) -> None:
+    image = picture(seed, width, height)
+    theirs = v2.RandomResizedCrop(16, scale=(smallest, 1.0), interpolation=InterpolationMode.BICUBIC)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        expected = v2.functional.pil_to_tensor(theirs(image))
+    ours = train_transform(Preprocess(), crop=smallest, flip=False)
+    assert torch.equal(ours.pixels(image, torch.Generator().manual_seed(seed)), expected)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "pad"])
+def test_a_flip_alone_mirrors_the_view_of_the_evaluation_half_the_time(mode: str) -> None:
+    image = picture(3, 40, 20)
+    plain = eval_transform(Preprocess(mode=mode)).pixels(image)
+    transform, generator = train_transform(Preprocess(mode=mode), crop=1.0), torch.Generator().manual_seed(0)
+    views = [transform.pixels(image, generator) for _ in range(200)]
+    mirrored = sum(torch.equal(view, plain.flip(-1)) for view in views)
+    assert 70 < mirrored < 130  # of 200 draws with probability 1/2, four standard deviations
+    assert mirrored + sum(torch.equal(view, plain) for view in views) == 200
+
+
+FILL = (123, 117, 104)  # of CLIP's mean
+
+
+def padded(image: Image.Image) -> Image.Image:
+    """Return an image on a square of CLIP's mean colour, at full size."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), FILL)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def test_pad_shows_the_whole_image_undistorted_on_the_mean_colour() -> None:
+    image = Image.new("RGB", (100, 50), "white")
+    image.paste("black", (0, 0, 50, 50))
+    expected = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].repeat(1, 16, 16)
+    expected[:, 4:12, :8], expected[:, 4:12, 8:] = 0, 255
+    transform = eval_transform(Preprocess(mode="pad", interpolation="nearest"))
+    assert torch.equal(transform.pixels(image), expected)
+    upright = transform.pixels(image.transpose(Image.Transpose.TRANSPOSE))
+    assert torch.equal(upright, expected.transpose(1, 2))
+    assert transform(image)[:, 0].abs().max() < 0.01  # the padding is 0 for the network, up to rounding to 8 bits
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90))
+def test_pad_keeps_the_sides_in_proportion_and_the_image_in_the_middle(width: int, height: int) -> None:
+    white = Image.new("RGB", (width, height), "white")
+    shown = eval_transform(Preprocess(mode="pad")).pixels(white).eq(255).all(dim=0)
+    for length, seen in ((width, shown.any(dim=0)), (height, shown.any(dim=1))):
+        inside = seen.nonzero().flatten()
+        assert abs(len(inside) - max(1, 16 * length / max(width, height))) <= 1
+        assert len(inside) == inside[-1] - inside[0] + 1
+        assert abs(int(inside[0]) - (15 - int(inside[-1]))) <= 2
+
+
+@given(st.integers(1, 60), st.sampled_from(["bicubic", "bilinear", "nearest"]))
+@settings(max_examples=20, deadline=None)
+def test_pad_changes_nothing_about_a_square(side: int, interpolation: str) -> None:
+    image = picture(side, side, side)
+    views = [eval_transform(Preprocess(mode=m, interpolation=interpolation)).pixels(image) for m in ("pad", "squash")]
+    assert torch.equal(*views)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_a_crop_with_pad_is_taken_of_the_padded_square(seed: int, width: int, height: int, flip: bool) -> None:
+    image = Image.new("RGB", (width * 32, height * 32))
+    image.paste(picture(seed, width, height).resize(image.size, Image.Resampling.NEAREST))
+    transform = train_transform(Preprocess(mode="pad", interpolation="nearest"), crop=0.3, flip=flip)
+    view = transform.pixels(image, torch.Generator().manual_seed(seed))
+    plain = train_transform(Preprocess(interpolation="nearest"), crop=0.3, flip=flip)
+    expected = plain.pixels(padded(image), torch.Generator().manual_seed(seed))
+    differing = (view != expected).any(dim=0).float().mean()
+    assert differing <= 0.13  # an edge may lie a pixel apart in each direction: it is rounded to the pixels of the view
+
+
+def test_a_long_strip_is_padded_in_little_memory() -> None:
+    view = eval_transform(Preprocess(mode="pad")).pixels(Image.new("RGB", (60_000, 1), "white"))
+    assert view.eq(255).all(dim=0).sum() == 16  # one row
 
 
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Unknown augment 'mixup'\. Known: crop-flip, half-crop-flip, none"):
         train_transform(Preprocess(), "mixup")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="scale must be"):
-        train_transform(Preprocess(), scale=(0.5, 0.1))
-    with pytest.raises(ValueError, match="Unknown resize mode 'longest'"):
+    for wrong in (0.0, -1.0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="crop must be above 0 and at most 1"):
+            train_transform(Preprocess(), crop=wrong)
+    with pytest.raises(ValueError, match=r"Unknown resize mode 'longest'\. Known: shortest, squash, pad"):
         eval_transform(Preprocess(mode="longest"))
     with pytest.raises(ValueError, match=r"Unknown interpolation 'cubic'\. Known: .*bicubic"):
         eval_transform(Preprocess(interpolation="cubic"))

@@ -45,6 +45,9 @@ def test_the_defaults_are_valid_and_frozen():
         ({"min_lr": 1.0}, "min_lr must not exceed lr, got min_lr 1.0 and lr 0.002."),
         ({"warmup_lr": 0.1}, "warmup_lr must not exceed lr, got warmup_lr 0.1 and lr 0.002."),
         ({"accumulate": 64}, "got 64 parts of 32 images."),
+        ({"crop": 0.0}, "crop must be above 0 and at most 1, got 0.0."),
+        ({"crop": 1.5}, "crop must be above 0 and at most 1, got 1.5."),
+        ({"crop": float("nan")}, "crop must be above 0 and at most 1, got nan."),
     ],
 )
 def test_messages_on_wrong_training_options_name_the_remedy(values, message):

@@ -40,7 +40,7 @@ from selfprompt.training.auto import resolve_recipe
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
-from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_statistics
+from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_preprocessing
 from selfprompt.utils.files import to_json, write_atomically, write_json
 from selfprompt.utils.locks import lock_file
 
@@ -223,11 +223,10 @@ def draw_images(cell: Cell, task: SuiteTask, store: ImageStore, reporter: Report
 
 
 def prepare_backbone(backbone: Backbone, recipe: Recipe, preprocessing: str) -> Backbone:
-    """Return the backbone with the image statistics of the recipe and a published preprocessing, if one is named."""
-    backbone = with_statistics(backbone, recipe.statistics)
-    if not preprocessing:
-        return backbone
-    return replace(backbone, preprocess=PREPROCESSING[preprocessing].apply(backbone.preprocess))
+    """Return the backbone with a published preprocessing, if one is named, and what the recipe sets itself."""
+    if preprocessing:
+        backbone = replace(backbone, preprocess=PREPROCESSING[preprocessing].apply(backbone.preprocess))
+    return with_preprocessing(backbone, recipe)
 
 
 def evaluate_part(

@@ -57,7 +57,7 @@ class _PreprocessKeys:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-    mode: Literal["shortest", "squash"] = "shortest"
+    mode: Literal["shortest", "squash", "pad"] = "shortest"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class Preprocess:
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel.
         interpolation: "bicubic", "bilinear" or "nearest".
-        mode: "shortest" resizes the shorter side and crops the centre, "squash" resizes both sides.
+        mode: "shortest" resizes the shorter side and crops the centre, "squash" resizes both sides, "pad" resizes the
+            longer side and pads to a square.
     """
 
     size: int

@@ -7,7 +7,10 @@ from typing import Literal
 
 from selfprompt.utils.validation import check_types
 
-LATER_OPTIONS = {"views": 0, "compile": False, "on_empty_class": "skip"}
+LATER_OPTIONS = {
+    **{"views": 0, "compile": False, "on_empty_class": "skip"},
+    **{"resize": "backbone", "crop": None, "flip": None},
+}
 """Options added later, with the default that keeps the old behaviour: ids and checkpoints leave them out at it."""
 
 
@@ -30,6 +33,9 @@ class DataOptions:
     """What to do with an unreadable image: skip it and report it, or stop."""
     on_empty_class: Literal["skip", "fail"] = "skip"
     """What to do with a class without a readable image: leave it out and report it, or stop."""
+    resize: Literal["backbone", "crop", "pad", "squash"] = "backbone"
+    """How an image becomes a square, in training and later: crop resizes the short side and cuts out the centre, pad
+    shows the whole image on a square of the mean colour, squash stretches it; backbone does as in pretraining."""
     memory: str = "2GB"
     """Memory for decoded images; at most the same again for frozen features, and for activations of the class texts.
     The rest is recomputed."""
@@ -89,6 +95,11 @@ class TrainOptions:
     augment: Literal["crop-flip", "half-crop-flip", "none"] = "crop-flip"
     """Random resized crops (of at least 8 %, or half, of the area) and horizontal flips; none uses the same view in
     every epoch."""
+    crop: float | None = None
+    """Smallest fraction of the area that a random crop covers, above 0; 1 crops as in evaluation, null does what
+    augment says. With resize 'pad' the crop is taken of the padded square."""
+    flip: bool | None = None
+    """Mirror the view with probability 1/2; null does what augment says."""
     views: int = 0
     """0 draws a new random view of each image in every epoch; K uses K fixed views, and epoch n (from 0) uses view
     n mod K."""
@@ -123,6 +134,8 @@ class TrainOptions:
         _check_range("ema_decay", self.ema_decay, at_least=0, below=1)
         if str(self.devices) != "auto" and not re.fullmatch(r"[1-9]\d*", str(self.devices)):
             raise ValueError(f"devices must be 'auto' or a number from 1, got {self.devices!r}.")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}.")
         self._check_decay()
         self._check_schedule()
         if self.accumulate > self.batch_size:

@@ -20,14 +20,15 @@ CHANGEABLE = ("devices", "device", "workers", "checkpoint_every", "keep_every", 
 
 
 def run_identity(method: "Method", dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
-    """Return method, options, backbone, classes and images of a run, wherever the images are stored now."""
-    options = with_former_names(recipe.method, asdict(method.options))
+    """Return method, options, backbone, classes, images and resizing of a run, wherever the images are stored now."""
+    options, resize = with_former_names(recipe.method, asdict(method.options)), recipe.data.resize
     return {
         "method": recipe.method,
         "options": {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
         "backbone": method.backbone.fingerprint,
         "classes": list(method.classes),
         "images": image_identities(dataset.train),
+        **({} if resize == LATER_OPTIONS["resize"] else {"resize": resize}),
     }
 
 

@@ -28,8 +28,10 @@ from selfprompt.training.loop import CHECKPOINT, FitResult, fit
 from selfprompt.training.reporter import Reporter
 from selfprompt.utils.wording import plural
 
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Mean and standard deviation per channel."""
+RESIZE_MODES = {"crop": "shortest", "pad": "pad", "squash": "squash"}
+"""Modes of a backbone's preprocessing by the recipe's ``resize``."""
 RESUMING, STARTING = "resuming from the last checkpoint", "no checkpoint yet: starting from epoch 1"
 
 
@@ -121,12 +123,12 @@ def exhausted_classes(dataset: Dataset, recipe: Recipe) -> set[int]:
     return {label for label, count in drawn.items() if not shots or count < shots}
 
 
-def with_statistics(backbone: Backbone, statistics: str) -> Backbone:
-    """Return the backbone with ImageNet's image statistics if the recipe asks for them."""
-    if statistics == "backbone":
-        return backbone
-    mean, std = IMAGENET_STATISTICS
-    return replace(backbone, preprocess=replace(backbone.preprocess, mean=mean, std=std))
+def with_preprocessing(backbone: Backbone, recipe: Recipe) -> Backbone:
+    """Return the backbone with the image statistics and the resizing that the recipe asks for."""
+    changes: dict[str, Any] = dict(IMAGENET_STATISTICS) if recipe.statistics == "imagenet" else {}
+    if recipe.data.resize != "backbone":
+        changes["mode"] = RESIZE_MODES[recipe.data.resize]
+    return replace(backbone, preprocess=replace(backbone.preprocess, **changes)) if changes else backbone
 
 
 def build_classifier(
@@ -231,7 +233,7 @@ def train_batches(classifier: Classifier, data: RunData, recipe: Recipe, fabric:
     return Batches(
         data.dataset.train,
         data.store,
-        train_transform(classifier.preprocess, options.augment),
+        train_transform(classifier.preprocess, options.augment, crop=options.crop, flip=options.flip),
         options.batch_size,
         shuffle=True,
         seed=recipe.seed,

@@ -28,7 +28,7 @@ from selfprompt.training.steps import (
     read_images,
     run_record,
     train,
-    with_statistics,
+    with_preprocessing,
 )
 from selfprompt.utils.files import write_atomically, write_json
 from selfprompt.utils.locks import lock_folder
@@ -164,7 +164,7 @@ def _prepared_backbone(given: str | Backbone | None, recipe: Recipe, reporter: R
     """Load the recipe's backbone unless a loaded one was given; check its weights and set the image statistics."""
     backbone = given if isinstance(given, Backbone) else _load_backbone(recipe.backbone, reporter)
     backbone.check_finite()
-    return with_statistics(backbone, recipe.statistics)
+    return with_preprocessing(backbone, recipe)
 
 
 def _load_backbone(name: str, reporter: Reporter) -> Backbone:

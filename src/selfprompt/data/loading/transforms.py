@@ -1,8 +1,9 @@
 """Transforms from an RGB image to normalised pixels, as published for CLIP, on PIL images.
 
-Evaluation: resize the short side to S (in mode "squash", both sides), then crop the centre S x S.
+Evaluation: resize the short side to S and crop the centre S x S; in mode "squash", resize both sides to S; in mode
+"pad", resize the long side to S and centre the image on a square of the mean colour.
 Training: a random crop of 8 to 100 % of the area with aspect ratio 3/4 to 4/3, resized to S x S, then a horizontal flip
-with probability 1/2.
+with probability 1/2. Either may be left out. In mode "pad", the crop is taken of the padded square.
 
 PIL alone gives the same bits as torchvision's functions on PIL images, and takes a hundredth of the time to import.
 Randomness comes from a `torch.Generator`; torchvision's random transforms use only the global generator, which threads
@@ -21,7 +22,9 @@ from PIL import Image
 from torch import Generator, Tensor
 
 Augment = Literal["crop-flip", "half-crop-flip", "none"]
-SCALES = {"crop-flip": (0.08, 1.0), "half-crop-flip": (0.5, 1.0)}  # the second is Tip-Adapter's
+SMALLEST = {"crop-flip": 0.08, "half-crop-flip": 0.5}
+"""Smallest fraction of the area that a crop covers; the second is Tip-Adapter's."""
+MODES = ("shortest", "squash", "pad")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 MAX_RESIZED_PIXELS = 1 << 24
 """Largest image that is resized before it is cropped: at S = 224, one that is 334 times as long as it is wide."""
@@ -81,16 +84,20 @@ class Transform:
         return Transform(self.size, self.normalise, self.interpolation, self.squash)
 
     def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
-        """Return the S x S crop of an RGB image, (3, S, S), uint8."""
+        """Return the S x S view of an RGB image, (3, S, S), uint8."""
+        return to_tensor(self.view(image))
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """Return the deterministic S x S view of an RGB image."""
         size, short = self.size, min(image.size)
         width, height = (size if self.squash else size * side // short for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
         if width * height > MAX_RESIZED_PIXELS:  # a strip: scale only what the crop shows
             across, down = image.width / width, image.height / height
             box = (left * across, top * down, (left + size) * across, (top + size) * down)
-            return to_tensor(image.resize((size, size), self.interpolation, box))
+            return image.resize((size, size), self.interpolation, box)
         resized = image.resize((width, height), self.interpolation)
-        return to_tensor(resized.crop((left, top, left + size, top + size)))
+        return resized.crop((left, top, left + size, top + size))
 
     def batch(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
         """Stack crops (3, S, S), uint8, and return normalised float32 pixels, (B, 3, S, S), on a device; B may be 0.
@@ -100,6 +107,35 @@ class Transform:
         if not pixels:
             return torch.empty(0, 3, self.size, self.size, device=device)
         return self.normalise(to_device(torch.stack(list(pixels)), device))
+
+
+@dataclass(frozen=True)
+class PadTransform(Transform):
+    """The evaluation transform that shows the whole image, undistorted, on a square of the mean colour."""
+
+    def deterministic(self) -> "PadTransform":
+        """Return this transform."""
+        return self
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """Return an RGB image centred on an S x S square; its long side has S pixels, the short one at least 1."""
+        side = max(image.size)
+        return self.window(image, 0, 0, side, side)
+
+    def window(self, image: Image.Image, top: int, left: int, height: int, width: int) -> Image.Image:
+        """Return a window of the padded square of an RGB image, resized to S x S.
+
+        The square is as wide as the long side of the image. It is never built: of a strip it would be too large.
+        """
+        size, side = self.size, max(image.size)
+        result = Image.new("RGB", (size, size), mean_colour(self.normalise.mean))
+        across = _visible(image.width, left - (side - image.width) // 2, width, size)
+        down = _visible(image.height, top - (side - image.height) // 2, height, size)
+        if across and down:
+            part = image.crop((across.start, down.start, across.stop, down.stop))
+            scaled = part.resize((across.pixels, down.pixels), self.interpolation)
+            result.paste(scaled, (across.offset, down.offset))
+        return result
 
 
 @dataclass(frozen=True)
@@ -114,9 +150,81 @@ class CropFlip(Transform):
         """Return a random S x S crop of an RGB image, (3, S, S), uint8."""
         top, left, height, width = draw_crop(image.height, image.width, self.scale, generator)
         crop = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), self.interpolation)
-        if torch.rand(1, generator=generator) < 0.5:
-            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return to_tensor(crop)
+        return to_tensor(_mirrored_half_the_time(crop, generator))
+
+
+@dataclass(frozen=True)
+class RandomView(Transform):
+    """The other random views: a crop alone, a flip alone, or with padding; without a generator, uses the global one.
+
+    Attributes:
+        pad: Whether the image is padded to a square first.
+        scale: Smallest and largest fraction of the area that a crop covers; None for the view of the evaluation.
+        flip: Whether to mirror the view with probability 1/2.
+    """
+
+    pad: bool
+    scale: tuple[float, float] | None
+    flip: bool
+
+    random = True
+
+    def deterministic(self) -> Transform:
+        """Return the evaluation transform with the same settings."""
+        kind = PadTransform if self.pad else Transform
+        return kind(self.size, self.normalise, self.interpolation, self.squash)
+
+    def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
+        """Return a random S x S view of an RGB image, (3, S, S), uint8."""
+        plain = self.deterministic()
+        if self.scale is None:
+            view = plain.view(image)
+        elif isinstance(plain, PadTransform):
+            side = max(image.size)
+            view = plain.window(image, *draw_crop(side, side, self.scale, generator))
+        else:
+            top, left, height, width = draw_crop(image.height, image.width, self.scale, generator)
+            part = image.crop((left, top, left + width, top + height))
+            view = part.resize((self.size, self.size), self.interpolation)
+        return to_tensor(_mirrored_half_the_time(view, generator) if self.flip else view)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The part of one side of an image that a window shows: pixels start to stop, at an offset in the view."""
+
+    start: int
+    stop: int
+    offset: int
+    pixels: int
+
+
+def _visible(length: int, begin: int, extent: int, size: int) -> _Stretch | None:
+    """Return what a window of an extent shows of a side of an image; None for nothing.
+
+    Args:
+        length: Length of the side.
+        begin: Where the window begins, counted from the image's edge.
+        extent: Length of the window.
+        size: Length of the view that it is scaled to.
+    """
+    start, stop = max(0, begin), min(length, begin + extent)
+    if start >= stop:
+        return None
+    offset = min(size - 1, round((start - begin) * size / extent))
+    end = max(offset + 1, round((stop - begin) * size / extent))
+    return _Stretch(start, stop, offset, end - offset)
+
+
+def mean_colour(mean: Sequence[float]) -> tuple[int, ...]:
+    """Return a mean per channel, of values in [0, 1], as an 8-bit colour, which normalisation maps to about 0."""
+    return tuple(min(255, max(0, round(255 * value))) for value in mean)
+
+
+def _mirrored_half_the_time(image: Image.Image, generator: Generator | None) -> Image.Image:
+    """Draw whether to mirror an image."""
+    mirrored = torch.rand(1, generator=generator) < 0.5
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -135,38 +243,46 @@ def eval_transform(preprocess: PreprocessLike) -> Transform:
     """Return the transform for evaluation.
 
     Args:
-        preprocess: The backbone's preprocessing; ``mode`` is "shortest" (resize the short side, crop the centre) or
-            "squash" (resize both sides).
+        preprocess: The backbone's preprocessing; ``mode`` is "shortest" (resize the short side, crop the centre),
+            "squash" (resize both sides) or "pad" (resize the long side, pad to a square).
 
     Raises:
         ValueError: If the mode or the interpolation is unknown.
     """
-    interpolation, squash = _settings(preprocess)
-    return Transform(preprocess.size, _normalise(preprocess), interpolation, squash)
+    interpolation = _checked_interpolation(preprocess)
+    kind = PadTransform if preprocess.mode == "pad" else Transform
+    return kind(preprocess.size, _normalise(preprocess), interpolation, preprocess.mode == "squash")
 
 
 def train_transform(
-    preprocess: PreprocessLike, augment: Augment = "crop-flip", scale: tuple[float, float] | None = None
+    preprocess: PreprocessLike, augment: Augment = "crop-flip", *, crop: float | None = None, flip: bool | None = None
 ) -> Transform:
     """Return the transform for training.
+
+    Random crops are stretched to S x S in every mode; with "pad" they are taken of the padded square.
 
     Args:
         preprocess: The backbone's preprocessing.
         augment: "crop-flip", "half-crop-flip", or "none" for the evaluation transform.
-        scale: Smallest and largest fraction of the area that a crop covers; None for that of ``augment``.
+        crop: Smallest fraction of the area that a random crop covers, in (0, 1]; 1 for the view of the evaluation,
+            None for what ``augment`` says.
+        flip: Whether to mirror with probability 1/2; None for what ``augment`` says.
 
     Raises:
         ValueError: If an argument is unknown or out of range.
     """
-    if augment == "none":
-        return eval_transform(preprocess)
-    if augment not in SCALES:
-        raise ValueError(f"Unknown augment {augment!r}. Known: {', '.join(SCALES)}, none.")
-    scale = scale or SCALES[augment]
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"scale must be 0 < smallest <= largest <= 1, got {scale}.")
-    interpolation, squash = _settings(preprocess)
-    return CropFlip(preprocess.size, _normalise(preprocess), interpolation, squash, scale)
+    if augment not in (*SMALLEST, "none"):
+        raise ValueError(f"Unknown augment {augment!r}. Known: {', '.join(SMALLEST)}, none.")
+    smallest = SMALLEST.get(augment, 1.0) if crop is None else crop
+    if not 0 < smallest <= 1:
+        raise ValueError(f"crop must be above 0 and at most 1, got {smallest}.")
+    plain, flips = eval_transform(preprocess), augment != "none" if flip is None else flip
+    scale = (smallest, 1.0) if smallest < 1 else None
+    pad = isinstance(plain, PadTransform)
+    if scale is None and not flips:
+        return plain
+    settings = (plain.size, plain.normalise, plain.interpolation, plain.squash)
+    return CropFlip(*settings, scale) if scale and flips and not pad else RandomView(*settings, pad, scale, flips)
 
 
 def draw_crop(
@@ -199,10 +315,10 @@ def _normalise(preprocess: PreprocessLike) -> Normalise:
     return Normalise(tuple(preprocess.mean), tuple(preprocess.std))
 
 
-def _settings(preprocess: PreprocessLike) -> tuple[Image.Resampling, bool]:
-    if preprocess.mode not in ("shortest", "squash"):
-        raise ValueError(f"Unknown resize mode {preprocess.mode!r}. Known: shortest, squash.")
+def _checked_interpolation(preprocess: PreprocessLike) -> Image.Resampling:
+    if preprocess.mode not in MODES:
+        raise ValueError(f"Unknown resize mode {preprocess.mode!r}. Known: {', '.join(MODES)}.")
     known = [mode.name.lower() for mode in Image.Resampling]
     if preprocess.interpolation not in known:
         raise ValueError(f"Unknown interpolation {preprocess.interpolation!r}. Known: {', '.join(known)}.")
-    return Image.Resampling[preprocess.interpolation.upper()], preprocess.mode == "squash"
+    return Image.Resampling[preprocess.interpolation.upper()]
