@@ -1,9 +1,11 @@
 """From result files to tables: every number here was worked out by hand."""
 
 import csv
+import html
 import io
 import json
 import re
+import shlex
 from typing import get_args, get_type_hints
 
 import pytest
@@ -13,6 +15,7 @@ from selfprompt.benchmarks.results import Spread, _Record, harmonic_spread, read
 from selfprompt.cli.console import Console
 from selfprompt.cli.report import print_table
 from selfprompt.data.suites import SUITES
+from selfprompt.reports.bench_page import commands, ranking
 from selfprompt.reports.bench_tables import PROTOCOL_TABLES, all_tables, evaluation_records
 from selfprompt.reports.tables import Gain, Table, format_value, lay_out, to_csv, to_latex, to_markdown
 
@@ -322,6 +325,31 @@ def test_every_form_of_a_report(base_new, run, tmp_path_factory):
     assert "\\toprule" in files["latex"].read_text()
     assert "| coop |" in files["markdown"].read_text()
     assert run("report", base_new, "--baseline", "nothing").status == 1
+
+
+def test_the_page_ranks_the_rows_and_says_how_to_repeat_the_runs(base_new, run):
+    out = base_new / "page.html"
+    assert run("report", base_new, "--html", out).status == 0
+    page = html.unescape(out.read_text())
+    first = re.search(r"<tbody>(.*?)</tbody>", page, re.DOTALL)[1]
+    assert re.findall(r"data-label=\"method\"><span>([\w-]+)", first) == ["zero-shot", "coop", "linear"]
+    assert "2026-01-01 to 2026-01-03" in page
+    rows = "--datasets animals,food --methods coop,linear,zero-shot --seeds 1,2,3 --shots 16"
+    assert f"selfprompt bench base-to-new --suite embedded {rows}" in page
+
+
+def test_a_row_that_lacks_a_data_set_ranks_below_complete_ones(base_new):
+    results = read_results(base_new).results
+    assert ranking(results) == ["zero-shot", "coop", "linear"]
+    assert ranking([result for result in results if result.dataset == "animals"]) == ["coop", "zero-shot", "linear"]
+
+
+def test_a_command_has_the_changed_values_as_the_command_line_takes_them(tmp_path):
+    changed = {"backbone": "my model", "ema_decay": 0.9, "compile": True}
+    write(tmp_path, "few-shot", "food", "sep[options.layers=[1,2]]", 1, {"test": 50}, overrides=changed)
+    (command,) = commands(read_results(tmp_path).results)
+    assert shlex.split(command)[-6:] == ["--backbone", "my model", "--compile", "true", "--ema-decay", "0.9"]
+    assert "'sep[options.layers=[1,2]]'" in command
 
 
 def test_a_record_names_every_protocol_and_suite():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from selfprompt.reports import html
+from selfprompt.reports.plot_style import NARROW
 
 EVIL = '<script>alert("x")</script> & <img src=http://example.org/x.png>'
 IGNORED = {"meta", "img", "br"}
@@ -43,8 +44,8 @@ class Reader(HTMLParser):
 def page(tmp_path):
     """Write a page of these blocks and read it."""
 
-    def write(*blocks, title="A title", note=""):
-        html.write_page(tmp_path / "page.html", title, [("A section", blocks)], note)
+    def write(*blocks, title="A title", note="", **head):
+        html.write_page(tmp_path / "page.html", title, [("A section", blocks)], note, **head)
         return Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
 
     return write
@@ -60,6 +61,9 @@ def every_block(words: str) -> list[html.Block]:
     return [
         html.text(words),
         html.table([words, "b"], [[words, "1.0"]], words),
+        html.bars([html.Bar(words, 50.0, note=words)], words),
+        html.headline(words, words, words, "good"),
+        html.note([words]),
         html.figure(drawn(), words, words),
         html.pictures([html.Picture(Image.new("RGB", (8, 8)), words, words)]),
         html.code(words),
@@ -69,8 +73,8 @@ def every_block(words: str) -> list[html.Block]:
 def test_all_text_on_a_page_is_escaped(page):
     read = page(*every_block(EVIL), title=EVIL, note=EVIL)
     assert "script" not in {tag for tag, _ in read.elements}
-    # title twice (tab and heading), note, and 7 places in the blocks that are text; alt texts are attributes
-    assert read.words.count(EVIL) == 2 + 1 + 8
+    # title twice (tab and heading), note, and the places in the blocks that are text; alt texts are attributes
+    assert read.words.count(EVIL) == 2 + 1 + 8 + 3 + 3 + 1
     assert read.attributes("alt") == [EVIL, EVIL]
     assert read.open == []
 
@@ -103,6 +107,58 @@ def test_numbers_stand_to_the_right(page):
     assert [found.get("class") for tag, found in read.elements if tag == "td"] == 2 * [None, "number", "number", None]
 
 
+def test_whatever_may_be_wider_than_a_phone_is_in_a_box_that_says_what_it_is(page):
+    wide = Figure(figsize=(12, 3))
+    read = page(html.table(list("abcde"), [list("vwxyz")], "five columns"), html.figure(wide, "a wide chart", "alt"))
+    boxes = [found for _, found in read.elements if found.get("class") == "scroll"]
+    assert [(box["role"], box["aria-label"], box["tabindex"]) for box in boxes] == [
+        ("region", "five columns", "0"),
+        ("region", "a wide chart", "0"),
+    ]
+    assert "Scroll sideways" in read.words
+
+
+def test_a_chart_that_fits_a_phone_needs_no_box(page):
+    read = page(html.figure(Figure(figsize=(NARROW, 3)), "", "alt"))
+    assert "region" not in read.attributes("role")
+    (style,) = read.attributes("style")
+    assert "min-width" not in style
+    assert "Scroll" not in read.words
+
+
+def test_a_table_with_many_columns_becomes_cards_on_a_phone(page):
+    read = page(html.table(["name", "one", "two", "three"], [["a", "1", "2", "3"]]), html.table(["b"], [["c"]]))
+    assert [found.get("class") for tag, found in read.elements if tag == "table"] == ["stack", None]
+    assert read.attributes("data-label") == ["name", "one", "two", "three", "b"]
+
+
+def test_best_cells_and_rows_are_marked_and_intervals_are_small(page):
+    rows = [["a", "82.41 ± 0.30 (81.66 to 83.16)"], ["b", "9.0 [4 of 7]"]]
+    read = page(html.table(["name", "value"], rows, best={(0, 1)}, marked=[0]))
+    assert [found.get("class") for tag, found in read.elements if tag == "td"] == [None, "number best", None, "number"]
+    assert read.attributes("class").count("marked") == 1
+    assert [tag for tag, _ in read.elements].count("small") == 2
+    assert "82.41 ± 0.30 (81.66 to 83.16)" in read.words
+
+
+def test_bars_have_their_length_interval_and_chance_level(page):
+    bars = [html.Bar("tuned", 80.0, 70.0, 88.5, strong=True), html.Bar("zero-shot", 50.0)]
+    read = page(html.bars(bars, chance=25.0))
+    assert read.attributes("style") == [
+        "width: 80.00%",
+        "left: 70.00%; width: 18.50%",
+        "left: 25.00%",
+        "width: 50.00%",
+        "left: 25.00%",
+    ]
+    assert "80.0 % 70.0 - 88.5 %" in read.words
+
+
+def test_the_head_has_what_comes_first_and_the_facts(page):
+    read = page(lead=[html.headline("91.0 %", "of 100 images", "Good.", "good")], facts=[("command", "train <x>")])
+    assert read.words.index("91.0 %") < read.words.index("train <x>") < read.words.index("A section")
+
+
 def test_figures_side_by_side_are_all_there(page):
     read = page(html.side_by_side([html.figure(drawn(), EVIL, "one"), html.figure(drawn(), "b", "two")]))
     assert read.attributes("alt") == ["one", "two"]
@@ -129,6 +185,12 @@ def test_wrong_pictures_are_marked_and_notes_are_shown(page):
     assert read.attributes("class").count("wrong") == 1
     assert "a hint" in read.words
     assert "✗ dog" in read.words
+
+
+def test_photographs_are_jpeg_and_drawings_png(page):
+    noise, drawing = Image.effect_noise((200, 200), 50), Image.new("RGB", (200, 200), "red")
+    sources = page(html.pictures([html.Picture(noise, "a"), html.Picture(drawing, "b")])).attributes("src")
+    assert [source.partition(";")[0] for source in sources] == ["data:image/jpeg", "data:image/png"]
 
 
 def test_large_pictures_become_small(page):

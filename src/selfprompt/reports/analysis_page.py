@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfprompt.reports import analysis_plots as plots
-from selfprompt.reports.html import Block, code, figure, table, text, write_page
+from selfprompt.reports.html import Block, figure, table, text, write_page
 from selfprompt.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def write_analysis(out: Path, inputs: AnalysisInputs, sections: list[Section], l
     shown = f", on {len(inputs.images.captions)} images" if inputs.images else ""
     opening = f"{method.name} on {method.backbone.name}{shown}. Blocks are counted from 0."
     page = [
-        ("Overview", [text(opening), code(inputs.command), *(text(sentence) for sentence in left_out)]),
+        ("Overview", [text(opening), *(text(sentence) for sentence in left_out)]),
         *((section.heading, section.blocks) for section in sections),
     ]
-    write_page(out / PAGE, f"What the prompts of {method.name} do", page, method.backbone.note)
+    facts = [("date", date.today().isoformat()), ("backbone", method.backbone.name), ("command", inputs.command)]
+    write_page(out / PAGE, f"What the prompts of {method.name} do", page, method.backbone.note, facts=facts)
     return [out / name for name in (*files, PAGE)]
 
 
@@ -234,7 +236,7 @@ def attention_section(inputs: AnalysisInputs) -> Section | str:
         text(how),
         figure(
             shares,
-            "Left: attention by kind of token. Right: attention to each prompt.",
+            "Above: attention by kind of token. Below: attention to each prompt.",
             "Share of attention on prompts.",
         ),
         figure(pictures, "Each picture is scaled to its largest weight.", "Attention to patches over the images."),

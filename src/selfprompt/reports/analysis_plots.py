@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from selfprompt.reports.plot_style import COLOURS, FONT, GREY, LIGHT_GREY, literal, truncated
+from selfprompt.reports.plot_style import COLOURS, FONT, GREY, LIGHT_GREY, NARROW, literal, truncated
 
 TILE = 1.15
 """Side of an image in inches."""
@@ -41,9 +41,9 @@ def information_curves(panels: Mapping[str, Mapping[int, Sequence[float]]]) -> F
         panels: By title and finished epochs, the values of the blocks, in [0, 1]. Several epochs are drawn as a line
             per block, a single one as a bar per block.
     """
-    figure = Figure(figsize=(4.6 * len(panels) + 0.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(NARROW, 3.2 * len(panels)), layout="constrained")
     for number, (title, values) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), number + 1)
+        axes = figure.add_subplot(len(panels), 1, number + 1)
         axes.set_title(title, fontsize=FONT, loc="left")
         if len(values) > 1:
             _information_lines(axes, values)
@@ -51,7 +51,7 @@ def information_curves(panels: Mapping[str, Mapping[int, Sequence[float]]]) -> F
             _information_bars(axes, next(iter(values.values())))
         highest = max(max(row) for row in values.values())
         axes.set_ylim(0, 1.1 * highest if highest > 0 else 1.0)
-        _style_axes(axes, y="normalised information" if number == 0 else "")
+        _style_axes(axes, y="normalised information")
         if number == len(panels) - 1 and len(values) > 1:
             handles, names = axes.get_legend_handles_labels()
             figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=FONT - 1, title="block")
@@ -147,28 +147,28 @@ def attention_shares(shares: np.ndarray, prompts: np.ndarray, even: float) -> Fi
         prompts: Attention to each prompt, mean over images, (depth, P).
         even: Share of the prompts under uniform attention, drawn as a dashed line.
     """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(NARROW, 6.8), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
     blocks, below = range(len(shares)), np.zeros(len(shares))
     order = (1, 0, 2)  # prompts first: their bar starts at 0
     for part in order:
         name, colour = list(PARTS.items())[part]
         if shares[:, part].any():
-            left.bar(blocks, 100 * shares[:, part], bottom=below, color=colour, label=name, width=0.8)
+            upper.bar(blocks, 100 * shares[:, part], bottom=below, color=colour, label=name, width=0.8)
         below = below + 100 * shares[:, part]
-    left.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, uniform attention")
-    left.set_ylim(0, 100)
-    left.yaxis.set_major_formatter(PercentFormatter())
-    _style_axes(left, x="block", y="attention")
-    left.set_xticks(blocks)
-    handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower left", frameon=False, fontsize=FONT - 1, ncols=len(handles))
-    drawn = right.imshow(100 * prompts, aspect="auto", cmap="inferno", vmin=0)
-    figure.colorbar(drawn, ax=right, format=PercentFormatter(decimals=1))
-    right.set_xlabel("prompt", fontsize=FONT)
-    right.set_ylabel("block", fontsize=FONT)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right.yaxis.set_major_locator(MaxNLocator(integer=True))
+    upper.axhline(100 * even, color="black", linestyle="--", linewidth=1.2, label="prompts, uniform attention")
+    upper.set_ylim(0, 100)
+    upper.yaxis.set_major_formatter(PercentFormatter())
+    _style_axes(upper, x="block", y="attention")
+    upper.set_xticks(blocks)
+    handles, names = upper.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", frameon=False, fontsize=FONT - 1, ncols=2)
+    drawn = lower.imshow(100 * prompts, aspect="auto", cmap="inferno", vmin=0)
+    figure.colorbar(drawn, ax=lower, format=PercentFormatter(decimals=1))
+    lower.set_xlabel("prompt", fontsize=FONT)
+    lower.set_ylabel("block", fontsize=FONT)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

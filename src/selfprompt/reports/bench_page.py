@@ -1,8 +1,13 @@
 """The page of a benchmark: tables and plots in one self-contained HTML file."""
 
+import json
 import math
-from collections.abc import Sequence
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from selfprompt.benchmarks.results import CellResult, GridResults, accuracy_by_seed, mean_scores
 from selfprompt.metrics import Metrics
@@ -38,10 +43,12 @@ def write_bench_page(path: Path, grid: GridResults, *, baseline: str, with_publi
     for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in grid.results):
         group = [result for result in grid.results if (result.protocol, result.suite) == (protocol, suite)]
         title = heading(protocol, suite)
+        order = ranking(group)
         tables = all_tables(group, baseline=baseline, with_published=with_published)
-        sections.append((title, [*as_blocks(tables[:1]), *overview(group)]))
-        if len(tables) > 1:
-            sections.append((f"{title}: all tables", as_blocks(tables[1:])))
+        first_table, *others = [as_block(sort_rows(entry, order)) for entry in tables]
+        sections.append((title, [first_table, *overview(group)]))
+        if others:
+            sections.append((f"{title}: all tables", others))
         if gained := gains(group, baseline):
             sections.append((f"{title}: gains over {baseline}", [side_by_side(gained)]))
         details = [side_by_side(blocks) for blocks in (calibration(group), confusion(group)) if blocks]
@@ -51,7 +58,78 @@ def write_bench_page(path: Path, grid: GridResults, *, baseline: str, with_publi
         rows = [[folder, reason] for folder, reason in grid.failed.items()]
         sections.append(("Failed cells", [table(["cell", "error"], rows)]))
     sections.append(("How to read this", [text(sentence) for sentence in HOW]))
-    write_page(path, "Benchmark", sections, note=" ".join(f"{note.rstrip('.')}." for note in grid.notes))
+    notes = " ".join(f"{note.rstrip('.')}." for note in grid.notes)
+    write_page(path, "Benchmark", sections, note=notes, facts=facts(grid.results))
+
+
+def facts(results: Sequence[CellResult]) -> list[tuple[str, str]]:
+    """Return date, seeds, data sets, backbones and versions of the runs, and the commands that repeat them."""
+    dates = sorted({result.record["finished"][:10] for result in results})
+    backbones = sorted({result.record["backbone"]["name"] for result in results})
+    versions = sorted({result.record.get("versions", {}).get("selfprompt", "") for result in results} - {""})
+    known = [
+        ("date", dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"),
+        ("seeds", ", ".join(map(str, sorted({result.seed for result in results})))),
+        ("data sets", ", ".join(dict.fromkeys(result.dataset for result in results))),
+        ("backbone", ", ".join(backbones)),
+        ("version", ", ".join(versions)),
+        *(("command", command) for command in commands(results)),
+    ]
+    return [(name, value) for name, value in known if value]
+
+
+def commands(results: Sequence[CellResult]) -> list[str]:
+    """Return a command line for each protocol, suite and set of changed values, which repeats its runs."""
+    groups: dict[tuple[str, ...], list[CellResult]] = {}
+    for result in results:
+        changed = json.dumps(result.record["overrides"], sort_keys=True)
+        preprocessing = result.record.get("preprocessing") or ""
+        groups.setdefault((result.protocol, result.suite, preprocessing, changed), []).append(result)
+    return [
+        _command(protocol, suite, preprocessing, json.loads(changed), group)
+        for (protocol, suite, preprocessing, changed), group in groups.items()
+    ]
+
+
+def _command(
+    protocol: str, suite: str, preprocessing: str, changed: Mapping[str, Any], results: Sequence[CellResult]
+) -> str:
+    """Return the command line of runs that differ only in data set, row, seed and shots."""
+    options: dict[str, Any] = {
+        "suite": suite,
+        "datasets": ",".join(datasets(results)),
+        "methods": ",".join(dict.fromkeys(result.row for result in results)),
+        "seeds": ",".join(map(str, sorted({result.seed for result in results}))),
+        "shots": ",".join(map(str, sorted({result.shots for result in results if result.trained}))),
+        "preprocessing": "" if preprocessing == "default" else preprocessing,
+        **changed,
+    }
+    words = [word for key, value in options.items() if value != "" for word in (f"--{key.replace('_', '-')}", value)]
+    return shlex.join(["selfprompt", "bench", protocol, *(_word(word) for word in words)])
+
+
+def _word(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def ranking(results: Sequence[CellResult]) -> list[str]:
+    """Return the rows by the mean of the headline number over data sets, best first; incomplete ones last."""
+    names = datasets(results)
+
+    def rank(row: str) -> tuple[int, float]:
+        values = [headline_value(pick(results, name, row)) for name in names]
+        known = [value for value in values if value is not None]
+        return len(known), math.fsum(known) / max(1, len(known))
+
+    return sorted(labels(results), key=rank, reverse=True)
+
+
+def sort_rows(entry: Table, order: Sequence[str]) -> Table:
+    """Return a table with the measured rows in this order; published ones stay at the end."""
+    count = len(entry.rows) - entry.published
+    measured = sorted(entry.rows[:count], key=lambda row: order.index(str(row[0])))
+    return replace(entry, rows=(*measured, *entry.rows[count:]))
 
 
 HOW = (
@@ -64,10 +142,14 @@ HOW = (
 )
 
 
-def as_blocks(tables: Sequence[Table]) -> list[Block]:
-    """Return tables with all intervals."""
-    layouts = [(lay_out(entry, intervals=True), " ".join((f"{entry.title}.", *entry.notes))) for entry in tables]
-    return [table(layout.columns, layout.rows, caption) for layout, caption in layouts]
+def as_block(entry: Table) -> Block:
+    """Return a table with all intervals; the best number of a column is bold, the row with the most of them marked."""
+    layout = lay_out(entry, intervals=True)
+    caption = " ".join((f"{entry.title}.", *entry.notes))
+    wins = Counter(row for row, _ in layout.best)
+    turned = layout.columns[1:] != entry.columns[1:]
+    marked = [] if turned else [row for row, count in wins.items() if count == max(wins.values())]
+    return table(layout.columns, layout.rows, caption, best=layout.best, marked=marked)
 
 
 def overview(results: Sequence[CellResult]) -> list[Block]:

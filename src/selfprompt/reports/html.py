@@ -3,11 +3,11 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 256
 """Longest side of a picture in pixels."""
+PIXELS_PER_INCH = 96
+LEGIBLE = 0.72
+"""A chart shrinks to this share of its size, and scrolls where there is less room."""
+PHONE = 470
+"""Width in pixels of the widest chart that fits a phone at that share."""
 
+MANY_BARS = 8
+"""More bars than these are set in two columns."""
 
 NUMBER = re.compile(r"[-+±]?\d[-\d\s.,%±+]*( [a-zA-Z]{1,3})?(\(\S+ to \S+\))? ?(\[.*\])?")
 """Matches cells such as 82.41, 12 ms, 82.41 ± 0.30 (81.66 to 83.16), 79.00 [4 of 7 data sets]."""
+DETAIL = re.compile(r" (?=[(\[])")
+"""Where the interval or the note of a number begins."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,41 @@ def text(paragraph: str) -> Block:
     return _block("text", parts=paragraph.split("`"))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Block:
+def note(sentences: Sequence[str]) -> Block:
+    """Return sentences that a reader must not overlook, in a coloured box."""
+    return _block("note", sentences=sentences)
+
+
+def headline(value: str, detail: str, verdict: str, kind: Literal["good", "bad", "open"]) -> Block:
+    """Return the main result of a page.
+
+    Args:
+        value: The number, in large letters.
+        detail: What it is.
+        verdict: One sentence that judges it.
+        kind: Colour of the verdict.
+    """
+    return _block("headline", value=value, detail=detail, verdict=verdict, kind=kind)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str = "",
+    *,
+    best: Collection[tuple[int, int]] = (),
+    marked: Collection[int] = (),
+) -> Block:
     """Return a table; columns of numbers are aligned right.
+
+    On a narrow screen each row of a table with more than three columns becomes a card.
+
+    Args:
+        columns: Names of the columns.
+        rows: One cell for each column.
+        caption: Lines above the table.
+        best: Row and column of the cells to set in bold.
+        marked: Numbers of the rows to highlight.
 
     Raises:
         ValueError: If a row does not have one cell for each column.
@@ -47,11 +89,46 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = 
         if len(row) != len(columns):
             raise ValueError(f"A row needs {len(columns)} cells, one for each column, got {list(row)}.")
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(columns))]
-    return _block("table", columns=columns, rows=rows, numeric=numeric, caption=caption)
+    entries = []
+    for number, row in enumerate(rows):
+        cells = [_cell(cell, numeric[column], (number, column) in best) for column, cell in enumerate(row)]
+        entries.append({"cells": cells, "marked": number in marked})
+    return _block("table", columns=columns, rows=entries, numeric=numeric, caption=caption)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One horizontal bar, in percent.
+
+    Attributes:
+        name: Name to the left.
+        value: Length in [0, 100].
+        low, high: Interval; None if unknown.
+        note: Small text after the name.
+        strong: Whether to emphasise it.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    strong: bool = False
+
+
+def bars(shown: Sequence[Bar], caption: str = "", *, chance: float | None = None) -> Block:
+    """Return horizontal bars with intervals; many of them are set in two columns where there is room.
+
+    Args:
+        shown: Bars from top to bottom.
+        caption: Line below them.
+        chance: Chance level in percent, drawn as a dashed line.
+    """
+    return _block("bars", rows=shown, caption=caption, chance=chance, many=len(shown) > MANY_BARS)
 
 
 def figure(fig: "Figure", caption: str, alt: str) -> Block:
-    """Return a matplotlib figure as SVG.
+    """Return a matplotlib figure as SVG; it shrinks as far as it stays legible, and else scrolls sideways.
 
     Args:
         fig: Figure to draw.
@@ -60,12 +137,14 @@ def figure(fig: "Figure", caption: str, alt: str) -> Block:
     """
     drawn = io.BytesIO()
     fig.savefig(drawn, format="svg", metadata={"Date": None})
-    width = round(fig.get_figwidth() * 80)
-    return _block("figure", source=_data("image/svg+xml", drawn.getvalue()), caption=caption, alt=alt, width=width)
+    width = round(fig.get_figwidth() * PIXELS_PER_INCH)
+    least = round(LEGIBLE * width) if width > PHONE else 0
+    source = _data("image/svg+xml", drawn.getvalue())
+    return _block("figure", source=source, caption=caption, alt=alt, width=width, least=least)
 
 
 def side_by_side(blocks: Sequence[Block]) -> Block:
-    """Return figures in as many columns as fit the page."""
+    """Return figures in as many columns as fit the page; large ones take a row each."""
     return _block("side_by_side", blocks=blocks)
 
 
@@ -97,7 +176,15 @@ def code(lines: str) -> Block:
     return _block("code", lines=lines.strip("\n"))
 
 
-def write_page(path: Path, title: str, sections: Sequence[tuple[str, Sequence[Block]]], note: str = "") -> None:
+def write_page(
+    path: Path,
+    title: str,
+    sections: Sequence[tuple[str, Sequence[Block]]],
+    note: str = "",
+    *,
+    lead: Sequence[Block] = (),
+    facts: Sequence[tuple[str, str]] = (),
+) -> None:
     """Write a page that needs no other file and no network; it is replaced atomically.
 
     Args:
@@ -105,11 +192,14 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[str, Sequence[Bl
         title: Heading of the page.
         sections: Heading and blocks of each section.
         note: Warning at the top of the page, such as that the backbone is a toy.
+        lead: Blocks right below the title, for the first screen.
+        facts: Names and values in the head of the page: date, command, seeds.
 
     Raises:
         RuntimeError: If the file cannot be written.
     """
-    page = _environment().get_template("page.html").render(title=title, sections=sections, note=note)
+    template = _environment().get_template("page.html")
+    page = template.render(title=title, sections=sections, note=note, lead=lead, facts=facts)
     write_atomically(path, page.encode(errors="backslashreplace"))
 
 
@@ -130,18 +220,30 @@ def _block(macro: str, **values: object) -> Block:
     return Block(str(getattr(_environment().get_template("blocks.html").module, macro)(**values)))
 
 
+def _cell(cell: str, number: bool, best: bool) -> dict[str, str]:
+    """Return the parts of a cell; the interval and the note of a number go on a second line."""
+    value, *detail = DETAIL.split(cell, maxsplit=1) if number else [cell]
+    kinds = [kind for kind, holds in (("number", number), ("best", best), ("empty", not cell)) if holds]
+    return {"value": value, "detail": "".join(detail), "kind": " ".join(kinds)}
+
+
 def _is_number(cell: str) -> bool:
     """Return whether a cell is empty ("" or "-") or a number, with optional unit, interval and note."""
     return cell in ("", "-") or NUMBER.fullmatch(cell) is not None
 
 
 def _thumbnail(image: "Image.Image") -> str:
-    """Return an image as a data URI, scaled down if large."""
+    """Return an image as a data URI, scaled down if large; a drawing is smaller as PNG, a photograph as JPEG."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return min((_encoded(small, "png", optimize=True), _encoded(small, "jpeg", quality=88)), key=len)
+
+
+def _encoded(image: "Image.Image", kind: str, **options: object) -> str:
+    """Return an image as a data URI."""
     written = io.BytesIO()
-    small.save(written, format="PNG", optimize=True)
-    return _data("image/png", written.getvalue())
+    image.save(written, format=kind, **options)
+    return _data(f"image/{kind}", written.getvalue())
 
 
 def _data(kind: str, content: bytes) -> str:

@@ -12,6 +12,8 @@ LINE_STYLES = ("-", "--", ":", "-.")
 GREY, LIGHT_GREY = "#5c6370", "#dfe2e6"
 RIGHT, WRONG = "#1a7f37", "#b42318"
 FONT = 10
+NARROW = 4.8
+"""Width in inches of most plots, so that their letters stay legible on a phone."""
 
 
 def literal(name: str) -> str:

@@ -21,6 +21,7 @@ from selfprompt.reports.plot_style import (
     GREY,
     LINE_STYLES,
     MARKERS,
+    NARROW,
     epoch_axis,
     label_axes,
     literal,
@@ -48,21 +49,21 @@ class Estimate:
 
 
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Plot training loss and training accuracy by epoch, side by side.
+    """Plot training loss and training accuracy by epoch, one below the other.
 
     Args:
         histories: ``results["history"]`` by name of the run: records with epoch, loss and optionally train_accuracy, in
             [0, 1]. Runs without records, such as zero-shot, are left out.
     """
     shown = {name: history for name, history in histories.items() if history}
-    figure, (losses, accuracies) = _panels(9, 3.4, 2)
+    figure, (losses, accuracies) = _panels(NARROW, 5.4, 2, stacked=(1, 1))
     for (name, history), colour, line in zip(shown.items(), _colours(len(shown)), _lines(len(shown)), strict=True):
         epochs = [record["epoch"] for record in history]
         look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 2, "label": literal(name)}
         losses.plot(epochs, [record["loss"] for record in history], **look)
         known = [(r["epoch"], 100 * r["train_accuracy"]) for r in history if r.get("train_accuracy") is not None]
         accuracies.plot([epoch for epoch, _ in known], [share for _, share in known], **look)
-    label_axes(losses, x="epoch", y="training loss")
+    label_axes(losses, y="training loss")
     label_axes(accuracies, x="epoch", y="training accuracy, %")
     epoch_axis(losses, shown)
     epoch_axis(accuracies, shown)
@@ -124,7 +125,7 @@ def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
     if not points:
         raise ValueError("base_new_scatter needs at least 1 point, got none.")
     ranked = sorted(points.items(), key=lambda entry: -harmonic_mean(*entry[1]))
-    figure, (axes,) = _panels(7.5, 4.6, 1)
+    figure, (axes,) = _panels(NARROW, 4.4 + 0.22 * len(ranked), 1)
     for (name, (base, new)), colour, marker in zip(ranked, _colours(len(ranked)), _markers(len(ranked)), strict=True):
         label = literal(f"{name}  (H {harmonic_mean(base, new):.1f})")
         axes.scatter([base], [new], s=70, color=colour, marker=marker, edgecolors="white", label=label, zorder=3)
@@ -133,7 +134,7 @@ def base_new_scatter(points: Mapping[str, tuple[float, float]]) -> Figure:
     axes.set_ylim(*y)
     _harmonic_contours(axes, x, y)
     label_axes(axes, x="accuracy on base classes, %", y="accuracy on new classes, %", grid="none")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
+    _legend_below(figure, axes, columns=1)
     return figure
 
 
@@ -146,7 +147,7 @@ def shots_curves(
         curves: Accuracies of the seeds in percent, by name and number of shots (at least 1).
         reference: Accuracies that do not depend on shots, such as zero-shot, drawn as horizontal lines.
     """
-    figure, (axes,) = _panels(7.5, 4.2, 1)
+    figure, (axes,) = _panels(NARROW, 3.6 + 0.11 * (len(curves) + len(reference or {})), 1)
     looks = zip(_colours(len(curves)), _markers(len(curves)), strict=True)
     for (name, by_shots), (colour, marker) in zip(curves.items(), looks, strict=True):
         shots = sorted(by_shots)
@@ -163,7 +164,7 @@ def shots_curves(
     axes.set_xticks(ticks, [str(count) for count in ticks])
     axes.minorticks_off()
     label_axes(axes, x="shots: training images per class", y="accuracy, %")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=FONT)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -176,7 +177,7 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantit
         quantity: Compared quantity, for the axis label.
     """
     ranked = sorted(gains.items(), key=lambda entry: entry[1])
-    figure, (axes,) = _panels(7.5, 1.0 + 0.32 * max(3, len(ranked)), 1)
+    figure, (axes,) = _panels(NARROW, 1.0 + 0.32 * max(3, len(ranked)), 1)
     values = [gain for _, gain in ranked]
     axes.barh(range(len(ranked)), values, height=0.65, color=[COLOURS[0] if v >= 0 else COLOURS[1] for v in values])
     for row, value in enumerate(values):
@@ -189,12 +190,12 @@ def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantit
             va="center",
             fontsize=FONT - 1,
         )
-    axes.set_yticks(range(len(ranked)), [literal(name) for name, _ in ranked])
+    axes.set_yticks(range(len(ranked)), [literal(truncated(name, 24)) for name, _ in ranked])
     axes.axvline(0, color="black", linewidth=1)
     axes.margins(x=0.15)  # room for the numbers
     middle, half = (len(ranked) - 1) / 2, max(3, len(ranked)) / 2  # a single bar is as thick as one of many
     axes.set_ylim(middle - half, middle + half)
-    label_axes(axes, x=literal(f"{quantity}: {method} minus {baseline}, percentage points"), grid="x")
+    label_axes(axes, x=literal(f"{quantity}:\n{method} minus {baseline}, percentage points"), grid="x")
     return figure
 
 
@@ -259,14 +260,14 @@ def _panels(width: float, height: float, count: int, *, stacked: Sequence[float]
     return figure, [figure.add_subplot(grid[row, column]) for row in range(rows) for column in range(columns)]
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """Add one legend for the figure, in up to four columns, if there is more than one series."""
+def _legend_below(figure: Figure, axes: Axes, *, columns: int = 2) -> None:
+    """Add one legend for the figure if there is more than one series."""
     handles, names = axes.get_legend_handles_labels()
     if "chance" in names:  # matplotlib lists lines first
         handles, names = handles[1:] + handles[:1], names[1:] + names[:1]
     if len(names) > 1:
         figure.legend(
-            handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=FONT
+            handles, names, loc="outside lower center", ncols=min(columns, len(names)), frameon=False, fontsize=FONT
         )
 
 
