@@ -291,7 +291,7 @@ def test_blocks_of_another_kind_are_refused(dropout: float) -> None:
     vit = timm.create_model("test_vit", num_classes=0, block_fn=timm.models.vision_transformer.ParallelScalingBlock)
     tower = TimmViT(vit)
     updates = LowRank(tower, 2, scale=1.0, dropout=dropout, generator=seeded(1))
-    with pytest.raises(TypeError, match="Changing the attention needs timm's plain Block with Attention"):
+    with pytest.raises(TypeError, match="Changing a block needs timm's plain Block with Attention"):
         tower(images(1, size=tower.image_size[0]), updates)
 
 

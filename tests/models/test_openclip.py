@@ -11,7 +11,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 
 from selfprompt.models.open_clip_vit import OpenClipText, clip_towers
-from tests.models.tiny import CONTEXT, VOCABULARY, assert_same, clip, images, texts
+from tests.models.tiny import CONTEXT, VOCABULARY, assert_same, changed, clip, images, texts
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP": {},
@@ -231,3 +231,28 @@ def test_refuses_vectors_per_token() -> None:
     for options in ({"vision": {"pool_type": "none"}}, {"text": {"pool_type": "none"}}):
         with pytest.raises(TypeError, match="pool_type 'none'"):
             clip_towers(clip(**options))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["CLIP", "QuickGELU", "custom text", "custom block"])
+def test_given_weights_replace_those_of_a_block(name: str) -> None:
+    for tower, inputs in zip(clip_towers(clip(**VARIANTS[name])), (images(), texts()), strict=True):
+        tokens, own = tower.enter(tower.embed(inputs)), tower.block_weights(1)
+        assert len(own) == 12
+        before = tower.block(1, tokens).x
+        torch.testing.assert_close(tower.block(1, tokens, weights=own).x, before, atol=1e-6, rtol=0)
+        others = changed(own)
+        found = tower.block(1, tokens, weights=others).x
+        assert tower.block(1, tokens).x.equal(before)
+        for tensor, other in zip(own.values(), others.values(), strict=True):
+            tensor.copy_(other)
+        expected = tower.upstream_block(1, tokens.x, tower.attention_mask(0, tokens.x.shape[1]))
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)  # values above 10
+
+
+def test_weights_need_scaled_products() -> None:
+    vision, _ = clip_towers(clip(vision={"scale_heads": True}))
+    with pytest.raises(TypeError, match="needs scaled products"):
+        vision.block(0, vision.embed(images()), weights={})
+    with pytest.raises(TypeError, match="needs scaled products"):
+        vision.block_weights(0)

@@ -12,7 +12,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 
 from selfprompt.models.timm_vit import TimmViT
-from tests.models.tiny import SMALL, assert_same, images, vit
+from tests.models.tiny import SMALL, assert_same, changed, images, vit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -174,3 +174,30 @@ def test_refuses_a_subclass() -> None:
 def test_refuses_a_model_without_pooling() -> None:
     with pytest.raises(ValueError, match="global_pool"):
         TimmViT(vit(global_pool=""))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "parallel blocks"])
+def test_given_weights_replace_those_of_a_block(name: str) -> None:
+    tower = TimmViT(vit(**VARIANTS[name]))
+    tokens, block, own = tower.embed(images(size=tower.image_size)), tower.vit.blocks[1], tower.block_weights(1)
+    assert {"norm1.weight", "qkv.weight", "out.bias", "norm2.bias", "up.weight", "down.bias"} <= own.keys()
+    before = tower.block(1, tokens).x
+    torch.testing.assert_close(tower.block(1, tokens, weights=own).x, before, atol=1e-6, rtol=0)
+    others = changed(own)
+    found = tower.block(1, tokens, weights=others).x
+    assert tower.block(1, tokens).x.equal(before)
+    for tensor, other in zip(own.values(), others.values(), strict=True):
+        tensor.copy_(other)
+    torch.testing.assert_close(found, block(tokens.x), atol=2e-5, rtol=1e-5)  # values above 10
+
+
+def test_weights_of_an_unknown_name_or_block_are_refused() -> None:
+    tower = TimmViT(vit(qkv_bias=False))
+    with pytest.raises(ValueError, match=r"no out\.gain, qkv\.bias\. It has norm1\.weight, .*, down\.bias\."):
+        tower.block(0, tower.embed(images()), weights={"qkv.bias": torch.zeros(144), "out.gain": torch.zeros(1)})
+    tower = TimmViT(vit(block_fn=ParallelScalingBlock))
+    with pytest.raises(TypeError, match="Changing a block needs timm's plain Block"):
+        tower.block(0, tower.embed(images()), weights={})
+    with pytest.raises(TypeError, match="Changing a block needs timm's plain Block"):
+        tower.block_weights(0)

@@ -104,3 +104,9 @@ class Placeholders:
 def assert_same(found: Tensor, expected: Tensor) -> None:
     """Assert equality up to float rounding: towers skip unused tokens, so sums run in another order."""
     torch.testing.assert_close(found, expected, atol=5e-6, rtol=1e-5)
+
+
+def changed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return other weights of the same names and shapes."""
+    generator = torch.Generator().manual_seed(9)
+    return {name: tensor + 0.03 * torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()}

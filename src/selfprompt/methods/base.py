@@ -277,9 +277,11 @@ class Method(nn.Module, Generic[OptionsT]):
             memory=self.text_cache_bytes,
         )
 
-    def encode_texts_with_shared_prefix(self, prompter: Prompter) -> Tensor:
-        """Encode class texts that begin with the same prompts; see ``encode_with_shared_prefix``."""
-        return encode_with_shared_prefix(self.text, self.ids, prompter, memory=self.text_cache_bytes)
+    def encode_texts_with_shared_prefix(self, prompter: Prompter, *, throughout: bool = False) -> Tensor:
+        """Encode class texts that begin with the same tokens; see ``encode_with_shared_prefix``."""
+        return encode_with_shared_prefix(
+            self.text, self.ids, prompter, throughout=throughout, memory=self.text_cache_bytes
+        )
 
     def class_features(self) -> Tensor:
         """Return ``encode_classes()``, cached in evaluation while no tensor that it depends on changes.

@@ -5,17 +5,22 @@ the next block discards), and the last block may compute the pooled tokens alone
 rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 QKVDelta = Tensor | Callable[[Tensor], Tensor]
 """A change of a block's stacked projection to q, k and v: added to its weight, (3D, D), or, as a function of its input,
 (B, L, D) -> (B, L, 3D), to its output (where the two differ: dropout of the input)."""
+
+Weights = Mapping[str, Tensor]
+"""Weights and biases of a block, by name and kind: "norm1", "qkv", "out", "norm2", "up" and "down", each ".weight" and
+".bias". q, k and v are stacked; up and down are the two layers of the MLP."""
 
 FEW_KEYS = 32
 """Number of keys up to which plain products are faster on a CPU (measured: twice as fast at 6 to 25 keys; slower from
@@ -48,6 +53,30 @@ class BlockParts:
     norm_k: Map
     out_proj: Callable[[Tensor, Tensor], Tensor]
     mlp: Map
+
+
+def layer_weights(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the weights and biases of the layers that ``with_weights`` can run; a layer without a bias has none."""
+    plain = {name: layer for name, layer in layers.items() if isinstance(layer, (nn.Linear, nn.LayerNorm))}
+    tensors = {f"{name}.{kind}": getattr(layer, kind) for name, layer in plain.items() for kind in ("weight", "bias")}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def check_names(weights: Weights, known: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if there are weights of a name that a block does not have."""
+    unknown = sorted(weights.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"A block of this backbone has no {', '.join(unknown)}. It has {', '.join(known)}.")
+
+
+def with_weights(layer: Any, name: str, weights: Weights | None) -> Map:
+    """Return an ``nn.Linear`` or ``nn.LayerNorm`` with the weight and bias given for its name; as it is without any."""
+    if weights is None or weights.keys().isdisjoint((f"{name}.weight", f"{name}.bias")):
+        return cast(Map, layer)
+    weight, bias = (weights.get(f"{name}.{kind}", getattr(layer, kind)) for kind in ("weight", "bias"))
+    if isinstance(layer, nn.LayerNorm):
+        return partial(F.layer_norm, normalized_shape=layer.normalized_shape, weight=weight, bias=bias, eps=layer.eps)
+    return partial(F.linear, weight=weight, bias=bias)
 
 
 def run_block(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from selfprompt.models.block import BlockParts, pick, quick_gelu
+from selfprompt.models.block import BlockParts, Weights, check_names, layer_weights, pick, quick_gelu, with_weights
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
 
@@ -97,9 +97,16 @@ class OpenClipVision(VisionTower):
         """Apply ``ln_pre``; upstream's patch dropout does nothing in eval mode."""
         return tokens._replace(x=self.visual.ln_pre(tokens.x))
 
-    def block_parts(self, index: int) -> BlockParts | None:
+    def block_parts(self, index: int, weights: Weights | None = None) -> BlockParts | None:
         """Return the parts of a block, if its attention is the softmax of scaled products."""
-        return block_parts(self.visual.transformer.resblocks[index])
+        return block_parts(self.visual.transformer.resblocks[index], weights)
+
+    def block_weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights of a block that can be replaced, if its attention is the softmax of scaled products."""
+        block = self.visual.transformer.resblocks[index]
+        if not _scaled_products(block):
+            raise TypeError(f"Changing a block {self.requirement(index)}; use a method that leaves it alone.")
+        return block_weights(block)
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Run upstream's own block."""
@@ -197,9 +204,16 @@ class OpenClipText(TextTower):
         """Return the causal mask, if the model has one."""
         return None if self.mask is None else self.mask[before : before + length, : before + length]
 
-    def block_parts(self, index: int) -> BlockParts | None:
+    def block_parts(self, index: int, weights: Weights | None = None) -> BlockParts | None:
         """Return the parts of a block, if its attention is the softmax of scaled products."""
-        return block_parts(self.transformer.resblocks[index])
+        return block_parts(self.transformer.resblocks[index], weights)
+
+    def block_weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights of a block that can be replaced, if its attention is the softmax of scaled products."""
+        block = self.transformer.resblocks[index]
+        if not _scaled_products(block):
+            raise TypeError(f"Changing a block {self.requirement(index)}; use a method that leaves it alone.")
+        return block_weights(block)
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Run upstream's own block."""
@@ -259,25 +273,52 @@ def _check_text(text: nn.Module) -> None:
         raise TypeError("A text tower that masks its padding or appends a class token is not supported.")
 
 
-def block_parts(block: Any) -> BlockParts | None:
+def block_parts(block: Any, weights: Weights | None = None) -> BlockParts | None:
     """Return the parts of an open_clip block; None if its attention uses cosines or scales its heads."""
-    attn = block.attn
-    if getattr(attn, "logit_scale", None) is not None or getattr(attn, "head_scale", None) is not None:
+    attn, mlp = block.attn, block.mlp
+    if not _scaled_products(block):
         return None
+    if weights is not None:
+        check_names(weights, block_weights(block))
+    norm1, out, norm2, up, down = (with_weights(layer, name, weights) for name, layer in _layers(block).items())
     inner, outer = getattr(attn, "ln_inner", None), getattr(block, "ln_attn", None)
+    others = {"c_fc": up, "c_proj": down}
+    if type(mlp.gelu).__name__ == "QuickGELU" and not hasattr(mlp, "ln"):
+        others["gelu"] = quick_gelu
+    steps = [others.get(name, layer) for name, layer in mlp.named_children()]
 
     def out_proj(y: Tensor, _: Tensor) -> Tensor:
-        y = attn.out_proj(y if inner is None else inner(y))
+        y = out(y if inner is None else inner(y))
         return cast(Tensor, block.ls_1(y if outer is None else outer(y)))
 
-    def mlp(x: Tensor) -> Tensor:
-        x, mlp = block.ln_2(x), block.mlp
-        if type(mlp.gelu).__name__ != "QuickGELU" or hasattr(mlp, "ln"):
-            return cast(Tensor, block.ls_2(mlp(x)))
-        return cast(Tensor, block.ls_2(mlp.c_proj(quick_gelu(mlp.c_fc(x)))))
+    def run_mlp(x: Tensor) -> Tensor:
+        x = norm2(x)
+        for step in steps:
+            x = step(x)
+        return cast(Tensor, block.ls_2(x))
 
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    if weights is not None:
+        weight, bias = weights.get("qkv.weight", weight), weights.get("qkv.bias", bias)
     norm_q, norm_k = (getattr(attn, name, nn.Identity()) for name in ("ln_q", "ln_k"))
-    return BlockParts(block.ln_1, attn.in_proj_weight, attn.in_proj_bias, attn.num_heads, norm_q, norm_k, out_proj, mlp)
+    return BlockParts(norm1, weight, bias, attn.num_heads, norm_q, norm_k, out_proj, run_mlp)
+
+
+def block_weights(block: Any) -> dict[str, Tensor]:
+    """Return the weights and biases of an open_clip block that can be replaced."""
+    qkv = {"qkv.weight": block.attn.in_proj_weight, "qkv.bias": block.attn.in_proj_bias}
+    return {name: tensor for name, tensor in qkv.items() if tensor is not None} | layer_weights(_layers(block))
+
+
+def _layers(block: Any) -> dict[str, Any]:
+    """Return the layers of a block by the names of ``Weights``; q, k and v are one parameter of the attention."""
+    mlp = block.mlp
+    return {"norm1": block.ln_1, "out": block.attn.out_proj, "norm2": block.ln_2, "up": mlp.c_fc, "down": mlp.c_proj}
+
+
+def _scaled_products(block: Any) -> bool:
+    """Return whether the attention is the softmax of scaled products."""
+    return all(getattr(block.attn, name, None) is None for name in ("logit_scale", "head_scale"))
 
 
 def _requirement(block: Any) -> str:

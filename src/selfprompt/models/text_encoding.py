@@ -55,13 +55,16 @@ def encode_in_buckets(
     return torch.cat(features)[order.argsort()]
 
 
-def encode_with_shared_prefix(tower: TextTower, ids: Tensor, prompter: Prompter, *, memory: int) -> Tensor:
-    """Encode texts that begin with the same prompts; a causal tower runs the prefix that they share only once.
+def encode_with_shared_prefix(
+    tower: TextTower, ids: Tensor, prompter: Prompter, *, throughout: bool = False, memory: int
+) -> Tensor:
+    """Encode texts that begin with the same tokens; a causal tower runs the prefix that they share only once.
 
     Args:
         tower: The text tower.
         ids: Token ids, (C, L).
         prompter: Edits the same tokens in each text, and reads nothing behind them.
+        throughout: Whether its ``layer`` also runs the tokens behind the prefix, without prompts there.
         memory: Bytes that may be kept for gradients.
 
     Returns:
@@ -74,7 +77,7 @@ def encode_with_shared_prefix(tower: TextTower, ids: Tensor, prompter: Prompter,
     prefix = tower.shared_prefix(ids[:1, :length], prompter)
 
     def encode(_: Tensor, bucket: Tensor) -> Tensor:
-        return tower(bucket, shared_prefix=prefix)
+        return tower(bucket, prompter if throughout else None, shared_prefix=prefix)
 
     return encode_in_buckets(tower, ids, encode, prefix_length=length, memory=memory)
 

@@ -1,13 +1,13 @@
 """timm's plain VisionTransformer as a tower; the only module that uses timm's private names."""
 
-from typing import cast
+from typing import Any, cast
 
-from timm.layers import Attention
+from timm.layers import Attention, Mlp
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from selfprompt.models.block import BlockParts
+from selfprompt.models.block import BlockParts, Weights, check_names, layer_weights, with_weights
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import VisionTower
 
@@ -78,9 +78,16 @@ class TimmViT(VisionTower):
         x = self.vit._pos_embed(self.vit.patch_embed(inputs))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
 
-    def block_parts(self, index: int) -> BlockParts | None:
+    def block_parts(self, index: int, weights: Weights | None = None) -> BlockParts | None:
         """Return the parts of a block, if it is timm's plain ``Block`` with ``Attention``."""
-        return block_parts(self.vit.blocks[index])
+        return block_parts(self.vit.blocks[index], weights)
+
+    def block_weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights of a block that can be replaced, if it is timm's plain ``Block`` with ``Attention``."""
+        block = self.vit.blocks[index]
+        if not _is_plain(block):
+            raise TypeError(f"Changing a block {self.requirement(index)}; use a method that leaves it alone.")
+        return layer_weights(_layers(block))
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Run upstream's own block; images have no mask."""
@@ -136,18 +143,39 @@ class TimmViT(VisionTower):
         }
 
 
-def block_parts(layer: nn.Module) -> BlockParts | None:
+def block_parts(block: Any, weights: Weights | None = None) -> BlockParts | None:
     """Return the parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
-    if type(layer) is not Block or type(layer.attn) is not Attention:
+    if not _is_plain(block):
         return None
-    block, attn = layer, layer.attn
+    attn, mlp = block.attn, block.mlp
+    if weights is not None:
+        check_names(weights, layer_weights(_layers(block)))
+    norm1, out = with_weights(block.norm1, "norm1", weights), with_weights(attn.proj, "out", weights)
+    norm2 = with_weights(block.norm2, "norm2", weights)
 
     def out_proj(y: Tensor, queries: Tensor) -> Tensor:
         y = attn.norm(y)
-        return cast(Tensor, block.ls1(attn.proj(y if attn.gate is None else y * attn.gate(queries).sigmoid())))
+        return cast(Tensor, block.ls1(out(y if attn.gate is None else y * attn.gate(queries).sigmoid())))
 
-    def mlp(x: Tensor) -> Tensor:
-        return cast(Tensor, block.ls2(block.mlp(block.norm2(x))))
+    def run_mlp(x: Tensor) -> Tensor:
+        x = norm2(x)
+        if weights is None or type(mlp) is not Mlp:
+            return cast(Tensor, block.ls2(mlp(x)))
+        up, down = with_weights(mlp.fc1, "up", weights), with_weights(mlp.fc2, "down", weights)
+        return cast(Tensor, block.ls2(down(mlp.norm(mlp.act(up(x))))))
 
-    qkv = attn.qkv
-    return BlockParts(block.norm1, qkv.weight, qkv.bias, attn.num_heads, attn.q_norm, attn.k_norm, out_proj, mlp)
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    if weights is not None:
+        weight, bias = weights.get("qkv.weight", weight), weights.get("qkv.bias", bias)
+    return BlockParts(norm1, weight, bias, attn.num_heads, attn.q_norm, attn.k_norm, out_proj, run_mlp)
+
+
+def _layers(block: Any) -> dict[str, nn.Module]:
+    """Return the layers of a plain block by the names of ``Weights``; the MLP only if it is plain, too."""
+    layers = {"norm1": block.norm1, "qkv": block.attn.qkv, "out": block.attn.proj, "norm2": block.norm2}
+    return layers | ({"up": block.mlp.fc1, "down": block.mlp.fc2} if type(block.mlp) is Mlp else {})
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Return whether a block is timm's plain one, whose attention is the softmax of scaled products."""
+    return type(block) is Block and type(block.attn) is Attention

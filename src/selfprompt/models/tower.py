@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from selfprompt.models.block import BlockParts, QKVDelta, attention_weights, pick, run_block
+from selfprompt.models.block import BlockParts, QKVDelta, Weights, attention_weights, pick, run_block
 from selfprompt.models.tokens import Tokens
 
 Pooling = Literal["native", "cls", "avg", "patches", "prompts", "unprojected"]
@@ -20,8 +20,8 @@ class Prompter(Protocol):
 
     ``layer`` receives the block as a callable, so it can edit the tokens before and after it. It calls
     ``block(tokens)``, ``block(tokens, temperature=t)`` to divide the attention logits, ``block(tokens, qkv_delta=d)``
-    to change the attention's projections, or ``block(tokens, extra_kv=p)`` for prompts that are attended to and give
-    no output.
+    to change the attention's projections, ``block(tokens, weights=w)`` to replace weights and biases, or
+    ``block(tokens, extra_kv=p)`` for prompts that are attended to and give no output.
     """
 
     @property
@@ -123,6 +123,7 @@ class Tower(nn.Module):
         *,
         temperature: Tensor | None = None,
         qkv_delta: QKVDelta | None = None,
+        weights: Weights | None = None,
         extra_kv: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> Tokens:
@@ -133,15 +134,17 @@ class Tower(nn.Module):
             tokens: Any sequence of this tower's width.
             temperature: Divides the attention logits; a scalar.
             qkv_delta: Added to the projection to queries, keys and values; the weights themselves stay as they are.
+            weights: Used in place of the block's own of the same names and shapes (see ``block_weights``).
             extra_kv: Tokens that are attended to and give no output, (P, D) or (B, P, D); a causal text tower places
                 them before the others.
             rows: Compute these tokens alone, (R,) or (B, R), in this order; prefix and count of the result stay those
                 of ``tokens``.
 
         Raises:
-            TypeError: If temperature or qkv_delta is given and only upstream can run this kind of block.
+            TypeError: If temperature, qkv_delta or weights is given and only upstream can run this kind of block.
+            ValueError: If weights has a name that this block does not have.
         """
-        parts = self.block_parts(index)
+        parts = self.block_parts(index, weights)
         extra_kv = None if extra_kv is None else extra_kv.to(tokens.x.dtype)
         before = 0 if extra_kv is None else extra_kv.shape[-2]
         if parts is not None:
@@ -150,8 +153,8 @@ class Tower(nn.Module):
                 mask = mask[rows][:, None]  # (B, 1, R, P + L)
             options = {"temperature": temperature, "qkv_delta": qkv_delta, "extra_kv": extra_kv, "rows": rows}
             return tokens._replace(x=self.run_block(parts, tokens.x, mask, **options))
-        if temperature is not None or qkv_delta is not None:
-            raise TypeError(f"Changing the attention {self.requirement(index)}; use a method that leaves it alone.")
+        if temperature is not None or qkv_delta is not None or weights is not None:
+            raise TypeError(f"Changing a block {self.requirement(index)}; use a method that leaves it alone.")
         x = tokens.x
         if extra_kv is not None:
             x = torch.cat([extra_kv.expand(x.shape[0], -1, -1), x], dim=1)
@@ -168,14 +171,22 @@ class Tower(nn.Module):
             inputs: The tower's inputs.
             pooling: How the outputs become features.
             whole: Compute all tokens.
-            changes: temperature, qkv_delta and extra_kv, as in ``block``.
+            changes: temperature, qkv_delta, weights and extra_kv, as in ``block``.
         """
         rows = None if whole else self.pooled_rows(tokens, inputs, pooling)
         outputs = self.block(self.depth - 1, tokens, rows=rows, **changes)
         return outputs if rows is None else Tokens(outputs.x, min(tokens.prefix, outputs.x.shape[1]))
 
-    def block_parts(self, index: int) -> BlockParts | None:
-        """Return the parts of a block for ``run_block``; None if only upstream can run it."""
+    def block_parts(self, index: int, weights: Weights | None = None) -> BlockParts | None:
+        """Return the parts of a block for ``run_block``, some with other weights; None if only upstream can run it."""
+        raise NotImplementedError
+
+    def block_weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights and biases of a block that ``block`` can replace, by the names of ``Weights``.
+
+        Raises:
+            TypeError: If only upstream can run this kind of block.
+        """
         raise NotImplementedError
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -247,7 +258,13 @@ class VisionTower(Tower):
         raise NotImplementedError
 
     def attention(
-        self, index: int, tokens: Tokens, *, temperature: Tensor | None = None, qkv_delta: QKVDelta | None = None
+        self,
+        index: int,
+        tokens: Tokens,
+        *,
+        temperature: Tensor | None = None,
+        qkv_delta: QKVDelta | None = None,
+        weights: Weights | None = None,
     ) -> Tensor:
         """Return the attention weights of a block from its input; for analysis only, ``block`` does not use this.
 
@@ -256,6 +273,7 @@ class VisionTower(Tower):
             tokens: The input of the block.
             temperature: As given to the block.
             qkv_delta: As given to the block.
+            weights: As given to the block.
 
         Returns:
             (B, heads, L, L); the last dimension runs over the keys and sums to 1.
@@ -263,7 +281,7 @@ class VisionTower(Tower):
         Raises:
             TypeError: If the block's attention is not the softmax of scaled products.
         """
-        parts = self.block_parts(index)
+        parts = self.block_parts(index, weights)
         if parts is None:
             raise TypeError(f"Looking at the attention {self.requirement(index)}.")
         return attention_weights(parts, tokens.x, temperature, qkv_delta)
@@ -389,9 +407,9 @@ class TextTower(Tower):
             raise ValueError("Texts can share a prefix in a causal text tower only.")
         streams: list[Tensor] = []
 
-        def block(index: int, tokens: Tokens) -> Tokens:
+        def block(index: int, tokens: Tokens, **changes: Any) -> Tokens:
             streams.append(tokens.x[0])
-            return tokens if index == self.depth - 1 else self.block(index, tokens)
+            return tokens if index == self.depth - 1 else self.block(index, tokens, **changes)
 
         prompter = NoPrompts() if prompter is None else prompter
         tokens = self.enter(prompter.start(self.embed(ids)))

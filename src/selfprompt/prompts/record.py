@@ -19,7 +19,7 @@ class Record:
         inputs: The input of each block, after the prompter's edits; prompts that were keys and values alone are
             inserted into it.
         outputs: The output of each block, with these prompts' outputs.
-        options: The further arguments of each block: temperature, qkv_delta.
+        options: The further arguments of each block: temperature, qkv_delta, weights.
     """
 
     inner: Prompter = field(default_factory=NoPrompts)
