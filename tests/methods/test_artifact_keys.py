@@ -12,6 +12,8 @@ from tests.methods.tiny import NAMES, backbone
 HEAD = {"head.weight", "head.bias"}
 CLIP_LORA = {f"{side}_updates.{factor}" for side in ("text", "image") for factor in ("down", "up")}
 NORMS = {f"norm_{part}.{name}" for part in ("attention", "mlp") for name in ("weight", "bias")}
+BIASES = {f"{name}_bias" for name in ("norm1", "qkv", "out", "norm2", "up", "down")}
+BLOCK_NORMS = {f"{name}_{kind}" for name in ("norm1", "norm2") for kind in ("weight", "bias")}
 GATES = {"keep_tokens", "keep_attention"}
 ATTENTION = {f"attention.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")}
 FULL_FUSION = NORMS | GATES | ATTENTION | {"down.weight", "up.weight"}
@@ -28,6 +30,11 @@ LOW_RANK_FUSION = (
 )
 
 
+def both_towers(names: set[str]) -> set[str]:
+    """Names of tuned weights of the blocks of both towers."""
+    return {f"{side}_weights.{name}" for side in ("image", "text") for name in names}
+
+
 def sep(fusion: set[str], text: int, image: int) -> set[str]:
     """SEP's names for fusion modules of this kind, as many in each tower; its class prototypes are left out."""
     counts = {"text": text, "image": image}
@@ -38,6 +45,8 @@ def sep(fusion: set[str], text: int, image: int) -> set[str]:
 KEYS = {
     "ape, clip": {"channels", "support", "labels", "weights"},
     "ape, trained": {"channels", "support", "labels", "weights", "shift"},
+    "bitfit, clip": both_towers(BIASES),
+    "bitfit, head": HEAD | {f"image_weights.{name}" for name in BIASES},
     "clap, clip": {"weight", "known"},
     "clip-lora, clip": CLIP_LORA,
     "clip-lora, dropout": CLIP_LORA,
@@ -52,6 +61,8 @@ KEYS = {
     "kgcoop, clip": {"context"},
     "linear, clip": HEAD,
     "linear, mae": HEAD,
+    "ln-tuning, clip": both_towers(BLOCK_NORMS),
+    "ln-tuning, head": HEAD | {f"image_weights.{name}" for name in BLOCK_NORMS},
     "logistic, clip": HEAD,
     "logistic, mae": HEAD,
     "lppp, clip": HEAD,

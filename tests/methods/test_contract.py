@@ -20,11 +20,13 @@ from tests.methods.tiny import NAMES, SMALL, backbone, counted, images, labelled
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ape, trained": ("ape", {"finetune": True}),
+    "bitfit, head": ("bitfit", {"head": "linear"}),
     "clap, no pull": ("clap", {"pull": False}),
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),
     "coop, class specific": ("coop", {"class_specific": True}),
     "coop, name in the middle": ("coop", {"class_token_position": "middle"}),
     "gda, these names only": ("gda", {"new_names": False, "alpha": 0.01}),
+    "ln-tuning, head": ("ln-tuning", {"head": "linear"}),
     "sep, as released": ("sep", {"fusion_axis": "batch", "selection": "batch"}),
     "sep, choice by batch": ("sep", {"selection": "batch", "layers": (1, 3)}),
     "sep, shared fusion": ("sep", {"fusion": "shared", "layers": (1, 3)}),
@@ -364,7 +366,7 @@ def test_a_deep_copy_is_independent(label: str) -> None:
 @clip_only
 def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
     method, pictures = CASES[label].build(), labelled(4)[0]
-    reads = type(method).encode_classes is not Method.encode_classes  # the others have no trained texts
+    reads = method.traits.needs_text and type(method).encode_classes is not Method.encode_classes  # trained texts
     with counted(method) as calls:
         logits(method, pictures[:1])
         once = sum(calls)
@@ -397,7 +399,12 @@ def test_classes_are_encoded_once_until_a_tensor_changes(label: str) -> None:
 
 @pytest.mark.parametrize(
     "label",
-    [label for label, case in CASES.items() if find_method(case.name).encode_classes is not Method.encode_classes],
+    [
+        label
+        for label, case in CASES.items()
+        if find_method(case.name).encode_classes is not Method.encode_classes
+        and traits(case.name, **case.options).needs_text
+    ],
 )
 def test_class_texts_are_never_those_of_other_tensors(label: str) -> None:
     """Torch's version counters register neither the steps of fused optimisers nor changes of ``.data``."""

@@ -161,7 +161,9 @@ def test_context_learners_on_vit_b_16(clip: Backbone, name: str, options: dict[s
         ("ivlp", {"text_prompts": 4, "image_prompts": 4, "depth": 3}, 15_360),
         ("maple", {}, 3_555_072),
         ("maple", {"depth": 3}, 1_185_024),
+        ("bitfit", {}, 12 * 11 * (768 + 512)),
         ("clip-lora", {}, 73_728 + 110_592),
+        ("ln-tuning", {}, 61_440),
         ("tip-adapter", {}, 0),
     ],
 )

@@ -1,0 +1,82 @@
+"""LN-tuning and BitFit: the frozen CLIP at first, and later a CLIP whose weights were changed."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfprompt.methods.base import Method
+from selfprompt.methods.heads import unit
+from selfprompt.models.backbone import Backbone
+from selfprompt.models.timm_vit import TimmViT
+from selfprompt.prompts.tuned_weights import TunedWeights
+from tests.methods.tiny import backbone, images, small
+from tests.models.tiny import vit
+
+TUNED = ["ln-tuning", "bitfit"]
+
+
+def shaken(method: Method) -> Method:
+    """Move the tuned weights, not the head."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in method.trainable().items():
+        if "_weights." in name:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return method
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> bool:  # logits have the scale of CLIP
+    return float((ours - theirs).abs().max()) < tolerance
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TUNED)
+def test_at_first_they_are_the_zero_shot_clip(name: str) -> None:
+    assert close(small(name)(images(3)), small("zero-shot")(images(3)))
+
+
+def with_tuned_weights(method: Any) -> Backbone:
+    """Copy the backbone, and write the tuned weights into the copy."""
+    written = copy.deepcopy(backbone("clip"))
+    for tower, tuned in ((written.vision, method.image_weights), (written.text, method.text_weights)):
+        for index in range(tower.depth):
+            own = tower.block_weights(index)
+            for weight, tensor in tuned.weights(index).items():
+                own[weight].copy_(tensor)
+    return written
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TUNED)
+def test_the_tuned_weights_in_a_clip_give_the_same_logits(name: str) -> None:
+    method: Any = shaken(small(name))
+    written = with_tuned_weights(method)
+    expected = written.scale * unit(written.vision(images(3))) @ unit(written.text(method.ids)).t()
+    assert close(method(images(3)), expected)
+    assert not close(small("zero-shot")(images(3)), expected, 0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TUNED)
+def test_a_vit_without_text_has_a_linear_head(name: str) -> None:
+    method: Any = small(name, "mae", head="linear")
+    features = method.vision(images(3), pooling="avg")
+    assert method.pooling == "avg"
+    assert close(method(images(3)), method.head(features))
+    assert not close(shaken(method)(images(3)), method.head(features), 1e-2)
+    assert {name.partition(".")[0] for name in method.trainable()} == {"image_weights", "head"}
+
+
+def test_weights_that_a_tower_does_not_have_are_left_out() -> None:
+    tower = TimmViT(vit(qkv_bias=False))
+    assert TunedWeights(tower, ["qkv.bias", "out.bias"]).names == ("out.bias",)
+    with pytest.raises(ValueError, match=r"blocks of this backbone have no qkv\.bias; use another method"):
+        TunedWeights(tower, ["qkv.bias"])
+
+
+def test_norms_of_another_kind_are_not_tuned() -> None:
+    tower = TimmViT(vit(norm_layer=nn.RMSNorm))
+    with pytest.raises(ValueError, match=r"have no norm1\.weight"):
+        TunedWeights(tower, ["norm1.weight"])
