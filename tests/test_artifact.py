@@ -63,6 +63,32 @@ class TestEveryMethod:
         assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, CONFIG, TENSORS]
 
 
+@pytest.mark.parametrize("name", ["coop", "linear", "zero-shot"])
+def test_descriptions_of_classes_come_back(name, tmp_path):
+    kind = "mae" if name == "linear" else "clip"
+    cat = {"names": ["cat", "kitten"], "descriptions": ["it purrs."], "templates": ["a {}, a pet."]}
+    backbone = load_backbone(f"embedded/{kind}")
+    method = build_method(name, backbone, [cat, "\x1b[31mdog"], **SMALL.get(name, {}))
+    before = Classifier(method, backbone.preprocess, batch_size=7)
+    before.save(tmp_path / "out")
+    config = json.loads((tmp_path / "out" / CONFIG).read_text(encoding="utf-8"))
+    assert config["class_descriptions"] == [cat, {"names": ["\x1b[31mdog"]}]
+    after = selfprompt.load(tmp_path / "out")
+    assert after.method.descriptions == before.method.descriptions
+    assert torch.equal(before.logits(PICTURES), after.logits(PICTURES))
+
+
+def test_a_classifier_takes_descriptions_from_python_and_from_a_file(tmp_path):
+    before = classifier("coop")
+    file = tmp_path / "classes.yaml"
+    file.write_text("cat: {names: [cat, kitten]}", encoding="utf-8")
+    said = [{"names": ["cat", "kitten"]}, *before.classes[1:]]
+    expected = before.with_classes(said).logits(PICTURES)
+    assert not torch.allclose(expected, before.logits(PICTURES))
+    for given in (file, str(file), {"cat": {"names": ["cat", "kitten"]}}):
+        assert torch.equal(before.with_classes(given).logits(PICTURES), expected)
+
+
 def test_the_configuration_is_complete(linear):
     config = json.loads((linear / CONFIG).read_text(encoding="utf-8"))
     backbone = load_backbone("embedded/mae")

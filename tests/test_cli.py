@@ -451,6 +451,35 @@ class TestTrain:
         done = run("eval", tmp_path / "two", photos, "--format", "json")
         assert set(json.loads(done.out)["per_class"]) == {"fox", "hen"}, "the run's own names, without being told"
 
+    def test_classes_yaml_says_more_than_a_name(self, run, tmp_path):
+        photos = write_photos(tmp_path / "photos", {"n01": 4, "n02": 4})
+        file = tmp_path / "classes.yaml"
+        file.write_text("n01:\n  names: [red_panda, bear cat]\n  descriptions: it climbs.\nn02: hen\n")
+        out, options = tmp_path / "out", ["--method", "coop", "--backbone", "embedded/clip", "--epochs", "1"]
+        assert run("train", photos, "--out", out, *options, "--class-names", file).status == 0
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        assert result["classes"] == ["red panda", "hen"]
+        assert result["class_descriptions"][0]["names"] == ["red panda", "bear cat"]
+        measured = json.loads(run("eval", out, photos, "--format", "json").out)
+        assert measured["confusion"] == result["tuned"]["confusion"]
+        assert set(measured["per_class"]) == {"red panda", "hen"}
+        named = json.loads(run("eval", out, photos, "--class-names", file, "--format", "json").out)
+        assert named["confusion"] == measured["confusion"]
+
+        image = photos / "n01" / "0.png"
+        predict = ["predict", out, image, "--format", "json", "--top", "9"]
+        (before,) = json.loads(run(*predict).out)
+        assert json.loads(run(*predict, "--class-names", file).out) == [before]
+        file.write_text("n01:\n  names: [red_panda]\n  descriptions: it sleeps.\n")
+        for option in ("--class-names", "--classes"):
+            (after,) = json.loads(run(*predict, option, file).out)
+            assert {name for name, _ in after["top"]} == {"red panda", "hen"}
+            assert after["score"] != before["score"]
+        file.write_text("n01: {description: it climbs.}")
+        done = run("train", photos, "--out", tmp_path / "two", *options, "--class-names", file)
+        assert done.status == 1
+        assert "class 'n01': Unknown key 'description'. Did you mean 'descriptions'?" in " ".join(done.err.split())
+
     def test_base_classes_only(self, run, photos, tmp_path):
         assert run("train", photos, "--out", tmp_path / "out", *FAST, "--classes", "base", "--shots", "0").status == 0
         result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))

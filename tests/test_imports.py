@@ -94,6 +94,7 @@ MAY_IMPORT = {
         ".models",
         ".prompts",
         ".data.dataset",
+        ".data.class_description",
         ".data.class_names",
         ".data.templates",
         ".data.loading.feature_cache",

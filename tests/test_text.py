@@ -136,7 +136,8 @@ def test_methods_name_the_class_that_is_too_long(method: str) -> None:
 
 def test_more_prompts_than_the_context_holds_are_refused() -> None:
     with pytest.raises(
-        ValueError, match="does not fit the model's 32 text tokens; shorten the name or use fewer prompts"
+        ValueError,
+        match="does not fit the model's 32 text tokens; shorten the name or description, or use fewer prompts",
     ):
         small("coop", prompts=30)
 

@@ -189,7 +189,7 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     recipe = cell_recipe(cell, task, len(data.dataset.train))
     backbone = prepare_backbone(cache.get_backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
     recipe, selection = resolve_recipe(recipe, backbone, data, fabric, None, reporter)
-    classifier = build_classifier(recipe, backbone, data.dataset.classes, fabric.device, check=False)
+    classifier = build_classifier(recipe, backbone, data.dataset.described_classes, fabric.device, check=False)
     training = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     parts = tuple(evaluations(cell, drawn, task, lambda name: cache.get_task(cell.suite, name)))
     metrics = {part.name: evaluate_part(classifier, part, recipe, data, reporter) for part in parts}

@@ -11,7 +11,7 @@ from selfprompt.cli.saved_classifier import (
     add_classifier_argument,
     add_loading_options,
     load_saved_classifier,
-    parse_class_names,
+    parse_classes,
 )
 from selfprompt.cli.usage import check_at_least
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
@@ -28,7 +28,9 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         default="auto",
         help="auto: the test images if the data have any, otherwise all images",
     )
-    parser.add_argument("--class_names", type=str | None, help="classes.txt with the class names of the data")
+    parser.add_argument(
+        "--class_names", type=str | None, help="classes.txt or classes.yaml with the class names of the data"
+    )
     parser.add_argument("--classes", type=str | None, help=CLASSES_HELP)
     parser.add_argument(
         "--batch_size", type=int | None, help="images per batch, for methods that mix the images of a batch"
@@ -52,7 +54,7 @@ def eval(options: Namespace) -> int:
     output = Output(make_console(stderr=True))
     classifier = load_saved_classifier(options, output)
     if options.classes is not None:
-        classifier = classifier.with_classes(parse_class_names(options.classes))
+        classifier = classifier.with_classes(parse_classes(options.classes))
     if options.batch_size is not None:
         classifier.batch_size = options.batch_size
     output.note(classifier.method, classifier.batch_size)

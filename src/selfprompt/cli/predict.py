@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument(
         "--class_names",
         type=str | None,
-        help="file with other class names, one per line, or FOLDER<TAB>NAME lines that rename classes",
+        help="file with other class names, one per line, or FOLDER<TAB>NAME lines that rename some; or a classes.yaml",
     )
     parser.add_argument("--top", type=int, default=1, help="number of classes to show per image")
     parser.add_argument(

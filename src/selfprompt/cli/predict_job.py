@@ -90,9 +90,12 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     size = options.part_size or -(-DEFAULT_PART_SIZE // batch) * batch
     if size % batch:
         raise UsageError(f"--part-size must be a multiple of the classifier's batch size {batch}, got {size}.")
-    config = (artifact_folder(options.classifier) / CONFIG).read_bytes()
-    digest = hashlib.sha256(config).hexdigest()
-    return JobSpec(digest, classifier.classes, options.top, options.format or "csv", size, options.csv_guard)
+    digest = hashlib.sha256((artifact_folder(options.classifier) / CONFIG).read_bytes())
+    if classifier.method.has_descriptions:  # those of a file may differ from those in the configuration
+        digest.update(repr(classifier.method.descriptions).encode(errors="backslashreplace"))
+    return JobSpec(
+        digest.hexdigest(), classifier.classes, options.top, options.format or "csv", size, options.csv_guard
+    )
 
 
 def stop_at_unreadable(

@@ -1,13 +1,13 @@
 """Steps of ``selfprompt predict`` that are the same for the standard output and for a folder of parts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from selfprompt.cli.console import Output
-from selfprompt.cli.saved_classifier import load_saved_classifier, parse_class_names
+from selfprompt.cli.saved_classifier import load_saved_classifier, parse_classes
 from selfprompt.inference.predictions import Prediction
 from selfprompt.utils.cores import cores
 
@@ -65,9 +65,10 @@ def collect_remarks(batches: Iterator[list[Prediction]], remarks: "RemarkCounter
 def load_classifier(options: Namespace, output: Output) -> "Classifier":
     """Load the classifier, with other class names if the options give some."""
     classifier = load_saved_classifier(options, output)
-    names = class_names_from(options, classifier.classes)
-    if names is not None:
-        classifier = classifier.with_classes(names)
+    if options.class_names is not None:
+        classifier = classifier.with_classes(Path(options.class_names))
+    elif options.classes is not None:
+        classifier = classifier.with_classes(parse_classes(options.classes))
     output.note(classifier.method, classifier.batch_size)
     return classifier
 
@@ -78,23 +79,3 @@ def reader_threads(options: Namespace) -> int:
         return int(options.workers)
     result: int = min(MAX_READERS, max(1, cores() // options.devices))
     return result
-
-
-def class_names_from(options: Namespace, tuned: Sequence[str]) -> list[str] | None:
-    """Return the class names of --classes or --class-names; None without either.
-
-    Args:
-        options: Options of the command.
-        tuned: Class names of the classifier, which a file may rename.
-
-    Raises:
-        ValueError: If the file is missing, empty or not a text file.
-    """
-    if options.class_names is None:
-        return None if options.classes is None else parse_class_names(options.classes)
-    from selfprompt.data.class_names import clean_name, read_class_file
-
-    names = read_class_file(Path(options.class_names), tuned)
-    if isinstance(names, dict):
-        names = [names.get(name, name) for name in tuned]
-    return [clean_name(name) for name in names]

@@ -1,6 +1,7 @@
 """Arguments of the commands that load a saved classifier, and the loading itself."""
 
 import csv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -11,7 +12,7 @@ from selfprompt.cli.usage import usage
 if TYPE_CHECKING:
     from selfprompt.inference.classifier import Classifier
 
-CLASSES_HELP = 'other class names, without training: a,b,"c, d"'
+CLASSES_HELP = 'other class names, without training: a,b,"c, d"; or a classes.yaml'
 
 
 def add_classifier_argument(parser: ArgumentParser) -> None:
@@ -49,12 +50,16 @@ def load_saved_classifier(options: Namespace, output: Output) -> "Classifier":
         )
 
 
-def parse_class_names(text: str) -> list[str]:
-    """Split ``a,b,c`` into class names; quotes enclose a name with a comma: ``"salt, pepper",b``.
+def parse_classes(text: str) -> list[str] | Path:
+    """Split ``a,b,c`` into class names, or return the path of a YAML file.
+
+    Quotes enclose a name with a comma: ``"salt, pepper",b``.
 
     Raises:
         UsageError: If there are fewer than two names, or two are equal.
     """
+    if text.lower().endswith((".yaml", ".yml")):
+        return Path(text)
     from selfprompt.methods.checks import check_names
 
     with usage():

@@ -1,16 +1,28 @@
-"""Class names: their order, their spelling, and names that the user gives as a list, a mapping or a classes.txt."""
+"""Class names: their order, their spelling, and names that the user gives as a list, a mapping or a file."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from selfprompt.data.label_spelling import describe_unclear_names, normalize_text
+from selfprompt.data.class_description import (
+    YAML_SUFFIXES,
+    ClassDescription,
+    Described,
+    check_total,
+    describe_all,
+    describe_named,
+    read_class_yaml,
+)
+from selfprompt.data.label_spelling import describe_unclear_names
 from selfprompt.utils.files import read_text
+from selfprompt.utils.spelling import clean_name as clean_name
+from selfprompt.utils.spelling import normalize_text
 from selfprompt.utils.wording import listing, plural
 
-ClassNames = str | Path | Mapping[str, str] | Sequence[str]
+ClassNames = str | Path | Mapping[str, Described] | Sequence[Described]
 SEPARATORS = ("\t", "=>", "=", ",")  # between folder and name in a line of classes.txt; white space is tried last
 CLEAR_SEPARATORS = ("\t", "=>")  # those that occur in no name
 
@@ -23,16 +35,13 @@ class ClassMapping:
         index: Label in the data (a folder name, a manifest cell) -> class index.
         names: The class names by class index; a class may be without a label.
         notes: What was decided, one sentence each.
+        descriptions: What the user says about each class, by class index; empty if it is only a name.
     """
 
     index: dict[str, int]
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-
-
-def clean_name(text: str) -> str:
-    """Replace underscores by spaces, collapse white space, compose accents and remove invisible characters."""
-    return " ".join(normalize_text(text).replace("_", " ").split())
+    descriptions: tuple[ClassDescription, ...] = ()
 
 
 def name_classes(labels: Sequence[str], label_names: Mapping[str, str], classes: ClassNames | None) -> ClassMapping:
@@ -41,29 +50,114 @@ def name_classes(labels: Sequence[str], label_names: Mapping[str, str], classes:
     Args:
         labels: The labels of the data, in their order.
         label_names: Names that the data gives for some labels.
-        classes: The user's names: a file, a mapping label -> name, or a list of names. A list that contains the labels
-            (or their names) defines the order; any other list names the labels in their order.
+        classes: What the user says about the classes: a file, a mapping from labels, or a list; each class is a name,
+            or a description (see ``class_description.describe``). A list whose names contain the labels (or their
+            names) defines the order; any other list names the labels in their order.
 
     Raises:
-        ValueError: If a name is empty, or the names do not fit the labels.
+        ValueError: If a name is empty, a description is wrong, or the names do not fit the labels.
+        TypeError: If a description has another type.
     """
     if isinstance(classes, (str, Path)):
         try:
-            return name_classes(labels, label_names, read_class_file(Path(classes), labels))
-        except ValueError as error:
+            return name_classes(labels, label_names, read_class_descriptions(Path(classes), labels))
+        except (ValueError, TypeError) as error:
             raise ValueError(str(error) if str(classes) in str(error) else f"{classes}: {error}") from None
     if classes is None:
         mapping = _number_in_order(labels, [label_names.get(label, label) for label in labels])
     elif isinstance(classes, Mapping):
-        names = {normalize_text(str(label)): str(name) for label, name in classes.items()}
-        mapping = _name_by_mapping(labels, label_names, names)
+        mapping = _describe_by_mapping(labels, label_names, classes)
     else:
-        mapping = _name_by_list(labels, label_names, [clean_name(str(name)) for name in classes])
+        mapping = _describe_by_list(labels, label_names, classes)
     unnamed = [label for label, index in mapping.index.items() if not mapping.names[index]]
     if unnamed:
         raise ValueError(f"Every class needs a name; nothing is left of {listing([repr(n) for n in unnamed])}.")
     notes = (*mapping.notes, *_repeated_name_notes(mapping), *describe_unclear_names(mapping.names))
-    return ClassMapping(mapping.index, mapping.names, notes)
+    return replace(mapping, notes=notes)
+
+
+def read_class_descriptions(path: Path, labels: Sequence[str]) -> dict[str, Any] | list[Any]:
+    """Read a classes.yaml (``read_class_yaml``) or, with any other suffix, a classes.txt (``read_class_file``)."""
+    return read_class_yaml(path) if path.suffix.lower() in YAML_SUFFIXES else read_class_file(path, labels)
+
+
+def _describe_by_mapping(
+    labels: Sequence[str], label_names: Mapping[str, str], classes: Mapping[str, Described]
+) -> ClassMapping:
+    """Name and describe some or all labels."""
+    given = {normalize_text(str(label)): value for label, value in classes.items()}
+    described = {
+        label: describe_named(f"class {label!r}", value, label_names.get(label, label))
+        for label, value in given.items()
+        if not _is_name(value)
+    }
+    names = {label: described[label].name if label in described else str(value) for label, value in given.items()}
+    mapping = _name_by_mapping(labels, label_names, names)
+    rows = [described.get(label) for label in labels]
+    return _with_descriptions(mapping, rows)
+
+
+def _describe_by_list(
+    labels: Sequence[str], label_names: Mapping[str, str], classes: Sequence[Described]
+) -> ClassMapping:
+    """Name and describe the labels by a list; the classes of the result are those of the list, in its order."""
+    described = [
+        None if _is_name(value) else describe_named(f"class {number}", value)
+        for number, value in enumerate(classes, start=1)
+    ]
+    names = [one.name if one else clean_name(str(value)) for one, value in zip(described, classes, strict=True)]
+    return _with_descriptions(_name_by_list(labels, label_names, names), described)
+
+
+def other_classes(given: ClassNames, present: Sequence[ClassDescription]) -> list[Described]:
+    """Return the classes that a user gives in place of those of a classifier.
+
+    A mapping that has all present classes, or no others, changes what is said about these; any other mapping is a new
+    list of classes, in its order. A class is found by its key, or by the first name that is given for it.
+
+    Args:
+        given: A list of classes, a mapping from names, or a file with either.
+        present: The classes of the classifier.
+
+    Raises:
+        ValueError: If the file cannot be read, or a description is wrong.
+        TypeError: If a description has another type.
+    """
+    if isinstance(given, (str, Path)):
+        path, names = Path(given), [one.name for one in present]
+        classes = read_class_descriptions(path, names)
+        if path.suffix.lower() not in YAML_SUFFIXES:
+            return [classes.get(name, name) for name in names] if isinstance(classes, dict) else classes
+        try:
+            return list(describe_all(other_classes(classes, present)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, {error}") from None
+    if not isinstance(given, Mapping):
+        return list(given)
+    described = {key: describe_named(f"class {key!r}", value, str(key)) for key, value in given.items()}
+    known = {one.name for one in present}
+    found: dict[str, ClassDescription] = {}
+    for key, one in described.items():
+        name = next((name for name in (clean_name(str(key)), one.name) if name in known), None)
+        if name is not None:
+            found.setdefault(name, one)
+    if found and len(found) in (len(described), len(known)):
+        return [found.get(one.name, one) for one in present]
+    return list(described.values())
+
+
+def _is_name(value: Any) -> bool:
+    """Return whether a value is a name, which may be a number, rather than a description."""
+    return isinstance(value, str) or not isinstance(value, (Mapping, Sequence, ClassDescription))
+
+
+def _with_descriptions(mapping: ClassMapping, described: Sequence[ClassDescription | None]) -> ClassMapping:
+    """Add the descriptions by class index, unless no class has more than a name."""
+    if not any(one and not one.is_plain for one in described):
+        return mapping
+    rows = tuple(one or ClassDescription((name,)) for one, name in zip(described, mapping.names, strict=True))
+    check_total(rows)
+    return replace(mapping, descriptions=rows)
 
 
 def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[str]:
@@ -108,8 +202,10 @@ def _read_lines(path: Path) -> dict[int, str]:
         raise ValueError(f"{path} must name at least one class, but it is empty.")
     if text.lstrip().startswith(("{", "[")):
         raise ValueError(f"{path} must be plain text, but it looks like JSON: write folder,name on each line.")
-    if path.suffix.lower() in (".yaml", ".yml") or next(iter(lines.values())).startswith(("names:", "- ", "---")):
-        raise ValueError(f"{path} must be plain text, but it looks like YAML: write folder,name on each line.")
+    if next(iter(lines.values())).startswith(("names:", "- ", "---")):
+        raise ValueError(
+            f"{path} must be plain text, but it looks like YAML: write folder,name on each line, or call it .yaml."
+        )
     return lines
 
 

@@ -12,6 +12,7 @@ from zipfile import ZipFile
 
 from PIL import Image
 
+from selfprompt.data.class_description import ClassDescription, Described
 from selfprompt.data.loading.image_files import BadImage, BadImageError, decode, error_reason, open_image
 from selfprompt.data.loading.image_inputs import read_image
 from selfprompt.data.loading.memory_limit import Reserve, unbounded
@@ -137,6 +138,7 @@ class Dataset:
         notes: Every decision made for the user, one sentence each.
         ids: Unique ids of the classes if a published list repeats a name (ImageNet's WordNet ids); empty otherwise.
         held_out: Whether the test images were drawn from the training images by `holdout.hold_out`.
+        descriptions: What the user says about each class besides one name; empty if there is nothing.
     """
 
     name: str
@@ -147,6 +149,12 @@ class Dataset:
     notes: tuple[str, ...] = ()
     ids: tuple[Hashable, ...] = ()
     held_out: bool = False
+    descriptions: tuple[ClassDescription, ...] = ()
+
+    @property
+    def described_classes(self) -> tuple[Described, ...]:
+        """The classes as methods read them: their descriptions, or else their names."""
+        return self.descriptions or self.classes
 
     @property
     def keys(self) -> tuple[Hashable, ...]:

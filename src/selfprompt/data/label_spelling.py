@@ -8,22 +8,13 @@ from dataclasses import replace
 
 from selfprompt.data.dataset import Split
 from selfprompt.data.readers.splits import LabelledSplit
+from selfprompt.utils.spelling import normalize_text
 from selfprompt.utils.wording import listing
 
-INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u180e\u200b\u2060\ufeff"))  # soft hyphen, zero-width spaces and joiners
-MARKS = "\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # meaningless at an end
 NUMBER = re.compile(r"\d+(\.0*)?")
 NO_WORDS = re.compile(r"(class )?[\d.,+-]+|n\d{8}")
 NUMBER_PREFIX = re.compile(r"(n\d{8}|\d+)[-. ]+\D")
 """Numbers before a name: 001.Laysan Albatross, n02085620-Chihuahua."""
-
-
-def normalize_text(text: str) -> str:
-    """Remove invisible characters and surrounding white space, and compose accents (NFC)."""
-    text, before = unicodedata.normalize("NFC", text).translate(INVISIBLE), ""
-    while text != before:
-        before, text = text, text.strip().strip(MARKS)
-    return text
 
 
 def normalize_labels(name: str, splits: Mapping[Split, LabelledSplit]) -> tuple[dict[Split, LabelledSplit], list[str]]:

@@ -17,8 +17,17 @@ def keep_classes(dataset: Dataset, labels: Sequence[int], *notes: str) -> Datase
     )
     classes = tuple(dataset.classes[label] for label in labels)
     ids = tuple(dataset.ids[label] for label in labels) if dataset.ids else ()
-    all_notes = (*dataset.notes, *notes)
-    return dataclasses.replace(dataset, classes=classes, train=train, val=val, test=test, notes=all_notes, ids=ids)
+    descriptions = tuple(dataset.descriptions[label] for label in labels) if dataset.descriptions else ()
+    return dataclasses.replace(
+        dataset,
+        classes=classes,
+        train=train,
+        val=val,
+        test=test,
+        notes=(*dataset.notes, *notes),
+        ids=ids,
+        descriptions=descriptions,
+    )
 
 
 def rename_classes(dataset: Dataset, classes: ClassNames | None) -> Dataset:
@@ -34,8 +43,16 @@ def rename_classes(dataset: Dataset, classes: ClassNames | None) -> Dataset:
         tuple(Item(item.source, mapping.index[dataset.classes[item.label]]) for item in dataset.select(split))
         for split in SPLITS
     )
-    notes = (*dataset.notes, *mapping.notes)
-    return dataclasses.replace(dataset, classes=mapping.names, train=train, val=val, test=test, notes=notes, ids=())
+    return dataclasses.replace(
+        dataset,
+        classes=mapping.names,
+        train=train,
+        val=val,
+        test=test,
+        notes=(*dataset.notes, *mapping.notes),
+        ids=(),
+        descriptions=mapping.descriptions,
+    )
 
 
 def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
@@ -57,4 +74,4 @@ def align_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         tuple(Item(item.source, index[dataset.classes[item.label]]) for item in dataset.select(split))
         for split in SPLITS
     )
-    return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test, ids=())
+    return dataclasses.replace(dataset, classes=tuple(names), train=train, val=val, test=test, ids=(), descriptions=())

@@ -1,4 +1,4 @@
-"""Hand-written templates for class names, by data set; plain strings that both `data` and `methods` may import."""
+"""Hand-written templates for class names, by data set; plain strings and their rule, for `data` and `methods`."""
 
 PHOTO = "a photo of a {}."
 
@@ -12,3 +12,9 @@ TEMPLATES = {
     "food101": "a photo of {}, a type of food.",
     "ucf101": "a photo of a person doing {}.",
 }
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless the template contains ``{}`` exactly once, for the class name."""
+    if template.count("{}") != 1:
+        raise ValueError(f"template must contain {{}} once, for the class name; got {template!r}.")

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfprompt.data.class_description import description_record
+from selfprompt.data.class_names import ClassNames, other_classes
 from selfprompt.data.dataset import Item
 from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.image_files import error_reason
@@ -203,17 +205,19 @@ class Classifier:
             device=self.device,
         )
 
-    def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Classifier":
-        """Return a classifier with the same trained prompts for other class names, without training.
+    def with_classes(self, classes: ClassNames, *, check: bool = True) -> "Classifier":
+        """Return a classifier with the same trained prompts for other class names or descriptions, without training.
 
         Args:
-            names: At least two different class names.
+            classes: A list of at least two classes, each a name or a mapping with names, descriptions and templates; a
+                mapping from names to these; or a file, classes.yaml or classes.txt. A mapping that has all present
+                classes, or no others, changes what is said about these; any other mapping is a new list.
             check: Whether to reject repeated or single names, which published protocols may have.
 
         Raises:
-            ValueError: If the head of the method was trained for its classes.
+            ValueError: If the head of the method was trained for its classes, or a class or the file is wrong.
         """
-        method = self.method.with_classes(names, check=check)
+        method = self.method.with_classes(other_classes(classes, self.method.descriptions), check=check)
         return Classifier(method, self.preprocess, self.batch_size, self.recipe)
 
     def save(self, folder: str | Path) -> None:
@@ -233,6 +237,7 @@ class Classifier:
                 "note": backbone.note,
             },
             "classes": list(self.classes),
+            **description_record(self.method.descriptions),
             "preprocess": asdict(self.preprocess),
             "batch_size": self.batch_size,
             "sample_wise": self.method.traits.batch_independent,
@@ -265,7 +270,7 @@ def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in results.items()
-        if name not in ("history", "recipe", "versions", "data", "preprocess")
+        if name not in ("history", "recipe", "versions", "data", "preprocess", "class_descriptions")
     }
     for name in ("tuned", "zero_shot"):
         if kept.get(name):
@@ -330,8 +335,9 @@ def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone:
             f"it was trained on {original['name']} with fingerprint {original['fingerprint'][:12]}, but "
             f"{backbone.name} has {backbone.fingerprint[:12]}: its weights or architecture differ. Give the original"
         )
+    classes = config.get("class_descriptions") or config["classes"]
     try:
-        method = build_method(config["method"], backbone, config["classes"], check=False, **config["options"])
+        method = build_method(config["method"], backbone, classes, check=False, **config["options"])
     except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"method, options and classes in its {CONFIG} do not match: {reason}") from error

@@ -4,10 +4,12 @@ The file may come from an untrusted source, so sizes have upper bounds that limi
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
+from selfprompt.data.class_description import describe_all
+from selfprompt.utils.spelling import clean_name
 from selfprompt.utils.validation import check_types
 
 FORMAT = 1
@@ -39,6 +41,7 @@ class ConfigKeys:
     recipe: Mapping[str, Any]
     results: Mapping[str, Any]
     tensors_sha256: str
+    class_descriptions: tuple[Mapping[str, Any], ...] | None = None
     sample_wise: bool = True
     versions: Mapping[str, Any] | None = None
 
@@ -107,6 +110,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         if not _HASH.fullmatch(value):
             raise ValueError(f"{key} must be 64 hexadecimal digits, got {_format(value)}")
     _check_classes(config["classes"])
+    if config.get("class_descriptions") is not None:
+        _check_descriptions(config["class_descriptions"], config["classes"])
     _check_range("batch_size", config["batch_size"], 1, MAX_BATCH_SIZE)
     _check_preprocess(config["preprocess"])
     for name, value in config["options"].items():
@@ -137,6 +142,15 @@ def _check_classes(classes: list[str]) -> None:
         raise ValueError(f"classes must be 1 to {MAX_CLASSES:,} names, got {len(classes):,}")
     for number, name in enumerate(classes):
         _check_text(f"classes[{number}]", name)
+
+
+def _check_descriptions(descriptions: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+    try:
+        described = describe_all(descriptions)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"class_descriptions, {str(error).rstrip('.')}") from None
+    if [one.name for one in described] != [clean_name(name) for name in classes]:
+        raise ValueError("class_descriptions must have the names in classes, in their order")
 
 
 def _check_preprocess(values: Mapping[str, Any]) -> None:

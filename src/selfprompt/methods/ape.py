@@ -85,7 +85,7 @@ class APE(Method[APEOptions]):
         )
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions)
         count = max(1, int(self.options.channels * texts.shape[1]))
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("channels", torch.arange(count))

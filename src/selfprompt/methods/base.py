@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from selfprompt.data.class_names import clean_name
+from selfprompt.data.class_description import Described, describe_all
 from selfprompt.data.loading.feature_cache import Encoder
 from selfprompt.data.views import Views
-from selfprompt.methods.checks import check_names
+from selfprompt.methods.checks import check_classes
 from selfprompt.methods.class_feature_cache import ClassFeatureCache
+from selfprompt.methods.class_texts import TEXT_MEMORY, ClassTexts, mean_of_texts, tokenize_for_tower
 from selfprompt.methods.frozen_features import make_encoder
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
@@ -100,6 +101,8 @@ class Method(nn.Module, Generic[OptionsT]):
     class names as not persistent.
 
     Attributes:
+        classes: Name of each class, in the order of the logits.
+        descriptions: What is known about each class: its names, sentences and templates.
         traits: What the library must know about the method, from ``traits_for(options)``.
         pooling: How the vision tower's tokens become features, from the traits.
         text_cache_bytes: Bytes of activations that encoded class texts may keep for gradients; the rest is recomputed.
@@ -107,35 +110,38 @@ class Method(nn.Module, Generic[OptionsT]):
 
     Args:
         backbone: The frozen towers; they are shared, not copied.
-        classes: Class names, in the order of the logits.
+        classes: Names or descriptions of the classes, in the order of the logits.
         options: The method's options.
         generator: Random generator for every initial value.
 
     Raises:
-        ValueError: If the traits need a text tower and the backbone has none.
+        ValueError: If the traits need a text tower and the backbone has none, or a description is wrong.
     """
 
     __call__: Callable[..., Tensor]  # PyTorch declares Any
     Options: ClassVar[type[Any]] = NoOptions
-    text_cache_bytes: int = 2 * 10**9
+    text_cache_bytes: int = TEXT_MEMORY
     text: Any  # the text tower; None for a plain ViT
-    ids: Tensor  # token ids of the class texts, (C, L), in methods that read them
+    ids: Tensor  # token ids of the class texts, (T, L), in methods that prompt the text tower
+    owners: Tensor | None  # class of each text in ids, (T,); None if every class has one text
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], options: OptionsT, generator: torch.Generator
+        self, backbone: Backbone, classes: Sequence[Described], options: OptionsT, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.traits = self.traits_for(options)
         if self.traits.needs_text and backbone.text is None:
             raise ValueError(f"{self.name} needs a CLIP backbone; {backbone.name} has no text tower.")
         self.backbone = backbone
-        self.classes = tuple(clean_name(name) for name in classes)
+        self.descriptions = describe_all(classes)
+        self.classes = tuple(one.name for one in self.descriptions)
         self.options = options
         self.pooling: Pooling = pooling_for(self.traits.pooling, backbone)
         self.vision = backbone.vision
         self.text = backbone.text
         self.selected: dict[str, float] = {}
         self._class_features = ClassFeatureCache()
+        self.register_buffer("owners", None, persistent=False)
         self.build(generator)
 
     @classmethod
@@ -144,11 +150,24 @@ class Method(nn.Module, Generic[OptionsT]):
         return Traits()
 
     def build(self, generator: torch.Generator) -> None:
-        """Create parameters and buffers; ``backbone``, ``vision``, ``text``, ``classes`` and ``options`` are set.
+        """Create parameters and buffers; ``backbone``, the towers, the classes and ``options`` are set.
 
         Args:
             generator: Random generator for every initial value.
         """
+
+    def register_texts(self, texts: ClassTexts, written: Sequence[str] | None = None, min_length: int = 0) -> None:
+        """Register the token ids of the class texts, ``ids``, and the class of each, ``owners``, for ``encode_texts``.
+
+        Args:
+            texts: The texts of the classes.
+            written: The same texts with placeholders for prompts, if there are any.
+            min_length: Positions that a prompter reads.
+        """
+        ids = tokenize_for_tower(self.backbone, texts.texts if written is None else written, min_length)
+        owners = texts.owners()
+        self.register_buffer("ids", ids, persistent=False)
+        self.register_buffer("owners", None if owners is None else owners.to(ids.device), persistent=False)
 
     @property
     def name(self) -> str:
@@ -156,6 +175,11 @@ class Method(nn.Module, Generic[OptionsT]):
         cls = type(self)
         package, _, module = cls.__module__.rpartition(".")
         return module.replace("_", "-") if package == __package__ else f"{cls.__module__}:{cls.__qualname__}"
+
+    @property
+    def has_descriptions(self) -> bool:
+        """Whether there is more about a class than one name."""
+        return not all(one.is_plain for one in self.descriptions)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -267,8 +291,11 @@ class Method(nn.Module, Generic[OptionsT]):
         raise NotImplementedError
 
     def encode_texts(self, encode: Encode, *, min_length: int = 0, prefix_length: int = 0) -> Tensor:
-        """Encode the class texts ``ids``, (C, L) to (C, E), within ``text_cache_bytes``; see ``encode_in_buckets``."""
-        return encode_in_buckets(
+        """Encode the class texts ``ids``, (T, L) to (C, E), within ``text_cache_bytes``; see ``encode_in_buckets``.
+
+        Of classes with several texts these are the means of their unit features.
+        """
+        features = encode_in_buckets(
             self.text,
             self.ids,
             encode,
@@ -276,12 +303,21 @@ class Method(nn.Module, Generic[OptionsT]):
             prefix_length=prefix_length,
             memory=self.text_cache_bytes,
         )
+        return self.mean_of_texts(features)
 
     def encode_texts_with_shared_prefix(self, prompter: Prompter, *, throughout: bool = False) -> Tensor:
-        """Encode class texts that begin with the same tokens; see ``encode_with_shared_prefix``."""
-        return encode_with_shared_prefix(
+        """Encode class texts that begin with the same tokens (``encode_with_shared_prefix``), as ``encode_texts``."""
+        features = encode_with_shared_prefix(
             self.text, self.ids, prompter, throughout=throughout, memory=self.text_cache_bytes
         )
+        return self.mean_of_texts(features)
+
+    def mean_of_texts(self, features: Tensor) -> Tensor:
+        """Return the mean of the unit features of each class's texts, (..., T, E) to (..., C, E).
+
+        With one text a class, the features are returned as they are, not normalised.
+        """
+        return mean_of_texts(features, self.owners, len(self.classes))
 
     def class_features(self) -> Tensor:
         """Return ``encode_classes()``, cached in evaluation while no tensor that it depends on changes.
@@ -301,11 +337,11 @@ class Method(nn.Module, Generic[OptionsT]):
         """
         return self.backbone.scale * features @ classes.t() + self.backbone.bias
 
-    def with_classes(self, names: Sequence[str], *, check: bool = True) -> "Method":
-        """Return the trained method with other class names, without further training.
+    def with_classes(self, classes: Sequence[Described], *, check: bool = True) -> "Method":
+        """Return the trained method with other class names or descriptions, without further training.
 
         Args:
-            names: At least two different class names.
+            classes: At least two classes with different names.
             check: Whether to check the names; those of a published protocol may repeat (ImageNet's) or be a single one.
 
         Raises:
@@ -317,8 +353,8 @@ class Method(nn.Module, Generic[OptionsT]):
                 "Use a method that reads class names (sep, coop, zero-shot)."
             )
         generator = torch.Generator().manual_seed(0)
-        names = check_names(names, self.backbone) if check else names
-        other = type(self)(self.backbone, names, self.options, generator)
+        classes = check_classes(classes, self.backbone) if check else classes
+        other = type(self)(self.backbone, classes, self.options, generator)
         other.to(next(self.vision.parameters()).device)
         other.load_adapter_state_dict(self.adapter_state_dict())
         return other.train(self.training)

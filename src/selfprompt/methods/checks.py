@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from selfprompt.data.class_description import ClassDescription, Described, describe_all
 from selfprompt.data.class_names import clean_name
 from selfprompt.methods.class_texts import check_distinct_tokens
 from selfprompt.models.loading.by_name import Backbone
@@ -33,6 +34,27 @@ def check_names(class_names: Sequence[str], reader: Backbone | None = None) -> t
     if reader is not None and reader.text is not None:
         check_distinct_tokens(reader, names)
     return tuple(names)
+
+
+def check_classes(classes: Sequence[Described], reader: Backbone | None = None) -> tuple[ClassDescription, ...]:
+    """Return the descriptions of the classes.
+
+    Args:
+        classes: Names or descriptions, as given by the user.
+        reader: A backbone whose tokenizer must tell the names of different classes apart; None for methods that do not
+            read them.
+
+    Raises:
+        ValueError: If a description is wrong, there are fewer than two classes, or two classes share a name, as texts
+            or as tokens.
+        TypeError: If they are a single text, or a description has the wrong type.
+    """
+    if isinstance(classes, str) or all(isinstance(one, str) for one in classes):
+        return describe_all(check_names(classes, reader))  # type: ignore[arg-type]
+    described = describe_all(classes)
+    check_names([one.name for one in described], None)
+    check_names([name for one in described for name in one.names], reader)
+    return described
 
 
 def check_positive(**numbers: int) -> None:

@@ -76,7 +76,7 @@ class CLAP(Method[CLAPOptions]):
         )
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes, normalize=False)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions, normalize=False)
         keys = name_keys(self.classes).to(texts.device)
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("keys", keys, persistent=False)

@@ -1,24 +1,96 @@
-"""Class texts: templates, placeholders for prompts, and token ids."""
+"""Class texts: templates, placeholders for prompts, token ids, and the mean over the texts of a class."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from selfprompt.data.class_description import ClassDescription
 from selfprompt.data.class_names import clean_name
 from selfprompt.data.templates import PHOTO as PHOTO
 from selfprompt.data.templates import TEMPLATES as TEMPLATES
+from selfprompt.data.templates import check_template as check_template
 from selfprompt.models.loading.by_name import Backbone
+from selfprompt.models.text_encoding import encode_in_buckets
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
 PLACEHOLDER = "X"
+TEXT_MEMORY = 2 * 10**9
+"""Bytes of activations of class texts that are kept or held at once."""
 
 
-def check_template(template: str) -> None:
-    """Raise ValueError unless the template contains ``{}`` exactly once, for the class name."""
-    if template.count("{}") != 1:
-        raise ValueError(f"template must contain {{}} once, for the class name; got {template!r}.")
+@dataclass(frozen=True)
+class ClassTexts:
+    """The texts of all classes, class by class.
+
+    Attributes:
+        texts: T texts.
+        counts: Number of texts of each class, at least 1.
+    """
+
+    texts: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[str]]) -> "ClassTexts":
+        """Return the texts of classes from a list of texts for each class."""
+        return cls(tuple(text for texts in rows for text in texts), tuple(map(len, rows)))
+
+    def owners(self) -> Tensor | None:
+        """Return the class of each text, (T,), int64; None if every class has one text."""
+        if len(self.texts) == len(self.counts):
+            return None
+        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+
+
+def names_and_sentences(classes: Sequence[ClassDescription]) -> ClassTexts:
+    """Return what follows learned prompts: the names and the descriptions of each class, without a final full stop."""
+    return ClassTexts.of([[*one.names, *(text.rstrip(". ") for text in one.descriptions)] for one in classes])
+
+
+def filled_templates(
+    templates: Sequence[str],
+    classes: Sequence[ClassDescription],
+    *,
+    adapt: Callable[[str], str] = str,
+    sentence: str = "{}",
+) -> ClassTexts:
+    """Return the texts of classes: each name in each template, then the descriptions.
+
+    Args:
+        templates: For classes without templates of their own.
+        classes: The classes.
+        adapt: Changes a class's own template before it is filled in.
+        sentence: Template of the descriptions.
+    """
+    rows = []
+    for one in classes:
+        used = [*map(adapt, one.templates)] or templates
+        filled = [text for template in used for text in fill_template(template, one.names)]
+        rows.append(filled + fill_template(sentence, one.descriptions))
+    return ClassTexts.of(rows)
+
+
+def mean_of_texts(features: Tensor, owners: Tensor | None, classes: int) -> Tensor:
+    """Return the mean of the unit features of each class's texts, (..., T, E) to (..., C, E).
+
+    Args:
+        features: Features of the texts.
+        owners: The class of each text, (T,); None if every class has one text, whose features are then returned as
+            they are.
+        classes: Number of classes C.
+    """
+    if owners is None:
+        return features
+    return _mean_rows(features / features.norm(dim=-1, keepdim=True), owners, classes)
+
+
+def _mean_rows(rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """Return the mean of each class's rows, (..., T, E) to (..., C, E)."""
+    sums = rows.new_zeros(*rows.shape[:-2], classes, rows.shape[-1]).index_add(-2, owners, rows)
+    return sums / torch.bincount(owners, minlength=classes).to(sums)[:, None]
 
 
 def fill_template(template: str, names: Sequence[str]) -> list[str]:
@@ -40,7 +112,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
             shown = text if len(text) <= 400 else f"{text[:397]}..."
             raise ValueError(
                 f"The text {shown!r} does not fit the model's {ids.shape[1]} text tokens; "
-                "shorten the name or use fewer prompts."
+                "shorten the name or description, or use fewer prompts."
             )
     return ids
 
@@ -125,14 +197,38 @@ def useful_length(ids: Tensor, min_length: int = 0) -> int:
 
 
 @torch.no_grad()
-def encode_template(backbone: Backbone, template: str, names: Sequence[str], *, normalize: bool = True) -> Tensor:
-    """Encode the template with each class name to features, (C, E), with the frozen text tower.
+def encode_template(
+    backbone: Backbone,
+    template: str | Sequence[str],
+    classes: Sequence[str | ClassDescription],
+    *,
+    normalize: bool = True,
+) -> Tensor:
+    """Encode the texts of classes to features, (C, E), with the frozen text tower.
 
-    They are unit vectors, or have the norms that the tower gives them without ``normalize``.
+    Args:
+        backbone: Its tokenizer and text tower are used.
+        template: One template, or several, for the classes without templates of their own.
+        classes: Names or descriptions of the classes.
+        normalize: Whether the features are unit vectors; else they have the norms that the tower gives them, and of a
+            class with several texts the mean of these.
+
+    Returns:
+        Of a class with several texts, the normalised mean of the unit features of its texts.
     """
-    ids = tokenize_for_tower(backbone, fill_template(template, names))
-    features = backbone.text_side()[0](ids)
-    return features / features.norm(dim=-1, keepdim=True) if normalize else features
+    described = [ClassDescription((one,)) if isinstance(one, str) else one for one in classes]
+    texts = filled_templates([template] if isinstance(template, str) else template, described)
+    tower, owners = backbone.text_side()[0], texts.owners()
+    ids = tokenize_for_tower(backbone, texts.texts)
+    if owners is None:
+        features: Tensor = tower(ids)
+        return features / features.norm(dim=-1, keepdim=True) if normalize else features
+    owners = owners.to(ids.device)
+    features = encode_in_buckets(tower, ids, lambda _, bucket: tower(bucket), memory=TEXT_MEMORY)
+    means = mean_of_texts(features, owners, len(described))
+    lengths = 1 if normalize else _mean_rows(features.norm(dim=-1, keepdim=True), owners, len(described))
+    result: Tensor = lengths * means / means.norm(dim=-1, keepdim=True)
+    return result
 
 
 def tokenize_for_tower(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> Tensor:
@@ -185,31 +281,29 @@ def embed_distinct_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
 
 def init_text_prompts(
     backbone: Backbone, names: Sequence[str], init_text: str, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return class texts whose first tokens, at positions 1..count, are prompts, and the prompts' initial values.
+) -> tuple[list[str], Tensor]:
+    """Return class texts whose first tokens, at positions 1..count, are prompts, and the first prompts, (P, D).
 
     Args:
         backbone: Its tokenizer and text tower are used.
-        names: Class names.
+        names: What follows the prompts in each text.
         init_text: Beginning of the texts, such as "a photo of a". Its first ``count`` tokens initialise the prompts;
             the others stay in the text. If it is empty, prompts are drawn from N(0, 0.02^2).
         count: Number of prompts P.
         generator: Random generator.
 
-    Returns:
-        Token ids, (C, L), and initial prompts, (P, D).
-
     Raises:
         ValueError: If ``init_text`` has fewer than ``count`` tokens, or the tokenizer does not work like CLIP's.
     """
-    ids = tokenize_for_tower(backbone, add_placeholders(names, count))
+    texts = add_placeholders(names, count)
+    ids = tokenize_for_tower(backbone, texts)
     check_placeholders(ids, 1 + torch.arange(count).expand(len(ids), -1).to(ids.device))
     if not init_text:
-        return ids, 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
+        return texts, 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
     start = embed_text(backbone, init_text)
     if len(start) < count:
         raise ValueError(
             f"init_text {init_text!r} is {len(start)} tokens, but there are {count} text prompts; "
             "use more words, or none."
         )
-    return tokenize_for_tower(backbone, fill_template(f"{init_text} {{}}.", names)), start[:count]
+    return fill_template(f"{init_text} {{}}.", names), start[:count]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.class_texts import PHOTO, check_template, fill_template, tokenize_for_tower
+from selfprompt.methods.class_texts import PHOTO, check_template, filled_templates
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.models.tokens import Tokens
@@ -99,9 +99,7 @@ class CLIPLoRA(Method[CLIPLoRAOptions]):
         updates = partial(LowRank, rank=options.rank, scale=scale, dropout=options.dropout, generator=generator)
         self.text_updates = updates(self.text)
         self.image_updates = updates(self.vision)
-        self.register_buffer(
-            "ids", tokenize_for_tower(self.backbone, fill_template(options.template, self.classes)), persistent=False
-        )
+        self.register_texts(filled_templates([options.template], self.descriptions))
 
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts(lambda rows, ids: self.text(ids, self.text_updates)))

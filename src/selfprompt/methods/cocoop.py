@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.class_texts import add_placeholders, check_placeholders, embed_text, tokenize_for_tower
+from selfprompt.methods.class_texts import add_placeholders, check_placeholders, embed_text, names_and_sentences
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, normal_prompts
@@ -61,10 +61,8 @@ class CoCoOp(Method[CoCoOpOptions]):
             nn.ReLU(),
             linear_layer(hidden, self.text.width, generator=generator),
         )
-        count = len(self.context)
-        self.register_buffer(
-            "ids", tokenize_for_tower(self.backbone, add_placeholders(self.classes, count)), persistent=False
-        )
+        count, texts = len(self.context), names_and_sentences(self.descriptions)
+        self.register_texts(texts, add_placeholders(texts.texts, count))
         check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
 
     def image_contexts(self, features: Tensor) -> Tensor:
@@ -74,11 +72,11 @@ class CoCoOp(Method[CoCoOpOptions]):
 
     def encode_classes_for(self, features: Tensor) -> Tensor:
         """Compute the unit class features for each image, (B, C, E), from unit image features, (B, E)."""
-        images, classes = features.shape[0], len(self.ids)
-        contexts = self.image_contexts(features).repeat_interleave(classes, dim=0)  # (B C, M, D)
-        ids = self.ids.repeat(images, 1)  # (B C, L)
-        result: Tensor = unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, classes))
-        return result
+        images, count = features.shape[0], len(self.ids)
+        contexts = self.image_contexts(features).repeat_interleave(count, dim=0)  # (B T, M, D)
+        ids = self.ids.repeat(images, 1)  # (B T, L)
+        result: Tensor = unit(self.text(ids, Static(contexts[None], in_place=True))).unflatten(0, (images, count))
+        return result if self.owners is None else unit(self.mean_of_texts(result))
 
     def logits(self, views: Views) -> Tensor:
         features = unit(self.frozen_features(views))

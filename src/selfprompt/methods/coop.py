@@ -15,7 +15,7 @@ from selfprompt.methods.class_texts import (
     count_tokens,
     embed_text,
     locate_placeholders,
-    tokenize_for_tower,
+    names_and_sentences,
 )
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
@@ -60,11 +60,9 @@ class CoOp(Method[CoOpOptions]):
     def build(self, generator: torch.Generator) -> None:
         self.context = self.init_context(generator)
         count = self.context.shape[-2]
-        texts = add_placeholders(self.classes, count, self.options.class_token_position)
-        positions = locate_placeholders(
-            count_tokens(self.backbone.text_side()[1], self.classes), count, self.options.class_token_position
-        )
-        self.register_buffer("ids", tokenize_for_tower(self.backbone, texts), persistent=False)
+        position, texts = self.options.class_token_position, names_and_sentences(self.descriptions)
+        self.register_texts(texts, add_placeholders(texts.texts, count, position))
+        positions = locate_placeholders(count_tokens(self.backbone.text_side()[1], texts.texts), count, position)
         self.register_buffer("slots", positions.to(self.ids.device), persistent=False)
         check_placeholders(self.ids, self.slots)
 
@@ -85,7 +83,8 @@ class CoOp(Method[CoOpOptions]):
             return unit(self.encode_texts_with_shared_prefix(Scatter(self.context, self.slots[:1])))
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
-            context = self.context[rows] if self.options.class_specific else self.context
+            own = rows if self.owners is None else self.owners[rows]
+            context = self.context[own] if self.options.class_specific else self.context
             result: Tensor = self.text(ids, Scatter(context, self.slots[rows]))
             return result
 

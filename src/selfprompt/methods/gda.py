@@ -88,7 +88,7 @@ class GDA(Method[GDAOptions]):
         )
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions)
         keys = name_keys(self.classes).to(texts.device)
         zeros = {"weight": torch.zeros_like(texts), "bias": texts.new_zeros(len(texts))}
         for name, tensor in {"texts": texts, "keys": keys}.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.class_texts import init_text_prompts
+from selfprompt.methods.class_texts import init_text_prompts, names_and_sentences
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, deep_prompts, normal_prompts
@@ -49,8 +49,11 @@ class IVLP(Method[IVLPOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        ids, first = init_text_prompts(self.backbone, self.classes, options.init_text, options.text_prompts, generator)
-        self.register_buffer("ids", ids, persistent=False)
+        texts = names_and_sentences(self.descriptions)
+        written, first = init_text_prompts(
+            self.backbone, texts.texts, options.init_text, options.text_prompts, generator
+        )
+        self.register_texts(texts, written)
         self.text_prompts = deep_prompts(first, min(options.depth, self.text.depth), generator)
         layers = min(options.depth, self.vision.depth)
         self.image_prompts = normal_prompts(layers, options.image_prompts, self.vision.width, generator=generator)

@@ -46,7 +46,7 @@ class KgCoOp(CoOp):
 
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
-        frozen = encode_template(self.backbone, self.options.template, self.classes)
+        frozen = encode_template(self.backbone, self.options.template, self.descriptions)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def loss(self, views: Views) -> LossTerms:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
-from selfprompt.methods.class_texts import PHOTO, check_template, fill_template, tokenize_for_tower
+from selfprompt.methods.class_texts import PHOTO, check_template, filled_templates
 from selfprompt.methods.heads import linear_head, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.tuned_weights import TunedWeights
@@ -55,8 +55,7 @@ class LNTuning(Method[LNTuningOptions]):
             self.head = linear_head(self.feature_size, len(self.classes), std=0.02, generator=generator)
             return
         self.text_weights = TunedWeights(self.text, self.tuned)
-        ids = tokenize_for_tower(self.backbone, fill_template(self.options.template, self.classes))
-        self.register_buffer("ids", ids, persistent=False)
+        self.register_texts(filled_templates([self.options.template], self.descriptions))
 
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(self.text_weights, throughout=True))

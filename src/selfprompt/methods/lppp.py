@@ -88,7 +88,7 @@ class LPPP(Method[LPPPOptions]):
         report = progress or (lambda done, of: None)
         features, labels = support_features(self, source, lambda done, _: report(done, total))
         features = unit(features.double())
-        texts = encode_template(self.backbone, options.template, self.classes).double().cpu()
+        texts = encode_template(self.backbone, options.template, self.descriptions).double().cpu()
         steps = descend(features, labels, texts, options.iterations, options.alpha_gradient)
         for done, step in enumerate(steps, start=source.size + 1):
             probe = step

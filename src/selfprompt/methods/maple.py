@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.class_texts import init_text_prompts
+from selfprompt.methods.class_texts import init_text_prompts, names_and_sentences
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, deep_prompts
@@ -52,8 +52,9 @@ class MaPLe(Method[MaPLeOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         layers = min(options.depth, self.text.depth, self.vision.depth)
-        ids, first = init_text_prompts(self.backbone, self.classes, options.init_text, options.prompts, generator)
-        self.register_buffer("ids", ids, persistent=False)
+        texts = names_and_sentences(self.descriptions)
+        written, first = init_text_prompts(self.backbone, texts.texts, options.init_text, options.prompts, generator)
+        self.register_texts(texts, written)
         self.text_prompts = deep_prompts(first, layers, generator)
         start, further = (linear_layer(self.text.width, self.vision.width, generator=generator) for _ in range(2))
         self.couplings = nn.ModuleList([start, *(copy.deepcopy(further) for _ in range(layers - 1))])

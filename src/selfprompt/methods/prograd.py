@@ -58,7 +58,7 @@ class ProGrad(CoOp):
 
     def build(self, generator: torch.Generator) -> None:
         super().build(generator)
-        frozen = encode_template(self.backbone, self.options.template, self.classes)
+        frozen = encode_template(self.backbone, self.options.template, self.descriptions)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def init_context(self, generator: torch.Generator) -> nn.Parameter:

@@ -71,7 +71,7 @@ class ProKeR(Method[ProKeROptions]):
         return Traits(inputs="features", needs_text=True, closed_form=True, variable_length=("support", "values"))
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("support", texts.new_zeros(0, self.vision.features))
         self.register_buffer("values", texts.new_zeros(0, len(self.classes)))

@@ -66,7 +66,7 @@ class ProLIP(Method[ProLIPOptions]):
         return Traits(inputs="features", pooling="unprojected", needs_text=True, open_vocabulary=True, closed_form=True)
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
         self.projection = nn.Parameter(self.vision.projection().detach().clone())
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms
-from selfprompt.methods.class_texts import fill_template, tokenize_for_tower
+from selfprompt.methods.class_texts import encode_template, fill_template, tokenize_for_tower
 from selfprompt.methods.heads import unit
 from selfprompt.methods.ivlp import IVLP, IVLPOptions
 from selfprompt.methods.traits import Traits
@@ -76,10 +76,11 @@ class PromptSRC(IVLP):
         """Return unit class features from 60 templates and the frozen text tower, (C, E); computed once."""
         if self.frozen_texts is None:
             with torch.autocast(self.ids.device.type, enabled=False):
-                texts = (
-                    tokenize_for_tower(self.backbone, fill_template(template, self.classes)) for template in templates()
-                )
-                self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
+                if self.has_descriptions:
+                    self.frozen_texts = encode_template(self.backbone, templates(), self.descriptions)
+                else:
+                    texts = (tokenize_for_tower(self.backbone, fill_template(t, self.classes)) for t in templates())
+                    self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
         return self.frozen_texts
 
     def loss(self, views: Views) -> LossTerms:

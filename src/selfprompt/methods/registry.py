@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from selfprompt.data.class_description import Described
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
-from selfprompt.methods.checks import check_names
+from selfprompt.methods.checks import check_classes
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe, shipped_recipe
 from selfprompt.recipes.renamed import with_present_names
@@ -79,7 +80,7 @@ def make_options(method: type[Method], values: Mapping[str, Any]) -> Any:
 def build_method(
     name: str,
     backbone: Backbone | str,
-    class_names: Sequence[str],
+    class_names: Sequence[Described],
     *,
     seed: int = 1,
     check: bool = True,
@@ -91,7 +92,8 @@ def build_method(
         name: A method ("sep"), a shipped recipe ("sep-authors", whose options are then the defaults), or
             "package.module:Class".
         backbone: From ``load_backbone``, or its name.
-        class_names: At least two different names.
+        class_names: At least two different names, or descriptions of classes: mappings with names, descriptions and
+            templates.
         seed: Seed of every random initial value.
         check: Whether to check the class names; those of a published protocol may repeat or be a single one.
         options: The method's options.
@@ -113,5 +115,5 @@ def build_method(
     values = make_options(method, options)
     loaded = load_backbone(backbone) if isinstance(backbone, str) else backbone
     reader = loaded if method.traits_for(values).needs_text else None
-    names = check_names(class_names, reader) if check else class_names
-    return method(loaded, names, values, torch.Generator().manual_seed(seed))
+    classes = check_classes(class_names, reader) if check else class_names
+    return method(loaded, classes, values, torch.Generator().manual_seed(seed))

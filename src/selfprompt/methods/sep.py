@@ -20,9 +20,9 @@ from selfprompt.methods.class_texts import (
     embed_distinct_tokens,
     embed_text,
     encode_template,
-    fill_template,
+    filled_templates,
     find_ends,
-    tokenize_for_tower,
+    names_and_sentences,
 )
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
@@ -139,11 +139,12 @@ class SEP(Method[SEPOptions]):
         self.image_fusions = modules(self.vision.width, len(self.image_layers))
         if options.init_text:
             self._start_from_text(options.init_text)
-        texts = add_placeholders(self.classes, options.text_prompts)
+        texts = names_and_sentences(self.descriptions)
         min_length = 1 + 2 * options.text_prompts  # refreshed prompts read P positions after them
-        self.register_buffer("ids", tokenize_for_tower(self.backbone, texts, min_length), persistent=False)
-        check_placeholders(self.ids, 1 + torch.arange(options.text_prompts).expand(len(texts), -1).to(self.ids.device))
-        frozen = encode_template(self.backbone, options.template, self.classes)
+        self.register_texts(texts, add_placeholders(texts.texts, options.text_prompts), min_length)
+        positions = 1 + torch.arange(options.text_prompts, device=self.ids.device)
+        check_placeholders(self.ids, positions.expand(len(self.ids), -1))
+        frozen = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
 
@@ -198,7 +199,8 @@ class SEP(Method[SEPOptions]):
         SPT's pooled windows are regions of an image, for which short texts have no counterpart.
         """
         start, count = self.options.text_start, self.options.text_prompts
-        tokens = embed_distinct_tokens(self.backbone, fill_template(self.options.template, self.classes))
+        texts = filled_templates([self.options.template], self.descriptions).texts
+        tokens = embed_distinct_tokens(self.backbone, texts)
         if len(tokens) < count:
             raise ValueError(
                 f"text_start {start!r} needs {count} different tokens in the class texts, and they have {len(tokens)}; "
@@ -215,7 +217,7 @@ class SEP(Method[SEPOptions]):
         return self.vision(images, Fuse(self.image_prompts, fusions, select))
 
     def prompted_texts(self) -> Tensor:
-        """Compute features of the class texts with prompts, not normalised, (C, E)."""
+        """Compute features of the classes with prompts, not normalised, (C, E)."""
         fusions, count = by_layer(self.text_layers, self.text_fusions), self.options.text_prompts
         prefix = self.text.shared_prefix(self.ids[:1, :1]) if self.text.causal else ()  # SOS attends only to itself
 
@@ -227,7 +229,7 @@ class SEP(Method[SEPOptions]):
             return result
 
         if self.options.fusion_axis == "batch":  # as released: the classes depend on one another
-            return encode(torch.arange(len(self.ids)), self.ids)
+            return self.mean_of_texts(encode(torch.arange(len(self.ids)), self.ids))
         return self.encode_texts(encode, min_length=1 + 2 * count, prefix_length=len(prefix[0]) if prefix else 0)
 
     def _text_tokens(self, tokens: Tokens, ids: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class SSText(Method[SSTextOptions]):
         )
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions)
         keys = name_keys(self.classes).to(texts.device)
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("keys", keys, persistent=False)

@@ -17,8 +17,7 @@ from selfprompt.methods.class_texts import (
     check_placeholders,
     check_template,
     encode_template,
-    fill_template,
-    tokenize_for_tower,
+    filled_templates,
 )
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
@@ -104,11 +103,16 @@ class TCP(Method[TCPOptions]):
         hidden = max(1, self.text.features // options.reduction)
         self.down = linear_layer(self.text.features, hidden, generator=generator)
         self.up = linear_layer(hidden, count * width, generator=generator)
-        text = options.text or skip_words(options.template, count)
-        texts = fill_template(" ".join([PLACEHOLDER] * count + [text]), self.classes)
-        self.register_buffer("ids", tokenize_for_tower(self.backbone, texts), persistent=False)
-        check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(texts), -1))
-        frozen = encode_template(self.backbone, options.template, self.classes)
+        marks = " ".join([PLACEHOLDER] * count)
+        texts = filled_templates(
+            [f"{marks} {options.text or skip_words(options.template, count)}"],
+            self.descriptions,
+            adapt=lambda template: f"{marks} {skip_words(template, count)}",
+            sentence=f"{marks} {{}}",
+        )
+        self.register_texts(texts)
+        check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
+        frozen = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 
     def class_tokens(self) -> Tensor:
@@ -123,7 +127,8 @@ class TCP(Method[TCPOptions]):
         tokens = self.class_tokens()
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
-            result: Tensor = self.text(ids, Exchange(self.context, tokens[rows], self.layer))
+            own = rows if self.owners is None else self.owners[rows]
+            result: Tensor = self.text(ids, Exchange(self.context, tokens[own], self.layer))
             return result
 
         return unit(self.encode_texts(encode))

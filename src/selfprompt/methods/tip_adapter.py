@@ -76,7 +76,7 @@ class TipAdapter(Method[TipAdapterOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        texts = encode_template(self.backbone, options.template, self.classes)
+        texts = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
         keys = torch.zeros(0, self.vision.features)
         if options.finetune:

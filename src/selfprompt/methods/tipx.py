@@ -69,7 +69,7 @@ class TipX(Method[TipXOptions]):
         )
 
     def build(self, generator: torch.Generator) -> None:
-        texts = encode_template(self.backbone, self.options.template, self.classes)
+        texts = encode_template(self.backbone, self.options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("support", texts.new_zeros(0, texts.shape[1]))
         self.register_buffer("labels", torch.zeros(0, dtype=torch.long))

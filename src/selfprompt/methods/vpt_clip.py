@@ -50,7 +50,7 @@ class VPTCLIP(Method[VPTCLIPOptions]):
         options = self.options
         layers = self.vision.depth if options.deep else 1
         self.prompts = normal_prompts(layers, options.prompts, self.vision.width, generator=generator)
-        texts = encode_template(self.backbone, options.template, self.classes)
+        texts = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
 
     def logits(self, views: Views) -> Tensor:

@@ -44,8 +44,11 @@ class ZeroShot(Method[ZeroShotOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         templates = [options.template] if options.ensemble == "none" else ensemble(options.ensemble)
-        features = [encode_template(self.backbone, template, self.classes) for template in templates]
-        texts = features[0] if len(features) == 1 else unit(torch.stack(features).mean(dim=0))
+        if len(templates) == 1 or self.has_descriptions:
+            texts = encode_template(self.backbone, templates, self.descriptions)
+        else:  # a template at a time, which holds the texts of one template in memory
+            features = [encode_template(self.backbone, template, self.descriptions) for template in templates]
+            texts = unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 
     def logits(self, views: Views) -> Tensor:

@@ -40,7 +40,7 @@ class DataOptions:
     """Memory for decoded images; at most the same again for frozen features, and for activations of the class texts.
     The rest is recomputed."""
     class_names: str | None = None
-    """A classes.txt with class names to use instead of the folder names."""
+    """A classes.txt with names to use instead of the folder names, or a classes.yaml with more about each class."""
     feature_cache: str | None = None
     """Folder that caches the frozen features of images for later runs; processes may share it, files may be deleted."""
 

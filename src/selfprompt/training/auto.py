@@ -190,7 +190,11 @@ class _Trial:
         """Cross-validate one candidate; it is skipped if it would take longer than the budget, in seconds."""
         start = time.monotonic()
         classifier = build_classifier(
-            recipe, self.backbone, self.data.dataset.classes, self.fabric.device, check=not self.data.dataset.ids
+            recipe,
+            self.backbone,
+            self.data.dataset.described_classes,
+            self.fabric.device,
+            check=not self.data.dataset.ids,
         )
         method = classifier.method
         with reporter.stage(f"comparing: {name}") as progress:
@@ -229,7 +233,7 @@ class _Trial:
         for done, (training, held_out) in enumerate(split):
             part = replace(dataset, train=tuple(dataset.train[i] for i in training.tolist()), val=(), test=())
             classifier = build_classifier(
-                recipe, self.backbone, dataset.classes, self.fabric.device, check=not dataset.ids
+                recipe, self.backbone, dataset.described_classes, self.fabric.device, check=not dataset.ids
             )
             data = replace(self.data, dataset=part)
             train(classifier, data, recipe, self.fabric, None, LogReporter(), resume=False, progress=False)
@@ -286,7 +290,8 @@ def _splits(dataset: Dataset, options: AutoOptions, seed: int) -> Splits:
 
 def _identity(recipe: Recipe, names: Sequence[str], backbone: Backbone, dataset: Dataset) -> str:
     """A hash of everything that the comparison depends on."""
-    facts = [recipe.to_yaml(), list(names), backbone.fingerprint, list(dataset.classes)]
+    facts: list[Any] = [recipe.to_yaml(), list(names), backbone.fingerprint, list(dataset.classes)]
+    facts += [asdict(one) for one in dataset.descriptions]
     items = [(str(item.source), item.label) for item in dataset.train]
     return hashlib.sha256(json.dumps([facts, items]).encode()).hexdigest()
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfprompt.data.class_description import description_record
 from selfprompt.data.dataset import ArchivedFile, Dataset, Item, Source
 from selfprompt.recipes.options import LATER_OPTIONS, TrainOptions
 from selfprompt.recipes.recipe import Recipe
@@ -29,6 +30,7 @@ def run_identity(method: "Method", dataset: Dataset, recipe: Recipe) -> dict[str
         "classes": list(method.classes),
         "images": image_identities(dataset.train),
         **({} if resize == LATER_OPTIONS["resize"] else {"resize": resize}),
+        **description_record(method.descriptions),
     }
 
 

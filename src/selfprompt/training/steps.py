@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from selfprompt.data.class_description import Described, description_record
 from selfprompt.data.dataset import Dataset
 from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.check_images import check_dataset
@@ -132,14 +133,14 @@ def with_preprocessing(backbone: Backbone, recipe: Recipe) -> Backbone:
 
 
 def build_classifier(
-    recipe: Recipe, backbone: Backbone, classes: Sequence[str], device: torch.device, *, check: bool
+    recipe: Recipe, backbone: Backbone, classes: Sequence[Described], device: torch.device, *, check: bool
 ) -> Classifier:
     """Build the recipe's method on a device, ready to be trained.
 
     Args:
         recipe: Names the method and its options.
         backbone: The frozen backbone.
-        classes: Class names in the order of the logits.
+        classes: Names or descriptions of the classes, in the order of the logits.
         device: Where to compute.
         check: Whether to reject repeated names.
     """
@@ -155,8 +156,8 @@ def evaluate_zero_shot(classifier: Classifier, data: RunData, reporter: Reporter
         return None
     options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
     try:
-        check = not data.dataset.ids
-        untuned = build_method("zero-shot", backbone, classifier.classes, check=check, **options).to(classifier.device)
+        classes, check = classifier.method.descriptions, not data.dataset.ids
+        untuned = build_method("zero-shot", backbone, classes, check=check, **options).to(classifier.device)
     except ValueError as error:  # the method itself may read no names
         reporter.message(f"No zero-shot accuracy: {error}")
         return None
@@ -289,6 +290,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "method": classifier.recipe["method"],
         "recipe": dict(classifier.recipe),
         "classes": list(dataset.classes),
+        **description_record(method.descriptions),
         "trainable_parameters": trainable_count(method),
         "weights": result.weights if result else "prepared" if method.adapter_state_dict() else "untouched",
         "chosen": dict(method.selected),  # the key of all result files so far

@@ -89,7 +89,7 @@ def tune(
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
         recipe, selection = resolve_recipe(recipe, model, images, fabric, folder, reporter)
-        classes, check = images.dataset.classes, not images.dataset.ids
+        classes, check = images.dataset.described_classes, not images.dataset.ids
         classifier = build_classifier(recipe, model, classes, fabric.device, check=check)
         baseline = evaluate_zero_shot(classifier, images, reporter)
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)

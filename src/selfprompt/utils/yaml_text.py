@@ -4,7 +4,7 @@ import re
 from collections.abc import Hashable
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -36,11 +36,20 @@ class Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Construct a mapping without repeated keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = [key for index, key in enumerate(keys) if key in keys[:index]]
-        if repeated:
-            raise ValueError(f"the key {repeated[0]!r} occurs twice")
+        seen: set[Hashable] = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+            if not isinstance(key, Hashable):
+                break  # the parent class says so
+            if key in seen:
+                raise ValueError(f"the key {key!r} occurs twice")
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class TextLoader(Loader):
+    """Loads every plain value as text: ``no``, ``001`` and ``1e3`` stay as they are written."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
 class Dumper(yaml.SafeDumper):
@@ -51,16 +60,21 @@ for _class in (Loader, Dumper):  # YAML 1.1 requires a dot in such a number
     _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, *, longest: int = LONGEST, as_text: bool = False) -> Any:
     """Parse YAML text.
+
+    Args:
+        text: The text.
+        longest: Characters that it may have.
+        as_text: Whether every value is read as text, also numbers, dates, true, no and null.
 
     Raises:
         ValueError: If it is not valid YAML, or not plain values.
     """
-    if len(text) > LONGEST:
-        raise ValueError(f"not valid YAML: it must have at most {LONGEST:,} characters, and has more")
+    if len(text) > longest:
+        raise ValueError(f"not valid YAML: it must have at most {longest:,} characters, and has more")
     try:
-        return yaml.load(text, Loader)
+        return yaml.load(text, TextLoader if as_text else Loader)
     except Exception as error:  # PyYAML raises IndexError, KeyError and others if a value contradicts its tag
         reason = str(error) if isinstance(error, (yaml.YAMLError, ValueError)) else type(error).__name__
         raise ValueError(f"not valid YAML: {' '.join(reason.split())}") from None
@@ -81,18 +95,17 @@ def check_plain(text: str) -> None:
         raise ValueError("aliases (*name) are not taken; write the value out")
 
 
-def read_yaml(path: Path | Traversable) -> Any:
-    """Read a YAML file.
+def read_yaml(path: Path | Traversable, *, longest: int = LONGEST, as_text: bool = False) -> Any:
+    """Read a YAML file; see ``parse_yaml``.
 
     Raises:
         ValueError: If the file cannot be read as YAML; the message names it.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(4 * LONGEST + 1)  # of a file without end
-        return parse_yaml(
-            content.decode(encoding_of(content), errors="strict" if len(content) <= LONGEST else "ignore")
-        )
+            content = file.read(4 * longest + 1)  # of a file without end
+        text = content.decode(encoding_of(content), errors="strict" if len(content) <= longest else "ignore")
+        return parse_yaml(text, longest=longest, as_text=as_text)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not valid YAML: it must be UTF-8 text.") from None
     except OSError as error:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.data.dataset import SPLITS, Split
-from selfprompt.data.label_spelling import normalize_text
 from selfprompt.data.loading.image_files import missing_path_hint
 from selfprompt.data.readers.splits import KNOWN_SPLIT_WORDS, LabelledSplit, parse_split, parse_split_name
 from selfprompt.utils.files import read_text
+from selfprompt.utils.spelling import normalize_text
 from selfprompt.utils.wording import listing, plural
 
 COLUMNS = {

@@ -22,7 +22,7 @@ from selfprompt.data.suites import SUITES, list_tasks, load_task
 from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.wording import listing
 
-CLASS_FILE = "classes.txt"
+CLASS_FILES = ("classes.yaml", "classes.yml", "classes.txt")
 
 Splits = dict[Split, LabelledSplit]
 
@@ -44,9 +44,9 @@ def read_dataset(
             kind; a manifest (.csv, .tsv, .parquet) with the columns path, label and optionally split; a torchvision or
             Hugging Face data set; a list of (PIL image or path, label or class name); a dict of split -> any of these;
             or, if there is no such path, the name of a suite's task, "embedded/animals".
-        classes: Class names: a list, a mapping label -> name, or a file with either (see
-            `class_names.read_class_file`). By default a file classes.txt in the folder, or next to the manifest, is
-            used if it exists.
+        classes: Class names or descriptions: a list, a mapping from labels, or a file with either (see
+            `class_names.read_class_descriptions`). By default a file classes.yaml or classes.txt in the folder, or
+            next to the manifest, is used if it exists.
         holdout: Fraction of each class held out for testing if there is no test split, in [0, 1); 0 for none.
         seed: Seed of that choice.
         known: The classes of a classifier to be evaluated on the images; one of them is then enough.
@@ -68,9 +68,10 @@ def read_dataset(
         return rename_classes(_load_embedded_task(str(source)), classes)
     splits = _read_source(source, on_empty, on_bad, known)
     notes = []
-    if classes is None and (file := _find_class_file(source)) is not None:
-        classes = file
-        notes.append(f"Class names are from {file.name}.")
+    if classes is None and (files := _find_class_files(source)):
+        classes = files[0]
+        unread = f"; {listing([file.name for file in files[1:]])} is not read" if files[1:] else ""
+        notes.append(f"Class names are from {classes.name}{unread}.")
     name, title = _name_source(source)
     splits, label_notes = normalize_labels(title, splits)
     mapping = name_classes(_order_labels(title, splits), _collect_names(splits), classes)
@@ -143,13 +144,13 @@ def _read_mapping(source: Mapping[str, Any], on_empty: OnEmptyClass, on_bad: OnB
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _find_class_file(source: Any) -> Path | None:
-    """Return the classes.txt in a folder or next to a manifest, if there is one."""
+def _find_class_files(source: Any) -> list[Path]:
+    """Return the files of ``CLASS_FILES`` that are in a folder or next to a manifest; the first one counts."""
     if not isinstance(source, (str, Path)):
-        return None
+        return []
     path = Path(source)
-    file = (path.parent if path.is_file() else path) / CLASS_FILE
-    return file if file.is_file() else None
+    folder = path.parent if path.is_file() else path
+    return [folder / name for name in CLASS_FILES if (folder / name).is_file()]
 
 
 def _name_source(source: Any) -> tuple[str, str]:
@@ -231,4 +232,4 @@ def _make_dataset(
         pairs = zip(images.sources, images.labels, strict=True)
         items[split] = tuple(Item(source, mapping.index[label]) for source, label in pairs)
     train, val, test = (items.get(split, ()) for split in SPLITS)
-    return Dataset(name, mapping.names, train, val, test, tuple(notes))
+    return Dataset(name, mapping.names, train, val, test, tuple(notes), descriptions=mapping.descriptions)
