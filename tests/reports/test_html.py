@@ -64,6 +64,7 @@ def every_block(words: str) -> list[html.Block]:
         html.bars([html.Bar(words, 50.0, note=words)], words),
         html.headline(words, words, words, "good"),
         html.note([words]),
+        html.matrix([words, "b"], [[1, 2], [0, 3]], words),
         html.figure(drawn(), words, words),
         html.pictures([html.Picture(Image.new("RGB", (8, 8)), words, words)]),
         html.code(words),
@@ -74,7 +75,7 @@ def test_all_text_on_a_page_is_escaped(page):
     read = page(*every_block(EVIL), title=EVIL, note=EVIL)
     assert "script" not in {tag for tag, _ in read.elements}
     # title twice (tab and heading), note, and the places in the blocks that are text; alt texts are attributes
-    assert read.words.count(EVIL) == 2 + 1 + 8 + 3 + 3 + 1
+    assert read.words.count(EVIL) == 2 + 1 + 8 + 3 + 3 + 1 + 3
     assert read.attributes("alt") == [EVIL, EVIL]
     assert read.open == []
 
@@ -139,6 +140,12 @@ def test_best_cells_and_rows_are_marked_and_intervals_are_small(page):
     assert read.attributes("class").count("marked") == 1
     assert [tag for tag, _ in read.elements].count("small") == 2
     assert "82.41 ± 0.30 (81.66 to 83.16)" in read.words
+
+
+def test_a_matrix_is_coloured_by_the_share_of_the_row(page):
+    read = page(html.matrix(["cat", "dog"], [[3, 1], [0, 0]], "who is who"))
+    assert read.attributes("style") == ["--share: 0.75", "--share: 0.25"]
+    assert read.attributes("aria-label") == ["who is who"]
 
 
 def test_bars_have_their_length_interval_and_chance_level(page):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output, make_console, table
+from selfprompt.cli.result_report import write_evaluation_report
 from selfprompt.cli.saved_classifier import (
     CLASSES_HELP,
     add_classifier_argument,
@@ -36,6 +37,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         "--batch_size", type=int | None, help="images per batch, for methods that mix the images of a batch"
     )
     add_loading_options(parser)
+    parser.add_argument("--html", type=str | None, help="write a page of the result to this file")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="output format")
     parser.add_argument(
         "--on_bad_image",
@@ -50,6 +52,7 @@ def eval(options: Namespace) -> int:
     check_at_least(options, 1, "batch_size")
     from selfprompt.data.loading.store import ImageStore
     from selfprompt.inference.evaluation import find_images, readable_images
+    from selfprompt.inference.judged_images import judge_images
 
     output = Output(make_console(stderr=True))
     classifier = load_saved_classifier(options, output)
@@ -73,7 +76,11 @@ def eval(options: Namespace) -> int:
     for image in bad:
         output.message(f"skipped {image}")
     with output.stage("evaluating") as progress:
-        metrics = classifier.evaluate(items, store, progress=progress).to_json()
+        measured, judged = judge_images(classifier, items, store, progress)
+    metrics = measured.to_json()
+    if options.html:
+        write_evaluation_report(classifier, metrics, judged, images.split, options)
+        output.message(f"Page: {options.html}")
     if options.format == "json":
         print(to_json({**metrics, "split": images.split, "batch_size": classifier.batch_size}, indent=2))
     else:

@@ -6,6 +6,7 @@ Imports no torch: each command imports what it needs when it runs.
 import io
 import logging
 import os
+import shlex
 import sys
 import warnings
 from argparse import ArgumentError
@@ -86,6 +87,7 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
     Returns:
         The exit status.
     """
+    command_line = shlex.join([*prog.split(), *given])
     given = underscored(given)
     _set_up_logging()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -101,6 +103,7 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
         module.add_arguments(parser, given)
         options = parser.parse_args(with_present_names(given, parser.former_names))
         check_not_empty(options, parser)
+        options.command_line = command_line  # pages of results show it
     except ArgumentError as error:
         return _fail(explain_parse_error(error, parser), 2)
     except (ValueError, TypeError, OSError) as error:

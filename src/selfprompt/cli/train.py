@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from selfprompt.cli.console import Output, table
 from selfprompt.cli.parsing import Parser
+from selfprompt.cli.result_report import REPORT, write_training_report
 from selfprompt.cli.usage import UsageError, usage
 from selfprompt.methods import option_texts
 from selfprompt.recipes.options import AutoOptions, DataOptions, TrainOptions
@@ -23,7 +24,8 @@ from selfprompt.reports.accuracy import (
     selection_rows,
 )
 
-FIRST_PAGE = ("help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config")
+FIRST_PAGE = {"help", "help_all", "data", "out", "method", "backbone", "shots", "holdout", "seed", "resume", "config"}
+FIRST_PAGE |= {"html"}
 """Arguments that --help shows; --help-all shows the rest too."""
 RECIPE_FIELDS = [name for names in FIELDS.values() for name in names if name not in ("method", "options")]
 
@@ -51,6 +53,7 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument("--eval_batch_size", type=int, help="images per batch in evaluation")
     parser.add_argument("--trust", action="store_true", help="allow the recipe file to import its method from a module")
     parser.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
+    parser.add_argument("--html", action="store_true", help=f"write a page of the result to OUT/{REPORT}")
     parser.add_argument("--print_config", action="store_true", help="print the recipe of this run and exit")
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_class_arguments(DataOptions)
@@ -164,6 +167,8 @@ def train(options: Namespace) -> int:
 
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         print_results(classifier.results, recipe, options.out, output)
+        if options.html:
+            write_training_report(classifier, options, output)
     return 0
 
 

@@ -374,8 +374,15 @@ def evaluate(
     method: Method, batches: Batches, *, among: Sequence[int] | None = None, progress: Progress | None = None
 ) -> Metrics:
     """Evaluate a method on batches whose labels index all classes, or only those of ``among``."""
+    chosen = list(range(len(method.classes)) if among is None else among)
+    logits = compute_logits(method, batches, progress=progress)
+    return compute_metrics(logits[:, chosen], batches.labels, [method.classes[label] for label in chosen])
+
+
+@torch.no_grad()
+def compute_logits(method: Method, batches: Batches, *, progress: Progress | None = None) -> Tensor:
+    """Return the logits of all images in order, (N, C), float32, on the CPU."""
     method.eval()
-    chosen = range(len(method.classes)) if among is None else among
     logits: list[Tensor] = []
     done = 0
     for views in method.views(batches, 0):
@@ -383,5 +390,4 @@ def evaluate(
         done += len(views)
         if progress:
             progress(done, batches.size)
-    names = [method.classes[label] for label in chosen]
-    return compute_metrics(torch.cat(logits)[:, list(chosen)], batches.labels, names)
+    return torch.cat(logits)

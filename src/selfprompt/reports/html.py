@@ -96,6 +96,18 @@ def table(
     return _block("table", columns=columns, rows=entries, numeric=numeric, caption=caption)
 
 
+def matrix(names: Sequence[str], counts: Sequence[Sequence[int]], caption: str) -> Block:
+    """Return a square table of counts, coloured by their share of the row.
+
+    Args:
+        names: Names of the rows, and of the columns.
+        counts: Numbers, (rows, columns).
+        caption: Line below the table.
+    """
+    rows = [[(count, count / max(1, sum(row))) for count in row] for row in counts]
+    return _block("matrix", names=names, rows=rows, caption=caption)
+
+
 @dataclass(frozen=True)
 class Bar:
     """One horizontal bar, in percent.

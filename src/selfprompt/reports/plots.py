@@ -235,7 +235,7 @@ def reliability_diagram(bins: Sequence[tuple[float, float, int]], error: float |
         error: Expected calibration error in [0, 1], for the title.
     """
     filled = [entry for entry in bins if entry[2]]
-    figure, (axes, counts) = _panels(5, 5, 2, stacked=(3, 1))
+    figure, (axes, counts) = _panels(NARROW, 4.8, 2, stacked=(3, 1))
     axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1)
     confidences = [100 * confidence for confidence, _, _ in filled]
     accuracies = [100 * accuracy for _, accuracy, _ in filled]
