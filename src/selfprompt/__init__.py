@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from selfprompt.methods.registry import build_method
     from selfprompt.models.loading.by_name import list_backbones, load_backbone
     from selfprompt.recipes.recipe import Recipe, load_recipe
+    from selfprompt.reviewing.review import review
     from selfprompt.training.tune import tune
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "load_backbone": "selfprompt.models.loading.by_name",
     "load_recipe": "selfprompt.recipes.recipe",
     "read_dataset": "selfprompt.data.readers.read",
+    "review": "selfprompt.reviewing.review",
     "tune": "selfprompt.training.tune",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "load_backbone",
     "load_recipe",
     "read_dataset",
+    "review",
     "tune",
 ]
 

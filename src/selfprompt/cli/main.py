@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "tune a backbone on a folder of labelled images",
     "eval": "evaluate a saved classifier on labelled images",
     "predict": "classify images with a saved classifier",
+    "review": "look for wrong labels, copies and outliers in labelled images",
     "bench": "run a published protocol over data sets, methods and seeds",
     "report": "show the tables and plots of a benchmark",
     "analyze": "show what the prompts of a saved classifier do",

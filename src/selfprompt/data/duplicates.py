@@ -10,7 +10,7 @@ from stat import S_ISREG
 
 from PIL import Image
 
-from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item, Source, Split
+from selfprompt.data.dataset import SPLITS, ArchivedFile, Dataset, IndexedSource, Item, Source, Split
 from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.utils.wording import listing, plural
 
@@ -91,7 +91,7 @@ def pair_duplicates(items: Sequence[Item], others: Sequence[Item], duplicates: D
 
 def make_shortener(dataset: Dataset) -> Callable[[Source], str]:
     """Return a function that shortens the path of an image to its part below the folder of all images."""
-    files = [str(item.source) for item in dataset.select("all") if isinstance(item.source, Path)]
+    files = [str(item.source) for item in dataset.select("all") if isinstance(item.source, (Path, ArchivedFile))]
     try:
         folder = os.path.commonpath(map(os.path.dirname, files)) if files else ""
     except ValueError:  # absolute and relative paths

@@ -168,6 +168,30 @@ def shots_curves(
     return figure
 
 
+def learning_curve(points: Sequence[tuple[float, float, tuple[float, float]]]) -> Figure:
+    """Plot accuracy by the number of photos of each class, with intervals.
+
+    Args:
+        points: Photos of each class (positive), accuracy and interval in percent.
+
+    Raises:
+        ValueError: If there is no point.
+    """
+    if not points:
+        raise ValueError("learning_curve needs at least 1 point, got none.")
+    figure, (axes,) = _panels(6, 3.6, 1)
+    photos, accuracies = [point[0] for point in points], [point[1] for point in points]
+    below = [max(0.0, accuracy - low) for _, accuracy, (low, _) in points]
+    above = [max(0.0, high - accuracy) for _, accuracy, (_, high) in points]
+    look: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "linewidth": 1.8, "capsize": 3}
+    axes.errorbar(photos, accuracies, yerr=[below, above], **look)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(photos, [f"{count:.3g}" for count in photos])
+    axes.minorticks_off()
+    label_axes(axes, x="photos of each class for training", y="accuracy, %")
+    return figure
+
+
 def gain_bars(gains: Mapping[str, float], *, method: str, baseline: str, quantity: str = "accuracy") -> Figure:
     """Plot the gains of a method over a baseline on each data set, the largest on top.
 
