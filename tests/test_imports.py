@@ -195,7 +195,7 @@ LIBRARIES = {
     ),
     "huggingface_hub": ("inference.artifact", "models.loading.by_name"),
     "filelock": ("utils.locks",),
-    "scipy": ("benchmarks.results", "reviewing"),
+    "scipy": ("benchmarks.results", "reviewing", "training.calibrate"),
     "submitit": ("benchmarks.cluster",),
     "pyarrow": ("data.readers.manifest",),
     "datasets": ("data",),

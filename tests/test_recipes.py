@@ -33,6 +33,7 @@ MACHINE = {
         "keep_every",
         "log_tensorboard",
         "holdout",
+        "calibrate",
         "accumulate",
         "precision",
         "compile",

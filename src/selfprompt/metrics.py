@@ -17,6 +17,29 @@ BINS = 15  # of the calibration error
 
 
 @dataclass(frozen=True)
+class CalibrationCheck:
+    """What the promises of a calibrated classifier came to on evaluated images; percentages lie in [0, 100].
+
+    Attributes:
+        error_before: Calibration error without the temperature, in [0, 1].
+        unknown: Promise: at most this percentage of images of the trained classes is refused as unknown.
+        refused: Percentage that was.
+        coverage: Promise: in this percentage of images the set of classes contains the true one.
+        covered: Percentage in which it did.
+        set_size: Mean number of classes in a set.
+        calibration_images: Number of images that the calibration was made from.
+    """
+
+    error_before: float
+    unknown: float
+    refused: float
+    coverage: float
+    covered: float
+    set_size: float
+    calibration_images: int
+
+
+@dataclass(frozen=True)
 class Metrics:
     """The result of one evaluation; percentages lie in [0, 100].
 
@@ -26,9 +49,10 @@ class Metrics:
         interval: 95 % Wilson interval of the accuracy, in percent; it covers only the choice of test images.
         macro: Mean of ``per_class``: each class with test images has the same weight.
         per_class: Accuracy in percent by class name, for the classes with test images.
-        calibration_error: Expected calibration error of softmax(logits) with 15 bins, in [0, 1].
+        calibration_error: Expected calibration error of the probabilities with 15 bins, in [0, 1].
         confusion: Counts of images; rows are true classes, columns predicted classes.
         reliability: Mean confidence, accuracy (both in [0, 1]) and number of images of each non-empty bin of 15.
+        calibration: What the promises of a calibrated classifier came to; None for another one.
     """
 
     accuracy: float
@@ -40,25 +64,39 @@ class Metrics:
     calibration_error: float
     confusion: list[list[int]]
     reliability: list[list[float]] = field(default_factory=list)
+    calibration: CalibrationCheck | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "interval": list(self.interval)}
+        """Return the fields as JSON values; without ``calibration`` if there is none."""
+        record = {**asdict(self), "interval": list(self.interval)}
+        if self.calibration is None:
+            del record["calibration"]
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Metrics":
         """Build metrics from what `to_json` returned."""
         low, high = record["interval"]
-        return cls(**{**record, "interval": (low, high)})
+        check = record.get("calibration")
+        return cls(**{**record, "interval": (low, high), "calibration": check and CalibrationCheck(**check)})
 
 
-def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[str]) -> Metrics:
+def compute_metrics(
+    logits: "Tensor",
+    labels: "Tensor",
+    class_names: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    check: CalibrationCheck | None = None,
+) -> Metrics:
     """Compute the metrics of predictions.
 
     Args:
         logits: Scores of any floating type, (N, C).
         labels: Class indices, (N,).
         class_names: C names; repeated names get their index appended in ``per_class``.
+        temperature: The probabilities are softmax(logits / temperature).
+        check: What the promises of the classifier came to.
 
     Raises:
         ValueError: If shapes do not match, there is no image, a label is out of range, or logits are
@@ -73,7 +111,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
     classes = len(class_names)
     _check(logits, labels, classes)
     # softmax here: torchmetrics would treat logits that happen to lie in [0, 1] as probabilities
-    probabilities = logits.detach().cpu().double().softmax(1)
+    probabilities = (logits.detach().cpu().double() / temperature).softmax(1)
     labels = labels.cpu()
     unusable = int(probabilities.isnan().any(1).sum())
     if unusable:
@@ -99,6 +137,7 @@ def compute_metrics(logits: "Tensor", labels: "Tensor", class_names: Sequence[st
         calibration_error=calibration.item(),
         confusion=[row[:classes] for row in counts[:classes]],
         reliability=_reliability(probabilities, predicted == labels),
+        calibration=check,
     )
 
 

@@ -171,7 +171,7 @@ def _read(path: Path) -> dict[str, Any] | None:
             raise ValueError("evaluations must not be empty")
         for metrics in record["evaluations"].values():
             if metrics is not None:
-                _check_types(Metrics, {"confusion": [], "reliability": [], **metrics})
+                _check_types(Metrics, {"confusion": [], "reliability": [], "calibration": None, **metrics})
                 _check_tables(Metrics.from_json({"confusion": [], **metrics}))
         record["images"]["train"]
         return {**record, "overrides": with_present_keys(record["overrides"], log=False)}

@@ -15,7 +15,7 @@ from selfprompt.cli.saved_classifier import (
     parse_classes,
 )
 from selfprompt.cli.usage import check_at_least
-from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
+from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells, calibration_sentences
 from selfprompt.utils.files import to_json
 
 
@@ -92,5 +92,7 @@ def print_metrics(metrics: Mapping[str, Any], title: str, method: str) -> None:
     """Print the accuracy, and the classes with the lowest accuracy."""
     console = make_console()
     console.print(table(title, ACCURACY_COLUMNS, [[method, *accuracy_cells(metrics)]]))
+    for sentence in calibration_sentences(metrics):
+        console.print_text(sentence)
     worst = sorted(metrics["per_class"].items(), key=lambda pair: pair[1])[:10]
     console.print(table("hardest classes", ["class", "accuracy"], [[name, f"{value:.1f} %"] for name, value in worst]))

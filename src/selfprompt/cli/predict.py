@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from selfprompt.cli.console import CSV_GUARD, Output, make_console, table
-from selfprompt.cli.predict_steps import PredictionCounter, load_classifier, reader_threads
+from selfprompt.cli.predict_steps import PredictionCounter, load_classifier, stream
 from selfprompt.cli.saved_classifier import CLASSES_HELP, add_classifier_argument, add_loading_options
 from selfprompt.cli.terminal_text import printable
-from selfprompt.cli.usage import UsageError, check_at_least
-from selfprompt.inference.predictions import Prediction, as_csv, as_lines, as_record, csv_header
+from selfprompt.cli.usage import UsageError, check_at_least, usage
+from selfprompt.inference.predictions import Prediction, Request, as_csv, as_lines, as_record, csv_header
 from selfprompt.utils.files import to_json
 
 MAX_LIST_IN_MEMORY = 1 << 20
@@ -35,6 +35,17 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         help="file with other class names, one per line, or FOLDER<TAB>NAME lines that rename some; or a classes.yaml",
     )
     parser.add_argument("--top", type=int, default=1, help="number of classes to show per image")
+    parser.add_argument(
+        "--unknown",
+        type=float | None,
+        help="answer 'unknown' for images unlike the trained classes; at most this share of images of these classes, "
+        "such as 0.05, is refused",
+    )
+    parser.add_argument(
+        "--coverage",
+        type=float | None,
+        help="show a set of classes per image, which contains the true class for this share of images, such as 0.9",
+    )
     parser.add_argument(
         "--format",
         type=Literal["table", "json", "jsonl", "csv"],
@@ -68,6 +79,8 @@ def predict(options: Namespace) -> int:
     """Run the command; the exit status is 1 if no image can be read."""
     check_at_least(options, 1, "top", "devices", "part_size")
     check_at_least(options, 0, "workers")
+    with usage("top", "unknown", "coverage"):
+        Request(options.top, options.unknown, options.coverage)
     if options.classes is not None and options.class_names is not None:
         raise UsageError("--classes and --class-names both give class names: use one of them.")
     if options.csv_guard and options.format not in (("csv",) if options.out is None else ("csv", None)):
@@ -96,7 +109,7 @@ def predict_here(options: Namespace) -> int:
         if not index.count:
             raise ValueError(f"{options.list} lists no images.")
         classifier = load_classifier(options, output)
-        batches = classifier.stream(read_lines(spool), top=options.top, workers=reader_threads(options))
+        batches = stream(options, classifier)(read_lines(spool))
         streams_rows = form in ("csv", "jsonl") and out.isatty()  # a progress bar would disturb them
         with (Output(quiet=True) if streams_rows else output).stage("predicting") as progress:
             counter = PredictionCounter(
@@ -136,9 +149,10 @@ def printable_prediction(prediction: Prediction) -> Prediction:
 
 def prediction_table(predictions: Sequence[Prediction]) -> Table:
     """Return a table of images with their most likely classes."""
-    rows = [
-        [p.image if rank == 0 else "", label, f"{100 * score:.1f} %"]
-        for p in predictions
-        for rank, (label, score) in enumerate(p.top)
-    ]
+    rows = []
+    for p in predictions:
+        rows += [[p.image, p.label, ""]] if p.unknown else []
+        rows += [
+            [p.image if rank == 0 else "", label, f"{100 * score:.1f} %"] for rank, (label, score) in enumerate(p.top)
+        ]
     return table("", ["image", "class", "probability"], rows)

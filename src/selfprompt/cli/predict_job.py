@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from selfprompt.cli.console import Output, make_console
-from selfprompt.cli.predict_steps import PredictionCounter, collect_remarks, load_classifier, reader_threads
+from selfprompt.cli.predict_steps import PredictionCounter, collect_remarks, load_classifier, reader_threads, stream
 from selfprompt.cli.usage import UsageError
 from selfprompt.utils.cores import max_processes
 
@@ -49,8 +48,8 @@ def predict_parts(options: Namespace) -> int:
         output.message(ignored_summary(ignored))
     if not job.is_done:
         with output.stage("predicting") as bar, helper_processes(options, job, classifier, output):
-            stream = partial(classifier.stream, top=options.top, workers=reader_threads(options))
-            predict = stream if options.on_bad_image == "skip" else stop_at_unreadable(stream)
+            predict = stream(options, classifier)
+            predict = predict if options.on_bad_image == "skip" else stop_at_unreadable(predict)
             run_job(job, lambda paths: collect_remarks(predict(paths), remarks), JobProgress(job, output, bar))
         for sentence in remarks.sentences():  # on images that this process has read
             output.message(sentence)
@@ -59,6 +58,8 @@ def predict_parts(options: Namespace) -> int:
     output.message(f"{read:,} of {summary['images']:,} images classified; parts and summary.json are in {job.folder}")
     if summary["unreadable"]:
         output.message(f"{summary['unreadable']:,} cannot be read; the parts give the reason (error)")
+    if summary.get("unknown"):
+        output.message(f"{summary['unknown']:,} are unknown: unlike the trained classes")
     if options.merge:
         output.message(f"merged into {merged_file(job)}")
     return 0 if read else 1
@@ -94,16 +95,23 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     if classifier.method.has_descriptions:  # those of a file may differ from those in the configuration
         digest.update(repr(classifier.method.descriptions).encode(errors="backslashreplace"))
     return JobSpec(
-        digest.hexdigest(), classifier.classes, options.top, options.format or "csv", size, options.csv_guard
+        digest.hexdigest(),
+        classifier.classes,
+        options.top,
+        options.format or "csv",
+        size,
+        options.csv_guard,
+        options.unknown,
+        options.coverage,
     )
 
 
 def stop_at_unreadable(
-    stream: "Callable[..., Iterator[list[Prediction]]]",
+    predict: "Callable[..., Iterator[list[Prediction]]]",
 ) -> "Callable[..., Iterator[list[Prediction]]]":
     """Return a stream that raises ValueError at an image that cannot be read."""
     return lambda paths: PredictionCounter(Output(make_console(stderr=True)), True, lambda done: None).follow(
-        stream(paths)
+        predict(paths)
     )
 
 
@@ -190,6 +198,8 @@ def start_helper(options: Namespace, job: "Job", number: int, device: str, threa
         "out": job.folder,
         "list": job.folder / LIST,
         "top": job.spec.top,
+        "unknown": job.spec.unknown,
+        "coverage": job.spec.coverage,
         "format": job.spec.form,
         "part_size": job.spec.part_size,
         "classes": options.classes,

@@ -1,6 +1,7 @@
 """Steps of ``selfprompt predict`` that are the same for the standard output and for a folder of parts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from jsonargparse import Namespace
 
 from selfprompt.cli.console import Output
 from selfprompt.cli.saved_classifier import load_saved_classifier, parse_classes
-from selfprompt.inference.predictions import Prediction
+from selfprompt.inference.predictions import Prediction, Request
 from selfprompt.utils.cores import cores
 
 if TYPE_CHECKING:
@@ -70,7 +71,15 @@ def load_classifier(options: Namespace, output: Output) -> "Classifier":
     elif options.classes is not None:
         classifier = classifier.with_classes(parse_classes(options.classes))
     output.note(classifier.method, classifier.batch_size)
+    for remark in classifier.check_request(Request(options.top, options.unknown, options.coverage)):
+        output.message(f"Note: {remark}")
     return classifier
+
+
+def stream(options: Namespace, classifier: "Classifier") -> Callable[[Iterable[str]], Iterator[list[Prediction]]]:
+    """Return the function from paths to predictions that the options ask for."""
+    request = {"top": options.top, "unknown": options.unknown, "coverage": options.coverage}
+    return partial(classifier.stream, **request, workers=reader_threads(options))
 
 
 def reader_threads(options: Namespace) -> int:

@@ -20,6 +20,7 @@ from selfprompt.reports.accuracy import (
     ACCURACY_COLUMNS,
     SELECTION_COLUMNS,
     accuracy_rows,
+    calibration_sentences,
     estimate_sentence,
     selection_rows,
 )
@@ -51,6 +52,12 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument("--budget", type=str | None, help="with --method auto: time to compare methods, such as 10min")
     parser.add_argument("--seed", type=int, help="seed of every random choice")
     parser.add_argument("--eval_batch_size", type=int, help="images per batch in evaluation")
+    parser.add_argument(
+        "--calibrate",
+        type=Literal["auto", "always", "never"],
+        help="calibrate the classifier, for predict --unknown and --coverage: auto does so where it is cheap, with "
+        "heads or with validation images; always trains five times more",
+    )
     parser.add_argument("--trust", action="store_true", help="allow the recipe file to import its method from a module")
     parser.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
     parser.add_argument("--html", action="store_true", help=f"write a page of the result to OUT/{REPORT}")
@@ -208,6 +215,8 @@ def print_results(results: Mapping[str, Any], recipe: Recipe, out: str, output: 
         output.console.print(table(title, SELECTION_COLUMNS, selection_rows(selection)))
     if rows:
         output.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
+        for sentence in calibration_sentences(results["tuned"]):
+            output.console.print_text(sentence)
     elif "estimate" in selection:
         output.console.print_text(estimate_sentence(selection["estimate"]))
     else:

@@ -30,9 +30,10 @@ from selfprompt.inference.artifact import (
     read_artifact,
     save_artifact,
 )
+from selfprompt.inference.calibration import Calibration, calibrated_metrics, class_sets, is_unknown
 from selfprompt.inference.evaluation import EvaluationSplit, find_images, readable_images
 from selfprompt.inference.inputs import image_name, iterate_images
-from selfprompt.inference.predictions import Prediction
+from selfprompt.inference.predictions import UNKNOWN, Prediction, Request
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.metrics import Metrics, compute_metrics
@@ -54,6 +55,7 @@ class Classifier:
         batch_size: Images per batch; it affects predictions unless ``method.traits.batch_independent``.
         recipe: The recipe it was trained with, as keys and values.
         results: The record of its training: metrics by name, notes, seconds.
+        calibration: What its probabilities and promises are based on; None if it has none.
     """
 
     method: Method
@@ -61,6 +63,7 @@ class Classifier:
     batch_size: int = 100
     recipe: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         tuned = self.results.get("tuned")
@@ -89,7 +92,19 @@ class Classifier:
         self.method.eval()
         return self.method(images.to(self.device)).detach().float().cpu()
 
-    def predict(self, images: Any, *, top: int = 1, progress: Progress | None = None) -> list[Prediction]:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of logits of all classes, (..., C): calibrated, float64, if the classifier is."""
+        return self.calibration.log_probabilities(logits).exp() if self.calibration else logits.softmax(dim=-1)
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        top: int = 1,
+        unknown: float | None = None,
+        coverage: float | None = None,
+        progress: Progress | None = None,
+    ) -> list[Prediction]:
         """Classify images.
 
         Args:
@@ -97,29 +112,42 @@ class Classifier:
                 open binary file (which stays open). A folder, for all images below it. A batch, as array (N, H, W, 3)
                 or tensor (N, 3, H, W). Or any iterable of images.
             top: Number of classes to return per image.
+            unknown: Answer "unknown" for images unlike the trained classes, such that at most this share of images of
+                these classes is refused, in (0, 1). None answers with a class for every image.
+            coverage: Return a set of classes that contains the true one for this share of images, in (0, 1), instead of
+                ``top`` classes. Unknown images have an empty set.
             progress: Called with (done, total) images; if the total is unknown, it equals done.
 
         Returns:
             One prediction per image, in order; unreadable images have an ``error``.
 
         Raises:
-            ValueError: If ``top`` is below 1, or a folder has no images.
+            ValueError: If an argument is out of range, a folder has no images, or ``unknown`` or ``coverage`` is given
+                and the classifier is not calibrated.
         """
         images = iterate_images(images)
         total = len(images) if isinstance(images, Sized) else 0
         predictions: list[Prediction] = []
-        for batch in self.stream(images, top=top):
+        for batch in self.stream(images, top=top, unknown=unknown, coverage=coverage):
             predictions += batch
             if progress:
                 progress(len(predictions), total or len(predictions))
         return predictions
 
-    def stream(self, images: Any, *, top: int = 1, workers: int = 0) -> Iterator[list[Prediction]]:
+    def stream(
+        self,
+        images: Any,
+        *,
+        top: int = 1,
+        unknown: float | None = None,
+        coverage: float | None = None,
+        workers: int = 0,
+    ) -> Iterator[list[Prediction]]:
         """Classify any number of images in constant memory, batch by batch.
 
         Args:
             images: As for ``predict``; consumed lazily, at most three batches ahead.
-            top: Number of classes to return per image.
+            top, unknown, coverage: As for ``predict``.
             workers: Threads that read images ahead of the model; they affect only the speed. 0 reads in the calling
                 thread.
 
@@ -127,32 +155,56 @@ class Classifier:
             An iterator over lists of ``batch_size`` predictions, in order; unreadable images have an ``error``.
 
         Raises:
-            ValueError: If ``top`` is below 1 or ``workers`` below 0.
+            ValueError: If an argument is out of range, or ``unknown`` or ``coverage`` is given and the classifier is
+                not calibrated.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}.")
+        request = Request(top, unknown, coverage)
+        for remark in self.check_request(request):
+            logger.warning(remark)
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}.")
         transform = eval_transform(self.preprocess)
         read = partial(_read, transform, DecodingLimit())
         batches = prefetch(read, batched(enumerate(iterate_images(images)), self.batch_size), workers)
-        return (self._predict_batch(batch, transform, top) for batch in batches)
+        return (self._predict_batch(batch, transform, request) for batch in batches)
+
+    def check_request(self, request: Request) -> list[str]:
+        """Return remarks on promises that the calibration keeps only trivially, because it has too few images.
+
+        Raises:
+            ValueError: If the request needs a calibration and there is none.
+        """
+        if not request.needs_calibration:
+            return []
+        if self.calibration is None:
+            raise ValueError(
+                "unknown and coverage need a calibrated classifier, and this one has no calibration. Train it again "
+                "with this version; a method that takes epochs also needs --calibrate always, or validation images. "
+                "Other class names than the trained ones have none."
+            )
+        return self.calibration.remarks(request.unknown, request.coverage)
 
     def _predict_batch(
-        self, batch: Sequence[tuple[Prediction, Tensor | None]], transform: Transform, top: int
+        self, batch: Sequence[tuple[Prediction, Tensor | None]], transform: Transform, request: Request
     ) -> list[Prediction]:
         """Return the predictions of a batch of images that were read."""
         pixels = [pixels for _, pixels in batch if pixels is not None]
         if not pixels:
             return [prediction for prediction, _ in batch]
-        scores = iter(self.logits(transform.batch(pixels, self.device)).softmax(dim=-1))
-        return [one if one.error else self._filled(one, next(scores), top) for one, _ in batch]
+        logits = iter(self.logits(transform.batch(pixels, self.device)))
+        return [one if one.error else self._filled(one, next(logits), request) for one, _ in batch]
 
-    def _filled(self, empty: Prediction, scores: Tensor, top: int) -> Prediction:
+    def _filled(self, empty: Prediction, logits: Tensor, request: Request) -> Prediction:
         """Return a prediction with its classes and probabilities."""
+        scores, count = self.probabilities(logits), request.top
         if not scores.isfinite().all():
             return replace(empty, error="the model's scores for it are not finite numbers")
-        best = scores.topk(min(top, len(scores)))
+        if self.calibration:
+            if request.unknown is not None and is_unknown(logits, self.calibration, request.unknown):
+                return replace(empty, label=UNKNOWN, unknown=True)
+            if request.coverage is not None:
+                count = int(class_sets(logits, self.calibration, request.coverage).sum())
+        best = scores.topk(min(count, len(scores)))
         pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
         return replace(empty, label=pairs[0][0], score=pairs[0][1], top=pairs)
 
@@ -188,7 +240,16 @@ class Classifier:
             data, bad = readable_images(images, store, on_bad="skip", progress=None, say=logger.info)
             for image in bad:
                 logger.warning("Left out %s", image)
-        return evaluate(self.method, self.batches(data, store, features), among=among, progress=progress)
+        batches = self.batches(data, store, features)
+        if among is not None:
+            return evaluate(self.method, batches, among=among, progress=progress)
+        return self.metrics(compute_logits(self.method, batches, progress=progress), batches.labels)
+
+    def metrics(self, logits: Tensor, labels: Tensor) -> Metrics:
+        """Compute metrics from logits of all classes, (N, C), and labels, (N,), with calibrated probabilities."""
+        if self.calibration:
+            return calibrated_metrics(logits, labels, self.classes, self.calibration)
+        return compute_metrics(logits, labels, self.classes)
 
     def batches(
         self, items: Sequence[Item], store: ImageStore | None = None, features: FeatureStore | None = None
@@ -218,7 +279,7 @@ class Classifier:
             ValueError: If the head of the method was trained for its classes, or a class or the file is wrong.
         """
         method = self.method.with_classes(other_classes(classes, self.method.descriptions), check=check)
-        return Classifier(method, self.preprocess, self.batch_size, self.recipe)
+        return Classifier(method, self.preprocess, self.batch_size, self.recipe)  # scores of others are not calibrated
 
     def save(self, folder: str | Path) -> None:
         """Save the classifier to a folder: trained tensors, configuration and model card.
@@ -245,6 +306,8 @@ class Classifier:
             "results": artifact_results(self.results),
             "versions": library_versions(),
         }
+        if self.calibration:
+            config["calibration"] = self.calibration.to_json()
         save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
 
 
@@ -349,7 +412,10 @@ def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone:
             raise ValueError(f"{name} in its {TENSORS} must be {tensor.dtype}, got {tensors[name].dtype}")
     method.load_adapter_state_dict(tensors)
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
-    return Classifier(method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"])
+    calibration = Calibration.from_json(config["calibration"]) if config.get("calibration") else None
+    return Classifier(
+        method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"], calibration
+    )
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -369,9 +435,12 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-@torch.no_grad()
 def evaluate(
-    method: Method, batches: Batches, *, among: Sequence[int] | None = None, progress: Progress | None = None
+    method: Method,
+    batches: Batches,
+    *,
+    among: Sequence[int] | None = None,
+    progress: Progress | None = None,
 ) -> Metrics:
     """Evaluate a method on batches whose labels index all classes, or only those of ``among``."""
     chosen = list(range(len(method.classes)) if among is None else among)

@@ -31,6 +31,8 @@ from selfprompt.utils.locks import lock_file
 FORMAT = 1
 JOB, LIST, SUMMARY = "job.json", "images.txt", "summary.json"
 START_LOCK, END_LOCK = ".start.lock", ".end.lock"
+LATER_KEYS = {"guard": False, "unknown": None, "coverage": None}
+"""Keys that the specifications of older jobs do not have."""
 ADVICE = "Delete it and repeat the command, which writes it again."
 POLL = 0.5
 """Seconds between two checks of the parts that other processes are writing."""
@@ -50,6 +52,7 @@ class JobSpec:
         form: Format of the parts: "csv" or "jsonl".
         part_size: Images per part.
         guard: Whether an apostrophe is put before names in CSV that a spreadsheet might run as formulas.
+        unknown, coverage: As for ``Classifier.predict``.
     """
 
     classifier: str
@@ -58,6 +61,8 @@ class JobSpec:
     form: Literal["csv", "jsonl"]
     part_size: int
     guard: bool = False
+    unknown: float | None = None
+    coverage: float | None = None
 
 
 class Job:
@@ -135,14 +140,14 @@ def _record(spec: JobSpec, index: PathIndex) -> dict[str, Any]:
 def _check_same(folder: Path, expected: dict[str, Any]) -> None:
     """Raise ValueError unless the folder holds the expected job."""
     try:
-        stored = {"guard": False, **read_json(folder / JOB, advice="Use another folder.")}  # older jobs have no guard
+        stored = {**LATER_KEYS, **read_json(folder / JOB, advice="Use another folder.")}
         different = [key for key in expected if stored[key] != expected[key]]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{folder / JOB} is damaged ({error}); use another folder with --out.") from error
     if different:
         reasons = [
             f"its {key} is {stored[key]!r}, not {expected[key]!r}"
-            if isinstance(expected[key], int) or key == "form"
+            if isinstance(expected[key], int) or key in ("form", "unknown", "coverage")
             else f"its {key} {'are' if key == 'classes' else 'is'} not the same"
             for key in different
         ]
@@ -208,7 +213,8 @@ def finish_job(job: Job, *, merge: bool = False) -> dict[str, Any]:
         merge: Whether to write all parts into one file, too: ``predictions.csv`` or ``.jsonl``.
 
     Returns:
-        The summary: numbers of images, parts and unreadable images, and the number of images of each predicted class.
+        The summary: numbers of images, parts and unreadable images, and the number of images of each predicted class;
+        of unknown images, too, if the job looks for them.
 
     Raises:
         ValueError: If a part or the summary is damaged.
@@ -241,19 +247,22 @@ def _merged(job: Job) -> Iterator[bytes]:
 
 def _summary(job: Job) -> dict[str, Any]:
     labels: Counter[str] = Counter()
-    unreadable = 0
+    unreadable = unknown = 0
     for label in chain.from_iterable(_labels(job.path(number)) for number in range(job.parts)):
         if label is None:
             unreadable += 1
+        elif not label:  # class names are not empty
+            unknown += 1
         else:
             labels[label] += 1
     is_guarded = job.spec.guard and job.spec.form == "csv"
     counts = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.spec.classes)}
-    return {"images": job.count, "parts": job.parts, "unreadable": unreadable, "labels": counts}
+    summary = {"images": job.count, "parts": job.parts, "unreadable": unreadable}
+    return summary | ({} if job.spec.unknown is None else {"unknown": unknown}) | {"labels": counts}
 
 
 def _labels(part: Path) -> Iterator[str | None]:
-    """Yield the most likely class of each image in a part; None for an unreadable image.
+    """Yield the most likely class of each image in a part; None for an unreadable image, "" for an unknown one.
 
     Raises:
         ValueError: If the part is damaged.
@@ -261,11 +270,13 @@ def _labels(part: Path) -> Iterator[str | None]:
     try:
         with part.open(encoding="utf-8", newline="") as file:
             if part.suffix == ".jsonl":
-                yield from (json.loads(line).get("label") for line in file)
+                yield from ("" if record.get("unknown") else record.get("label") for record in map(json.loads, file))
                 return
             for row in csv.DictReader(file):
                 if row[ERROR_COLUMN]:
                     yield None
+                elif not row["rank"]:
+                    yield ""
                 elif row["rank"] == "1":
                     yield row["label"]
     except (ValueError, KeyError, AttributeError, RecursionError, csv.Error) as error:

@@ -7,7 +7,7 @@ from heapq import nlargest
 from selfprompt.data.dataset import Item
 from selfprompt.data.loading.store import ImageStore
 from selfprompt.inference.classifier import Classifier, compute_logits
-from selfprompt.metrics import Metrics, compute_metrics
+from selfprompt.metrics import Metrics
 from selfprompt.utils.progress import Progress
 
 
@@ -47,12 +47,12 @@ def judge_images(
     batches = classifier.batches(items, store)
     logits = compute_logits(classifier.method, batches, progress=progress)
     names = classifier.classes
-    best = logits.softmax(dim=1).topk(min(2, len(names)))
+    best = classifier.probabilities(logits).topk(min(2, len(names)))
     judged = []
     for item, shares, labels in zip(items, best.values.tolist(), best.indices.tolist(), strict=True):
         top = tuple((names[label], share) for label, share in zip(labels, shares, strict=True))
         judged.append(JudgedImage(item, names[item.label], top, labels[0] != item.label))
-    return compute_metrics(logits, batches.labels, names), judged
+    return classifier.metrics(logits, batches.labels), judged
 
 
 def most_wrong(judged: Sequence[JudgedImage], count: int) -> list[JudgedImage]:

@@ -24,6 +24,11 @@ UNBOUNDED = ("options.images",)
 MAX_LETTERS = 2_000
 """Letters in the name of a class, method or backbone, or in a text option of a method."""
 
+MAX_CALIBRATION = 10_000
+"""Images of a calibration."""
+MAX_SCORE = 1e30
+"""Largest score of an image of a calibration."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,6 +49,7 @@ class ConfigKeys:
     class_descriptions: tuple[Mapping[str, Any], ...] | None = None
     sample_wise: bool = True
     versions: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,14 @@ class _ResultsKeys:
 
 
 @dataclass(frozen=True)
+class _CalibrationKeys:
+    temperature: float
+    largest_logits: tuple[float, ...]
+    surprises: tuple[float, ...]
+    source: Literal["cross-validation", "validation images"]
+
+
+@dataclass(frozen=True)
 class _MetricsKeys:
     accuracy: float
     interval: tuple[float, ...]
@@ -118,6 +132,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         if ":" not in config["method"]:  # custom code is trusted or does not run
             _check_option(f"options.{name}", value)
     _check_results(config["results"], config["recipe"])
+    if config.get("calibration") is not None:
+        _check_calibration(config["calibration"])
 
 
 def _check(record: type, values: Mapping[str, Any], where: str, *, allow_unknown: bool = False) -> None:
@@ -187,6 +203,25 @@ def _check_results(results: Mapping[str, Any], recipe: Mapping[str, Any]) -> Non
     missing = [name for name in ("holdout", "seed", "classes") if results.get("data_key") and name not in recipe]
     if missing:
         raise ValueError(f"recipe has no {', '.join(missing)}, and results.data_key needs them")
+
+
+def _check_calibration(values: Mapping[str, Any]) -> None:
+    """Check the scores of a calibration: so many of each kind, ascending, so that a rank is a quantile."""
+    _check(_CalibrationKeys, values, "calibration")
+    _check_range("calibration.temperature", values["temperature"], 1e-30, MAX_SCORE)
+    count = len(values["largest_logits"])
+    _check_range("the length of calibration.largest_logits", count, 1, MAX_CALIBRATION)
+    if len(values["surprises"]) != count:
+        raise ValueError(
+            f"calibration.surprises must be as many as largest_logits, {count}, got {len(values['surprises'])}"
+        )
+    for name, low in (("largest_logits", -MAX_SCORE), ("surprises", 0)):
+        previous = low
+        for value in values[name]:
+            _check_range(f"calibration.{name}", value, low, MAX_SCORE)
+            if value < previous:
+                raise ValueError(f"calibration.{name} must be in ascending order, got {value} after {previous}")
+            previous = value
 
 
 def _check_text(name: str, value: str) -> None:

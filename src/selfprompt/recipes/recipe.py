@@ -1,7 +1,7 @@
 """Recipes: every setting of a run in one record that is written to and read from YAML; imports no torch.
 
 A recipe file is flat: its keys are ``method``, ``options``, ``backbone``, ``statistics``, ``seed``,
-``eval_batch_size``, and the fields of ``DataOptions`` and ``TrainOptions``.
+``eval_batch_size``, ``calibrate``, and the fields of ``DataOptions`` and ``TrainOptions``.
 """
 
 import math
@@ -47,6 +47,8 @@ class Recipe:
     """Seed of every random choice, from 0."""
     eval_batch_size: int = 100
     """Images per batch in evaluation."""
+    calibrate: Literal["auto", "always", "never"] = "auto"
+    """Calibrate the classifier for `predict --unknown` and `--coverage`: whenever that is cheap, always, or never."""
     data: DataOptions = field(default_factory=DataOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
 

@@ -37,6 +37,20 @@ def estimate_sentence(estimate: Mapping[str, Any]) -> str:
     )
 
 
+def calibration_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what the promises of a calibrated classifier came to on the images; nothing for another one."""
+    check = metrics.get("calibration")
+    if not check:
+        return []
+    return [
+        f"Calibration error: {metrics['calibration_error']:.3f}, before calibration {check['error_before']:.3f}.",
+        f"predict --unknown {check['unknown'] / 100:g} refuses {check['refused']:.1f} % of these {metrics['total']} "
+        f"images (promised: at most {check['unknown']:g} %).",
+        f"predict --coverage {check['coverage'] / 100:g}: the true class is in the set for {check['covered']:.1f} % "
+        f"(promised: {check['coverage']:g} %), with {check['set_size']:.1f} classes on average.",
+    ]
+
+
 def accuracy_cells(metrics: Mapping[str, Any]) -> list[str]:
     """Return accuracy, interval, macro accuracy and number of images as text."""
     low, high = metrics["interval"]

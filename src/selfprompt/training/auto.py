@@ -172,6 +172,7 @@ def candidate_recipe(base: Recipe, name: str, images: int) -> Recipe:
         statistics=base.statistics,
         seed=base.seed,
         eval_batch_size=base.eval_batch_size,
+        calibrate=base.calibrate,
         data=base.data,
         train=training,
     )

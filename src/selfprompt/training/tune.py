@@ -17,6 +17,7 @@ from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import Recipe, check_overrides, load_recipe
 from selfprompt.training.auto import check_options, resolve_recipe
+from selfprompt.training.calibrate import calibrate
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
@@ -93,6 +94,7 @@ def tune(
         classifier = build_classifier(recipe, model, classes, fabric.device, check=check)
         baseline = evaluate_zero_shot(classifier, images, reporter)
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
+        classifier.calibration = calibrate(classifier, images, recipe, reporter)
         record = run_record(classifier, images.dataset, result)
         tuned = _evaluate_tuned(classifier, images, reporter)
         seconds, path = time.monotonic() - start, data_path(data)

@@ -1,0 +1,130 @@
+"""Calibrated answers: probabilities, "none of these" at a promised rate, and sets of classes with a promised coverage.
+
+A calibration holds scores of images with known classes, each scored by a model trained without it. All promises
+compare the score of a new image with these. They hold on average over new images that are drawn like the known ones;
+scores from cross-validation make them approximate, since the models behind the scores differ a little from the final
+one.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from selfprompt.metrics import CalibrationCheck, Metrics, compute_metrics
+
+UNKNOWN_RATE, COVERAGE = 0.05, 0.9
+"""The share of refused known images, and the coverage, at which an evaluation checks the promises."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of images that a model did not see in training.
+
+    Attributes:
+        temperature: Probabilities are ``softmax(logits / temperature)``; above 0.
+        largest_logits: Largest logit of each image, ascending; lower for images unlike the training classes.
+        surprises: ``-log p`` of each image's true class at the temperature, ascending; at least 0.
+        source: Where the images are from.
+    """
+
+    temperature: float
+    largest_logits: tuple[float, ...]
+    surprises: tuple[float, ...]
+    source: Literal["cross-validation", "validation images"] = "cross-validation"
+
+    @property
+    def images(self) -> int:
+        """Number of images behind the promises."""
+        return len(self.largest_logits)
+
+    def least_logit(self, unknown: float) -> float:
+        """Return the largest logit below which an image is unknown, so that at most this share of known ones is.
+
+        With n images this is the k-th smallest logit, k = floor((n + 1) unknown): a new known image is as likely to
+        come at each place of the order. If k is 0 it is -inf: nothing is refused.
+
+        Source: Hendrycks et al. 2022 (arXiv 1911.11132), the maximum logit as the score of unknown classes.
+        """
+        rank = math.floor((self.images + 1) * unknown + 1e-9)
+        return self.largest_logits[rank - 1] if rank else -math.inf
+
+    def largest_surprise(self, coverage: float) -> float:
+        """Return the ``-log p`` up to which classes belong to the set, so that it holds the true one at this rate.
+
+        With n images this is the k-th smallest score, k = ceil((n + 1) coverage). If k exceeds n it is inf: a set has
+        all classes.
+
+        Source: Sadinle et al. 2019 (arXiv 1609.00451), least ambiguous sets; Vovk et al. 2005, split conformal
+        prediction.
+        """
+        rank = math.ceil((self.images + 1) * coverage - 1e-9)
+        return self.surprises[rank - 1] if rank <= self.images else math.inf
+
+    def remarks(self, unknown: float | None, coverage: float | None) -> list[str]:
+        """Return a sentence for each promise that so few images allow to be kept only trivially."""
+        images, found = self.images, []
+        if unknown is not None and self.least_logit(unknown) == -math.inf:
+            needed = math.ceil(1 / unknown - 1e-9) - 1
+            found.append(
+                f"unknown {unknown:g} refuses nothing: that needs a calibration with {needed} images, and this one has "
+                f"{images}. Allow {math.ceil(100 / (images + 1)) / 100:g} or more, or train with more images."
+            )
+        if coverage is not None and self.largest_surprise(coverage) == math.inf:
+            needed = math.ceil(1 / (1 - coverage) - 1e-9) - 1
+            found.append(
+                f"coverage {coverage:g} gives all classes for every image: fewer need a calibration with {needed} "
+                f"images, and this one has {images}. Ask for less, or train with more images."
+            )
+        return found
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the calibrated ``log p`` of logits, (..., C), float64."""
+        return (logits.double() / self.temperature).log_softmax(dim=-1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "largest_logits": list(self.largest_logits), "surprises": list(self.surprises)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Calibration":
+        """Build a calibration from what `to_json` returned, as ``inference.schema`` has checked it."""
+        logits, surprises = tuple(record["largest_logits"]), tuple(record["surprises"])
+        return cls(record["temperature"], logits, surprises, record["source"])
+
+
+def is_unknown(logits: Tensor, calibration: Calibration, unknown: float) -> Tensor:
+    """Return which images are unlike the training classes, (N, C) to (N,), bool."""
+    return logits.double().amax(dim=-1) < calibration.least_logit(unknown)
+
+
+def class_sets(logits: Tensor, calibration: Calibration, coverage: float) -> Tensor:
+    """Return which classes belong to each set, (N, C) to (N, C), bool; the most likely class always does."""
+    log_p = calibration.log_probabilities(logits)
+    return (-log_p <= calibration.largest_surprise(coverage)) | (log_p == log_p.amax(dim=-1, keepdim=True))
+
+
+def calibrated_metrics(logits: Tensor, labels: Tensor, names: tuple[str, ...], calibration: Calibration) -> Metrics:
+    """Compute metrics with calibrated probabilities, and check the promises on these images.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        names: C class names.
+        calibration: Made without these images.
+    """
+    before = compute_metrics(logits, labels, names).calibration_error
+    sets = class_sets(logits, calibration, COVERAGE)
+    covered = sets.gather(1, labels.to(sets.device)[:, None]).double().mean()
+    check = CalibrationCheck(
+        error_before=before,
+        unknown=100 * UNKNOWN_RATE,
+        refused=100 * float(is_unknown(logits, calibration, UNKNOWN_RATE).double().mean()),
+        coverage=100 * COVERAGE,
+        covered=100 * float(covered),
+        set_size=float(sets.sum(dim=1).double().mean()),
+        calibration_images=calibration.images,
+    )
+    return compute_metrics(logits, labels, names, temperature=calibration.temperature, check=check)
