@@ -20,8 +20,8 @@ from selfprompt.data.known_features import KnownFeatures
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import find_method
-from selfprompt.training.auto import Splits, cross_validate
-from selfprompt.training.selection import Estimate, corrected_estimate, simplest_of_the_best, stratified_folds
+from selfprompt.training.crossfit import Split, cross_fit_features
+from selfprompt.training.selection import Estimate, Shares, corrected_estimate, simplest_of_the_best, stratified_folds
 
 CANDIDATES = ("simpleshot", "ridge", "logistic")
 WIDTH = 32
@@ -51,14 +51,24 @@ def simulate(seed: int) -> Outcome:
     training = draw(means, classes * shots, generator)
     test = draw(means, TEST, generator)
     folds = stratified_folds(training.labels.tolist(), range(training.size), folds=5, repeats=3, seed=seed)
-    splits: Splits = [[(torch.from_numpy(a), torch.from_numpy(b)) for a, b in split] for split in folds]
+    splits: list[Split] = [[(torch.from_numpy(a), torch.from_numpy(b)) for a, b in split] for split in folds]
     methods = [head(name, classes) for name in CANDIDATES]
-    shares = np.stack([cross_validate(method, training, splits, seed, lambda *_: None) for method in methods])
-    chosen = methods[simplest_of_the_best(shares)]
+    shares, costs = (
+        np.stack([cross_validated(method, training, splits, seed) for method in methods]),
+        [0] * len(methods),
+    )
+    chosen = methods[simplest_of_the_best(shares, costs)]
     with torch.no_grad():
         chosen.prepare(training, torch.Generator().manual_seed(seed))
         hits = chosen.logits(Views(None, test.features, test.labels)).argmax(dim=1) == test.labels
-    return Outcome(corrected_estimate(shares, seed=seed, resamples=500), 100 * float(hits.float().mean()))
+    return Outcome(corrected_estimate(shares, costs, seed=seed, resamples=500), 100 * float(hits.float().mean()))
+
+
+def cross_validated(method: Method, training: KnownFeatures, splits: list[Split], seed: int) -> Shares:
+    """Return the share of repetitions that classify each image correctly, (N,)."""
+    logits = [cross_fit_features(method, training, split, seed, lambda: None) for split in splits]
+    hits = torch.stack(logits).argmax(dim=2) == training.labels
+    return np.asarray(hits.double().mean(dim=0).numpy())
 
 
 def draw(means: Tensor, count: int, generator: torch.Generator) -> KnownFeatures:

@@ -10,9 +10,10 @@ from selfprompt import tune
 from selfprompt.data.loading.loader import ImageStore
 from selfprompt.inference.classifier import Classifier
 from selfprompt.training import auto
+from selfprompt.training.candidates import Candidate
 from tests.conftest import write_photos
 
-HEADS = {"candidates": ["zero-shot", "simpleshot", "ridge"], "repeats": 2}
+HEADS = {"candidates": ["zero-shot", "simpleshot", "ridge"], "repeats": 2, "views": []}
 CLIP = "embedded/clip"
 
 
@@ -58,7 +59,8 @@ def test_test_images_are_never_looked_at(photos, monkeypatch):
 
 def test_without_test_images_the_accuracy_is_estimated(run, photos, tmp_path):
     done = run("train", photos, "--out", tmp_path / "out", "--method", "auto", "--backbone", CLIP, "--holdout", "0",
-               "--options.candidates", "[zero-shot,ridge]", "--options.repeats", "1")  # fmt: skip
+               "--options.candidates", "[zero-shot,ridge]", "--options.repeats", "1",
+               "--options.views", "[]")  # fmt: skip
     assert done.status == 0, done.err
     assert "Expected accuracy on new images:" in done.out
     assert "unknown" not in done.out + done.err
@@ -70,45 +72,46 @@ def test_without_test_images_the_accuracy_is_estimated(run, photos, tmp_path):
 
 def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    validate = auto.cross_validate
+    known_features = auto.known_features
     calls: list[str] = []
 
-    def counted(method, *others):
-        calls.append(method.name)
+    def counted(classifier, *others):
+        calls.append(classifier.method.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return validate(method, *others)
+        return known_features(classifier, *others)
 
-    monkeypatch.setattr(auto, "cross_validate", counted)
+    monkeypatch.setattr(auto, "known_features", counted)
     with pytest.raises(KeyboardInterrupt):
         tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out)
     resumed = tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out, resume=True)
     assert calls == ["zero-shot", "simpleshot", "simpleshot", "ridge"]
     straight = tune(photos, method="auto", backbone=CLIP, options=HEADS)
     assert resumed.results["selection"]["estimate"] == straight.results["selection"]["estimate"]
-    (out / "selection.json").write_text("{]", encoding="utf-8")
+    assert not (out / "selection.json").exists(), "result.json holds the table"
 
 
 def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos):
-    options = {"candidates": ["ridge", "sep"], "repeats": 1, "budget": "0.01s"}
+    options = {"candidates": ["ridge", "sep"], "repeats": 1, "budget": "0.01s", "views": []}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options)
     ridge, sep = tuned.results["selection"]["candidates"]
     assert "accuracy" in ridge
     assert "accuracy" not in sep
-    assert "would exceed" in sep["note"]
+    assert "skipped, it would take" in sep["note"]
     assert tuned.method.name == "ridge"
     with pytest.raises(ValueError, match=r"No candidate fits into the budget of 0\.01s"):
         tune(photos, method="auto", backbone=CLIP, options={**options, "candidates": ["sep"]})
 
 
 def test_a_trained_candidate_can_win(photos, monkeypatch):
-    usual = auto.candidate_recipe
+    usual = auto.make_candidate
 
     def short(base, name, images):
-        assert usual(base, name, images).train.epochs * -(-images // usual(base, name, images).train.batch_size) >= 300
-        return usual(base, name, images).changed({"epochs": 1})
+        candidate = usual(base, name, images)
+        assert candidate.recipe.train.epochs * -(-images // candidate.recipe.train.batch_size) >= 300
+        return Candidate(name, candidate.recipe.changed({"epochs": 1}))
 
-    monkeypatch.setattr(auto, "candidate_recipe", short)
+    monkeypatch.setattr(auto, "make_candidate", short)
     options = {"candidates": ["coop"], "folds": 2}
     assert tune(photos, method="auto", backbone=CLIP, options=options, shots=2).method.name == "coop"
 
@@ -117,7 +120,22 @@ def test_one_image_a_class_cannot_be_compared(tmp_path):
     folder = write_photos(tmp_path / "one", {"blue": 1, "red": 1})
     tuned = tune(folder, method="auto", backbone="embedded/mae", holdout=0)
     assert isinstance(tuned, Classifier)
-    assert tuned.results["selection"] == {"chosen": "simpleshot", "candidates": []}
+    assert tuned.results["selection"] == {"chosen": "ridge", "candidates": []}
+
+
+def test_the_best_head_is_compared_under_random_views(photos):
+    options = {"candidates": ["zero-shot", "ridge"], "repeats": 1, "views": ["mirror", "mild"]}
+    tuned = tune(photos, method="auto", backbone=CLIP, options=options)
+    names = [row["name"] for row in tuned.results["selection"]["candidates"]]
+    assert names == ["zero-shot", "ridge", "ridge, mirror", "ridge, mild"]
+    assert all("accuracy" in row for row in tuned.results["selection"]["candidates"])
+
+
+def test_it_is_the_default(run, photos, tmp_path):
+    done = run("train", photos, "--out", tmp_path / "out", "--backbone", CLIP, "--options.candidates", "[ridge]",
+               "--options.views", "[]")  # fmt: skip
+    assert done.status == 0, done.err
+    assert selfprompt.load(tmp_path / "out").method.name == "ridge"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +146,7 @@ def test_one_image_a_class_cannot_be_compared(tmp_path):
         (["--options.candidates", "[auto]"], "auto cannot be a candidate of itself"),
         (["--options.candidates", "['os:system']"], "must be methods or recipes of the package, got 'os:system'"),
         (["--options.candidates", "[mine.yaml]"], "must be methods or recipes of the package, got 'mine.yaml'"),
+        (["--options.views", "[mirrored]"], "views must be of mirror, mild, published; got 'mirrored'"),
         (["--options.folds", "1"], "folds must be at least 2, got 1"),
         (["--lr", "0.1"], "--lr cannot be set with the method auto"),
     ],

@@ -195,7 +195,7 @@ LIBRARIES = {
     ),
     "huggingface_hub": ("inference.artifact", "models.loading.by_name"),
     "filelock": ("utils.locks",),
-    "scipy": ("benchmarks.results", "reviewing", "training.calibrate"),
+    "scipy": ("benchmarks.results", "metrics", "reviewing", "training.calibrate"),
     "submitit": ("benchmarks.cluster",),
     "pyarrow": ("data.readers.manifest",),
     "datasets": ("data",),

@@ -141,6 +141,41 @@ def compute_metrics(
     )
 
 
+@dataclass(frozen=True)
+class PairedTest:
+    """McNemar's exact test of two models on the same images.
+
+    Attributes:
+        tuned_only: Images that only the tuned model classifies correctly.
+        floor_only: Images that only the other one classifies correctly.
+        p: Two-sided p-value, in [0, 1].
+    """
+
+    tuned_only: int
+    floor_only: int
+    p: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def mcnemar(tuned: "Tensor", floor: "Tensor") -> PairedTest:
+    """Compare two models by the images on which only one of them is right.
+
+    Args:
+        tuned: Whether each image is classified correctly, (N,), bool.
+        floor: The same for the other model.
+
+    Source: McNemar 1947, Psychometrika 12:153, with the exact binomial distribution.
+    """
+    from scipy.stats import binomtest
+
+    first, second = int((tuned & ~floor).sum()), int((floor & ~tuned).sum())
+    p = float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    return PairedTest(first, second, p)
+
+
 def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Compute the Wilson score interval of an accuracy, in percent.
 

@@ -40,21 +40,22 @@ def test_the_simplest_candidate_within_one_standard_error_is_chosen() -> None:
     close, far = best.copy(), 1 - best
     close[0] = 0  # one of ten images: a difference of 0.1 with a standard error of 0.1
     assert standard_error(best - close) == pytest.approx(0.1)
-    assert simplest_of_the_best(np.array([close, best])) == 0
+    assert simplest_of_the_best(np.array([best, close]), [1, 0]) == 1
+    assert simplest_of_the_best(np.array([close, best]), [0, 0]) == 1, "of equal costs the more accurate"
     close[1] = 0  # 0.2, with a standard error of 0.13
-    assert simplest_of_the_best(np.array([close, best])) == 1
-    assert simplest_of_the_best(np.array([far, best, best])) == 1, "of equals the first"
+    assert simplest_of_the_best(np.array([best, close]), [1, 0]) == 0
+    assert simplest_of_the_best(np.array([far, best, best]), [0, 1, 1]) == 1, "of equals the first"
 
 
 def test_the_estimate_is_corrected_for_choosing_among_many() -> None:
     generator = np.random.default_rng(0)
     guesses = (generator.random((40, 60)) < 0.5).astype(float)  # forty classifiers that toss a coin
     assert guesses.mean(axis=1).max() > 0.62, "the best looks better than chance"
-    estimate = corrected_estimate(guesses, seed=1)
+    estimate = corrected_estimate(guesses, [0] * 40, seed=1)
     assert abs(estimate.accuracy - 50) < 6
     assert estimate.interval[0] < 50 < estimate.interval[1]
-    assert estimate == corrected_estimate(guesses, seed=1)
+    assert estimate == corrected_estimate(guesses, [0] * 40, seed=1)
     assert estimate.images == 60
-    certain = corrected_estimate(np.ones((2, 10)), seed=1)
+    certain = corrected_estimate(np.ones((2, 10)), [0, 1], seed=1)
     assert certain.accuracy == certain.interval[1] == 100
     assert 65 < certain.interval[0] < 75, "ten images prove little"

@@ -188,7 +188,8 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     data = RunData(select_base_new(drawn, cell.recipe.data.classes), store, features, "")
     recipe = cell_recipe(cell, task, len(data.dataset.train))
     backbone = prepare_backbone(cache.get_backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
-    recipe, selection = resolve_recipe(recipe, backbone, data, fabric, None, reporter)
+    choice = resolve_recipe(recipe, backbone, data, fabric, None, reporter)
+    recipe = choice.recipe
     classifier = build_classifier(recipe, backbone, data.dataset.described_classes, fabric.device, check=False)
     training = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     parts = tuple(evaluations(cell, drawn, task, lambda name: cache.get_task(cell.suite, name)))
@@ -199,7 +200,7 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
         "evaluations": metrics,
         "restricted": [part.name for part in parts if metrics[part.name] and is_restricted(classifier.method, part)],
         **run_record(classifier, data.dataset, training),
-        **selection,
+        **choice.record,
         "images": {split: len(data.dataset.select(split)) if uses_images else 0 for split in SPLITS[:2]},
         "split": write_split(folder / SPLIT, data.dataset, cache.root) if uses_images else None,
         "peak_memory": peak_memory_bytes(fabric.device),

@@ -79,7 +79,8 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
     """Parse a command's arguments and run it.
 
     Args:
-        module: Has ``add_arguments(parser, given)`` and a function named as the command.
+        module: Has ``add_arguments(parser, given)`` and a function named as the command, which gets the options and, as
+            ``given``, the arguments.
         command: Name of the command.
         prog: How it is started, for help and messages.
         description: What it does, in one line.
@@ -105,6 +106,7 @@ def run_module(module: ModuleType, command: str, prog: str, description: str, gi
         options = parser.parse_args(with_present_names(given, parser.former_names))
         check_not_empty(options, parser)
         options.command_line = command_line  # pages of results show it
+        options.given = given
     except ArgumentError as error:
         return _fail(explain_parse_error(error, parser), 2)
     except (ValueError, TypeError, OSError) as error:

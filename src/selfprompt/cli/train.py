@@ -22,6 +22,7 @@ from selfprompt.reports.accuracy import (
     accuracy_rows,
     calibration_sentences,
     estimate_sentence,
+    floor_sentences,
     selection_rows,
 )
 
@@ -61,6 +62,11 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument("--trust", action="store_true", help="allow the recipe file to import its method from a module")
     parser.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
     parser.add_argument("--html", action="store_true", help=f"write a page of the result to OUT/{REPORT}")
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="keep the published values of the method, instead of fitting them to the number of images",
+    )
     parser.add_argument("--print_config", action="store_true", help="print the recipe of this run and exit")
     parser.add_argument("--quiet", action="store_true", help="print results only")
     parser.add_class_arguments(DataOptions)
@@ -129,21 +135,40 @@ def base_recipe(given: Sequence[str]) -> Recipe:
     """Load the recipe of --method, overridden by the recipe file of --config."""
     early = early_arguments(given)
     if early.config is None:
-        return load_recipe(early.method or Recipe.method, trust=early.trust)
+        return load_recipe(early.method or AUTO, trust=early.trust)
     return read_recipe(Path(early.config), early.method, trust=early.trust)
 
 
 def final_recipe(options: Namespace, base: Recipe) -> Recipe:
     """Return the base recipe with the changes of the command line."""
-    before = base.flat()
-    changes = {key: getattr(options, key) for key in RECIPE_FIELDS if getattr(options, key) != before[key]}
+    changes = recipe_changes(options, base)
     check_overrides(base.method, changes)
-    method = options.options if isinstance(options.options, dict) else vars(options.options)
+    return base.changed(changes)
+
+
+def recipe_changes(options: Namespace, base: Recipe) -> dict[str, Any]:
+    """Return the values of the command line by the keys of the recipe: those that differ from it, and those named."""
+    before, named = base.flat(), {word.partition("=")[0].removeprefix("--") for word in options.given}
+    changes = {
+        key: getattr(options, key) for key in RECIPE_FIELDS if key in named or getattr(options, key) != before[key]
+    }
+    declared = options.options if isinstance(options.options, dict) else vars(options.options)
+    shown = method_options(base) if base.method != AUTO else {}
+    chosen = {
+        name: value
+        for name, value in declared.items()
+        if f"options.{name}" in named or name not in shown or list_of(value) != list_of(shown[name])
+    }
     if options.budget is not None:
         if base.method != AUTO:
             raise ValueError(f"budget needs the method auto, got {base.method}.")
-        method = {**method, "budget": options.budget}
-    return base.changed({**changes, "options": method})
+        chosen["budget"] = options.budget
+    return {**changes, "options": chosen} if chosen else changes
+
+
+def list_of(value: Any) -> Any:
+    """Return a tuple as the list that the command line has for it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def train(options: Namespace) -> int:
@@ -162,13 +187,17 @@ def train(options: Namespace) -> int:
     from selfprompt.training.tune import tune
 
     output = Output(quiet=options.quiet)
+    as_published = options.published or options.config is not None
+    base = base_recipe([f"--method={options.method}"]) if not as_published else recipe
     classifier = tune(
         options.data,
-        recipe=recipe,
+        method=options.method,
+        recipe=recipe if as_published else None,
         out=options.out,
         resume=options.resume,
         progress=not options.quiet,
         reporter=output,
+        **({} if as_published else recipe_changes(options, base)),
     )
     from torch import distributed
 
@@ -215,12 +244,14 @@ def print_results(results: Mapping[str, Any], recipe: Recipe, out: str, output: 
         output.console.print(table(title, SELECTION_COLUMNS, selection_rows(selection)))
     if rows:
         output.console.print(table(f"{recipe.method} on {recipe.backbone}", ACCURACY_COLUMNS, rows))
-        for sentence in calibration_sentences(results["tuned"]):
+        for sentence in (*floor_sentences(results), *calibration_sentences(results["tuned"])):
             output.console.print_text(sentence)
     elif "estimate" in selection:
         output.console.print_text(estimate_sentence(selection["estimate"]))
     else:
         output.message("The accuracy is unknown: there are no test images.")
+    for warning in results["warnings"]:
+        output.console.print_text(f"Warning: {warning}")
     if results["backbone_note"]:
         output.console.print_text(f"Note: {results['backbone_note']}")
     output.message(f"Saved to {out} ({results['seconds']:.0f} s). Use it: selfprompt predict {out} IMAGES...")

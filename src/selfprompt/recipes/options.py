@@ -172,10 +172,13 @@ class TrainOptions:
 class AutoOptions:
     """Options of auto."""
 
-    budget: str = "10min"
+    budget: str = "90s"
     """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it is skipped."""
     candidates: tuple[str, ...] = ()
-    """Methods or recipes to compare, from simple to costly; empty compares the usual ones for the backbone."""
+    """Methods or recipes to compare; empty compares the usual ones for the backbone."""
+    views: tuple[str, ...] = ("mirror", "mild", "published")
+    """Random views to try with the best head: mirror images, crops of at least half of the area, or the crops of most
+    papers; empty tries none."""
     folds: int = 5
     """Folds of the cross-validation."""
     repeats: int = 3

@@ -3,17 +3,37 @@
 from collections.abc import Mapping
 from typing import Any
 
+from selfprompt.utils.wording import plural
+
 ACCURACY_COLUMNS = ("model", "accuracy", "95 % interval", "mean of classes", "test images")
 SELECTION_COLUMNS = ("candidate", "accuracy", "standard error", "time", "")
 
 
+FLOORS = {"zero_shot": "zero-shot", "ridge": "ridge on frozen features"}
+"""The floors of a result: what needs no training beyond a closed form."""
+
+
 def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the accuracy table: zero-shot if the backbone has a text tower, and the method."""
+    """Return the rows of the accuracy table: the floors that were measured, and the method."""
     untouched = results["weights"] == "untouched"
-    zero_shot, tuned = results.get("zero_shot"), results.get("tuned")
-    label = results["method"] if untouched else f"tuned ({results['method']})"
-    rows = {"zero-shot": None if untouched and zero_shot == tuned else zero_shot, label: tuned}
+    tuned, label = results.get("tuned"), results["method"] if results["weights"] == "untouched" else ""
+    rows = {title: results.get(name) for name, title in FLOORS.items()}
+    if untouched and rows["zero-shot"] == tuned:
+        rows["zero-shot"] = None
+    rows[label or f"tuned ({results['method']})"] = tuned
     return [[name, *accuracy_cells(metrics)] for name, metrics in rows.items() if metrics]
+
+
+def floor_sentences(results: Mapping[str, Any]) -> list[str]:
+    """Return the difference to each floor with its paired test, one sentence each."""
+    sentences = []
+    for name, test in results.get("against", {}).items():
+        difference = results["tuned"]["accuracy"] - results[name]["accuracy"]
+        sentences.append(
+            f"{difference:+.1f} points against {FLOORS[name]}: right alone on {plural(test['tuned_only'], 'image')}, "
+            f"wrong alone on {test['floor_only']} (McNemar's test: p = {test['p']:.2g})."
+        )
+    return sentences
 
 
 def selection_rows(selection: Mapping[str, Any]) -> list[list[str]]:

@@ -1,11 +1,10 @@
 """``auto``: chooses the method for a data set by cross-validation on its training images alone."""
 
-import hashlib
-import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfprompt.data.dataset import Dataset, Source
-from selfprompt.data.duplicates import find_duplicates
 from selfprompt.data.known_features import KnownFeatures
-from selfprompt.data.views import Views
 from selfprompt.inference.classifier import Classifier
-from selfprompt.methods.base import Method
 from selfprompt.methods.registry import find_method, make_options
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.options import AutoOptions, parse_seconds
-from selfprompt.recipes.recipe import AUTO, FREE_WITH_AUTO, SUFFIXES, Recipe, load_recipe
-from selfprompt.training.reporter import LogReporter, Reporter
-from selfprompt.training.selection import (
-    Shares,
-    corrected_estimate,
-    simplest_of_the_best,
-    standard_error,
-    stratified_folds,
+from selfprompt.recipes.recipe import AUTO, SUFFIXES, Recipe, load_recipe
+from selfprompt.training.candidates import (
+    ONE_SHOT,
+    VIEWS,
+    Candidate,
+    default_names,
+    make_candidate,
+    with_views,
 )
-from selfprompt.training.steps import RunData, build_classifier, train, train_batches
-from selfprompt.utils.files import write_json
-from selfprompt.utils.json_files import read_json
+from selfprompt.training.crossfit import (
+    Split,
+    cross_fit,
+    cross_fit_features,
+    cross_fit_training,
+    known_features,
+    make_splits,
+    needs_only_features,
+)
+from selfprompt.training.folder_recipe import takes_views
+from selfprompt.training.reporter import Reporter
+from selfprompt.training.selection import corrected_estimate, simplest_of_the_best, standard_error
+from selfprompt.training.selection_results import (
+    Result,
+    comparison_identity,
+    read_results,
+    shares_of,
+    table_rows,
+    write_results,
+)
+from selfprompt.training.steps import RunData, build_classifier, train_batches
 from selfprompt.utils.progress import Progress
 from selfprompt.utils.validation import check_types
 
-SELECTION = "selection.json"
-WITH_TEXT = ("zero-shot", "simpleshot", "ridge", "logistic", "ss-text", "gda", "clap", "sep")
-WITHOUT_TEXT = ("simpleshot", "ridge", "logistic", "spt-deep")
-ONE_SHOT = ("sep", "simpleshot")
-"""The methods for data that cannot be cross-validated: with a text tower, and without."""
-STEPS = 300
-"""Least number of training steps of a candidate; published numbers of epochs are for larger data sets."""
-Splits = Sequence[Sequence[tuple[Tensor, Tensor]]]
-"""Indices of training and held-out images, for each fold of each repetition."""
-
 
 @dataclass(frozen=True)
-class Result:
-    """The cross-validation of one candidate.
+class Choice:
+    """What to train on all training images.
 
     Attributes:
-        name: A method or recipe.
-        seconds: Time that it took.
-        shares: For each image, the share of repetitions that classified it correctly; None if it was skipped.
-        note: Why it was skipped.
+        recipe: The recipe of the chosen candidate, or the given one.
+        record: The record of the comparison as JSON values; empty if there was none.
+        logits: Cross-fitted logits of the training images, (N, C), NaN for an image in no fold; None if not known.
     """
 
-    name: str
-    seconds: float
-    shares: list[float] | None = None
-    note: str = ""
+    recipe: Recipe
+    record: dict[str, Any]
+    logits: Tensor | None = None
 
 
 def check_options(recipe: Recipe) -> None:
@@ -74,7 +75,7 @@ def check_options(recipe: Recipe) -> None:
 
 
 def auto_options(recipe: Recipe) -> AutoOptions:
-    """Return the options of ``auto``; the candidates must be known."""
+    """Return the options of ``auto``; the candidates and views must be known."""
     check_types(AutoOptions, recipe.options)
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.options.items()}
     options = AutoOptions(**values)
@@ -84,138 +85,193 @@ def auto_options(recipe: Recipe) -> AutoOptions:
         if ":" in name or name.endswith(SUFFIXES):  # a recipe file from elsewhere must not import code by this way
             raise ValueError(f"candidates must be methods or recipes of the package, got {name!r}.")
         load_recipe(name)
+    for name in options.views:
+        if name not in VIEWS:
+            raise ValueError(f"views must be of {', '.join(VIEWS)}; got {name!r}.")
     return options
 
 
 def resolve_recipe(
     recipe: Recipe, backbone: Backbone, data: RunData, fabric: Any, folder: Path | None, reporter: Reporter
-) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe with ``auto`` replaced by the chosen method, and the record of the choice."""
+) -> Choice:
+    """Return the recipe with ``auto`` replaced by the chosen method."""
     if recipe.method != AUTO:
-        return recipe, {}
-    recipe, selection = select_recipe(recipe, backbone, data, fabric, folder, reporter)
-    return recipe, {"selection": selection}
+        return Choice(recipe, {})
+    return select_recipe(recipe, backbone, data, fabric, folder, reporter)
 
 
 def select_recipe(
     recipe: Recipe, backbone: Backbone, data: RunData, fabric: Any, folder: Path | None, reporter: Reporter
-) -> tuple[Recipe, dict[str, Any]]:
+) -> Choice:
     """Compare candidates by cross-validation, and choose the simplest one within one standard error of the best.
+
+    First come the methods that need only features, then random views for the best of these, then the methods that are
+    trained, with the views that were best.
 
     Args:
         recipe: Its method is ``auto``; its data options and seed hold for every candidate.
         backbone: The frozen backbone.
         data: The images; only the training images are used.
         fabric: A launched Fabric with one process.
-        folder: Folder for selection.json, which a resumed run reads; None writes nothing.
+        folder: Folder for the results so far, which a resumed run reads; None writes nothing.
         reporter: Receives one message per candidate.
 
-    Returns:
-        The recipe to train on all training images, and the record of the comparison as JSON values.
-
     Raises:
-        ValueError: With several processes.
+        ValueError: With several processes, or if no candidate fits into the budget.
     """
     if fabric.world_size > 1:
         raise ValueError("auto compares candidates on one device; use --devices 1, or name a method.")
-    options, dataset = auto_options(recipe), data.dataset
-    names = options.candidates or (WITH_TEXT if backbone.text is not None else WITHOUT_TEXT)
-    plans = [candidate_recipe(recipe, name, len(dataset.train)) for name in names]
+    options, images = auto_options(recipe), len(data.dataset.train)
+    names = options.candidates or default_names(backbone.text is not None)
     try:
-        splits = _splits(dataset, options, recipe.seed)
+        splits = make_splits(data.dataset, folds=options.folds, repeats=options.repeats, seed=recipe.seed)
     except ValueError as error:
         name = options.candidates[0] if options.candidates else ONE_SHOT[backbone.text is None]
         reporter.message(f"{error} Nothing can be compared, so the method is {name}.")
-        return candidate_recipe(recipe, name, len(dataset.train)), {"chosen": name, "candidates": []}
-    trial = _Trial(backbone, data, splits, fabric)
-    path, identity = (folder and folder / SELECTION), _identity(recipe, names, backbone, dataset)
-    done = {result.name: result for result in _read(path, identity)}
+        return Choice(make_candidate(recipe, name, images).recipe, {"selection": {"chosen": name, "candidates": []}})
     start = time.monotonic()
-    results: list[Result] = []
-    for name, plan in zip(names, plans, strict=True):
-        spent = sum(result.seconds for result in results)
-        result = done.get(name) or trial.run(name, plan, parse_seconds(options.budget) - spent, reporter)
-        results.append(result)
-        if path:
-            write_json(path, {"identity": identity, "candidates": [asdict(r) for r in results]})
-    compared = [result for result in results if result.shares is not None]
-    if not compared:
+    identity = comparison_identity(recipe, names, backbone, data.dataset)
+    keep = partial(write_results, folder, identity)
+    known = read_results(folder, identity)
+    comparison = _Comparison(backbone, data, splits, fabric, parse_seconds(options.budget), reporter, known, keep)
+    chosen = comparison.run([make_candidate(recipe, name, images) for name in names], options.views)
+    results = comparison.results
+    if chosen is None:
         raise ValueError(f"No candidate fits into the budget of {options.budget}; give more time, or name a method.")
-    shares = np.array([result.shares for result in compared])
-    chosen = compared[simplest_of_the_best(shares)].name
-    estimate = corrected_estimate(shares, seed=recipe.seed)
-    reporter.message(f"chose {chosen} of {len(compared)} candidates in {time.monotonic() - start:.0f} s")
-    record = {"chosen": chosen, "candidates": _rows(results), "estimate": asdict(estimate)}
-    return plans[list(names).index(chosen)], record
+    compared = [result for result in results if result.shares is not None]
+    estimate = corrected_estimate(shares_of(compared), [r.cost for r in compared], seed=recipe.seed)
+    reporter.message(f"chose {chosen.name} of {len(compared)} candidates in {time.monotonic() - start:.0f} s")
+    record = {"chosen": chosen.name, "candidates": table_rows(results), "estimate": asdict(estimate)}
+    logits = next(result.logits for result in compared if result.name == chosen.name)
+    if logits is None:  # the comparison was resumed
+        with reporter.stage(f"cross-validating {chosen.name}") as progress:
+            logits = cross_fit(chosen.recipe, backbone, data, splits[0], fabric, progress)
+    return Choice(chosen.recipe, {"selection": record}, logits)
 
 
-def candidate_recipe(base: Recipe, name: str, images: int) -> Recipe:
-    """Return the recipe of a candidate for so many training images.
+class _Comparison:
+    """Compares candidates on the same splits of the training images, within a budget in seconds."""
 
-    A batch has at most a quarter of the images, training has at least 300 steps, and each image is seen as it is:
-    random crops and mirror images are right for photographs of objects, but not for digits or text.
-    """
-    found = load_recipe(name)
-    batch = max(1, min(found.train.batch_size, images // 4))
-    steps = math.ceil(images / batch)
-    training = replace(
-        found.train,
-        batch_size=batch,
-        epochs=max(found.train.epochs, math.ceil(STEPS / steps)),
-        augment="none",
-        drop_last=False,
-        **{name: getattr(base.train, name) for name in FREE_WITH_AUTO},
-    )
-    return replace(
-        found,
-        backbone=base.backbone,
-        statistics=base.statistics,
-        seed=base.seed,
-        eval_batch_size=base.eval_batch_size,
-        calibrate=base.calibrate,
-        data=base.data,
-        train=training,
-    )
+    def __init__(
+        self,
+        backbone: Backbone,
+        data: RunData,
+        splits: Sequence[Split],
+        fabric: Any,
+        budget: float,
+        reporter: Reporter,
+        known: Mapping[str, Result],
+        keep: Callable[[Sequence[Result]], None],
+    ) -> None:
+        self.backbone, self.data, self.splits, self.fabric = backbone, data, splits, fabric
+        self.budget, self.reporter, self.known, self.keep = budget, reporter, known, keep
+        self.results: list[Result] = []
 
+    def run(self, candidates: Sequence[Candidate], views: Sequence[str]) -> Candidate | None:
+        """Compare candidates, with views; return the chosen one, or None if none was compared."""
+        built = [(candidate, self._build(candidate)) for candidate in candidates]
+        heads = [candidate for candidate, classifier in built if needs_only_features(classifier.method)]
+        trained = [candidate for candidate, classifier in built if not needs_only_features(classifier.method)]
+        for candidate in heads:
+            self._compare(candidate)
+        best = self._best([candidate for candidate in heads if takes_views(candidate.recipe)])
+        seen = [with_views(best, name) for name in views] if best else []
+        for candidate in seen:
+            self._compare(candidate)
+        winner = self._best([*([best] if best else []), *seen])
+        if winner in seen:
+            name = views[seen.index(winner)]
+            trained = [with_views(candidate, name) for candidate in trained]
+        for candidate in trained:
+            self._compare(candidate)
+        return self._best([*heads, *seen, *trained])
 
-@dataclass(frozen=True)
-class _Trial:
-    """Runs candidates on the same splits of the training images."""
+    def _best(self, candidates: Sequence[Candidate]) -> Candidate | None:
+        """Return the candidate that the rule chooses of those that were compared."""
+        by_name = {candidate.name: candidate for candidate in candidates}
+        compared = [r for r in self.results if r.shares is not None and r.name in by_name]
+        if not compared:
+            return None
+        return by_name[compared[simplest_of_the_best(shares_of(compared), [r.cost for r in compared])].name]
 
-    backbone: Backbone
-    data: RunData
-    splits: Splits
-    fabric: Any
-
-    def run(self, name: str, recipe: Recipe, budget: float, reporter: Reporter) -> Result:
-        """Cross-validate one candidate; it is skipped if it would take longer than the budget, in seconds."""
-        start = time.monotonic()
-        classifier = build_classifier(
-            recipe,
-            self.backbone,
-            self.data.dataset.described_classes,
-            self.fabric.device,
-            check=not self.data.dataset.ids,
+    def _build(self, candidate: Candidate) -> Classifier:
+        dataset = self.data.dataset
+        return build_classifier(
+            candidate.recipe, self.backbone, dataset.described_classes, self.fabric.device, check=not dataset.ids
         )
-        method = classifier.method
-        with reporter.stage(f"comparing: {name}") as progress:
-            if method.traits.inputs == "features" and (method.traits.closed_form or not method.trainable()):
-                batches = classifier.batches(self.data.dataset.train, self.data.store, self.data.features)
-                views = list(method.eval().feature_views(batches, 0))
-                features = torch.cat([method.frozen_features(view) for view in views])
-                known = KnownFeatures(features, torch.cat([view.labels for view in views]))
-                shares: Shares | None = cross_validate(method, known, self.splits, recipe.seed, progress)
+
+    def _compare(self, candidate: Candidate) -> None:
+        """Cross-validate one candidate, or take its result from an interrupted run."""
+        self.results.append(self.known.get(candidate.name) or self._measured(candidate))
+        self.keep(self.results)
+
+    def _measured(self, candidate: Candidate) -> Result:
+        start, left = time.monotonic(), self.budget - sum(result.seconds for result in self.results)
+        classifier = self._build(candidate)
+        cost = int(not needs_only_features(classifier.method))
+        with self.reporter.stage(f"comparing: {candidate.name}") as progress:
+            if cost:
+                logits, note = self._trained(classifier, candidate.recipe, left, progress)
             else:
-                expected = len(self.splits[0]) * self._training_seconds(classifier, recipe)
-                shares = self._trained(recipe, progress) if expected <= budget else None
+                logits, note = self._from_features(classifier, candidate.recipe, left, progress)
         spent = time.monotonic() - start
-        if shares is None:
-            note = f"would exceed the {max(0.0, budget):.0f} s left"
-            reporter.message(f"  {name}: skipped, it {note}")
-            return Result(name, spent, None, note)
-        accuracy, error = 100 * np.nanmean(shares), 100 * standard_error(shares[~np.isnan(shares)])
-        reporter.message(f"  {name}: {accuracy:.1f} % (standard error {error:.1f}), {spent:.0f} s")
-        return Result(name, spent, shares[~np.isnan(shares)].tolist())
+        if note:
+            self.reporter.message(f"  {candidate.name}: {note}")
+            return Result(candidate.name, spent, cost, None, note)
+        shares = self._hits(logits).mean(dim=0)
+        accuracy, error = 100 * float(shares.mean()), 100 * float(standard_error(shares.numpy()))
+        message = f"  {candidate.name}: {accuracy:.1f} % (standard error {error:.1f}), {spent:.0f} s"
+        self.reporter.message(message)
+        return Result(candidate.name, spent, cost, shares.tolist(), "", logits[0])
+
+    def _from_features(
+        self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress
+    ) -> tuple[Tensor, str]:
+        """Cross-validate a method of features; fewer repetitions if the budget ends, but at least one."""
+        start, done, folds = time.monotonic(), 0, sum(map(len, self.splits))
+        if left <= 0 and self.results:
+            return torch.empty(0), "skipped, no time is left"
+        known: KnownFeatures = known_features(classifier, self.data, recipe, self.fabric)
+        repetitions: list[Tensor] = []
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            progress(done, folds)
+
+        for split in self.splits:
+            repetitions.append(cross_fit_features(classifier.method, known, split, recipe.seed, count))
+            if time.monotonic() - start > left:
+                break
+        return torch.stack(repetitions), ""
+
+    def _trained(self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress) -> tuple[Tensor, str]:
+        """Cross-validate a method that is trained, over the first repetition, unless it takes too long or is worse."""
+        split = self.splits[0]
+        expected = len(split) * self._training_seconds(classifier, recipe)
+        if expected > left:
+            return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {max(0.0, left):.0f} s left"
+        heads = [result for result in self.results if result.shares is not None]
+        rival = max(heads, key=lambda result: np.mean(result.shares or [0.0]), default=None)
+        folds = 0
+
+        def go_on(logits: Tensor) -> bool:
+            nonlocal folds
+            folds += 1
+            return rival is None or folds == len(split) or not self._is_worse(logits, rival)
+
+        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on)
+        if rival and folds < len(split):
+            return logits, f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}"
+        return logits[None], ""
+
+    def _is_worse(self, logits: Tensor, rival: Result) -> bool:
+        """Whether a candidate is behind another by more than a standard error, on the folds so far."""
+        known = self._in_folds()
+        hits = self._hits(logits[None], known)[0]
+        done = ~logits[known].isnan().any(dim=1)
+        behind = (torch.tensor(rival.shares, dtype=torch.float64) - hits)[done].numpy()
+        return bool(behind.mean() > standard_error(behind))
 
     def _training_seconds(self, classifier: Classifier, recipe: Recipe) -> float:
         """Estimate the time of one training from its second step; the first one is slower."""
@@ -225,98 +281,14 @@ class _Trial:
             start = time.monotonic()
             method.loss(views).backward()
             step = time.monotonic() - start
-        return step * len(batches) * recipe.train.epochs
+        return step * math.ceil(batches.size / batches.batch_size) * recipe.train.epochs
 
-    def _trained(self, recipe: Recipe, progress: Progress) -> Shares:
-        """Cross-validate a method that is trained, over the first repetition."""
-        dataset, split = self.data.dataset, self.splits[0]
-        hits = torch.full((len(dataset.train),), torch.nan)
-        for done, (training, held_out) in enumerate(split):
-            part = replace(dataset, train=tuple(dataset.train[i] for i in training.tolist()), val=(), test=())
-            classifier = build_classifier(
-                recipe, self.backbone, dataset.described_classes, self.fabric.device, check=not dataset.ids
-            )
-            data = replace(self.data, dataset=part)
-            train(classifier, data, recipe, self.fabric, None, LogReporter(), resume=False, progress=False)
-            items = [dataset.train[i] for i in held_out.tolist()]
-            hits[held_out] = _hits(classifier.method, classifier.batches(items, self.data.store, self.data.features))
-            progress(done + 1, len(split))
-        return np.asarray(hits.double().numpy())
+    def _in_folds(self) -> Tensor:
+        """Indices of the images that are in a fold; they are the same in every repetition."""
+        return torch.cat([held_out for _, held_out in self.splits[0]]).sort().values
 
-
-@torch.no_grad()
-def cross_validate(method: Method, known: KnownFeatures, splits: Splits, seed: int, progress: Progress) -> Shares:
-    """Cross-validate a method that needs only features and no epochs.
-
-    Args:
-        method: Prepared anew for each fold.
-        known: The features of all images.
-        splits: The folds of each repetition.
-        seed: Seed of ``prepare``.
-        progress: Called with (folds done, folds in all).
-
-    Returns:
-        For each image, the share of repetitions that classified it correctly, (N,); NaN if it was in no fold.
-    """
-    done, total = 0, sum(map(len, splits))
-    hits = torch.full((len(splits), known.size), torch.nan)
-    for repeat, split in enumerate(splits):
-        for training, held_out in split:
-            method.prepare(known.subset(training), torch.Generator().manual_seed(seed))
-            part = known.subset(held_out)
-            scores = method.logits(Views(None, part.features, part.labels))
-            hits[repeat, held_out] = (scores.argmax(dim=1) == part.labels).float().cpu()
-            done += 1
-            progress(done, total)
-    return np.asarray(hits.double().mean(dim=0).numpy())
-
-
-@torch.no_grad()
-def _hits(method: Method, batches: Any) -> Tensor:
-    """Whether each image is classified correctly, (N,), float32, on the CPU."""
-    method.eval()
-    parts = [(method.logits(views).argmax(dim=1) == views.labels).float().cpu() for views in method.views(batches, 0)]
-    return torch.cat(parts)
-
-
-def _splits(dataset: Dataset, options: AutoOptions, seed: int) -> Splits:
-    """The folds of each repetition; copies of a picture stay together."""
-    duplicates = find_duplicates(item.source for item in dataset.train)
-    first: dict[Source, int] = {}
-    groups = [first.setdefault(duplicates.get(item.source, item.source), len(first)) for item in dataset.train]
-    labels = [item.label for item in dataset.train]
-    repetitions = stratified_folds(labels, groups, folds=options.folds, repeats=options.repeats, seed=seed)
-    return [[(torch.from_numpy(a), torch.from_numpy(b)) for a, b in split] for split in repetitions]
-
-
-def _identity(recipe: Recipe, names: Sequence[str], backbone: Backbone, dataset: Dataset) -> str:
-    """A hash of everything that the comparison depends on."""
-    facts: list[Any] = [recipe.to_yaml(), list(names), backbone.fingerprint, list(dataset.classes)]
-    facts += [asdict(one) for one in dataset.descriptions]
-    items = [(str(item.source), item.label) for item in dataset.train]
-    return hashlib.sha256(json.dumps([facts, items]).encode()).hexdigest()
-
-
-def _read(path: Path | None, identity: str) -> list[Result]:
-    """The finished candidates of an interrupted comparison; none if there was none, or one of other data or options."""
-    if path is None or not path.exists():
-        return []
-    record = read_json(path, advice="Delete it to compare the candidates again.")
-    if not isinstance(record, dict) or record.get("identity") != identity:
-        return []
-    try:
-        return [Result(**row) for row in record["candidates"] if row["shares"] is not None]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Delete it to compare the candidates again.") from error
-
-
-def _rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The table of the comparison as JSON values; accuracy and standard error in percent."""
-    rows = []
-    for result in results:
-        row: dict[str, Any] = {"name": result.name, "seconds": round(result.seconds, 1), "note": result.note}
-        if result.shares is not None:
-            shares = np.array(result.shares)
-            row |= {"accuracy": 100 * float(shares.mean()), "standard_error": 100 * float(standard_error(shares))}
-        rows.append(row)
-    return rows
+    def _hits(self, logits: Tensor, known: Tensor | None = None) -> Tensor:
+        """Whether each image in a fold is classified correctly, (R, M), float64."""
+        known = self._in_folds() if known is None else known
+        labels = torch.tensor([item.label for item in self.data.dataset.train])[known]
+        return (logits[:, known].argmax(dim=2) == labels).double()

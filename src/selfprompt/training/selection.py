@@ -66,20 +66,23 @@ def stratified_folds(
         yield [(np.setdiff1d(np.arange(len(label)), held), held) for held in held_out]
 
 
-def simplest_of_the_best(shares: Shares) -> int:
-    """Return the first candidate whose accuracy is within one standard error of the best one.
+def simplest_of_the_best(shares: Shares, costs: Sequence[int]) -> int:
+    """Return the candidate to choose: of the cheapest ones within one standard error of the best, the most accurate.
 
     The standard error is that of the paired difference to the best candidate over the images.
 
     Args:
-        shares: (M, N), candidates ordered from simple to costly.
+        shares: (M, N).
+        costs: The cost class of each candidate, (M,); candidates of one class cost about the same.
 
     Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (the one-standard-error rule).
     """
-    best = int(shares.mean(axis=1).argmax())
-    differences = shares[best] - shares
+    accuracies = shares.mean(axis=1)
+    differences = shares[int(accuracies.argmax())] - shares
     errors = standard_error(differences) + 1e-9  # one image of difference has exactly one standard error
-    return int(np.flatnonzero(differences.mean(axis=1) <= errors)[0])
+    close = differences.mean(axis=1) <= errors
+    cheapest = min(cost for cost, is_close in zip(costs, close, strict=True) if is_close)
+    return int(np.where(close & (np.asarray(costs) == cheapest), accuracies, -1.0).argmax())
 
 
 def standard_error(values: Shares) -> Shares:
@@ -88,7 +91,7 @@ def standard_error(values: Shares) -> Shares:
     return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(count)) if count > 1 else np.zeros(values.shape[:-1])
 
 
-def corrected_estimate(shares: Shares, *, seed: int, resamples: int = 2000) -> Estimate:
+def corrected_estimate(shares: Shares, costs: Sequence[int], *, seed: int, resamples: int = 2000) -> Estimate:
     """Estimate the accuracy of the chosen candidate on new images.
 
     The cross-validated accuracy of the best of several candidates is too high. So images are resampled with
@@ -96,7 +99,8 @@ def corrected_estimate(shares: Shares, *, seed: int, resamples: int = 2000) -> E
     these is the estimate. Its interval is Wilson's for so many images; that of the resamples covers too little.
 
     Args:
-        shares: (M, N), candidates ordered from simple to costly.
+        shares: (M, N).
+        costs: The cost class of each candidate, (M,).
         seed: Seed of the resampling.
         resamples: Number of resamples.
 
@@ -108,7 +112,7 @@ def corrected_estimate(shares: Shares, *, seed: int, resamples: int = 2000) -> E
         drawn = generator.integers(count, size=count)
         left_out = np.setdiff1d(np.arange(count), drawn)
         if len(left_out):
-            accuracies.append(shares[simplest_of_the_best(shares[:, drawn]), left_out].mean())
+            accuracies.append(shares[simplest_of_the_best(shares[:, drawn], costs), left_out].mean())
     if not accuracies:  # a single image
         accuracies = [shares[0].mean()]
     accuracy = min(1.0, float(np.mean(accuracies)))

@@ -18,10 +18,9 @@ from selfprompt.data.loading.store import parse_bytes
 from selfprompt.data.loading.transforms import train_transform
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.inference.artifact import library_versions
-from selfprompt.inference.classifier import Classifier, evaluate
+from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
-from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import AUTO, Recipe
 from selfprompt.training.identity import run_identity
@@ -147,22 +146,6 @@ def build_classifier(
     method = build_method(recipe.method, backbone, classes, seed=recipe.seed, check=check, **recipe.options)
     method.to(device)
     return Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
-
-
-def evaluate_zero_shot(classifier: Classifier, data: RunData, reporter: Reporter) -> Metrics | None:
-    """Evaluate the zero-shot CLIP on the test images; None without these, a text tower, or readable names."""
-    backbone = classifier.method.backbone
-    if backbone.text is None or not data.dataset.test:
-        return None
-    options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
-    try:
-        classes, check = classifier.method.descriptions, not data.dataset.ids
-        untuned = build_method("zero-shot", backbone, classes, check=check, **options).to(classifier.device)
-    except ValueError as error:  # the method itself may read no names
-        reporter.message(f"No zero-shot accuracy: {error}")
-        return None
-    with reporter.stage("zero-shot on the test images") as progress:
-        return evaluate(untuned, classifier.batches(data.dataset.test, data.store, data.features), progress=progress)
 
 
 def train(

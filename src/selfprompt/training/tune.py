@@ -4,28 +4,30 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from selfprompt.data.dataset import SPLITS
 from selfprompt.data.readers.read import is_task
 from selfprompt.inference.artifact import CONFIG
-from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.inference.evaluation import data_key
-from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import Backbone, load_backbone
-from selfprompt.recipes.recipe import Recipe, check_overrides, load_recipe
+from selfprompt.recipes.recipe import AUTO, Recipe, check_overrides, file_values, load_recipe
 from selfprompt.training.auto import check_options, resolve_recipe
 from selfprompt.training.calibrate import calibrate
 from selfprompt.training.distributed import make_fabric
+from selfprompt.training.floors import comparison, floor_logits
+from selfprompt.training.folder_recipe import folder_recipe
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
+from selfprompt.training.selection_results import SELECTION
 from selfprompt.training.steps import (
     RunData,
     build_classifier,
     choose_images,
-    evaluate_zero_shot,
     read_images,
     run_record,
     train,
@@ -41,11 +43,12 @@ RESULT, RECIPE = "result.json", "recipe.yaml"
 def tune(
     data: Any,
     *,
-    method: str = "sep",
+    method: str = AUTO,
     backbone: str | Backbone | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     recipe: Recipe | None = None,
+    published: bool = False,
     resume: bool = False,
     progress: bool = False,
     reporter: Reporter | None = None,
@@ -56,11 +59,14 @@ def tune(
     Args:
         data: A folder of class folders, a folder with train/ (val/) test/, a CSV or Parquet manifest, a torchvision or
             Hugging Face data set, a list of (image, label), or a ``Dataset``, which is used as it is.
-        method: Name of a method or recipe: "sep", "spt-deep", "coop", ...; the recipe's values are the defaults.
+        method: "auto", which chooses a method by cross-validation on the training images; or the name of a method or
+            recipe: "sep", "spt-deep", "ridge", ... Its values are fitted to the number of images, see ``published``.
         backbone: A name (see ``list_backbones``) or a loaded backbone; None uses the recipe's.
         out: Folder for the artifact, the result and the checkpoint, for one run at a time; None writes nothing.
         options: Options of the method, such as "text_prompts".
-        recipe: A recipe to use instead of ``method``.
+        recipe: A recipe to use instead of ``method``, as it is.
+        published: Whether to keep the published values of the method's recipe. Otherwise those that are not given are
+            fitted to the number of training images (``training.folder_recipe``).
         resume: Whether to resume the interrupted run in ``out``.
         progress: Whether to show a progress bar while training, in a terminal.
         reporter: Receives the progress of the run; None writes it to the log.
@@ -74,11 +80,15 @@ def tune(
         RuntimeError: If training diverges or a file cannot be written.
     """
     reporter = reporter or LogReporter()
+    fitted = recipe is None and not published and method != AUTO
     recipe = _merged_recipe(recipe or load_recipe(method), backbone, options, overrides)
     folder = None if out is None else Path(out)
     _check_folder(folder, resume)
     check_options(recipe)  # wrong options and missing images fail before any costly step
     dataset = choose_images(data, recipe)
+    if fitted:
+        given = {*overrides, *file_values(method), *(f"options.{name}" for name in options or ())}
+        recipe = folder_recipe(recipe, len(dataset.train), given)
     fabric = make_fabric(recipe.train)
     fabric.launch()
     if not fabric.is_global_zero:
@@ -89,17 +99,19 @@ def tune(
         if folder is not None and fabric.is_global_zero:
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
-        recipe, selection = resolve_recipe(recipe, model, images, fabric, folder, reporter)
-        classes, check = images.dataset.described_classes, not images.dataset.ids
-        classifier = build_classifier(recipe, model, classes, fabric.device, check=check)
-        baseline = evaluate_zero_shot(classifier, images, reporter)
+        choice = resolve_recipe(recipe, model, images, fabric, folder, reporter)
+        recipe, dataset = choice.recipe, images.dataset
+        check = not dataset.ids
+        classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
+        floors = floor_logits(classifier, images, recipe, fabric, reporter)
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
         classifier.calibration = calibrate(classifier, images, recipe, reporter)
-        record = run_record(classifier, images.dataset, result)
-        tuned = _evaluate_tuned(classifier, images, reporter)
+        record = run_record(classifier, dataset, result)
+        tuned = _logits(classifier, images, "test", reporter)
+        measured = comparison(classifier, images, floors, tuned, _training_accuracy(classifier, images, reporter))
         seconds, path = time.monotonic() - start, data_path(data)
-        measured = _results(classifier, images, tuned, baseline)
-        classifier.results = record | selection | measured | {"seconds": seconds, "data": path}
+        classifier.results = record | choice.record | measured | _facts(classifier, images)
+        classifier.results |= {"seconds": seconds, "data": path}
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
     return classifier
@@ -177,21 +189,32 @@ def _load_backbone(name: str, reporter: Reporter) -> Backbone:
     return backbone
 
 
-def _evaluate_tuned(classifier: Classifier, data: RunData, reporter: Reporter) -> Metrics | None:
-    """Evaluate the trained classifier on the test images; None without these."""
-    test = data.dataset.test
-    if not test:
+def _logits(
+    classifier: Classifier, data: RunData, split: Literal["train", "test"], reporter: Reporter
+) -> Tensor | None:
+    """Return the logits of the trained classifier on a split, (N, C); None if it has no images."""
+    items = data.dataset.select(split)
+    if not items:
         return None
-    with reporter.stage("evaluating on the test images") as progress:
-        return classifier.evaluate(test, data.store, data.features, progress=progress)
+    with reporter.stage(f"evaluating on the {'training' if split == 'train' else split} images") as progress:
+        batches = classifier.batches(items, data.store, data.features)
+        return compute_logits(classifier.method, batches, progress=progress)
 
 
-def _results(classifier: Classifier, data: RunData, tuned: Metrics | None, baseline: Metrics | None) -> dict[str, Any]:
-    """Return what `tune` records besides ``run_record``."""
+def _training_accuracy(classifier: Classifier, data: RunData, reporter: Reporter) -> float | None:
+    """Return the accuracy on the training images as they are, in percent; None if nothing was learnt from them."""
+    if not classifier.method.adapter_state_dict():
+        return None
+    logits = _logits(classifier, data, "train", reporter)
+    assert logits is not None, "choose_images has refused data without training images"
+    labels = torch.tensor([item.label for item in data.dataset.train])
+    return 100 * float((logits.argmax(dim=1) == labels).float().mean())
+
+
+def _facts(classifier: Classifier, data: RunData) -> dict[str, Any]:
+    """Return what `tune` records besides ``run_record`` and the comparison with the floors."""
     dataset, note = data.dataset, classifier.method.backbone.note
     return {
-        "tuned": tuned and tuned.to_json(),
-        "zero_shot": baseline and baseline.to_json(),
         "images": {split: len(dataset.select(split)) for split in SPLITS},
         "data_key": data.key,
         "backbone_note": note,
@@ -203,4 +226,5 @@ def save_run(classifier: Classifier, folder: Path) -> None:
     """Write the artifact, then the result, which marks the run as finished; then delete the checkpoint."""
     classifier.save(folder)
     write_json(folder / RESULT, classifier.results)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for name in (CHECKPOINT, SELECTION):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""The candidates that ``auto`` compares: methods, and the views of the images that they learn from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from selfprompt.recipes.recipe import FREE_WITH_AUTO, Recipe, load_recipe
+from selfprompt.training.folder_recipe import folder_recipe, takes_views
+
+WITH_TEXT = ("zero-shot", "simpleshot", "ridge", "logistic", "ss-text", "gda", "clip-lora", "sep")
+WITHOUT_TEXT = ("simpleshot", "ridge", "logistic", "spt-deep")
+ONE_SHOT = ("ss-text", "ridge")
+"""The methods for data that cannot be cross-validated: with a text tower, and without."""
+VIEWS: Mapping[str, Mapping[str, Any]] = {
+    "mirror": {"crop": 1.0, "flip": True},
+    "mild": {"crop": 0.5, "flip": True},
+    "published": {"crop": 0.08, "flip": True},
+}
+"""Random views by name: mirror images, crops of at least half of the area, and the crops of most papers."""
+RANDOM_VIEWS = 4
+"""Random views of each image that a head learns from, besides the image as it is."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the comparison.
+
+    Attributes:
+        name: The method or recipe, and the views if they are random.
+        recipe: How to train it on all training images.
+    """
+
+    name: str
+    recipe: Recipe
+
+
+def make_candidate(base: Recipe, name: str, images: int) -> Candidate:
+    """Return a method or recipe as a candidate for so many training images; it sees each image as it is.
+
+    Args:
+        base: Gives backbone, data options, seed and device.
+        name: A method or a recipe of the package.
+        images: Number of training images.
+    """
+    recipe = folder_recipe(load_recipe(name), images)
+    free = {key: getattr(base.train, key) for key in FREE_WITH_AUTO}
+    recipe = replace(
+        recipe,
+        backbone=base.backbone,
+        statistics=base.statistics,
+        seed=base.seed,
+        eval_batch_size=base.eval_batch_size,
+        calibrate=base.calibrate,
+        data=base.data,
+        train=replace(recipe.train, **free),
+    )
+    return Candidate(name, recipe)
+
+
+def with_views(candidate: Candidate, views: str) -> Candidate:
+    """Return the candidate with random views of this name; a head learns from four of each image."""
+    changes: dict[str, Any] = dict(VIEWS[views])
+    if takes_views(candidate.recipe):
+        changes |= {"views": RANDOM_VIEWS, "options": {"views": RANDOM_VIEWS}}
+    return Candidate(f"{candidate.name}, {views}", candidate.recipe.changed(changes))
+
+
+def default_names(with_text: bool) -> Sequence[str]:
+    """Return the usual candidates for a backbone with a text tower or without."""
+    return WITH_TEXT if with_text else WITHOUT_TEXT
