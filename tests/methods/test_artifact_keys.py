@@ -90,6 +90,7 @@ KEYS = {
     "tip-adapter, clip": {"keys", "labels", "alpha", "beta"},
     "tip-adapter, keys trained": {"keys", "labels", "alpha", "beta"},
     "tipx, clip": {"support", "labels", "levels", "kl_range", "cosine_range"},
+    "two-stage, clip": both_towers(BLOCK_NORMS) | {"classifier", "known"},
     "vpt, clip": HEAD | {"prompts"},
     "vpt, mae": HEAD | {"prompts"},
     "vpt, projected": HEAD | {"prompts", "projection.weight", "projection.bias"},

@@ -30,6 +30,7 @@ PROMPTED = [
     "maple",
     "prograd",
     "promptsrc",
+    "two-stage",
 ]  # encode each name by itself
 SAID = {
     "names": ["cat", "small_lion"],

@@ -1,4 +1,4 @@
-"""LN-tuning and BitFit: the frozen CLIP at first, and later a CLIP whose weights were changed."""
+"""LN-tuning, BitFit and 2SFS: the frozen CLIP at first, and later a CLIP whose weights were changed."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ from selfprompt.methods.heads import unit
 from selfprompt.models.backbone import Backbone
 from selfprompt.models.timm_vit import TimmViT
 from selfprompt.prompts.tuned_weights import TunedWeights
-from tests.methods.tiny import backbone, images, small
+from tests.methods.tiny import backbone, images, labelled_views, small
 from tests.models.tiny import vit
 
 TUNED = ["ln-tuning", "bitfit"]
@@ -80,3 +80,60 @@ def test_norms_of_another_kind_are_not_tuned() -> None:
     tower = TimmViT(vit(norm_layer=nn.RMSNorm))
     with pytest.raises(ValueError, match=r"have no norm1\.weight"):
         TunedWeights(tower, ["norm1.weight"])
+
+
+@torch.enable_grad()
+def two_stages() -> Any:
+    """2SFS after an epoch of each stage."""
+    method: Any = small("two-stage").train()
+    for epoch in range(2):
+        adam = torch.optim.AdamW(method.trainable().values(), lr=0.01)
+        terms = method.loss(labelled_views(4))
+        terms.backward()
+        adam.step()
+        adam.zero_grad()
+        method.after_epoch(epoch, 2)
+    return method.eval()
+
+
+def test_the_first_stage_of_2sfs_tunes_norms_and_the_second_the_classifier() -> None:
+    method: Any = small("two-stage").train()
+    assert method.traits.stage(0, 2) == range(1)
+    trained = []
+    for epoch in range(2):
+        method.zero_grad()
+        method.loss(labelled_views(4)).backward()
+        trained.append({name.partition(".")[0] for name, p in method.trainable().items() if p.grad is not None})
+        method.after_epoch(epoch, 2)
+    assert trained == [{"image_weights", "text_weights"}, {"classifier"}]
+
+
+@torch.no_grad()
+def test_the_second_stage_of_2sfs_begins_where_the_first_ended() -> None:
+    method: Any = shaken(small("two-stage"))
+    before = method(images(3))
+    method.after_epoch(0, 5)
+    assert not method.second_stage
+    method.after_epoch(2, 5)
+    assert method.second_stage
+    assert close(method(images(3)), before)
+    assert close(method.classifier, method.encode_class_texts(), 1e-6)
+
+
+@torch.no_grad()
+def test_2sfs_scores_known_classes_by_their_row_and_new_ones_by_text() -> None:
+    method: Any = two_stages()
+    other = method.with_classes(["stop sign", "a bird", "cat"])
+    scores, known = other(images(3)), method(images(3))
+    assert close(scores[:, [0, 2]], known[:, [2, 0]])
+    features = unit(method.vision(images(3), method.image_weights))
+    texts = method.text(other.ids, method.text_weights)
+    assert close(scores[:, 1], method.backbone.scale * features @ unit(texts)[1])
+    by_text = method.backbone.scale * features @ method.encode_class_texts().t()
+    assert not close(known, by_text, 1e-2)
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_2sfs_has_two_stages(first: float) -> None:
+    with pytest.raises(ValueError, match=f"first must be above 0 and below 1, got {first}"):
+        small("two-stage", first=first)

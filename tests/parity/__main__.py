@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.parity import closed_form_heads, sep, spt, text_heads
+from tests.parity import closed_form_heads, sep, spt, text_heads, tuned_towers
 from tests.parity.report import Arrays, Report
 
 
@@ -18,7 +18,7 @@ def compare(path: Path) -> Report:
         spt.check_groups(path, report)
         return report
     arrays = Arrays(path)
-    checkers = (sep.checker, spt.checker, text_heads.checker, closed_form_heads.checker)
+    checkers = (sep.checker, spt.checker, text_heads.checker, closed_form_heads.checker, tuned_towers.checker)
     check = next((check for check in (checker(arrays) for checker in checkers) if check is not None), None)
     if check is not None:
         check(arrays, report)

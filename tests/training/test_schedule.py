@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from selfprompt.methods.traits import Traits
 from selfprompt.recipes.options import TrainOptions
+from selfprompt.training.loop import fit
 from selfprompt.training.optim import build_optimizer
 from selfprompt.training.schedule import dassl_cosine, learning_rate, set_learning_rate, warmup_cosine
+from tests.training.tiny import TinyMethod, batches
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -68,3 +71,22 @@ def test_the_rate_reaches_every_group_of_a_built_optimizer():
     optimizer = build_optimizer(named, TrainOptions(decay="weights"))
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 0.5]
+
+
+def test_each_stage_has_a_schedule_of_its_own() -> None:
+    traits = Traits(stages=(0.3, 0.6))
+    assert [len(traits.stage(epoch, 10)) for epoch in range(10)] == [3, 3, 3, 3, 3, 3, 4, 4, 4, 4]
+    assert traits.stage(6, 10) == range(6, 10)
+    assert Traits().stage(4, 7) == range(7)
+    assert traits.stage(0, 1) == range(0, 1)  # the later stages have no epoch left
+    options = TrainOptions(schedule="warmup_cosine", epochs=10, lr=1.0, min_lr=0.1, warmup_epochs=0)
+    found = learning_rate(options, 1, 1, 2, epochs=3)
+    assert found == warmup_cosine(1.5, epochs=3, lr=1.0, min_lr=0.1, warmup_epochs=0) == pytest.approx(0.55)
+
+
+def test_the_loop_begins_the_schedule_anew_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TinyMethod, "traits_for", classmethod(lambda cls, options: Traits(stages=(0.6,))))
+    options = TrainOptions(epochs=5, lr=0.1, schedule="warmup_cosine", warmup_epochs=0, batch_size=8)
+    history = fit(TinyMethod(), batches(8), None, options, progress=False).history
+    expected = [0.1, 0.075, 0.025, 0.1, 0.05]  # 0.1 (1 + cos(pi e / E)) / 2 with E = 3, then E = 2
+    assert [record["lr"] for record in history] == pytest.approx(expected)

@@ -81,7 +81,7 @@ class Interrupts(LogReporter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["sep", "clip-lora", "coop"])
+@pytest.mark.parametrize("name", ["sep", "clip-lora", "coop", "two-stage"])
 def test_a_best_val_run_that_is_interrupted_ends_with_the_same_bytes(tmp_path: Path, name: str) -> None:
     changes = {**QUICK, "optimizer": "adam", "lr": 0.02, "epochs": 4, "select": "best-val", "schedule": "constant"}
     recipe = load_recipe(name).changed(changes)

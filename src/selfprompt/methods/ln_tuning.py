@@ -11,7 +11,7 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import PHOTO, check_template, filled_templates
 from selfprompt.methods.heads import linear_head, unit
 from selfprompt.methods.traits import Traits
-from selfprompt.prompts.tuned_weights import TunedWeights
+from selfprompt.prompts.tuned_weights import NORMS, TunedWeights
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class LNTuning(Method[LNTuningOptions]):
     """
 
     Options = LNTuningOptions
-    tuned: ClassVar[tuple[str, ...]] = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
-    ids: Tensor
+    tuned: ClassVar[tuple[str, ...]] = NORMS
 
     @classmethod
     def traits_for(cls, options: LNTuningOptions) -> Traits:

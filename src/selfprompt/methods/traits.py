@@ -26,7 +26,14 @@ class Traits:
     """Whether ``prepare`` computes the parameters in closed form, so that there are no epochs."""
     repeat_prepare: bool = False
     """Whether a resumed run calls ``prepare`` again, because it computes more than a checkpoint stores."""
+    stages: tuple[float, ...] = ()
+    """Fractions of the epochs, rising, after which another stage begins, with a learning rate schedule of its own."""
     variable_length: tuple[str, ...] = ()
     """Stored tensors whose first axis gets its length from ``prepare`` or from an artifact."""
     training_only: tuple[str, ...] = ()
     """Trainable parameters that predictions do not need; artifacts do not store them."""
+
+    def stage(self, epoch: int, epochs: int) -> range:
+        """Return the epochs of the stage that an epoch belongs to, from 0; ``epochs`` is the length of the run."""
+        bounds = [0, *(round(share * epochs) for share in self.stages), epochs]
+        return range(max(bound for bound in bounds if bound <= epoch), min(bound for bound in bounds if bound > epoch))

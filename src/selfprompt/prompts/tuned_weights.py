@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import Tower
 
+NORMS = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
+
 
 class TunedWeights(nn.Module):
     """Trainable copies of some weights, used by every block in place of its own; the tower stays as it is.

@@ -143,11 +143,12 @@ def _epoch(state: TrainingState, train: "Batches", bar: ProgressBar) -> dict[str
     """Train for one epoch; return the means of its losses and accuracy."""
     method, options, steps = state.method, state.options, len(train)
     start, meter, rate = time.monotonic(), Meter(state.fabric.device), 0.0
+    stage = method.traits.stage(state.epoch, options.epochs)
     method.train()
     with state.fabric.autocast():
         batches = method.views(train, state.epoch)
     for step, views in enumerate(batches):
-        rate = learning_rate(options, state.epoch, step, steps)
+        rate = learning_rate(options, state.epoch - stage.start, step, steps, epochs=len(stage))
         set_learning_rate(state.optimizer, rate)
         _reseed(state.fabric.device, state.seed, state.epoch, step, state.fabric.global_rank)
         _step(state, views, meter)

@@ -50,7 +50,7 @@ def warmup_cosine(time: float, *, epochs: int, lr: float, warmup_epochs: float =
     return _cosine((time - warmup_epochs) / (epochs - warmup_epochs), lr, min_lr)
 
 
-def learning_rate(options: TrainOptions, epoch: int, step: int, steps: int) -> float:
+def learning_rate(options: TrainOptions, epoch: int, step: int, steps: int, *, epochs: int | None = None) -> float:
     """Return the learning rate of one step.
 
     Args:
@@ -58,11 +58,13 @@ def learning_rate(options: TrainOptions, epoch: int, step: int, steps: int) -> f
         epoch: Epoch, from 0.
         step: Step within the epoch, from 0.
         steps: Steps per epoch.
+        epochs: Epochs of the schedule, if not all of the run.
     """
+    epochs = options.epochs if epochs is None else epochs
     if options.schedule == "dassl_cosine":
         return dassl_cosine(
             epoch,
-            epochs=options.epochs,
+            epochs=epochs,
             lr=options.lr,
             warmup_epochs=options.warmup_epochs,
             warmup_lr=options.warmup_lr,
@@ -71,7 +73,7 @@ def learning_rate(options: TrainOptions, epoch: int, step: int, steps: int) -> f
     if options.schedule == "warmup_cosine":
         return warmup_cosine(
             epoch + step / steps,
-            epochs=options.epochs,
+            epochs=epochs,
             lr=options.lr,
             warmup_epochs=options.warmup_epochs,
             min_lr=options.min_lr,

@@ -1,0 +1,145 @@
+"""Recorded methods that change the towers of a small CLIP: 2SFS."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfprompt.data.views import Views
+from selfprompt.methods.base import Method
+from selfprompt.methods.heads import unit
+from selfprompt.methods.registry import build_method
+from selfprompt.models.loading.by_name import Backbone
+from selfprompt.recipes.options import TrainOptions
+from selfprompt.training.optim import build_optimizer
+from selfprompt.training.schedule import learning_rate, set_learning_rate
+from tests.parity.rebuild import clip_backbone, config_of, related_file
+from tests.parity.report import Arrays, Report
+from tests.parity.text_heads import PRECISIONS, compare
+
+WEIGHTS = "mmrl.npz"
+NORMS = {"ln_1": "norm1", "ln_2": "norm2"}
+Check = Callable[[Arrays, Report], None]
+
+
+class Recorded:
+    """The recorded CLIP, its images, labels and class texts, from ``mmrl.npz`` or the file next to a recorded one."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays if "token_ids" in arrays else Arrays(related_file(arrays.path, WEIGHTS))
+        self.ids = self.arrays.tensor("token_ids")
+        self.names = [f"class {index}" for index in range(len(self.ids))]
+        self.labels = self.arrays.tensor("labels")
+
+    def backbone(self) -> Backbone:
+        """Return the CLIP, with a tokenizer that returns the recorded ids."""
+        meta, weights = config_of(self.arrays), self.arrays.group("w.")
+        weights.pop("visual.proj_rep", None)
+        sizes = {"embed": meta["emb"], "res": meta["img"], "ctxlen": meta["ctx"]}
+        sizes |= {
+            "vl": meta["layers"],
+            "tl": meta["layers"],
+            **{key: meta[key] for key in ("vw", "tw", "patch", "vocab")},
+        }
+        rows = dict(zip(self.names, self.ids, strict=True))
+
+        def tokenizer(texts: Sequence[str]) -> Tensor:
+            return torch.stack([rows.get(text, torch.zeros_like(self.ids[0])) for text in texts])
+
+        frozen = clip_backbone(weights, sizes, tokenizer)
+        return replace(frozen, scale=math.exp(float(weights["logit_scale"])))  # in float64
+
+    def method(self, name: str, dtype: torch.dtype, names: Sequence[str] | None = None, **options: Any) -> Any:
+        """Build a method on the CLIP, both in one precision."""
+        options = {"template": "{}", **options}
+        return build_method(name, self.backbone(), names or self.names, check=False, **options).to(dtype)
+
+    def views(self, dtype: torch.dtype) -> Views:
+        """Return the images with their labels."""
+        return Views(self.arrays.tensor("images", dtype), labels=self.labels)
+
+
+def train(method: Method, views: Views, options: TrainOptions) -> None:
+    """Take the steps of a training whose every epoch is one step, with its stages."""
+    optimizer = build_optimizer(method.trainable().items(), options)
+    method.train()
+    for epoch in range(options.epochs):
+        stage = method.traits.stage(epoch, options.epochs)
+        set_learning_rate(optimizer, learning_rate(options, epoch - stage.start, 0, 1, epochs=len(stage)))
+        optimizer.zero_grad()
+        method.loss(views).backward()
+        optimizer.step()
+        method.after_epoch(epoch, options.epochs)
+    method.eval()
+
+
+def tuned_norms(method: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of the tuned norms, such as gradients, under OpenAI's names."""
+    found = {}
+    for side, prefix, tower in (("image", "visual.", method.vision), ("text", "", method.text)):
+        for index in range(tower.depth):
+            for theirs, ours in NORMS.items():
+                for kind in ("weight", "bias"):
+                    name = f"{prefix}transformer.resblocks.{index}.{theirs}.{kind}"
+                    found[name] = tensors[f"{side}_weights.{ours}_{kind}"][index]
+    return found
+
+
+def check_two_stage(arrays: Arrays, report: Report) -> None:
+    """``two_stage``: loss and gradients at the start, norms and classifier after their steps, logits."""
+    meta, recorded = config_of(arrays), Recorded(arrays)
+    first, second = meta["stage1_steps"], meta["stage2_steps"]
+    options = TrainOptions(
+        epochs=first + second,
+        optimizer="adamw",
+        lr=meta["lr"],
+        weight_decay=0.01,
+        schedule="warmup_cosine",
+        warmup_epochs=0,
+        min_lr=1e-6,
+    )
+    for suffix, dtype, tolerance in PRECISIONS:
+        views = recorded.views(dtype)
+        method = recorded.method("two-stage", dtype, first=first / options.epochs)
+        report.same(f"trained{suffix}", sorted(meta["trained"]), sorted(tuned_norms(method, method.trainable())))
+        terms = method.loss(views)
+        terms.backward()
+        compare(report, arrays, f"loss_start{suffix}", terms.total, tolerance)
+        gradients = {name: p.grad for name, p in method.trainable().items() if p.grad is not None}
+        for name, gradient in tuned_norms(method, gradients).items():
+            compare(report, arrays, f"grad.{name}{suffix}", gradient, tolerance)
+        train(method, views, options)
+        for name, tensor in tuned_norms(method, method.trainable()).items():
+            compare(report, arrays, f"stage1.{name}{suffix}", tensor, tolerance)
+        with torch.no_grad():
+            compare(report, arrays, f"classifier_start{suffix}", method.encode_class_texts(), tolerance)
+            compare(report, arrays, f"stage2.classifier{suffix}", method.classifier, tolerance)
+            compare(report, arrays, f"logits_known{suffix}", method.logits(views), tolerance)
+            selective = recorded.method("two-stage", dtype, [recorded.names[index] for index in (0, 2, 1)])
+            kept = [index for index in range(len(recorded.names)) if index != 2]
+            tensors = method.adapter_state_dict()
+            selective.load_adapter_state_dict(tensors | {name: tensors[name][kept] for name in ("classifier", "known")})
+            compare(report, arrays, f"logits_selective{suffix}", selective.logits(views), tolerance)
+
+
+def check_mmrl(arrays: Arrays, report: Report) -> None:
+    """``mmrl``: unit features of the frozen CLIP."""
+    recorded = Recorded(arrays)
+    for suffix, dtype, tolerance in PRECISIONS:
+        method = recorded.method("zero-shot", dtype)
+        with torch.no_grad():
+            images, texts = method.vision(recorded.views(dtype).pixels), method.text(recorded.ids)
+        compare(report, arrays, f"image_features_frozen{suffix}", unit(images), tolerance)
+        compare(report, arrays, f"text_features_frozen{suffix}", F.normalize(texts), tolerance)
+
+
+CHECKS: dict[str, Check] = {"2SFS, LN-tune": check_two_stage, "MMRL": check_mmrl}  # by the method that a file names
+
+
+def checker(arrays: Arrays) -> Check | None:
+    """The check for a file of this family; None for others."""
+    return CHECKS.get(config_of(arrays).get("method", "")) if "meta_json" in arrays else None
