@@ -1,4 +1,4 @@
-"""Ids of cells as version 0.1.0 gave them: a changed id would run finished benchmarks again."""
+"""Ids of cells as the first version with them gave them: a changed id would run finished benchmarks again."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from selfprompt.benchmarks.protocols import PROTOCOLS, build_grid
 from selfprompt.benchmarks.rows import parse_rows
 
 ROWS = ("sep", "sep[options.layers=[1,2]]", "coop", "spt-authors")
-DATASETS = {"coop": "dtd", "embedded": "animals", "vtab": "dtd", "fgvc": "cub"}
+DATASETS = {"coop": "dtd", "embedded": "animals", "vtab": "dtd", "fgvc": "cub", "folder": "photos"}
 TARGETS = {"cross-dataset": ("food",), "domain-generalization": ("dark",)}
 IDS = {
     ("base-to-new", "coop"): "6787d7c3fb0f93c5 58c2538e74aacc20 c9bfd09ac96f0482 2acc15b65b3e9d44",
@@ -18,6 +18,7 @@ IDS = {
     ("domain-generalization", "coop"): "cdbb4901313783c7 307348557829ab69 afa8cc721940c80c 0c948b257fa42a3e",
     ("domain-generalization", "embedded"): "c41cc02783e8412d 3fd8fedf2b3290cb 43e77541bccd5807 872e54f921b300ab",
     ("vtab", "vtab"): "3bbd91743183587e 0d1b3466358dbdac 809013ef3fa181d7 8c2f6bba3bb689ed",
+    ("holdout", "folder"): "61faec80cdceb9c5 1a623ce35f1894cf 20d873d4a23ec50c cb84bdf513f13bff",
     ("fgvc", "fgvc"): "f0432d72ac0e65b6 48931efe826bdf74 2fe29fc452861056 58e35d626a656434",
 }
 """The first 16 digits of the ids of ``ROWS``, by protocol and suite."""

@@ -40,6 +40,7 @@ class Cell:
         preprocessing: Name of a published preprocessing of VTAB's images; empty for the backbone's.
         steps: Training steps that the epochs should amount to, whatever the number of images; 0 to use the recipe's
             epochs.
+        contents: Hash of the images of a folder of the user's; empty for suites, whose names say what they hold.
     """
 
     protocol: str
@@ -52,6 +53,7 @@ class Cell:
     targets: tuple[str, ...] = ()
     preprocessing: str = ""
     steps: int = 0
+    contents: str = ""
 
     @property
     def seed(self) -> int:
@@ -71,6 +73,7 @@ class Cell:
         recipe = {key: value for key, value in flat.items() if (key, value) not in LATER_OPTIONS.items()}
         facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.custom_texts, recipe]
         facts += [self.steps] if self.steps else []
+        facts += [self.contents] if self.contents else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
 
     @property
@@ -95,6 +98,7 @@ class Cell:
             "seed": self.seed,
             "shots": self.shots,
             "preprocessing": self.preprocessing,
+            "contents": self.contents,
             "overrides": dict(self.overrides),
         }
 

@@ -2,7 +2,7 @@
 
 Sources: base-to-new, cross-dataset, domain-generalization and few-shot as in CoOp and CoCoOp (Zhou et al. 2022, arXiv
 2109.01134 and 2203.05557); vtab as in VTAB-1k (Zhai et al. 2019, arXiv 1910.04867); fgvc as in VPT (Jia et al. 2022,
-arXiv 2203.12119).
+arXiv 2203.12119). holdout is not published: it compares methods on a user's own folder.
 """
 
 import itertools
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfprompt.benchmarks.cells import Cell
+from selfprompt.benchmarks.own_folders import draw_test_images
 from selfprompt.benchmarks.rows import Row, parse_row
 from selfprompt.benchmarks.settings import settings_for
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.suites import vtab
 from selfprompt.data.suites.task import SuiteTask
+from selfprompt.recipes.options import DataOptions
 from selfprompt.recipes.recipe import Recipe
 
 TEXT_OPTIONS = ("template", "text")
@@ -62,6 +64,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "vtab": Protocol("tune on 1000 images of each of 19 tasks, last epoch", ("vtab",), shots=(0,)),
     "fgvc": Protocol("tune on all training images of five data sets, last epoch", ("fgvc",), shots=(0,)),
+    "holdout": Protocol("tune on your own folder; each seed holds out other test images", ("folder",), shots=(0,)),
 }
 
 
@@ -95,6 +98,7 @@ def build_grid(
     overrides: Mapping[str, Any] | None = None,
     targets: Mapping[str, Sequence[str]] | None = None,
     preprocessing: str = "",
+    contents: Mapping[str, str] | None = None,
 ) -> tuple[Cell, ...]:
     """Build the cells of a grid, data set by data set, so that all cells of a data set share its decoded images.
 
@@ -103,11 +107,12 @@ def build_grid(
         suite: A suite of tasks.
         rows: The rows of the table.
         datasets: Tasks to tune on.
-        seeds: Seeds; a method that uses no training images gets the first one only.
+        seeds: Seeds; a method that uses no training images gets the first one only, unless they draw test images.
         shots: Training images per class; a method that uses no training images gets 0.
         overrides: Values of the recipe for all rows.
         targets: By data set, the tasks or domains that its cells are also evaluated on.
         preprocessing: A key of ``vtab.PREPROCESSING``; empty for the backbone's.
+        contents: By data set, the hash of its images, where the name does not fix them.
 
     Raises:
         ValueError: If the protocol is not defined for the suite, a value does not fit a recipe, or two rows are equal.
@@ -125,7 +130,8 @@ def build_grid(
         changes = {**unset, **(overrides or {})}
         cell = make_cell(protocol, suite, dataset, row, seed, count, changes, first_seed=seeds[0])
         extra = tuple((targets or {}).get(dataset, ()))
-        cell = replace(cell, targets=extra, preprocessing=preprocessing)
+        known = (contents or {}).get(dataset, "")
+        cell = replace(cell, targets=extra, preprocessing=preprocessing, contents=known)
         cells.setdefault(f"{cell.row} {cell.id}", cell)
     check_distinct(tuple(cells.values()))
     return tuple(cells.values())
@@ -157,13 +163,15 @@ def make_cell(
     """Make one cell: the row's recipe, changed by the settings, the recipe file, the command line and the row."""
     recipe = row.recipe()
     if recipe.method in UNTRAINED:
-        seed, shots = first_seed, 0
+        seed, shots = seed if protocol == "holdout" else first_seed, 0
     facts = {"suite": suite, "protocol": protocol, "dataset": dataset, "shots": shots, "recipe": row.name}
     settings = settings_for(recipe, **facts)
     by_user = (row.file_values(), overrides, row.changes)
     for values in (*(rule.values for rule in settings), *by_user):
         recipe = recipe.changed(values)
     fixed = {"seed": seed, "shots": shots, "classes": PROTOCOLS[protocol].classes}
+    if protocol == "holdout":  # all rows are tested on the same images
+        fixed["holdout"] = overrides.get("holdout", DataOptions.holdout)
     if recipe.method not in UNTRAINED:
         _check_fixed(row, fixed)
     recipe = recipe.changed(fixed)
@@ -174,7 +182,7 @@ def make_cell(
 
 
 def _check_fixed(row: Row, fixed: Mapping[str, Any]) -> None:
-    """Raise ValueError if a recipe file contradicts what protocol and command line fix."""
+    """Raise ValueError if a row or its recipe file contradicts what protocol and command line fix."""
     in_file = row.file_values()
     for name, value in fixed.items():
         if in_file.get(name, value) != value:
@@ -182,6 +190,8 @@ def _check_fixed(row: Row, fixed: Mapping[str, Any]) -> None:
                 f"{row.label}: the file sets {name} {in_file[name]}, but the protocol and the command line fix it "
                 f"at {value}: remove the line from the file."
             )
+        if row.changes.get(name, value) != value:
+            raise ValueError(f"{row.label}: {name} is the same for all rows, {value}; give --{name} instead.")
 
 
 def cell_recipe(cell: Cell, task: SuiteTask, images: int) -> Recipe:
@@ -200,14 +210,22 @@ def cell_recipe(cell: Cell, task: SuiteTask, images: int) -> Recipe:
     return recipe.changed({"epochs": max(1, round(cell.steps / steps_per_epoch))})
 
 
+def given_keys(cell: Cell) -> set[str]:
+    """Return the keys of the recipe that the user set for a cell, "options.NAME" for options."""
+    row = parse_row(cell.row, trust=True)
+    values = (row.file_values(), cell.overrides, row.changes)
+    options = {f"options.{name}" for given in values for name in given.get("options", {})}
+    return {key for given in values for key in given} - {"options"} | options
+
+
 def texts_for_dataset(cell: Cell, dataset: str, template: str) -> dict[str, str]:
     """Return the method's texts for the class names of a data set, by option; empty if the user chose the texts.
 
-    These are the texts of the matching rules, else the data set's template.
+    These are the texts of the matching rules, else the data set's template. A user's folder has none of its own.
     """
     row = parse_row(cell.row, trust=True)  # whether to trust it was settled when the grid was built
     shipped = row.recipe()
-    if cell.custom_texts or "template" not in shipped.options:
+    if cell.custom_texts or cell.suite == "folder" or "template" not in shipped.options:
         return {}
     facts = {"suite": cell.suite, "protocol": cell.protocol, "dataset": dataset, "shots": cell.shots}
     options = {**shipped.options, "template": template}
@@ -216,9 +234,14 @@ def texts_for_dataset(cell: Cell, dataset: str, template: str) -> dict[str, str]
     return {name: options[name] for name in TEXT_OPTIONS if name in options}
 
 
-def training_pool(protocol: str, dataset: Dataset) -> Dataset:
-    """Return the images that a protocol draws shots from: VTAB's final runs add the validation images."""
-    return vtab.merge_train_val(dataset) if protocol == "vtab" else dataset
+def training_pool(cell: Cell, dataset: Dataset) -> Dataset:
+    """Return the images that a cell draws shots from.
+
+    VTAB's final runs add the validation images. In a user's folder without a test split, the seed draws test images.
+    """
+    if cell.protocol == "holdout":
+        return draw_test_images(dataset, cell.recipe.data.holdout, cell.seed)
+    return vtab.merge_train_val(dataset) if cell.protocol == "vtab" else dataset
 
 
 def evaluations(cell: Cell, drawn: Dataset, task: SuiteTask, read: Callable[[str], SuiteTask]) -> Iterator[Evaluation]:

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -63,11 +63,14 @@ class Spread:
         values: One value per seed.
         centre: The value to show, if it is not the mean of the values (H is computed from the means, as in papers).
         note: A restriction of it, such as "4 of 6 data sets".
+        overlap: If each seed drew its test images from one set of images, the number of test images per other image.
+            The values are then correlated, and the interval is wider.
     """
 
     values: tuple[float, ...]
     centre: float | None = None
     note: str = ""
+    overlap: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -81,13 +84,21 @@ class Spread:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean by Student's t; None below three values."""
+        """95 % confidence interval of the mean by Student's t; None below three values.
+
+        Source of the correction for overlap: Nadeau and Bengio 2003 (Machine Learning 52:239), section 3.1.
+        """
         if len(self.values) < 3 or self.deviation is None:
             return None
         from scipy.special import stdtrit
 
-        reach = float(stdtrit(len(self.values) - 1, 0.975)) * self.deviation / math.sqrt(len(self.values))
+        count = len(self.values)
+        reach = float(stdtrit(count - 1, 0.975)) * self.deviation * math.sqrt(1 / count + self.overlap)
         return self.mean - reach, self.mean + reach
+
+
+class Difference(Spread):
+    """Percentage points by which a method is ahead of another one on the same images, over several seeds."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,8 @@ class _Record:
     """The part of a result file that tables and plots read."""
 
     id: str
-    protocol: Literal["base-to-new", "cross-dataset", "domain-generalization", "few-shot", "vtab", "fgvc"]
-    suite: Literal["embedded", "coop", "vtab", "fgvc"]
+    protocol: Literal["base-to-new", "cross-dataset", "domain-generalization", "few-shot", "vtab", "fgvc", "holdout"]
+    suite: Literal["embedded", "coop", "vtab", "fgvc", "folder"]
     dataset: str
     row: str
     seed: int
@@ -251,7 +262,7 @@ def _choices(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def result_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return notes on toy backbones, weights that changed between runs, and methods that mix the images of a batch."""
+    """Return notes on toy backbones, weights or images that changed, and methods that mix the images of a batch."""
     notes = list(dict.fromkeys(record["backbone"]["note"] for record in records if record["backbone"]["note"]))
     fingerprints: dict[str, set[str]] = {}
     for record in records:
@@ -260,6 +271,14 @@ def result_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Results of {name} come from {len(prints)} different weights: run the older cells again."
         for name, prints in fingerprints.items()
         if len(prints) > 1
+    ]
+    contents: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        contents.setdefault((record["suite"], record["dataset"]), set()).add(record.get("contents", ""))
+    notes += [
+        f"Results on {name} come from different images or class names: run all of its cells again."
+        for (_, name), hashes in contents.items()
+        if len(hashes) > 1
     ]
     mixing = sorted({f"{r['row']} (batches of {r['eval_batch_size']})" for r in records if not r["sample_wise"]})
     if mixing:
@@ -302,3 +321,20 @@ def mean_of_spreads(spreads: Sequence[Spread | None], note: str = "") -> Spread 
         return None
     values = tuple(statistics.fmean(of_seed) for of_seed in zip(*(spread.values for spread in given), strict=True))
     return Spread(values, statistics.fmean(spread.mean for spread in given), note)
+
+
+def spread_over_draws(scores: Scores, results: Sequence[CellResult], note: str = "") -> Spread | None:
+    """Return the spread over seeds that held out test images; its interval allows for images that the seeds share."""
+    shares = [r.record["recipe"]["holdout"] for r in results if r.record.get("held_out")]
+    found = spread(scores, note)
+    if found is None or not shares:
+        return found
+    return replace(found, overlap=statistics.fmean(share / (1 - share) for share in shares))
+
+
+def difference(results: Sequence[CellResult], ground: Sequence[CellResult]) -> Difference | None:
+    """Return by how many points results are ahead of others on the same images, over the seeds that both have."""
+    ours, theirs = accuracy_by_seed(results, "test"), accuracy_by_seed(ground, "test")
+    scores = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+    found = spread_over_draws(scores, results)
+    return None if found is None else Difference(found.values, overlap=found.overlap)

@@ -124,6 +124,10 @@ def split_at_commas(text: str) -> list[str]:
 
 def row_slug(label: str) -> str:
     """Turn a row's label into the name of a folder."""
-    name = Path(label).stem if label.endswith((".yaml", ".yml")) else label
-    kept = "".join(letter if letter.isalnum() or letter in "._=+-" else "-" for letter in name)
-    return "-".join(part for part in kept.split("-") if part)[:80]
+    return slug(Path(label).stem if label.endswith((".yaml", ".yml")) else label, 80)
+
+
+def slug(text: str, longest: int) -> str:
+    """Return a text with a dash for everything but letters, digits and ``._=+-``, shortened."""
+    kept = "".join(letter if letter.isalnum() or letter in "._=+-" else "-" for letter in text)
+    return "-".join(part for part in kept.split("-") if part)[:longest]

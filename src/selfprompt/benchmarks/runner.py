@@ -20,6 +20,7 @@ from selfprompt.benchmarks.protocols import (
     TaskLoader,
     cell_recipe,
     evaluations,
+    given_keys,
     training_pool,
 )
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
@@ -35,9 +36,10 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.options import DataOptions
-from selfprompt.recipes.recipe import Recipe
+from selfprompt.recipes.recipe import AUTO, Recipe
 from selfprompt.training.auto import resolve_recipe
 from selfprompt.training.distributed import make_fabric
+from selfprompt.training.folder_recipe import folder_recipe
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_preprocessing
@@ -186,7 +188,7 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
         torch.cuda.reset_peak_memory_stats(fabric.device)
     drawn = draw_images(cell, task, store, reporter)
     data = RunData(select_base_new(drawn, cell.recipe.data.classes), store, features, "")
-    recipe = cell_recipe(cell, task, len(data.dataset.train))
+    recipe = fitted_recipe(cell, cell_recipe(cell, task, len(data.dataset.train)), data.dataset)
     backbone = prepare_backbone(cache.get_backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
     choice = resolve_recipe(recipe, backbone, data, fabric, None, reporter)
     recipe = choice.recipe
@@ -194,7 +196,9 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     training = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     parts = tuple(evaluations(cell, drawn, task, lambda name: cache.get_task(cell.suite, name)))
     metrics = {part.name: evaluate_part(classifier, part, recipe, data, reporter) for part in parts}
-    uses_images = recipe.method not in UNTRAINED
+    uses_images, held_out = cell.recipe.method not in UNTRAINED, drawn.held_out
+    recorded = data.dataset if uses_images else replace(data.dataset, train=(), val=())
+    base = task.folder or cache.root or embedded.FOLDER
     result = {
         **cell.facts(),
         "evaluations": metrics,
@@ -202,7 +206,8 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
         **run_record(classifier, data.dataset, training),
         **choice.record,
         "images": {split: len(data.dataset.select(split)) if uses_images else 0 for split in SPLITS[:2]},
-        "split": write_split(folder / SPLIT, data.dataset, cache.root) if uses_images else None,
+        "held_out": held_out,
+        "split": write_split(folder / SPLIT, recorded, base) if uses_images or held_out else None,
         "peak_memory": peak_memory_bytes(fabric.device),
         "seconds": time.monotonic() - start,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -212,10 +217,17 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     return result
 
 
+def fitted_recipe(cell: Cell, recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe as `tune` would fit it to a user's folder; published data sets keep the published values."""
+    if cell.suite != "folder" or recipe.method == AUTO:
+        return recipe
+    return folder_recipe(recipe, len(dataset.train), given_keys(cell))
+
+
 def draw_images(cell: Cell, task: SuiteTask, store: ImageStore, reporter: Reporter) -> Dataset:
     """Draw the cell's shots from all classes of the task and decode every image that will be used once."""
     recipe = cell.recipe
-    drawn = choose_images(training_pool(cell.protocol, task.dataset), recipe.changed({"classes": "all"}))
+    drawn = choose_images(training_pool(cell, task.dataset), recipe.changed({"classes": "all"}))
     with reporter.stage("reading images") as progress:
         if recipe.method in UNTRAINED:  # its training images only list the classes
             test, _ = check_images(drawn.test, store, on_bad=recipe.data.on_bad_image, progress=progress)
@@ -271,11 +283,14 @@ def adapt_method(method: Method, evaluation: Evaluation, name: str) -> Method | 
     return adapted
 
 
-def write_split(path: Path, training: Dataset, root: Path | None) -> dict[str, str]:
-    """Write the training images' paths, relative to the folder of the data; returns the file's name and checksum."""
-    base = root or embedded.FOLDER
-    split = {part: [[_relative(item, base), item.label] for item in training.select(part)] for part in ("train", "val")}
-    text = to_json({"classes": list(training.classes), **split})
+def write_split(path: Path, dataset: Dataset, base: Path) -> dict[str, str]:
+    """Write the images' paths, relative to a folder where they are below it; returns the file's name and checksum.
+
+    These are the training and validation images and, if they were drawn, the test images.
+    """
+    parts = SPLITS if dataset.held_out else SPLITS[:2]
+    split = {part: [[_relative(item, base), item.label] for item in dataset.select(part)] for part in parts}
+    text = to_json({"classes": list(dataset.classes), **split})
     content = text.encode(errors="backslashreplace")
     write_atomically(path, content)
     return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}

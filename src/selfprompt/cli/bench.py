@@ -1,41 +1,25 @@
-"""``selfprompt bench``: run a published protocol over data sets, methods and seeds."""
+"""``selfprompt bench``: run a protocol over data sets, methods and seeds: a published one, or one's own folders."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from selfprompt.cli.bench_plan import Plan, make_plan, override_types
 from selfprompt.cli.console import Console, make_console
 from selfprompt.cli.parsing import Parser
 from selfprompt.cli.terminal_text import printable
-from selfprompt.cli.usage import UsageError, usage
-from selfprompt.recipes.options import DataOptions, TrainOptions
-from selfprompt.recipes.recipe import Recipe
+from selfprompt.cli.usage import UsageError
 from selfprompt.recipes.renamed import RECIPE_KEYS
 from selfprompt.utils.wording import plural
 
 if TYPE_CHECKING:
     from selfprompt.benchmarks.cells import Cell
-    from selfprompt.benchmarks.rows import Row
     from selfprompt.benchmarks.runner import Outcome
-    from selfprompt.data.suites.task import SuiteTask
-
-DEFAULT_SUITES = {"vtab": "vtab", "fgvc": "fgvc"}
-DEFAULT_METHODS = {"vtab": "linear,vpt-deep,spt-deep", "fgvc": "linear,vpt-deep,spt-deep"}
-DEFAULT_TEXT_METHODS = "zero-shot,coop,sep"
-NOT_OVERRIDABLE = {"shots", "classes", "holdout", "class_names", "devices", "log_tensorboard"}
-
-
-def override_types() -> dict[str, Any]:
-    """Return the values of a recipe that can be set for all rows, with their types."""
-    options = [f.name for f in (*fields(DataOptions), *fields(TrainOptions)) if f.name not in NOT_OVERRIDABLE]
-    hints = {name: hint for kind in (Recipe, DataOptions, TrainOptions) for name, hint in get_type_hints(kind).items()}
-    return {name: hints[name] for name in ("backbone", "eval_batch_size", "statistics", *options)}
 
 
 def add_arguments(parser: Parser, given: Sequence[str]) -> None:
@@ -46,17 +30,23 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     from selfprompt.data.suites.vtab import PREPROCESSING
 
     protocols = "; ".join(f"{name}: {protocol.about}" for name, protocol in PROTOCOLS.items())
-    parser.add_argument("protocol", type=Literal[tuple(PROTOCOLS)], help=protocols)
+    parser.add_argument("protocol", type=Literal[tuple(PROTOCOLS)] | None, nargs="?", help=protocols)
     parser.add_argument("--out", type=str | None, help="output folder; repeating the command resumes there")
-    parser.add_argument("--suite", type=Literal[SUITES] | None, help="tasks (selfprompt data list); default: embedded")
-    parser.add_argument("--root", type=str | None, help="folder of the data, for all suites but embedded")
+    parser.add_argument(
+        "--suite",
+        type=Literal[(*SUITES, "folder")] | None,
+        help="tasks (selfprompt data list); folder: your own, given with --datasets; default: embedded",
+    )
+    parser.add_argument("--root", type=str | None, help="folder of the data of a published suite")
     parser.add_argument(
         "--methods", type=str | None, help="rows: a,b or 'sep[epochs=10,options.layers=[1,2]]' or recipe.yaml"
     )
     parser.add_argument(
         "--trust", action="store_true", help="allow recipe files to import their methods from other modules"
     )
-    parser.add_argument("--datasets", type=str, default="all", help="tasks to tune on: x,y or all")
+    parser.add_argument(
+        "--datasets", type=str, default="all", help="tasks to tune on: x,y or all; for folder: folders or manifests"
+    )
     parser.add_argument("--seeds", type=str, default="1,2,3", help="seeds of the few-shot draw and of initialisation")
     parser.add_argument("--shots", type=str | None, help="training images per class: 16, or 1,2,4,8,16; 0 for all")
     parser.add_argument(
@@ -83,9 +73,10 @@ def bench(options: Namespace) -> int:
     from selfprompt.benchmarks.cells import is_done
 
     console = make_console()
-    cells, unreadable = plan_cells(options)
-    for name, reason in unreadable.items():
-        console.print_text(f"Skipping {name}: {reason}")
+    plan = make_plan(options)
+    cells = plan.cells
+    for note in plan.notes:
+        console.print_text(note)
     show_settings(cells, console)
     if options.list:
         for cell in cells:
@@ -96,114 +87,13 @@ def bench(options: Namespace) -> int:
     out = Path(options.out)
     remaining = [cell for cell in cells if not is_done(out / cell.folder, cell.id)]
     console.print(f"{plural(len(cells), 'cell')}, {len(cells) - len(remaining)} already done")
-    root = None if options.root is None else Path(options.root)
     dead_jobs: list[str] = []
     if options.cluster and remaining:
-        dead_jobs = run_jobs(remaining, out, root, options, console)
+        dead_jobs = run_jobs(remaining, out, plan, options, console)
     elif remaining:
-        run_here(remaining, out, root, options, console)
+        run_here(remaining, out, plan, options, console)
     unfinished = [cell for cell in remaining if not is_done(out / cell.folder, cell.id)]
     return summarize(unfinished, out, dead_jobs, console)
-
-
-def plan_cells(options: Namespace) -> "tuple[tuple[Cell, ...], dict[str, str]]":
-    """Build the grid of a command line; also returns why tasks were left out that cannot be read."""
-    from selfprompt.benchmarks.protocols import PROTOCOLS, build_grid
-    from selfprompt.benchmarks.rows import parse_rows
-    from selfprompt.data.suites import list_tasks
-
-    protocol = PROTOCOLS[options.protocol]
-    suite = options.suite or DEFAULT_SUITES.get(options.protocol, "embedded")
-    if suite not in protocol.suites:
-        raise UsageError(f"{options.protocol} is defined for the suites {', '.join(protocol.suites)}, got {suite!r}.")
-    tasks = list_tasks(suite)
-    selected = None if options.datasets == "all" else tuple(_words(options.datasets, "datasets"))
-    unknown = [name for name in selected or () if name not in tasks]
-    if unknown:
-        raise UsageError(f"{suite} has no task {unknown[0]!r}. Its tasks: {', '.join(tasks)}.")
-    with usage():
-        default_methods = DEFAULT_METHODS.get(options.protocol, DEFAULT_TEXT_METHODS)
-        rows = parse_rows(options.methods or default_methods, trust=options.trust)
-        changes = overrides(options, rows)
-        check_options(rows)
-    names = tasks if selected is None or options.protocol == "cross-dataset" else selected
-    readable, unreadable = read_tasks(suite, names, options.root)
-    if missing := [name for name in selected or () if name in unreadable]:
-        raise ValueError(f"{missing[0]}: {unreadable[missing[0]]}")
-    sources, targets = sources_and_targets(options.protocol, suite, tasks, selected, readable)
-    cells = build_grid(
-        options.protocol,
-        suite,
-        rows,
-        [name for name in sources if name in readable],
-        _numbers(options.seeds, "seeds"),
-        protocol.shots if options.shots is None else _numbers(options.shots, "shots"),
-        changes,
-        targets,
-        (options.preprocessing or "default") if suite == "vtab" else "",
-    )
-    if not cells:
-        raise ValueError(f"No data set of {suite} can be read: {'; '.join(unreadable.values())}")
-    return cells, unreadable
-
-
-def sources_and_targets(
-    protocol: str,
-    suite: str,
-    tasks: Sequence[str],
-    selected: Sequence[str] | None,
-    readable: "Mapping[str, SuiteTask]",
-) -> tuple[Sequence[str], dict[str, list[str]]]:
-    """Return the tasks to tune on, and the tasks or domains that each is also evaluated on."""
-    from selfprompt.benchmarks.protocols import default_sources
-
-    sources = selected or default_sources(protocol, suite) or (tasks[:1] if protocol == "cross-dataset" else tasks)
-    if protocol == "cross-dataset":
-        return sources, {source: [name for name in readable if name != source] for source in sources}
-    if protocol == "domain-generalization":
-        return sources, {name: list(task.domains) for name, task in readable.items()}
-    return sources, {}
-
-
-def read_tasks(suite: str, names: Sequence[str], root: str | None) -> "tuple[dict[str, SuiteTask], dict[str, str]]":
-    """Read tasks; returns those that can be read, and why the others cannot."""
-    from selfprompt.data.suites import load_task
-
-    tasks, reasons = {}, {}
-    for name in names:
-        try:
-            tasks[name] = load_task(f"{suite}/{name}", root)
-        except ValueError as error:
-            reasons[name] = str(error)
-    return tasks, reasons
-
-
-def overrides(options: Namespace, rows: "Sequence[Row]") -> dict[str, Any]:
-    """Return the values that the command line sets for all rows.
-
-    Raises:
-        ValueError: If a value does not fit one of the recipes.
-    """
-    changes = {name: value for name in override_types() if (value := getattr(options, name)) is not None}
-    for row in rows:
-        row.recipe().changed(changes)
-    return changes
-
-
-def check_options(rows: "Sequence[Row]") -> None:
-    """Check the options of all methods before any data are read.
-
-    Raises:
-        ValueError: If a method does not take an option or its value.
-    """
-    from selfprompt.training import auto
-
-    for row in rows:
-        recipe = row.recipe().changed(row.changes)
-        try:
-            auto.check_options(recipe)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{row.label}: {error}") from error
 
 
 def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
@@ -272,19 +162,24 @@ class GridProgress:
         yield lambda done, total: self.bar.update(self.task, state=f"{name} {done}/{total}")
 
 
-def run_here(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> None:
+def run_here(cells: "Sequence[Cell]", out: Path, plan: Plan, options: Namespace, console: Console) -> None:
     """Run the cells in this process."""
     from selfprompt.benchmarks.runner import RunCache, run_grid
 
     progress = GridProgress(console, len(cells))
     with progress.bar:
         for outcome in run_grid(
-            cells, out, RunCache(root), retry_failed=options.retry_failed, reporter=progress, on_start=progress.begin
+            cells,
+            out,
+            RunCache(plan.root, plan.loader),
+            retry_failed=options.retry_failed,
+            reporter=progress,
+            on_start=progress.begin,
         ):
             progress.end(outcome)
 
 
-def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Namespace, console: Console) -> list[str]:
+def run_jobs(cells: "Sequence[Cell]", out: Path, plan: Plan, options: Namespace, console: Console) -> list[str]:
     """Run the cells in jobs and wait for them; returns one line for each job that failed."""
     from selfprompt.benchmarks.cells import is_done
     from selfprompt.benchmarks.cluster import failed_jobs, submit_jobs
@@ -292,11 +187,12 @@ def run_jobs(cells: "Sequence[Cell]", out: Path, root: Path | None, options: Nam
     jobs = submit_jobs(
         cells,
         out,
-        root,
+        plan.root,
         cluster=options.cluster,
         jobs=options.jobs,
         options=options.cluster_options,
         retry_failed=options.retry_failed,
+        loader=plan.loader,
     )
     ids = ", ".join(str(job.job_id) for job in jobs)
     console.print_text(f"submitted {len(jobs)} jobs ({ids}); logs: {out / 'jobs'}")
@@ -329,22 +225,3 @@ def summarize(unfinished: "Sequence[Cell]", out: Path, dead_jobs: Sequence[str],
         console.print_text(f"{plural(count, 'cell')} unfinished: {remedy}.")
     console.print_text(f"For the tables: selfprompt report {out}")
     return 1 if failed or dead_jobs else 0
-
-
-def _words(text: str, option: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or len(set(words)) < len(words):
-        raise UsageError(f"--{option} must be names separated by commas, each once, got {text!r}.")
-    return words
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    """Parse numbers such as "1,2,3".
-
-    Raises:
-        UsageError: If one is not a whole number, or occurs twice.
-    """
-    words = [word.strip() for word in text.strip("[]").split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise UsageError(f"--{option} must be whole numbers separated by commas, each once, got {text!r}.")
-    return [int(word) for word in words]

@@ -1,6 +1,7 @@
 """The tables of each protocol as papers print them, from measured results."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,21 @@ from selfprompt.benchmarks.results import (
     Scores,
     Spread,
     accuracy_by_seed,
+    difference,
     harmonic_spread,
     mean_of_spreads,
     mean_scores,
     spread,
+    spread_over_draws,
 )
 from selfprompt.reports.tables import Gain, Table, Value
+from selfprompt.utils.wording import plural
 
 SPREADS = "Means over seeds ± sample standard deviation; from three seeds on, the 95 % interval (t) in parentheses."
+DRAWS = (
+    "Each seed draws other test images, the same for all methods. Means over seeds ± sample standard deviation; from "
+    "three seeds on, the 95 % interval (t) in parentheses, widened as the draws share images (Nadeau and Bengio 2003)."
+)
 Row = Mapping[str, Spread | None]
 """The values of one method by column."""
 
@@ -39,8 +47,8 @@ def all_tables(
         title = heading(protocol, suite)
         whole, *others = PROTOCOL_TABLES[protocol](group, title, with_published)
         tables.append(replace(whole, notes=(*whole.notes, *class_notes(group))))
-        tables += [replace(table, notes=tuple(n for n in table.notes if n != SPREADS)) for table in others]
-        tables += gain_table(group, title, baseline)
+        tables += [replace(table, notes=tuple(n for n in table.notes if n not in (SPREADS, DRAWS))) for table in others]
+        tables += (paired_tables if protocol == "holdout" else gain_table)(group, title, baseline)
     return tables
 
 
@@ -220,6 +228,56 @@ def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False
     return make_table(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
 
 
+def holdout(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
+    """Return, for each number of shots, the accuracy on each folder and the mean over folders."""
+    tables = []
+    for suffix, chosen in by_shots_used(results):
+        names, rows = datasets(results), labels(chosen)
+        shown: dict[str, dict[str, Spread | None]] = {}
+        for row in rows:
+            of_row = {name: pick(chosen, name, row) for name in names}
+            have = {name: accuracy_by_seed(given, "test") for name, given in of_row.items() if given}
+            shown[row] = {name: spread_over_draws(scores, of_row[name]) for name, scores in have.items()}
+            if len(names) > 1:
+                every = [result for given in of_row.values() for result in given]
+                note = _of(len(have), len(names))
+                shown[row]["mean"] = spread_over_draws(mean_scores(list(have.values())), every, note)
+        columns = (*names, *(["mean"] if len(names) > 1 else []))
+        table = make_table(f"{title}: accuracy, {suffix}", columns, shown, chosen, sizes=True)
+        drawn = any(result.record.get("held_out") for result in chosen)
+        notes = [DRAWS if drawn and note == SPREADS else note for note in table.notes]
+        tables.append(replace(table, notes=(*notes, *choices(chosen))))
+    return tables
+
+
+def paired_tables(results: Sequence[CellResult], title: str, baseline: str) -> list[Table]:
+    """Return, for each number of shots, the difference of each method to the baseline on the same images.
+
+    Without the baseline, auto takes its place, or else ridge.
+    """
+    tables = []
+    for suffix, chosen in by_shots_used(results):
+        names, rows = datasets(results), labels(chosen)
+        ground = next((row for row in (baseline, "auto", "ridge") if row in rows), None)
+        if ground is None:
+            continue
+        shown: dict[str, dict[str, Spread | None]] = {}
+        for row in rows:
+            if row != ground:
+                shown[row] = {name: difference(pick(chosen, name, row), pick(chosen, name, ground)) for name in names}
+        if shown:
+            heading = f"{title}: points ahead of {ground} on the same images, {suffix}"
+            tables.append(replace(make_table(heading, tuple(names), shown), notes=()))
+    return tables
+
+
+def by_shots_used(results: Sequence[CellResult]) -> list[tuple[str, list[CellResult]]]:
+    """Return a title and the results for each number of shots; methods that use no images are in each of them."""
+    counts = sorted({result.shots for result in results if result.trained}) or [0]
+    titles = {count: plural(count, "shot") if count else "all images" for count in counts}
+    return [(titles[n], [r for r in results if not r.trained or r.shots == n]) for n in counts]
+
+
 def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list[Table]:
     """Return the gain of each method over the baseline on each data set; empty without a baseline."""
     gains = gains_over(results, baseline)
@@ -278,6 +336,7 @@ PROTOCOL_TABLES: dict[str, Callable[[Sequence[CellResult], str, bool], list[Tabl
     "domain-generalization": transfer,
     "vtab": vtab,
     "fgvc": fgvc,
+    "holdout": holdout,
 }
 
 
@@ -309,19 +368,35 @@ def make_table(
 
 
 def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
-    """Return the number of trainable parameters (maximum over data sets) and the mean training time."""
+    """Return the number of trainable parameters (maximum over data sets) and the mean time of choosing and training."""
     if not results:
         return None, None
-    seconds = statistics.fmean(result.record["train_seconds"] for result in results)
+    seconds = statistics.fmean(r.record["train_seconds"] + sum(c["seconds"] for c in candidates(r)) for r in results)
     return max(result.record["trainable_parameters"] for result in results), f"{seconds:.1f}"
+
+
+def candidates(result: CellResult) -> Sequence[Mapping[str, Any]]:
+    """Return what auto compared; empty for other methods."""
+    compared: Sequence[Mapping[str, Any]] = result.record.get("selection", {}).get("candidates", ())
+    return compared
+
+
+def choices(results: Sequence[CellResult]) -> list[str]:
+    """Return a sentence on what auto chose, for each row and data set."""
+    chosen: dict[tuple[str, str], Counter[str]] = {}
+    for result in results:
+        if "selection" in result.record:
+            chosen.setdefault((result.label, result.dataset), Counter())[result.record["selection"]["chosen"]] += 1
+    words = {key: [f"{m} ({n} of {counts.total()})" for m, n in counts.most_common()] for key, counts in chosen.items()}
+    return [f"{row} chose on {name}: {', '.join(methods)}." for (row, name), methods in words.items()]
 
 
 def datasets(results: Sequence[CellResult]) -> list[str]:
     """Return the data sets of the results, in the order of the suite."""
-    from selfprompt.data.suites import list_tasks
+    from selfprompt.data.suites import SUITES, list_tasks
 
-    present = {result.dataset for result in results}
-    order = list_tasks(results[0].suite)
+    present, suite = {result.dataset for result in results}, results[0].suite
+    order = list_tasks(suite) if suite in SUITES else ()
     return [name for name in order if name in present] + sorted(present - set(order))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfprompt.benchmarks.results import Spread
+from selfprompt.benchmarks.results import Difference, Spread
 from selfprompt.utils.csv_text import csv_text
 
 NARROW = 5
@@ -71,7 +71,7 @@ def format_value(value: Value, *, intervals: bool = True) -> str:
         return f"{value:,}"
     if not isinstance(value, Spread):
         return value
-    parts = [f"{value.mean:.2f}"]
+    parts = [f"{value.mean:{'+' if isinstance(value, Difference) else ''}.2f}"]
     parts += [f"± {value.deviation:.2f}"] if value.deviation is not None else []
     parts += [f"({value.interval[0]:.2f} to {value.interval[1]:.2f})"] if intervals and value.interval else []
     parts += [f"[{value.note}]"] if value.note else []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from selfprompt.data.dataset import Dataset
 from selfprompt.data.templates import PHOTO
@@ -20,6 +21,7 @@ class SuiteTask:
         domains: Shifted test sets by name; their images are in ``test``. A domain with all classes keeps the classes
             of ``dataset``; one with fewer has its own list, for which a classifier must be rebuilt.
         source: Origin and licence of the images, in one sentence.
+        folder: The folder that recorded paths are relative to; None for the root of the suite.
     """
 
     suite: str
@@ -28,3 +30,4 @@ class SuiteTask:
     template: str = PHOTO
     domains: Mapping[str, Dataset] = field(default_factory=dict)
     source: str = ""
+    folder: Path | None = None
