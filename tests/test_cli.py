@@ -463,18 +463,25 @@ class TestTrain:
         measured = json.loads(run("eval", out, photos, "--format", "json").out)
         assert measured["confusion"] == result["tuned"]["confusion"]
         assert set(measured["per_class"]) == {"red panda", "hen"}
-        named = json.loads(run("eval", out, photos, "--class-names", file, "--format", "json").out)
-        assert named["confusion"] == measured["confusion"]
+        named = run("eval", out, photos, "--class-names", file, "--format", "json")
+        assert json.loads(named.out)["confusion"] == measured["confusion"]
+        assert "the classifier keeps its own texts (--classes changes them)" in " ".join(named.err.split())
 
         image = photos / "n01" / "0.png"
         predict = ["predict", out, image, "--format", "json", "--top", "9"]
         (before,) = json.loads(run(*predict).out)
         assert json.loads(run(*predict, "--class-names", file).out) == [before]
         file.write_text("n01:\n  names: [red_panda]\n  descriptions: it sleeps.\n")
+        job = ["predict", out, image, "--out", tmp_path / "job", "--class-names", file]
+        assert run(*job).status == 0
+        assert run(*job).status == 0
         for option in ("--class-names", "--classes"):
             (after,) = json.loads(run(*predict, option, file).out)
             assert {name for name, _ in after["top"]} == {"red panda", "hen"}
             assert after["score"] != before["score"]
+        file.write_text("n01:\n  names: [red_panda]\n  descriptions: it eats.\n")
+        done = run(*job)
+        assert (done.status, "its classifier is not the same" in " ".join(done.err.split())) == (1, True)
         file.write_text("n01: {description: it climbs.}")
         done = run("train", photos, "--out", tmp_path / "two", *options, "--class-names", file)
         assert done.status == 1

@@ -50,6 +50,7 @@ def test_a_file_describes_the_labels(file: Path) -> None:
         RETRIEVER,
         ClassDescription(("no",), ("a tree from Norway.",)),
     )
+    assert mapping.notes == ("More than one name is given for golden retriever, no.",)
 
 
 def test_names_alone_are_no_descriptions(file: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_list_describes_the_classes_in_order(file: Path) -> None:
         ("beagle: &x a\nno: *x", "aliases (*name) are not taken"),
         ("just text", "must map each folder to its class, or list the classes; got 'just text'"),
         ("", "must map each folder to its class"),
-        ("x: " + "y" * (1 << 21), "at most 2,097,152 characters"),
+        ("x: " + "y" * (1 << 20), "at most 1,048,576 characters"),
         ("poodle: {names: x}", "Class names must be for the labels of the data"),
     ],
 )

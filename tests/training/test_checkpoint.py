@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from selfprompt.data.dataset import Dataset
+from selfprompt.methods.registry import build_method
 from selfprompt.recipes.options import TrainOptions
+from selfprompt.recipes.recipe import load_recipe
 from selfprompt.training.checkpoint import (
     TrainingCheckpoint,
     _checksum,
@@ -15,8 +18,10 @@ from selfprompt.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
+from selfprompt.training.identity import run_identity
 from selfprompt.training.optim import build_optimizer
 from selfprompt.utils.files import write_atomically
+from tests.methods.tiny import backbone
 
 IDENTITY = {"method": {"name": "spt", "prompts": 20}, "seed": 1}
 
@@ -107,6 +112,20 @@ def test_another_run_is_refused_with_every_difference(tmp_path):
         load_checkpoint(path, now)
     assert "method.deep was absent and is True; method.prompts was 20 and is 30." in str(caught.value)
     assert "seed" not in str(caught.value)
+
+
+def test_a_run_with_other_descriptions_of_its_classes_is_another_run():
+    def identity(cat):
+        method = build_method("coop", backbone("clip"), [cat, "dog"], prompts=2)
+        return run_identity(method, Dataset("pets", method.classes), load_recipe("coop"))
+
+    plain, described = identity("cat"), identity({"names": "cat", "descriptions": "it purrs."})
+    assert identity({"names": ["cat"]}) == plain
+    assert described.pop("class_descriptions") == [
+        {"names": ["cat"], "descriptions": ["it purrs."]},
+        {"names": ["dog"]},
+    ]
+    assert described == plain
 
 
 def test_tuples_and_lists_are_the_same_identity(tmp_path):

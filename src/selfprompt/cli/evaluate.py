@@ -57,7 +57,9 @@ def eval(options: Namespace) -> int:
     output = Output(make_console(stderr=True))
     classifier = load_saved_classifier(options, output)
     if options.classes is not None:
-        classifier = classifier.with_classes(parse_classes(options.classes))
+        classes = parse_classes(options.classes)
+        with output.stage("encoding the class texts"):
+            classifier = classifier.with_classes(classes)
     if options.batch_size is not None:
         classifier.batch_size = options.batch_size
     output.note(classifier.method, classifier.batch_size)

@@ -66,10 +66,11 @@ def collect_remarks(batches: Iterator[list[Prediction]], remarks: "RemarkCounter
 def load_classifier(options: Namespace, output: Output) -> "Classifier":
     """Load the classifier, with other class names if the options give some."""
     classifier = load_saved_classifier(options, output)
-    if options.class_names is not None:
-        classifier = classifier.with_classes(Path(options.class_names))
-    elif options.classes is not None:
-        classifier = classifier.with_classes(parse_classes(options.classes))
+    classes = parse_classes(options.classes) if options.classes is not None else None
+    classes = Path(options.class_names) if options.class_names is not None else classes
+    if classes is not None:
+        with output.stage("encoding the class texts"):
+            classifier = classifier.with_classes(classes)
     output.note(classifier.method, classifier.batch_size)
     for remark in classifier.check_request(Request(options.top, options.unknown, options.coverage)):
         output.message(f"Note: {remark}")

@@ -17,8 +17,8 @@ MAX_ALL_TEXTS = 100_000
 """Texts of all classes."""
 MAX_LETTERS = 2_000
 """Letters of a text; a CLIP reads 77 tokens, about 300 letters."""
-LONGEST_FILE = 1 << 21
-"""Letters of a YAML file of classes; 1,000 classes with ten sentences each have about a million."""
+LONGEST_FILE = 1 << 20
+"""Letters of a YAML file of classes, which is read in some seconds; 1,000 classes with ten sentences have 700,000."""
 KEYS = ("names", "descriptions", "templates")
 YAML_SUFFIXES = (".yaml", ".yml")
 

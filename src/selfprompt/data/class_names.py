@@ -157,7 +157,8 @@ def _with_descriptions(mapping: ClassMapping, described: Sequence[ClassDescripti
         return mapping
     rows = tuple(one or ClassDescription((name,)) for one, name in zip(described, mapping.names, strict=True))
     check_total(rows)
-    return replace(mapping, descriptions=rows)
+    note = f"More than one name is given for {listing([one.name for one in rows if not one.is_plain], 5)}."
+    return replace(mapping, descriptions=rows, notes=(*mapping.notes, note))
 
 
 def read_class_file(path: Path, labels: Sequence[str]) -> dict[str, str] | list[str]:

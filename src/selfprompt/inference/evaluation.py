@@ -55,7 +55,7 @@ def find_images(
         recipe: The classifier's recipe.
         results: The record of its training, which says which data it was trained on.
         split: Which images to use.
-        class_names: A classes.txt with the class names of the data.
+        class_names: A classes.txt or classes.yaml with the class names of the data.
         say: Receives one sentence for each choice that the user should know of.
 
     Raises:
@@ -71,6 +71,10 @@ def find_images(
         seed=recipe["seed"] if trained_on else 0,
         known=classes,
     )
+    if class_names is not None and dataset.descriptions:
+        say(
+            f"{class_names} names the classes of the data; the classifier keeps its own texts (--classes changes them)."
+        )
     training: tuple[Item, ...] = ()
     if trained_on:
         dataset, training = _as_trained(dataset, classes, recipe, say)

@@ -102,7 +102,8 @@ def tune(
         choice = resolve_recipe(recipe, model, images, fabric, folder, reporter)
         recipe, dataset = choice.recipe, images.dataset
         check = not dataset.ids
-        classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
+        with reporter.stage(f"building {recipe.method}"):  # takes long if it reads many class texts
+            classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
         floors = floor_logits(classifier, images, recipe, fabric, reporter)
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
         classifier.calibration = calibrate(classifier, images, recipe, reporter)
