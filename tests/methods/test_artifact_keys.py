@@ -42,6 +42,7 @@ def sep(fusion: set[str], text: int, image: int) -> set[str]:
     return fusions | {"text_prompts", "image_prompts"}
 
 
+SINGULAR = {f"{side}_values.{name}" for side in ("image", "text") for name in ("q", "k", "v", "out", "up", "down")}
 KEYS = {
     "ape, clip": {"channels", "support", "labels", "weights"},
     "ape, trained": {"channels", "support", "labels", "weights", "shift"},
@@ -50,6 +51,9 @@ KEYS = {
     "clap, clip": {"weight", "known"},
     "clip-lora, clip": CLIP_LORA,
     "clip-lora, dropout": CLIP_LORA,
+    "clip-svd, clip": {
+        f"{side}_values.{name}" for side in ("image", "text") for name in ("q", "k", "v", "out", "up", "down")
+    },
     "cocoop, clip": {"context", *(f"network.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias"))},
     "coop, clip": {"context"},
     "coop, class specific": {"context"},

@@ -23,6 +23,7 @@ READERS = [name for name in list_methods() if traits(name).needs_text]
 PROMPTED = [
     "bitfit",
     "clip-lora",
+    "clip-svd",
     "coop",
     "ivlp",
     "kgcoop",

@@ -1,4 +1,4 @@
-"""LN-tuning, BitFit and 2SFS: the frozen CLIP at first, and later a CLIP whose weights were changed."""
+"""LN-tuning, BitFit, CLIP-SVD and 2SFS: the frozen CLIP at first, and later a CLIP whose weights were changed."""
 
 import copy
 from typing import Any
@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from selfprompt.methods import clip_svd
 from selfprompt.methods.base import Method
+from selfprompt.methods.clip_svd import recompose
 from selfprompt.methods.heads import unit
 from selfprompt.models.backbone import Backbone
 from selfprompt.models.timm_vit import TimmViT
@@ -16,13 +18,14 @@ from tests.methods.tiny import backbone, images, labelled_views, small
 from tests.models.tiny import vit
 
 TUNED = ["ln-tuning", "bitfit"]
+ALL = [*TUNED, "clip-svd"]
 
 
 def shaken(method: Method) -> Method:
     """Move the tuned weights, not the head."""
     generator = torch.Generator().manual_seed(3)
     for name, parameter in method.trainable().items():
-        if "_weights." in name:
+        if "_weights." in name or "_values." in name:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     return method
 
@@ -32,7 +35,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-4) -> bool:  # log
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize("name", ALL)
 def test_at_first_they_are_the_zero_shot_clip(name: str) -> None:
     assert close(small(name)(images(3)), small("zero-shot")(images(3)))
 
@@ -40,7 +43,8 @@ def test_at_first_they_are_the_zero_shot_clip(name: str) -> None:
 def with_tuned_weights(method: Any) -> Backbone:
     """Copy the backbone, and write the tuned weights into the copy."""
     written = copy.deepcopy(backbone("clip"))
-    for tower, tuned in ((written.vision, method.image_weights), (written.text, method.text_weights)):
+    sides = ("image_weights", "text_weights") if hasattr(method, "image_weights") else ("image_values", "text_values")
+    for tower, tuned in zip((written.vision, written.text), (getattr(method, side) for side in sides), strict=True):
         for index in range(tower.depth):
             own = tower.block_weights(index)
             for weight, tensor in tuned.weights(index).items():
@@ -49,7 +53,7 @@ def with_tuned_weights(method: Any) -> Backbone:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize("name", ALL)
 def test_the_tuned_weights_in_a_clip_give_the_same_logits(name: str) -> None:
     method: Any = shaken(small(name))
     written = with_tuned_weights(method)
@@ -137,3 +141,24 @@ def test_2sfs_scores_known_classes_by_their_row_and_new_ones_by_text() -> None:
 def test_2sfs_has_two_stages(first: float) -> None:
     with pytest.raises(ValueError, match=f"first must be above 0 and below 1, got {first}"):
         small("two-stage", first=first)
+
+
+@torch.no_grad()
+def test_clip_svd_changes_singular_values_alone() -> None:
+    method: Any = shaken(small("clip-svd"))
+    for index, name in ((0, "q"), (1, "up"), (2, "down")):
+        factors, values = method.image_values.factors(index, name), method.image_values.get_parameter(name)[index]
+        changed = recompose(factors, values)
+        assert close(factors.left.t() @ changed @ factors.right.t(), values.diag())
+        assert close(changed, factors.left @ values.diag() @ factors.right)
+
+
+def test_matrices_are_decomposed_once_for_all_methods_on_a_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    method: Any = small("clip-svd")
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(clip_svd, "decompose", refuse)
+    assert method.with_classes(["a bird", "a fish"]).classes == ("a bird", "a fish")
+    assert small("clip-svd", seed=2)(images(1)).isfinite().all()

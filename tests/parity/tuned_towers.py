@@ -1,8 +1,8 @@
-"""Recorded methods that change the towers of a small CLIP: 2SFS."""
+"""Recorded methods that change the towers of a small CLIP: 2SFS, CLIP-SVD."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,13 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
+from selfprompt.methods.clip_svd import SingularValues
 from selfprompt.methods.heads import unit
 from selfprompt.methods.registry import build_method
+from selfprompt.models.block import Weights, run_block
+from selfprompt.models.embedded_clip import ResidualAttentionBlock
 from selfprompt.models.loading.by_name import Backbone
+from selfprompt.models.open_clip_vit import block_parts, block_weights
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.optim import build_optimizer
 from selfprompt.training.schedule import learning_rate, set_learning_rate
@@ -24,6 +28,41 @@ from tests.parity.text_heads import PRECISIONS, compare
 WEIGHTS = "mmrl.npz"
 NORMS = {"ln_1": "norm1", "ln_2": "norm2"}
 Check = Callable[[Arrays, Report], None]
+
+
+@dataclass(frozen=True)
+class OneBlock:
+    """A recorded block without norms in place of a tower of depth 1."""
+
+    block: ResidualAttentionBlock
+    depth: int = 1
+
+    @classmethod
+    def of(cls, arrays: Arrays, dtype: torch.dtype) -> "OneBlock":
+        """Return the block with the recorded weights."""
+        meta = config_of(arrays)
+        block = ResidualAttentionBlock(meta["D"], meta["heads"]).to(dtype)
+        block.ln_1 = block.ln_2 = torch.nn.Identity()  # type: ignore[assignment]
+        names = {"qkv": "in_proj", "out": "out", "up": "fc", "down": "proj"}
+        with torch.no_grad():
+            for name, tensor in block_weights(block).items():
+                layer, kind = name.split(".")
+                tensor.copy_(arrays.tensor(f"{names[layer]}_{kind}", dtype))
+        return cls(block.requires_grad_(False))
+
+    def block_weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights of the block."""
+        return block_weights(self.block)
+
+    def derived(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what is computed from the weights."""
+        return compute()
+
+    def run(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Run the block, (L, B, D) in and out."""
+        parts = block_parts(self.block, weights)
+        assert parts is not None
+        return run_block(parts, x.transpose(0, 1)).transpose(0, 1)
 
 
 class Recorded:
@@ -126,6 +165,49 @@ def check_two_stage(arrays: Arrays, report: Report) -> None:
             compare(report, arrays, f"logits_selective{suffix}", selective.logits(views), tolerance)
 
 
+def check_clipsvd(arrays: Arrays, report: Report) -> None:
+    """``clipsvd``: singular values, outputs, gradients of the first step, and values after each of some steps."""
+    meta = config_of(arrays)
+    names = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "out": "attn.proj"}
+    names |= {"up": "mlp.c_fc", "down": "mlp.c_proj"}
+    rate, decay = meta["lr"], meta["weight_decay"]
+    options = TrainOptions(
+        epochs=meta["T_max"],
+        optimizer="adamw",
+        lr=rate,
+        weight_decay=decay,
+        schedule="warmup_cosine",
+        warmup_epochs=0,
+        min_lr=meta["eta_min"],
+    )
+    for suffix, dtype, tolerance in PRECISIONS:
+        block, x = OneBlock.of(arrays, dtype), arrays.tensor("x", dtype)
+        tuned, classes = SingularValues(block), unit(arrays.tensor("classifier", dtype))
+        optimizer, losses = build_optimizer(tuned.named_parameters(), options), []
+        compare(report, arrays, f"out_plain{suffix}", block.run(x), tolerance)
+        compare(report, arrays, f"out_decomposed{suffix}", block.run(x, tuned.weights(0)), tolerance)
+        for step in range(len(arrays[f"losses{suffix}"]) + 1):
+            for ours, theirs in names.items():
+                compare(report, arrays, f"S{step}.{theirs}{suffix}", tuned.get_parameter(ours)[0], tolerance)
+            if f"S{step + 1}.{names['q']}{suffix}" not in arrays:
+                break
+            logits = 100 * unit(block.run(x, tuned.weights(0))[0]) @ classes.t()
+            loss = F.cross_entropy(logits, arrays.tensor("labels"))
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            for ours, theirs in names.items() if step == 0 else ():
+                gradient = tuned.get_parameter(ours).grad
+                assert gradient is not None
+                compare(report, arrays, f"grad.{theirs}{suffix}", gradient[0], tolerance)
+            set_learning_rate(optimizer, learning_rate(options, step, 0, 1))
+            optimizer.step()
+        compare(report, arrays, f"losses{suffix}", losses, tolerance)
+        compare(report, arrays, f"out_after{suffix}", block.run(x, tuned.weights(0)), tolerance)
+        q = tuned.weights(0)["qkv.weight"].chunk(3)[0]
+        compare(report, arrays, f"q_weight_after{suffix}", q, tolerance)
+
+
 def check_mmrl(arrays: Arrays, report: Report) -> None:
     """``mmrl``: unit features of the frozen CLIP."""
     recorded = Recorded(arrays)
@@ -137,7 +219,11 @@ def check_mmrl(arrays: Arrays, report: Report) -> None:
         compare(report, arrays, f"text_features_frozen{suffix}", F.normalize(texts), tolerance)
 
 
-CHECKS: dict[str, Check] = {"2SFS, LN-tune": check_two_stage, "MMRL": check_mmrl}  # by the method that a file names
+CHECKS: dict[str, Check] = {  # by the method that a file names
+    "2SFS, LN-tune": check_two_stage,
+    "CLIP-SVD": check_clipsvd,
+    "MMRL": check_mmrl,
+}
 
 
 def checker(arrays: Arrays) -> Check | None:

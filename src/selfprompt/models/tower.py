@@ -73,6 +73,7 @@ class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.run_block: Callable[..., Tensor] = run_block
+        self._derived: dict[str, Any] = {}
 
     def forward(
         self,
@@ -196,6 +197,12 @@ class Tower(nn.Module):
     def requirement(self, index: int) -> str:
         """Return the end of the message that refuses a block: "needs timm's plain Block, got ..."."""
         raise NotImplementedError
+
+    def derived(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what was computed from the frozen weights under this name before, or compute and keep it."""
+        if name not in self._derived:
+            self._derived[name] = compute()
+        return self._derived[name]
 
     def attention_mask(self, before: int, length: int) -> Tensor | None:
         """Return the mask of ``length`` tokens that attend to ``before`` earlier tokens and to themselves.
