@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfprompt.benchmarks.own_folders import draw_test_images, fingerprint, load_folder_task, name_folders
-from selfprompt.benchmarks.protocols import build_grid, given_keys
+from selfprompt.benchmarks.protocols import Evaluation, build_grid, given_keys
 from selfprompt.benchmarks.results import read_results
 from selfprompt.benchmarks.rows import parse_rows
-from selfprompt.benchmarks.runner import fitted_recipe
+from selfprompt.benchmarks.runner import adapt_method, fitted_recipe
+from selfprompt.data.class_description import ClassDescription
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.readers.read import read_dataset
+from selfprompt.methods.registry import build_method
+from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.reports.bench_tables import all_tables
 from selfprompt.reports.tables import format_value
 from tests.benchmarks.test_results import values, write
@@ -26,6 +29,15 @@ QUICK = ("--backbone", "embedded/clip", "--seeds", "1,2,3")
 
 def read(path: Path, name: str = "photos"):
     return load_folder_task({name: path}, "skip", "folder", name, None)
+
+
+def test_other_classes_are_evaluated_with_what_is_said_about_them():
+    method = build_method("zero-shot", load_backbone("embedded/clip"), ["cat", "dog"])
+    said = (ClassDescription(("hen", "chicken")), ClassDescription(("cow",)))
+    adapted = adapt_method(method, Evaluation("new", ("hen", "cow"), (), {}, descriptions=said), "zero-shot")
+    assert adapted.descriptions == said
+    adapted = adapt_method(method, Evaluation("new", ("hen", "cow"), (), {"template": "{}."}), "zero-shot")
+    assert adapted.classes == ("hen", "cow")
 
 
 class TestNames:

@@ -15,6 +15,7 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.own_folders import draw_test_images
 from selfprompt.benchmarks.rows import Row, parse_row
 from selfprompt.benchmarks.settings import settings_for
+from selfprompt.data.class_description import ClassDescription
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.suites import vtab
@@ -79,6 +80,7 @@ class Evaluation:
         texts: The method's texts for a class name, by option; options left out keep the tuned method's value.
         tuned_labels: Indices of the classes among the tuned ones, empty unless all were tuned. A method that cannot
             take other class names is evaluated on its scores for them.
+        descriptions: What is said about each class besides one name; empty if there is nothing.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Evaluation:
     items: tuple[Item, ...]
     texts: Mapping[str, str]
     tuned_labels: tuple[int, ...] = ()
+    descriptions: tuple[ClassDescription, ...] = ()
 
 
 def build_grid(
@@ -257,15 +260,20 @@ def evaluations(cell: Cell, drawn: Dataset, task: SuiteTask, read: Callable[[str
     if protocol == "base-to-new":
         for part in ("base", "new"):
             half = select_base_new(drawn, part)
-            yield Evaluation(part, half.classes, half.test, texts)
+            yield Evaluation(part, half.classes, half.test, texts, descriptions=half.descriptions)
         return
     shifted = protocol in ("cross-dataset", "domain-generalization")
-    yield Evaluation("source" if shifted else "test", drawn.classes, drawn.test, texts)
+    name = "source" if shifted else "test"
+    yield Evaluation(name, drawn.classes, drawn.test, texts, descriptions=drawn.descriptions)
     for name in cell.targets:
         if protocol == "cross-dataset":
             other = read(name)
             yield Evaluation(
-                name, other.dataset.classes, other.dataset.test, texts_for_dataset(cell, name, other.template)
+                name,
+                other.dataset.classes,
+                other.dataset.test,
+                texts_for_dataset(cell, name, other.template),
+                descriptions=other.dataset.descriptions,
             )
         else:
             domain = task.domains[name]

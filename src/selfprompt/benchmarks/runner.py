@@ -275,9 +275,10 @@ def adapt_method(method: Method, evaluation: Evaluation, name: str) -> Method | 
         return method
     if not method.traits.open_vocabulary:
         return None
+    classes = evaluation.descriptions or evaluation.classes
     if same_texts:
-        return method.with_classes(evaluation.classes, check=False)
-    adapted = build_method(name, method.backbone, evaluation.classes, check=False, **options)
+        return method.with_classes(classes, check=False)
+    adapted = build_method(name, method.backbone, classes, check=False, **options)
     adapted.to(next(method.vision.parameters()).device)
     adapted.load_adapter_state_dict(method.adapter_state_dict())
     return adapted

@@ -22,7 +22,9 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument(
         "--backbone", type=str, default=Recipe.backbone, help="name of the frozen model (see selfprompt backbones)"
     )
-    parser.add_argument("--class_names", type=str | None, help="classes.txt with the class names of the data")
+    parser.add_argument(
+        "--class_names", type=str | None, help="classes.txt or classes.yaml with the class names of the data"
+    )
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="seed of every random choice")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--csv_guard", action="store_true", help=CSV_GUARD)
