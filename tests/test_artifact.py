@@ -19,6 +19,7 @@ from selfprompt.data.readers.read import read_dataset
 from selfprompt.inference.artifact import CARD, CONFIG, TENSORS, artifact_folder, read_artifact
 from selfprompt.inference.classifier import Classifier, pick_device
 from selfprompt.methods.registry import build_method
+from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import load_backbone
 from tests.conftest import write_photos
 
@@ -108,7 +109,8 @@ def test_the_configuration_has_the_results_in_brief(linear):
     kept = json.loads((linear / CONFIG).read_text(encoding="utf-8"))["results"]
     result = json.loads((linear / "result.json").read_text(encoding="utf-8"))
     assert result.keys() - kept.keys() == {"history", "recipe", "versions", "data", "preprocess"}
-    del result["tuned"]["confusion"]
+    for name in ("tuned", "ridge"):
+        del result[name]["confusion"]
     assert kept.items() <= result.items()
 
 
@@ -320,6 +322,32 @@ def test_a_classifier_shows_itself_in_a_line(coop):
     shown = repr(selfprompt.load(coop))
     assert shown.startswith("Classifier(coop on embedded/clip, ")
     assert shown.endswith(" % of 8 test images; classes: blue, dark red, green apple, 猫, klein)")
+
+
+def test_a_notebook_shows_a_classifier_and_metrics_as_tables(coop, photos):
+    classifier = selfprompt.load(coop)
+    tuned = classifier.results["tuned"]
+    low, high = tuned["interval"]
+    shown = classifier._repr_html_()
+    assert (
+        f'<td style="text-align: left">{tuned["accuracy"]:.1f} % (95 % interval {low:.1f} - {high:.1f} %) of 8' in shown
+    )
+    assert "4: blue, dark red, green apple, 猫, klein" in shown
+    assert "zero-shot" in shown
+    assert "unknown" in classifier.with_classes(["<script>", "b"])._repr_html_()
+    assert "&lt;script&gt;, b" in classifier.with_classes(["<script>", "b"])._repr_html_()
+    evil = Metrics(50.0, 1, 2, (9.5, 90.5), 50.0, {"<b>": 0.0, "a": 100.0}, 0.25, [[0, 1], [0, 1]])
+    assert "&lt;b&gt; 0.0 %, a 100.0 %" in evil._repr_html_()
+    assert "50.0 % (95 % interval 9.5 - 90.5 %)" in evil._repr_html_()
+
+
+def test_an_estimate_stands_in_for_missing_test_images(coop):
+    classifier = selfprompt.load(coop)
+    estimate = {"accuracy": 80.0, "interval": [70.0, 87.0], "images": 60}
+    classifier.results = {"tuned": None, "selection": {"estimate": estimate}, "warnings": ["Look <here>."]}
+    shown = classifier._repr_html_()
+    assert "80.0 % (95 % interval 70.0 - 87.0 %), estimated by cross-validation" in shown
+    assert "Look &lt;here&gt;." in shown
 
 
 def test_the_package_shows_its_public_names_alone():

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 15  # of the calibration error
+FLOORS = {"zero_shot": "zero-shot", "ridge": "ridge regression"}
+"""Name of each classifier that a tuned one is compared with, by its key in the results."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,20 @@ class Metrics:
         if self.calibration is None:
             del record["calibration"]
         return record
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks, with the five classes of lowest accuracy; names are escaped."""
+        low, high = self.interval
+        lowest = sorted(self.per_class.items(), key=lambda entry: entry[1])[:5]
+        rows = {
+            "accuracy": f"{self.accuracy:.1f} % (95 % interval {low:.1f} - {high:.1f} %)",
+            "images": f"{self.correct} of {self.total} are right",
+            "mean of classes": f"{self.macro:.1f} %",
+            "calibration error": f"{100 * self.calibration_error:.1f} %",
+            "hardest classes": ", ".join(f"{name} {value:.1f} %" for name, value in lowest),
+        }
+        lines = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table><tbody>{''.join(lines)}</tbody></table>"
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Metrics":

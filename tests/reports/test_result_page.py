@@ -41,7 +41,7 @@ def results(**changed):
         "zero_shot": metrics(60, (50.2, 69.1)),
         "against": {
             "ridge": {"tuned_only": 15, "floor_only": 5, "p": 0.041},
-            "zero-shot": {"tuned_only": 35, "floor_only": 5, "p": 1e-6},
+            "zero_shot": {"tuned_only": 35, "floor_only": 5, "p": 1e-6},
         },
         "history": [{"epoch": n, "loss": 1 / n, "train_accuracy": 0.5} for n in (1, 2)],
         "notes": ["Held out 25 %."],
@@ -55,7 +55,7 @@ def paired(tuned_only, floor_only, p):
 @pytest.mark.parametrize(
     ("changed", "sentence", "kind"),
     [
-        ({}, "Clearly better than ridge regression and zero-shot", "good"),
+        ({}, "Clearly better than zero-shot and ridge regression", "good"),
         ({"against": paired(6, 5, 1.0)}, "better than zero-shot, but not clearly better than ridge regression", "open"),
         ({"against": paired(5, 15, 0.041)}, "Worse than ridge regression: train with --method ridge instead", "bad"),
         ({"ridge": None, "zero_shot": None}, "Clearly better than guessing, which is right for 50.0 %", "good"),
@@ -74,8 +74,8 @@ def test_the_verdict_is_one_sentence(changed, sentence, kind):
 def test_without_a_paired_test_the_intervals_decide():
     floors = compare_floors(results(against=None))
     assert [(one.method, one.outcome, one.test) for one in floors] == [
-        ("ridge", "level", ""),
         ("zero-shot", "better", ""),
+        ("ridge", "level", ""),
     ]
 
 
@@ -141,7 +141,7 @@ def test_the_page_shows_everything_that_was_measured(page, images):
     ):
         assert said in words
     first_screen = words[: words.index("seed")]
-    assert "Clearly better than ridge regression and zero-shot" in first_screen
+    assert "Clearly better than zero-shot and ridge regression" in first_screen
     assert source.count("image/svg+xml") == 2, "calibration, training"
 
 

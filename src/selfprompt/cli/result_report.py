@@ -89,9 +89,8 @@ def evaluation_results(classifier: "Classifier", metrics: Mapping[str, Any]) -> 
     shown = {"method": classifier.method.name, "classes": list(classifier.classes), "tuned": metrics}
     if not then:
         return shown
-    if [then[key] for key in ("correct", "total", "per_class")] == [
-        metrics[k] for k in ("correct", "total", "per_class")
-    ]:
+    same = ("correct", "total", "per_class")
+    if [then.get(key) for key in same] == [metrics[key] for key in same]:
         floors = {key: classifier.results.get(key) for key in ("zero_shot", "ridge", "against")}
         return {**shown, **floors}
     return {**shown, "reference": then}

@@ -33,6 +33,7 @@ from selfprompt.inference.artifact import (
 from selfprompt.inference.calibration import Calibration, calibrated_metrics, class_sets, is_unknown
 from selfprompt.inference.evaluation import EvaluationSplit, find_images, readable_images
 from selfprompt.inference.inputs import image_name, iterate_images
+from selfprompt.inference.notebook import classifier_table
 from selfprompt.inference.predictions import UNKNOWN, Prediction, Request
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
@@ -70,6 +71,10 @@ class Classifier:
         accuracy = f", {tuned['accuracy']:.1f} % of {tuned['total']} test images" if tuned else ""
         classes = listing([ascii(name)[1:-1] if not name.isprintable() else name for name in self.classes], 5)
         return f"Classifier({self.method.name} on {self.method.backbone.name}{accuracy}; classes: {classes})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        return classifier_table(self.method.name, self.method.backbone.name, self.classes, self.results)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -335,7 +340,7 @@ def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in results.items()
         if name not in ("history", "recipe", "versions", "data", "preprocess", "class_descriptions")
     }
-    for name in ("tuned", "zero_shot"):
+    for name in ("tuned", "zero_shot", "ridge"):
         if kept.get(name):
             kept[name] = {key: value for key, value in kept[name].items() if key != "confusion"}
     return kept

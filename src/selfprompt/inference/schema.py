@@ -81,10 +81,14 @@ class _RecipeKeys:
 
 @dataclass(frozen=True)
 class _ResultsKeys:
-    """The keys that the model card and `selfprompt eval` read."""
+    """The keys that the model card, `selfprompt eval` and notebooks read."""
 
     tuned: Mapping[str, Any] | None = None
     zero_shot: Mapping[str, Any] | None = None
+    ridge: Mapping[str, Any] | None = None
+    against: Mapping[str, Any] | None = None
+    selection: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     weights: str = ""
     data_key: str = ""
@@ -103,6 +107,20 @@ class _MetricsKeys:
     accuracy: float
     interval: tuple[float, ...]
     total: int
+
+
+@dataclass(frozen=True)
+class _EstimateKeys:
+    accuracy: float
+    interval: tuple[float, ...]
+    images: int
+
+
+@dataclass(frozen=True)
+class _PairedTestKeys:
+    tuned_only: int
+    floor_only: int
+    p: float
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -192,11 +210,11 @@ def _check_option(name: str, value: Any) -> None:
 
 def _check_results(results: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     _check(_ResultsKeys, results, "results", allow_unknown=True)
-    for name in ("tuned", "zero_shot"):
-        if results.get(name):
-            _check(_MetricsKeys, results[name], f"results.{name}", allow_unknown=True)
-            if len(results[name]["interval"]) != 2:
-                raise ValueError(f"results.{name}.interval must be two numbers")
+    for name in ("tuned", "zero_shot", "ridge"):
+        _check_measured(_MetricsKeys, results, name, "results")
+    _check_measured(_EstimateKeys, results.get("selection") or {}, "estimate", "results.selection")
+    for name in results.get("against") or {}:
+        _check_part(_PairedTestKeys, results["against"], name, "results.against")
     _check(_RecipeKeys, recipe, "recipe", allow_unknown=True)
     _check_range("recipe.holdout", recipe.get("holdout", 0.0), 0, 1)
     _check_range("recipe.seed", recipe.get("seed", 0), 0, 2**63 - 1)
@@ -222,6 +240,20 @@ def _check_calibration(values: Mapping[str, Any]) -> None:
             if value < previous:
                 raise ValueError(f"calibration.{name} must be in ascending order, got {value} after {previous}")
             previous = value
+
+
+def _check_measured(record: type, values: Mapping[str, Any], name: str, where: str) -> None:
+    """Check a part with an accuracy and its interval, if there is one."""
+    if values.get(name):
+        _check_part(record, values, name, where)
+        if len(values[name]["interval"]) != 2:
+            raise ValueError(f"{where}.{name}.interval must be two numbers")
+
+
+def _check_part(record: type, values: Mapping[str, Any], name: str, where: str) -> None:
+    if not isinstance(values[name], Mapping):
+        raise ValueError(f"{where}.{name} must hold names and values, got {_format(values[name])}")
+    _check(record, values[name], f"{where}.{name}", allow_unknown=True)
 
 
 def _check_text(name: str, value: str) -> None:

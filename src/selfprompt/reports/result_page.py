@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfprompt.metrics import wilson_interval
 from selfprompt.reports import plots
-from selfprompt.reports.accuracy import SELECTION_COLUMNS, estimate_sentence, selection_rows
+from selfprompt.reports.accuracy import SELECTION_COLUMNS, calibration_sentences, estimate_sentence, selection_rows
 from selfprompt.reports.html import (
     Bar,
     Block,
@@ -178,6 +178,7 @@ def calibration(tuned: Mapping[str, Any]) -> list[Block]:
             f"{tuned['accuracy']:.1f} % of them are right: the probabilities are {size}. The expected calibration "
             f"error over 15 bins is {100 * tuned['calibration_error']:.1f} %."
         ),
+        *(text(sentence) for sentence in calibration_sentences(tuned)),
         side_by_side(
             [
                 figure(

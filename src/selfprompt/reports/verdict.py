@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from selfprompt.metrics import FLOORS
+
 SIGNIFICANT = 0.05
 WIDE = 15.0
 """Width of an interval in points from which on the page says that more test images are needed."""
-FLOORS = {"ridge": ("ridge", "ridge regression"), "zero-shot": ("zero_shot", "zero-shot")}
-"""Key of the metrics in the results, and name in a sentence, by method."""
 
 Kind = Literal["good", "bad", "open"]
 
@@ -18,13 +18,13 @@ class Comparison:
     """The tuned classifier against a floor: a classifier that needs no tuning, on the same frozen backbone.
 
     Attributes:
-        method: Name of the floor's method.
+        key: Its key in the results.
         metrics: Its metrics as JSON values.
         outcome: Whether the tuned classifier is clearly "better", clearly "worse", or "level".
         test: The paired test in one sentence; empty if there is none.
     """
 
-    method: str
+    key: str
     metrics: Mapping[str, Any]
     outcome: Literal["better", "worse", "level"]
     test: str = ""
@@ -32,7 +32,12 @@ class Comparison:
     @property
     def name(self) -> str:
         """Its name in a sentence."""
-        return FLOORS[self.method][1]
+        return FLOORS[self.key]
+
+    @property
+    def method(self) -> str:
+        """Its name on the command line."""
+        return self.key.replace("_", "-")
 
 
 def compare_floors(results: Mapping[str, Any]) -> list[Comparison]:
@@ -42,9 +47,9 @@ def compare_floors(results: Mapping[str, Any]) -> list[Comparison]:
 
 def _comparisons(results: Mapping[str, Any]) -> Iterator[Comparison]:
     tuned = results.get("tuned")
-    for method, (key, name) in FLOORS.items():
-        floor, paired = results.get(key), (results.get("against") or {}).get(method)
-        if not (tuned and floor) or results["method"] == method:
+    for key, name in FLOORS.items():
+        floor, paired = results.get(key), (results.get("against") or {}).get(key)
+        if not (tuned and floor) or results["method"] == key.replace("_", "-"):
             continue
         if paired:
             gain, clear = paired["tuned_only"] - paired["floor_only"], paired["p"] < SIGNIFICANT
@@ -57,7 +62,7 @@ def _comparisons(results: Mapping[str, Any]) -> Iterator[Comparison]:
             clear = tuned["interval"][0] > floor["interval"][1] or floor["interval"][0] > tuned["interval"][1]
             test = ""
         outcome: Literal["better", "worse", "level"] = "level" if not clear or not gain else "better"
-        yield Comparison(method, floor, "worse" if clear and gain < 0 else outcome, test)
+        yield Comparison(key, floor, "worse" if clear and gain < 0 else outcome, test)
 
 
 def chance_level(results: Mapping[str, Any]) -> float:
@@ -85,8 +90,8 @@ def judge(results: Mapping[str, Any]) -> tuple[str, Kind]:
         for outcome in ("better", "worse", "level")
     }
     if by_outcome["worse"]:
-        names = [one.method for one in compared if one.outcome == "worse"]
-        return f"Worse than {by_outcome['worse']}: train with --method {names[0]} instead.", "bad"
+        best = max(compared, key=lambda one: one.metrics["accuracy"])
+        return f"Worse than {by_outcome['worse']}: train with --method {best.method} instead.", "bad"
     if by_outcome["level"]:
         better = f"Clearly better than {by_outcome['better']}, but not" if by_outcome["better"] else "Not"
         return f"{better} clearly better than {by_outcome['level']} on the same frozen features.", "open"

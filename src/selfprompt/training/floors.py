@@ -9,14 +9,13 @@ from torch import Tensor
 
 from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.methods.registry import build_method
-from selfprompt.metrics import Metrics, compute_metrics, mcnemar
+from selfprompt.metrics import FLOORS, Metrics, compute_metrics, mcnemar
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import RunData, build_classifier, train
 from selfprompt.utils.progress import Progress
 
 ZERO_SHOT, RIDGE = "zero_shot", "ridge"
-TITLES = {ZERO_SHOT: "zero-shot", RIDGE: "ridge regression"}
 LEAST_TRAINING_ACCURACY = 80.0
 """Percent of the training images, as they are; below it, training has not fitted them."""
 
@@ -33,13 +32,13 @@ def floor_logits(
         return {}
     floors = {}
     for name, compute in ((ZERO_SHOT, _zero_shot), (RIDGE, _ridge)):
-        if classifier.method.name == TITLES[name].split()[0] and name == RIDGE:
+        if classifier.method.name == FLOORS[name].split()[0] and name == RIDGE:
             continue
         try:
-            with reporter.stage(f"{TITLES[name]} on the test images") as progress:
+            with reporter.stage(f"{FLOORS[name]} on the test images") as progress:
                 logits = compute(classifier, data, recipe, fabric, progress)
         except ValueError as error:  # the method itself may do without names, or without images of a class
-            reporter.message(f"No {TITLES[name]} accuracy: {error}")
+            reporter.message(f"No {FLOORS[name]} accuracy: {error}")
             continue
         if logits is not None:
             floors[name] = logits
@@ -105,6 +104,6 @@ def _below(method: str, name: str, tuned: Metrics, floor: Metrics, p: float) -> 
     chance = "may be chance" if p >= 0.05 else "is not chance"
     advice = {ZERO_SHOT: "zero-shot", RIDGE: "ridge"}[name]
     return (
-        f"{method} is below {TITLES[name]}: {tuned.accuracy:.1f} % against {floor.accuracy:.1f} % of the test images. "
+        f"{method} is below {FLOORS[name]}: {tuned.accuracy:.1f} % against {floor.accuracy:.1f} % of the test images. "
         f"The difference {chance} (McNemar's test on the same images, p = {p:.2g}). Consider --method {advice}."
     )
