@@ -15,6 +15,9 @@ from torch import Tensor
 
 from selfprompt.metrics import CalibrationCheck, Metrics, compute_metrics
 
+Source = Literal["cross-validation", "validation images"]
+CROSS_VALIDATION: Source = "cross-validation"
+VALIDATION: Source = "validation images"
 UNKNOWN_RATE, COVERAGE = 0.05, 0.9
 """The share of refused known images, and the coverage, at which an evaluation checks the promises."""
 
@@ -33,7 +36,7 @@ class Calibration:
     temperature: float
     largest_logits: tuple[float, ...]
     surprises: tuple[float, ...]
-    source: Literal["cross-validation", "validation images"] = "cross-validation"
+    source: Source = "cross-validation"
 
     @property
     def images(self) -> int:

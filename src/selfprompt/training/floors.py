@@ -88,7 +88,7 @@ def comparison(
     if tuned is not None:
         labels = torch.tensor([item.label for item in data.dataset.test])
         measured = {name: compute_metrics(logits, labels, classifier.classes) for name, logits in floors.items()}
-        metrics = compute_metrics(tuned, labels, classifier.classes)
+        metrics = classifier.metrics(tuned, labels)
         result |= {"tuned": metrics.to_json(), **{name: floor.to_json() for name, floor in measured.items()}}
         hits = tuned.argmax(dim=1) == labels
         for name, logits in floors.items():

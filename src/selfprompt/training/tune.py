@@ -106,7 +106,7 @@ def tune(
             classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
         floors = floor_logits(classifier, images, recipe, fabric, reporter)
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
-        classifier.calibration = calibrate(classifier, images, recipe, reporter)
+        classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
         record = run_record(classifier, dataset, result)
         tuned = _logits(classifier, images, "test", reporter)
         measured = comparison(classifier, images, floors, tuned, _training_accuracy(classifier, images, reporter))
