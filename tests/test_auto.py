@@ -131,6 +131,15 @@ def test_the_best_head_is_compared_under_random_views(photos):
     assert all("accuracy" in row for row in tuned.results["selection"]["candidates"])
 
 
+def test_methods_that_take_new_class_names_may_be_asked_for(photos):
+    options = {"candidates": ["ridge", "zero-shot", "gda"], "repeats": 1, "views": [], "new_classes": True}
+    tuned = tune(photos, method="auto", backbone=CLIP, options=options)
+    assert [row["name"] for row in tuned.results["selection"]["candidates"]] == ["zero-shot", "gda"]
+    assert tuned.with_classes(["a cat", "a dog"]).classes == ("a cat", "a dog")
+    with pytest.raises(ValueError, match="new_classes needs a CLIP and a candidate that reads class names"):
+        tune(photos, method="auto", backbone="embedded/mae", options={"new_classes": True})
+
+
 def test_it_is_the_default(run, photos, tmp_path):
     done = run("train", photos, "--out", tmp_path / "out", "--backbone", CLIP, "--options.candidates", "[ridge]",
                "--options.views", "[]")  # fmt: skip

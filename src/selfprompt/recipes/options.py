@@ -179,6 +179,8 @@ class AutoOptions:
     views: tuple[str, ...] = ("mirror", "mild", "published")
     """Random views to try with the best head: mirror images, crops of at least half of the area, or the crops of most
     papers; empty tries none."""
+    new_classes: bool = False
+    """Compare only methods that take new class names later, without training; needs a CLIP."""
     folds: int = 5
     """Folds of the cross-validation."""
     repeats: int = 3

@@ -122,7 +122,7 @@ def select_recipe(
     if fabric.world_size > 1:
         raise ValueError("auto compares candidates on one device; use --devices 1, or name a method.")
     options, images = auto_options(recipe), len(data.dataset.train)
-    names = options.candidates or default_names(backbone.text is not None)
+    names = _candidate_names(options, backbone)
     try:
         splits = make_splits(data.dataset, folds=options.folds, repeats=options.repeats, seed=recipe.seed)
     except ValueError as error:
@@ -147,6 +147,26 @@ def select_recipe(
         with reporter.stage(f"cross-validating {chosen.name}") as progress:
             logits = cross_fit(chosen.recipe, backbone, data, splits[0], fabric, progress)
     return Choice(chosen.recipe, {"selection": record}, logits)
+
+
+def _candidate_names(options: AutoOptions, backbone: Backbone) -> Sequence[str]:
+    """Return the names of the candidates.
+
+    Raises:
+        ValueError: If new class names are wanted and no candidate takes them.
+    """
+    names = options.candidates or default_names(backbone.text is not None)
+    if not options.new_classes:
+        return names
+    recipes = {name: load_recipe(name) for name in names}
+    kinds = {name: find_method(recipe.method) for name, recipe in recipes.items()}
+    able = [n for n in names if kinds[n].traits_for(make_options(kinds[n], recipes[n].options)).open_vocabulary]
+    if backbone.text is None or not able:
+        raise ValueError(
+            f"new_classes needs a CLIP and a candidate that reads class names; {backbone.name} with "
+            f"{', '.join(names)} has none."
+        )
+    return able
 
 
 class _Comparison:
