@@ -124,8 +124,8 @@ USAGE = {
     "no images": (["predict", "a"], 2, "the following arguments are required: images. See selfprompt predict --help."),
     "no data": (["train", "--out", "x"], 2, "Images are needed: selfprompt train PHOTOS --out OUT"),
     "no out": (["train", "x"], 2, "--out is needed: the folder to save the classifier to."),
-    "out of range": (["train", "x", "--epochs", "0"], 2, "epochs must be at least 1, got 0."),
-    "infinite": (["train", "x", "--lr", "1e999"], 2, "lr must be a finite number, got inf."),
+    "out of range": (["train", "x", "--method", "sep", "--epochs", "0"], 2, "epochs must be at least 1, got 0."),
+    "infinite": (["train", "x", "--method=sep", "--lr", "1e999"], 2, "lr must be a finite number, got inf."),
     "unknown method": (["train", "x", "--method", "seep"], 2, "Unknown method or recipe 'seep'. Did you mean 'sep'?"),
     "no such recipe": (["train", "x", "--config", "none.yaml"], 2, "none.yaml: there is no such recipe file."),
     "top 0": (["predict", "a", "b", "--top", "0"], 2, "--top must be at least 1, got 0."),
@@ -149,7 +149,11 @@ USAGE = {
     "an alias of itself": (["train", "x", "--options.layers", "&a [*a]"], 2, "aliases (*name) are not taken"),
     "no device": (["eval", "a", "b", "--device", "gpu"], 2, "device must be auto, cpu, cuda"),
     "too many devices": (["train", "x", "--out", "o", "--devices", "1000"], 2, "devices must be at most "),
-    "no such option": (["train", "x", "--out", "o", "--options.text_prompts=0"], 2, "must be at least 1, got 0."),
+    "no such option": (
+        ["train", "x", "--method=sep", "--out", "o", "--options.text_prompts=0"],
+        2,
+        "must be at least 1, got 0.",
+    ),
     "two kinds of names": (
         ["predict", "a", "b", "--classes", "c,d", "--class_names", "e"],
         2,
@@ -197,7 +201,7 @@ OPTIONS = {
 @pytest.mark.parametrize("fault", OPTIONS)
 def test_wrong_options_of_a_method_are_reported_before_anything_is_read(fault, run, tmp_path):
     arguments, message = OPTIONS[fault]
-    done = run("train", tmp_path / "none", "--out", tmp_path / "out", *arguments)
+    done = run("train", tmp_path / "none", "--method", "sep", "--out", tmp_path / "out", *arguments)
     assert done.status in (1, 2)
     assert message in done.err
     assert not (tmp_path / "out").exists()
@@ -206,7 +210,7 @@ def test_wrong_options_of_a_method_are_reported_before_anything_is_read(fault, r
 def test_options_that_are_texts_are_taken_as_they_are(run):
     """YAML would read them as a mapping, true, and a number."""
     for text in ("art: {}", "yes", "3"):
-        done = run("train", "--options.template", text, "--options.layers", "[1,2]", "--print-config")
+        done = run("train", "--method=sep", "--options.template", text, "--options.layers", "[1,2]", "--print-config")
         assert yaml.safe_load(done.out)["options"]["template"] == text
         assert yaml.safe_load(done.out)["options"]["layers"] == [1, 2]
 
@@ -317,7 +321,7 @@ class TestConfig:
         assert printed.status == 0
         recipe = tmp_path / "my.yaml"
         recipe.write_text(printed.out, encoding="utf-8")
-        assert run("train", photos, *settings, "--out", tmp_path / "a", "--workers", "0").status == 0
+        assert run("train", photos, *settings, "--published", "--out", tmp_path / "a", "--workers", "0").status == 0
         assert run("train", photos, "--config", recipe, "--out", tmp_path / "b", "--workers", "0").status == 0
         a, b = (load_file(tmp_path / name / "prompts.safetensors") for name in "ab")
         assert a.keys() == b.keys() == {"prompts", "head.weight", "head.bias"}
@@ -339,8 +343,24 @@ class TestConfig:
         assert (again["method"], again["options"]["dropout"], again["lr"]) == ("vpt", 0.1, 1e-3)
 
     def test_both_spellings_of_an_option_are_one(self, run):
-        one = run("train", "--print-config", "--batch-size", "7", "--on-bad-image=fail", "--options.text-prompts=2")
-        other = run("train", "--print_config", "--batch_size", "7", "--on_bad_image=fail", "--options.text_prompts=2")
+        one = run(
+            "train",
+            "--method=sep",
+            "--print-config",
+            "--batch-size",
+            "7",
+            "--on-bad-image=fail",
+            "--options.text-prompts=2",
+        )
+        other = run(
+            "train",
+            "--method=sep",
+            "--print_config",
+            "--batch_size",
+            "7",
+            "--on_bad_image=fail",
+            "--options.text_prompts=2",
+        )
         assert one == other
         assert yaml.safe_load(one.out)["on_bad_image"] == "fail"
 
@@ -397,7 +417,7 @@ class TestTrain:
     def test_quiet_prints_the_result_only(self, run, photos, tmp_path):
         done = run("train", photos, "--out", tmp_path / "out", *FAST, "--quiet")
         assert "tuned (linear)" in done.out
-        assert "epoch" not in done.out
+        assert "epoch 1" not in done.out
         assert "random weights" in done.out or "small backbone" in done.out, "every output says what embedded/mae is"
 
     def test_zero_shot_has_one_row_and_nothing_to_train(self, run, photos, tmp_path):
@@ -770,7 +790,7 @@ def test_two_processes_give_the_result_of_one_and_only_one_prints(photos, tmp_pa
         env={"GLOO_SOCKET_IFNAME": "lo"},
     )
     assert (two.status, two.err) == (0, "")
-    said = ("training coop: 512 trainable parameters", "Saved to", "zero-shot")
+    said = ("training coop: 512 trainable parameters", "Saved to", "points against zero-shot")
     assert [two.out.count(words) for words in said] == [1, 1, 1]
     assert main(["train", str(photos), "--out", str(tmp_path / "one"), *settings]) == 0
     one, both = (load_file(tmp_path / name / "prompts.safetensors") for name in ("one", "two"))

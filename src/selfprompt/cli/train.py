@@ -140,10 +140,10 @@ def base_recipe(given: Sequence[str]) -> Recipe:
 
 
 def final_recipe(options: Namespace, base: Recipe) -> Recipe:
-    """Return the base recipe with the changes of the command line."""
+    """Return the base recipe with the changes of the command line, and with every option of its method."""
     changes = recipe_changes(options, base)
     check_overrides(base.method, changes)
-    return base.changed(changes)
+    return base.changed({**changes, "options": {**declared_options(options), **changes.get("options", {})}})
 
 
 def recipe_changes(options: Namespace, base: Recipe) -> dict[str, Any]:
@@ -152,11 +152,10 @@ def recipe_changes(options: Namespace, base: Recipe) -> dict[str, Any]:
     changes = {
         key: getattr(options, key) for key in RECIPE_FIELDS if key in named or getattr(options, key) != before[key]
     }
-    declared = options.options if isinstance(options.options, dict) else vars(options.options)
     shown = method_options(base) if base.method != AUTO else {}
     chosen = {
         name: value
-        for name, value in declared.items()
+        for name, value in declared_options(options).items()
         if f"options.{name}" in named or name not in shown or list_of(value) != list_of(shown[name])
     }
     if options.budget is not None:
@@ -164,6 +163,11 @@ def recipe_changes(options: Namespace, base: Recipe) -> dict[str, Any]:
             raise ValueError(f"budget needs the method auto, got {base.method}.")
         chosen["budget"] = options.budget
     return {**changes, "options": chosen} if chosen else changes
+
+
+def declared_options(options: Namespace) -> dict[str, Any]:
+    """Return the method's options by name."""
+    return options.options if isinstance(options.options, dict) else vars(options.options)
 
 
 def list_of(value: Any) -> Any:
