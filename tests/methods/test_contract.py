@@ -20,6 +20,8 @@ from tests.methods.tiny import NAMES, SMALL, backbone, counted, images, labelled
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ape, trained": ("ape", {"finetune": True}),
+    "bpt, last block": ("bpt", {"last": 1}),
+    "bpt, shallow": ("bpt", {"deep": False}),
     "bitfit, head": ("bitfit", {"head": "linear"}),
     "clap, no pull": ("clap", {"pull": False}),
     "clip-lora, dropout": ("clip-lora", {"dropout": 0.25}),

@@ -85,6 +85,12 @@ def test_vpt(deep: bool) -> None:
     assert projected == layers * 10 * 64 + 64 * B16.width + B16.width + head
 
 
+@pytest.mark.parametrize(("prompts", "rank", "deep", "factors"), [(50, 50, True, 183_600), (100, 75, False, 65_100)])
+def test_bpt(prompts: int, rank: int, deep: bool, factors: int) -> None:
+    method = build(B16, "bpt", 200, prompts=prompts, rank=rank, deep=deep)
+    assert trainable_count(method) == factors + 200 * (B16.width + 1)
+
+
 def test_full_trains_everything() -> None:
     assert trainable_count(build(B16, "full", 200)) == B16.frozen + 153_800
 

@@ -17,6 +17,7 @@ from selfprompt.models.loading.by_name import Backbone, load_backbone
 NAMES = ("cat", "lawn mower", "stop sign", "X")
 SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dropout
     "ape": {"views": 2},
+    "bpt": {"prompts": 5, "rank": 3},
     "clap": {"views": 2, "iterations": 3},
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},

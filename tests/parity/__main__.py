@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.parity import closed_form_heads, sep, spt, text_heads, tuned_towers
+from tests.parity import bpt, closed_form_heads, sep, spt, text_heads, tuned_towers
 from tests.parity.report import Arrays, Report
 
 
@@ -18,7 +18,14 @@ def compare(path: Path) -> Report:
         spt.check_groups(path, report)
         return report
     arrays = Arrays(path)
-    checkers = (sep.checker, spt.checker, text_heads.checker, closed_form_heads.checker, tuned_towers.checker)
+    checkers = (
+        sep.checker,
+        spt.checker,
+        text_heads.checker,
+        closed_form_heads.checker,
+        tuned_towers.checker,
+        bpt.checker,
+    )
     check = next((check for check in (checker(arrays) for checker in checkers) if check is not None), None)
     if check is not None:
         check(arrays, report)
