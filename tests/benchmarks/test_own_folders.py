@@ -19,7 +19,8 @@ from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
-from selfprompt.reports.bench_tables import all_tables
+from selfprompt.reports.bench_page import ranking
+from selfprompt.reports.bench_tables import all_tables, headline_value
 from selfprompt.reports.tables import format_value
 from tests.benchmarks.test_results import values, write
 from tests.conftest import COLOURS, write_photos
@@ -157,7 +158,11 @@ class TestTables:
         drawn = {"suite": "folder", "held_out": True, "recipe": {"holdout": 0.25}, "contents": "a"}
         for seed, zero_shot, ridge, auto in ((1, 50, 80, 82), (2, 52, 82, 81), (3, 51, 87, 89)):
             for row, value in (("zero-shot", zero_shot), ("ridge", ridge), ("auto", auto)):
-                extra = {"selection": {"chosen": "sep", "candidates": [{"seconds": 5.0}]}} if row == "auto" else {}
+                extra = (
+                    {"selection": {"chosen": "gda, mirror" if seed == 2 else "sep", "candidates": [{"seconds": 5.0}]}}
+                    if row == "auto"
+                    else {}
+                )
                 shots = {"shots": 0}
                 write(tmp_path, "holdout", "photos", row, seed, {"test": value}, **drawn, **shots, **extra)
         return tmp_path
@@ -169,7 +174,7 @@ class TestTables:
         # t of two degrees of freedom is 4.302653; 4.302653 * 3.605551 * sqrt(1 / 3 + 0.25 / 0.75) = 12.666667
         assert row["photos"].interval == pytest.approx((83 - 12.666667, 83 + 12.666667), abs=1e-4)
         assert "Nadeau and Bengio" in table.notes[0]
-        assert table.notes[-1] == "auto chose on photos: sep (3 of 3)."
+        assert table.notes[-1] == "auto chose on photos: sep (2 of 3); gda, mirror (1 of 3)."
         assert values([table], "all images", "auto")["training, s"] == "17.0"  # 12 of training, 5 of comparing
 
     def test_differences_are_of_the_same_images(self, runs):
@@ -181,6 +186,13 @@ class TestTables:
         # -2, 1, -2: mean -1, deviation sqrt(3), and 4.302653 * sqrt(3) * sqrt(2 / 3) = 6.084870
         assert format_value(row) == "-1.00 ± 1.73 (-7.08 to 5.08)"
         assert format_value(values([paired], "all images", "zero-shot")["photos"]).startswith("-33.00")
+
+    def test_all_images_are_more_than_any_shots(self, runs):
+        few = {"suite": "folder", "held_out": True, "recipe": {"holdout": 0.25}, "shots": 4, "contents": "a"}
+        write(runs, "holdout", "photos", "ridge", 1, {"test": 95}, **few)
+        results = read_results(runs).results
+        assert headline_value([result for result in results if result.row == "ridge"]) == pytest.approx(83)
+        assert ranking(results) == ["auto", "ridge", "zero-shot"]  # 84, 83, 51
 
     def test_without_the_baseline_it_is_auto(self, runs):
         results = [result for result in read_results(runs).results if result.row != "zero-shot"]

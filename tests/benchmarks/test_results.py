@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from selfprompt.benchmarks.protocols import PROTOCOLS
-from selfprompt.benchmarks.results import Spread, _Record, harmonic_spread, read_results, spread
+from selfprompt.benchmarks.results import Difference, Spread, _Record, harmonic_spread, read_results, spread
 from selfprompt.cli.console import Console
 from selfprompt.cli.report import print_table
 from selfprompt.data.suites import SUITES
@@ -92,6 +92,15 @@ class TestSpread:
         assert three.deviation == pytest.approx(3.605551)  # sqrt((9 + 1 + 16) / 2)
         # t of two degrees of freedom at 97.5 % is 4.302653; 4.302653 * 3.605551 / sqrt(3) = 8.956686
         assert three.interval == pytest.approx((74.043314, 91.956686))
+
+    def test_an_interval_of_percentages_ends_at_0_and_100(self):
+        assert Spread((90.0, 95.0, 100.0)).interval == (pytest.approx(82.58, abs=0.01), 100)
+        assert Difference((90.0, 95.0, 100.0)).interval[1] == 100
+        assert Difference((-5.0, 0.0, 5.0)).interval == (
+            pytest.approx(-12.42, abs=0.01),
+            pytest.approx(12.42, abs=0.01),
+        )
+        assert Spread((0.0, 5.0)).interval is None
 
     def test_two_seeds_have_no_interval_and_one_no_deviation(self):
         assert (Spread((80.0, 82.0)).deviation, Spread((80.0, 82.0)).interval) == (pytest.approx(1.414214), None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from selfprompt.benchmarks.cells import ERROR, RESULT, error_summary
 from selfprompt.metrics import Metrics, harmonic_mean
@@ -72,6 +72,8 @@ class Spread:
     note: str = ""
     overlap: float = 0.0
 
+    limits: ClassVar[tuple[float, float]] = (0.0, 100.0)
+
     @property
     def mean(self) -> float:
         """The value to show, in percent."""
@@ -84,7 +86,7 @@ class Spread:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean by Student's t; None below three values.
+        """95 % confidence interval of the mean by Student's t, within the limits; None below three values.
 
         Source of the correction for overlap: Nadeau and Bengio 2003 (Machine Learning 52:239), section 3.1.
         """
@@ -94,11 +96,14 @@ class Spread:
 
         count = len(self.values)
         reach = float(stdtrit(count - 1, 0.975)) * self.deviation * math.sqrt(1 / count + self.overlap)
-        return self.mean - reach, self.mean + reach
+        lowest, highest = self.limits
+        return max(lowest, self.mean - reach), min(highest, self.mean + reach)
 
 
 class Difference(Spread):
     """Percentage points by which a method is ahead of another one on the same images, over several seeds."""
+
+    limits = (-100.0, 100.0)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from selfprompt.reports.bench_tables import (
     headline,
     headline_value,
     labels,
+    most_shots,
     pick,
 )
 from selfprompt.reports.html import Block, figure, side_by_side, table, text, write_page
@@ -239,8 +240,7 @@ def confusion(results: Sequence[CellResult]) -> list[Block]:
         values = {row: headline_value(pick(results, name, row)) for row in labels(results)}
         best = max(values, key=lambda row: -1.0 if values[row] is None else float(values[row] or 0))
         best_results = pick(results, name, best)
-        most_shots = max((result.shots for result in best_results), default=0)
-        best_results = at_shots(best_results, most_shots)
+        best_results = at_shots(best_results, most_shots(best_results))
         matrices = [
             (metrics.confusion, result) for result in best_results if (metrics := first(result)) and metrics.confusion
         ]

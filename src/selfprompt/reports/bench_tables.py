@@ -325,7 +325,7 @@ def headline_value(results: Sequence[CellResult]) -> float | None:
         scores = [accuracy_by_seed(results, name) for name in results[0].evaluations if name != "source"]
         value = spread(mean_scores(scores)) if all(scores) else None
     else:
-        value = spread(accuracy_by_seed(at_shots(results, max(result.shots for result in results)), "test"))
+        value = spread(accuracy_by_seed(at_shots(results, most_shots(results)), "test"))
     return value.mean if value else None
 
 
@@ -388,7 +388,7 @@ def choices(results: Sequence[CellResult]) -> list[str]:
         if "selection" in result.record:
             chosen.setdefault((result.label, result.dataset), Counter())[result.record["selection"]["chosen"]] += 1
     words = {key: [f"{m} ({n} of {counts.total()})" for m, n in counts.most_common()] for key, counts in chosen.items()}
-    return [f"{row} chose on {name}: {', '.join(methods)}." for (row, name), methods in words.items()]
+    return [f"{row} chose on {name}: {'; '.join(methods)}." for (row, name), methods in words.items()]
 
 
 def datasets(results: Sequence[CellResult]) -> list[str]:
@@ -414,6 +414,13 @@ def pick(results: Sequence[CellResult], dataset: str, label: str) -> list[CellRe
 def at_shots(results: Sequence[CellResult], shots: int) -> list[CellResult]:
     """Return the results with this number of shots."""
     return [result for result in results if result.shots == shots]
+
+
+def most_shots(results: Sequence[CellResult]) -> int:
+    """Return the largest number of shots; 0 without results, or if a method was trained on all images of a folder."""
+    if any(result.protocol == "holdout" and result.trained and not result.shots for result in results):
+        return 0
+    return max((result.shots for result in results), default=0)
 
 
 def _count(names: Sequence[str]) -> str:
