@@ -18,8 +18,13 @@ from PIL import Image, ImageEnhance
 
 from selfprompt.data.dataset import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.readers.read import read_dataset
+from selfprompt.inference.classifier import pick_device
 from selfprompt.models.loading.by_name import Backbone, load_backbone
-from selfprompt.reviewing.review import review
+from selfprompt.reviewing.copies import describe_copies, group_copies
+from selfprompt.reviewing.photos import read_photos
+from selfprompt.reviewing.problems import confusion_counts, find_wrong_labels
+from selfprompt.reviewing.review import judge_labels
+from selfprompt.training.reporter import LogReporter
 
 DATASETS = ("animals", "food", "travel", "objects", "faces", "flags", "icons", "digits")
 SHARE = 0.05
@@ -118,12 +123,17 @@ def read(name: str, images: int, seed: int) -> Dataset:
 
 
 def measure(planted: Planted, backbone: Backbone, seed: int) -> Outcome:
-    """Review a data set, and compare what is listed with what was planted."""
-    found = review(planted.dataset, backbone=backbone, seed=seed)
-    listed = {wrong.image for wrong in found.wrong_labels}
-    pairs = {(copy.original, copy.image) for copy in found.copies}
+    """Look for errors as ``review`` does, and compare what is listed with what was planted."""
+    reporter = LogReporter()
+    photos = read_photos(planted.dataset, backbone, pick_device(), reporter)
+    groups, classes = group_copies(photos), len(photos.classes)
+    features = photos.features.astype(np.float64)
+    scores, probabilities = judge_labels(features, photos.labels, groups, classes, seed, reporter)
+    counts = confusion_counts(scores, photos.labels)
+    listed = {wrong.image for wrong in find_wrong_labels(probabilities, photos.labels)}
+    pairs = {(copy.original, copy.image) for copy in describe_copies(photos, groups)}
     return Outcome(
-        found.accuracy[0] if found.accuracy else 0.0,
+        float(100 * np.trace(counts) / counts.sum()),
         (len(planted.wrong), len(listed), len(listed & planted.wrong)),
         (len(planted.copies), len(pairs), len(pairs & planted.copies)),
     )

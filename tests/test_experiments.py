@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import embedded_rates, interval_coverage, sep_batches
+from experiments import embedded_rates, interval_coverage, more_photos, planted_errors, sep_batches
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +45,23 @@ def test_most_intervals_of_auto_hold_the_true_accuracy(monkeypatch, capsys) -> N
     monkeypatch.setattr(interval_coverage, "simulate", lambda seed: outcomes[seed])
     run(monkeypatch, interval_coverage, "--folders", 5)
     assert "of 5 intervals hold the true accuracy" in capsys.readouterr().out
+
+
+def test_planted_errors(monkeypatch, capsys) -> None:
+    run(monkeypatch, planted_errors, "--datasets", "digits", "--images", 5, "--seeds", 1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["digits", "all"]
+    assert rows[2][1:] == rows[3][1:]
+    assert int(rows[2][5]) == 10
+    assert 70 <= int(rows[2][6]) <= 100
+
+
+def test_estimates_of_more_photos_hold(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(more_photos, "TEST", 2000)
+    outcomes = [more_photos.simulate(seed) for seed in range(3)]
+    monkeypatch.setattr(more_photos, "simulate", lambda seed: outcomes[seed])
+    run(monkeypatch, more_photos, "--folders", 3)
+    held = [int(line.split(":")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
+    known = [sum(len(getattr(outcome, kind)) for outcome in outcomes) for kind in ("curve", "gains")]
+    assert held[0] >= 0.8 * known[0]
+    assert held[1] >= 0.7 * known[1]

@@ -1,14 +1,15 @@
 """The page and the tables of a review of labelled photos; the page shows the first few of a kind, the tables all."""
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from selfprompt.reports.html import Block, Picture, code, figure, pictures, table, text, write_page
+from selfprompt.reports.html import Block, Picture, figure, headline, matrix, pictures, table, text, write_page
 from selfprompt.reports.plot_style import truncated
-from selfprompt.reports.plots import confusion_matrix, learning_curve
+from selfprompt.reports.plots import learning_curve
 from selfprompt.utils.csv_text import csv_text
 from selfprompt.utils.files import write_atomically
 from selfprompt.utils.wording import listing, plural
@@ -47,15 +48,25 @@ def write_review(review: "Review", folder: Path, *, command: str = "", guard: bo
     tables = ((IMAGES, IMAGE_COLUMNS, review.image_rows()), (CLASSES, CLASS_COLUMNS, review.class_rows()))
     for file, columns, rows in tables:
         write_atomically(folder / file, csv_text([columns, *rows], guard=guard).encode(errors="backslashreplace"))
+    photos = review.photos
     sections = [
-        ("What was found", _overview(review, command)),
         ("Labels that are probably wrong", _wrong_labels(review)),
         ("Copies of the same picture", _copies(review)),
         ("Pictures unlike all others", _outliers(review)),
         ("Classes that are confused with each other", _confusions(review)),
         ("What more photos would bring", _more_photos(review)),
+        ("Notes", [text(note) for note in (*photos.dataset.notes, *_unreadable(review))]),
     ]
-    write_page(folder / PAGE, f"Review of {review.photos.dataset.name}", sections, review.backbone_note)
+    facts = [
+        ("date", date.today().isoformat()),
+        ("images", f"{plural(len(photos.items), 'image')} of {plural(len(photos.classes), 'class')}"),
+        ("backbone", review.backbone),
+        ("seed", str(review.seed)),
+        *([("command", command)] if command else []),
+    ]
+    title, note = f"Review of {photos.dataset.name}", review.backbone_note
+    shown = [section for section in sections if section[1]]
+    write_page(folder / PAGE, title, shown, note, lead=_lead(review), facts=facts)
     return folder / PAGE
 
 
@@ -82,38 +93,62 @@ def summary_rows(review: "Review") -> list[list[str]]:
     return rows + ([["images that cannot be read", str(len(bad)), _short(bad[0].path)]] if bad else [])
 
 
-def _overview(review: "Review", command: str) -> list[Block]:
-    photos, accuracy = review.photos, review.accuracy
-    judged = "No label could be judged: no class has two different pictures."
-    if accuracy is not None:
-        value, (low, high), total = accuracy
-        judged = (
-            f"A head on the frozen features of {review.backbone} classifies {value:.1f} % of {plural(total, 'image')} "
-            f"as they are labelled (95 % interval {low:.1f} to {high:.1f}), each judged by heads that have not seen it "
-            "or its copies."
+def _lead(review: "Review") -> list[Block]:
+    """Return the first screen: how many images to look at, why, and how well the classes can be told apart."""
+    rows = summary_rows(review)
+    doubtful = {wrong.image for wrong in review.wrong_labels} | {copy.image for copy in review.copies}
+    doubtful |= {outlier.image for outlier in review.outliers}
+    leaks, wrong = (sum(copy.kind == "copy in another split" for copy in review.copies), len(review.wrong_labels))
+    reasons = []
+    if leaks:
+        copies = "image is a copy of one" if leaks == 1 else "images are copies of some"
+        reasons.append(
+            f"{leaks} {copies} in another split, so accuracy on {'it' if leaks == 1 else 'them'} says nothing."
         )
-        if total < len(photos.items):
-            judged += (
-                f" {plural(len(photos.items) - total, 'image')} could not be judged: the only pictures of their class."
-            )
+    if wrong:
+        reasons.append(f"{plural(wrong, 'label')} {'is' if wrong == 1 else 'are'} probably wrong.")
+    verdict = " ".join(reasons) or ("Look at these before you train." if doubtful else "Nothing stands out.")
+    detail = f"of {plural(len(review.photos.items), 'image')} to look at"
+    found = [row[:2] for row in rows]
     return [
-        text(f"{plural(len(photos.items), 'image')} of {plural(len(photos.classes), 'class')}. {judged}"),
-        table(("problem", "found", "for example"), summary_rows(review)),
+        headline(str(len(doubtful)), detail, verdict, "bad" if leaks or wrong else "open" if doubtful else "good"),
+        table(("problem", "found"), found),
+        text(_accuracy_sentence(review)),
         text(
             f"A program cannot know which label is right: look before you change anything. `{IMAGES}` lists every "
             f"image with a problem, `{CLASSES}` every class."
         ),
-        *([code(command)] if command else []),
-        *(text(note) for note in photos.dataset.notes),
-        *([text(f"Cannot be read: {listing([str(bad) for bad in photos.bad], ROWS)}.")] if photos.bad else []),
     ]
+
+
+def _accuracy_sentence(review: "Review") -> str:
+    """Say how many images are classified as they are labelled, and how many were not judged."""
+    if review.accuracy is None:
+        return "No label could be judged: no class has two different pictures."
+    value, (low, high), total = review.accuracy
+    sentence = (
+        f"A head on the frozen features of {review.backbone} classifies {value:.1f} % of {plural(total, 'image')} "
+        f"as they are labelled (95 % interval {low:.1f} to {high:.1f}), each judged by heads that have not seen it "
+        "or its copies."
+    )
+    left = len(review.photos.items) - total
+    return sentence + (
+        f" {plural(left, 'image')} could not be judged: the only pictures of their class." if left else ""
+    )
+
+
+def _unreadable(review: "Review") -> list[str]:
+    """Return a sentence on the images that cannot be read; none if all can."""
+    bad = review.photos.bad
+    return [f"Cannot be read: {listing([str(one) for one in bad], ROWS)}."] if bad else []
 
 
 def _wrong_labels(review: "Review") -> list[Block]:
     found = review.wrong_labels
     how = (
-        "By confident learning: an image is listed if a head that was trained without it is as sure of another class "
-        "as it is of that class's own images. At the top are those whose label is the least probable."
+        "An image is listed if heads that were trained without it give its label less than 5 % and are as sure of "
+        "another class as they are of that class's own images (confident learning), or if they give it less than 1 %. "
+        "The least probable label comes first."
     )
     if not found:
         return [text("None."), text(how)]
@@ -121,7 +156,7 @@ def _wrong_labels(review: "Review") -> list[Block]:
         Picture(
             _picture(review, wrong.image),
             f"{_label(review, wrong.image)} → {_class(review, wrong.suggested)}?",
-            f"{_short(review.name(wrong.image))}, {100 * wrong.probability:.0f} % sure that it is wrong",
+            f"{_short(review.name(wrong.image))}, label {_percent(1 - wrong.probability)} probable",
         )
         for wrong in found[:SHOWN]
     ]
@@ -189,8 +224,9 @@ def _confusions(review: "Review") -> list[Block]:
     ]
     if len(review.photos.classes) <= MOST_CLASSES:
         names = [_class(review, label) for label in range(len(review.photos.classes))]
-        drawn = confusion_matrix(review.counts.tolist(), names)
-        blocks.append(figure(drawn, "Rows are the given classes, columns the predicted ones.", "Confusion matrix"))
+        blocks.append(
+            matrix(names, review.counts.tolist(), "Images: a row is a given class, a column a predicted one.")
+        )
     return blocks
 
 
@@ -224,10 +260,9 @@ def _more_photos(review: "Review") -> list[Block]:
         text(
             "An estimate for twice as many photos of one class: the gain in percentage points of the accuracy on that "
             "class. It is not measured, but extrapolated: in repeated trainings the photos of random classes are "
-            "halved, and doubling is taken to bring 0.7 of what halving costs, as it does where the error falls with "
+            "halved, and doubling is taken to bring 0.63 of what halving costs, as it does where the error falls with "
             "the square root of the number of photos. Estimates from few images are drawn towards the mean of all "
-            "classes. The interval covers the choice of images, not the extrapolation; if it contains 0, the class may "
-            "gain nothing."
+            "classes. If the interval contains 0, the class may gain nothing."
         ),
         *_more(len(gains), ROWS, CLASSES),
         table(("class", "photos", "accuracy", "gain", "95 % interval"), rows),
@@ -274,6 +309,11 @@ def _side_by_side(first: Image.Image, second: Image.Image) -> Image.Image:
 def _short(name: str) -> str:
     """Return the end of a long path, which tells more than its start."""
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
+
+
+def _percent(share: float) -> str:
+    """Return a probability in percent; a tiny one is not 0."""
+    return "less than 1 %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
 def _class(review: "Review", label: int) -> str:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from selfprompt.reviewing.cross_fit import Doubles, Indices
 
+DOUBTFUL, IMPROBABLE = 0.05, 0.01
+"""Probabilities of a label below which it is listed: with the consent of confident learning, and without it."""
 NEIGHBOURS = 5
 """Nearest images whose mean distance tells an outlier."""
 FENCE = 1.5
@@ -73,7 +75,10 @@ def check_cleanlab() -> None:
 
 
 def find_wrong_labels(probabilities: Doubles, labels: Indices) -> list[WrongLabel]:
-    """Find labels that are probably wrong by confident learning, the most certain first.
+    """Find labels that are probably wrong, the most certain first.
+
+    A label is listed if confident learning lists it and its probability is below 5 %, or if it is below 1 %. Where the
+    classes are hard to tell apart, confident learning alone lists many right labels.
 
     Args:
         probabilities: Cross-fitted, (N, C); rows of NaN for images that cannot be judged.
@@ -87,14 +92,13 @@ def find_wrong_labels(probabilities: Doubles, labels: Indices) -> list[WrongLabe
     judged = np.flatnonzero(~np.isnan(probabilities[:, 0]))
     if len(np.unique(labels[judged])) < 2:
         return []
-    shown, own = probabilities[judged], labels[judged]
-    issues = find_label_issues(own, shown, filter_by="confident_learning", n_jobs=1)
+    shown, given, rows = probabilities[judged], labels[judged], np.arange(len(judged))
+    issues = find_label_issues(given, shown, filter_by="confident_learning", n_jobs=1)
+    own = shown[rows, given]
     others = shown.copy()
-    others[np.arange(len(own)), own] = -1
-    found = [
-        WrongLabel(int(judged[row]), int(others[row].argmax()), float(1 - shown[row, own[row]]))
-        for row in np.flatnonzero(issues)
-    ]
+    others[rows, given] = -1
+    listed = np.flatnonzero((issues & (own < DOUBTFUL)) | (own < IMPROBABLE))
+    found = [WrongLabel(int(judged[row]), int(others[row].argmax()), float(1 - own[row])) for row in listed]
     return sorted(found, key=lambda wrong: -wrong.probability)
 
 

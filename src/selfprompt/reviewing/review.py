@@ -167,7 +167,7 @@ def review(
         groups = group_copies(photos)
         copies, outliers = describe_copies(photos, groups), find_outliers(photos.features, groups)
     features, labels, classes = photos.features.astype(np.float64), photos.labels, len(photos.classes)
-    scores, probabilities = _judge(features, labels, groups, classes, seed, reporter)
+    scores, probabilities = judge_labels(features, labels, groups, classes, seed, reporter)
     counts = confusion_counts(scores, labels)
     curve, gains = _more_photos(features, labels, groups, classes, seed, reporter)
     return Review(
@@ -193,7 +193,7 @@ def _load(name: str, reporter: Reporter) -> Backbone:
     return backbone
 
 
-def _judge(
+def judge_labels(
     features: Doubles, labels: Indices, groups: Indices, classes: int, seed: int, reporter: Reporter
 ) -> tuple[Doubles, Doubles]:
     """Return the cross-fitted scores and probabilities of all images, (N, C) each; NaN for those never held out."""
