@@ -42,6 +42,8 @@ def sep(fusion: set[str], text: int, image: int) -> set[str]:
     return fusions | {"text_prompts", "image_prompts"}
 
 
+MMRL = {f"{side}_maps.{kind}" for side in ("image", "text") for kind in ("weight", "bias")}
+MMRL |= {"tokens", "projection", "known"}
 SINGULAR = {f"{side}_values.{name}" for side in ("image", "text") for name in ("q", "k", "v", "out", "up", "down")}
 KEYS = {
     "ape, clip": {"channels", "support", "labels", "weights"},
@@ -78,6 +80,7 @@ KEYS = {
         "text_prompts",
         *(f"couplings.{block}.{name}" for block in range(4) for name in ("weight", "bias")),
     },
+    "mmrl, clip": MMRL,
     "prograd, clip": {"context"},
     "proker, clip": {"support", "values", "beta"},
     "prolip, clip": {"projection"},

@@ -170,6 +170,7 @@ def test_context_learners_on_vit_b_16(clip: Backbone, name: str, options: dict[s
         ("bitfit", {}, 12 * 11 * (768 + 512)),
         ("clip-lora", {}, 73_728 + 110_592),
         ("ln-tuning", {}, 61_440),
+        ("mmrl", {}, 4_992_256),
         ("tip-adapter", {}, 0),
     ],
 )

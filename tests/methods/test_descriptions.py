@@ -29,6 +29,7 @@ PROMPTED = [
     "kgcoop",
     "ln-tuning",
     "maple",
+    "mmrl",
     "prograd",
     "promptsrc",
     "two-stage",

@@ -256,3 +256,12 @@ def test_weights_need_scaled_products() -> None:
         vision.block(0, vision.embed(images()), weights={})
     with pytest.raises(TypeError, match="needs scaled products"):
         vision.block_weights(0)
+
+
+def test_the_mask_of_texts_that_prompts_make_longer_than_the_context_is_causal() -> None:
+    _, text = clip_towers(clip())
+    mask = text.attention_mask(3, CONTEXT)
+    assert mask.shape == (CONTEXT, 3 + CONTEXT)
+    sees = mask == 0
+    assert sees.equal(torch.ones(CONTEXT, 3 + CONTEXT).tril(3).bool())
+    assert text.attention_mask(0, CONTEXT).equal(mask[:, 3:])

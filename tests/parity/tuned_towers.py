@@ -1,4 +1,4 @@
-"""Recorded methods that change the towers of a small CLIP: 2SFS, CLIP-SVD."""
+"""Recorded methods that change the towers of a small CLIP: 2SFS, CLIP-SVD, MMRL."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from tests.parity.text_heads import PRECISIONS, compare
 
 WEIGHTS = "mmrl.npz"
 NORMS = {"ln_1": "norm1", "ln_2": "norm2"}
+SIDES = (("image", "visual"), ("text", "text"))
 Check = Callable[[Arrays, Report], None]
 
 
@@ -92,10 +93,22 @@ class Recorded:
         frozen = clip_backbone(weights, sizes, tokenizer)
         return replace(frozen, scale=math.exp(float(weights["logit_scale"])))  # in float64
 
-    def method(self, name: str, dtype: torch.dtype, names: Sequence[str] | None = None, **options: Any) -> Any:
+    def method(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        names: Sequence[str] | None = None,
+        *,
+        scale: float | None = None,
+        **options: Any,
+    ) -> Any:
         """Build a method on the CLIP, both in one precision."""
+        frozen = self.backbone()
+        frozen = replace(frozen, scale=scale or frozen.scale)
+        for tower in filter(None, (frozen.vision, frozen.text)):
+            tower.to(dtype)
         options = {"template": "{}", **options}
-        return build_method(name, self.backbone(), names or self.names, check=False, **options).to(dtype)
+        return build_method(name, frozen, names or self.names, check=False, **options).to(dtype)
 
     def views(self, dtype: torch.dtype) -> Views:
         """Return the images with their labels."""
@@ -209,14 +222,26 @@ def check_clipsvd(arrays: Arrays, report: Report) -> None:
 
 
 def check_mmrl(arrays: Arrays, report: Report) -> None:
-    """``mmrl``: unit features of the frozen CLIP."""
-    recorded = Recorded(arrays)
+    """``mmrl``: features with and without tokens, all logits, the loss and its gradients."""
+    meta, recorded = config_of(arrays), Recorded(arrays)
+    count, width, first = meta["n_rep"], meta["rep_dim"], meta["rep_layers"][0]
+    options = {"tokens": count, "width": width, "first": first, "alpha": meta["alpha"], "weight": meta["reg"]}
+    theirs = {"tokens": "rep_tokens", "projection": "proj_rep"}
+    theirs |= {f"{ours}_maps.{kind}": f"rep_{side}_{kind}" for ours, side in SIDES for kind in ("weight", "bias")}
     for suffix, dtype, tolerance in PRECISIONS:
-        method = recorded.method("zero-shot", dtype)
-        with torch.no_grad():
-            images, texts = method.vision(recorded.views(dtype).pixels), method.text(recorded.ids)
-        compare(report, arrays, f"image_features_frozen{suffix}", unit(images), tolerance)
-        compare(report, arrays, f"text_features_frozen{suffix}", F.normalize(texts), tolerance)
+        method, views = recorded.method("mmrl", dtype, scale=100.0, **options), recorded.views(dtype)
+        given = {**arrays, "proj_rep": arrays["w.visual.proj_rep"]}
+        tensors = {ours: torch.from_numpy(given[name]).to(dtype) for ours, name in theirs.items()}
+        method.load_adapter_state_dict(tensors | {"known": method.known.clone()})
+        features, texts, logits, others = method.both_logits(views)
+        terms = method.loss(views)
+        terms.backward()
+        ours = {"image_features_frozen": unit(method.vision(views.pixels)), "text_features_frozen": method.texts}
+        ours |= {"image_features": features, "text_features": texts, "logits": logits, "logits_rep": others}
+        ours |= {"logits_fusion": method.logits(views), "loss": terms.total}
+        ours |= {f"grad_{name}": method.get_parameter(own).grad for own, name in theirs.items()}
+        for name, value in ours.items():
+            compare(report, arrays, f"{name}{suffix}", value, tolerance)
 
 
 CHECKS: dict[str, Check] = {  # by the method that a file names

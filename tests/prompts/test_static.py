@@ -141,3 +141,18 @@ def test_fewer_prompts_than_blocks_flow_on() -> None:
     vision(images, record)
     assert [stream.count for stream in record.inputs] == [3] * 4
     assert record.inputs[3].prompts.equal(record.outputs[2].prompts)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("deep", [True, False])
+def test_prompts_that_enter_before_a_later_block(deep: bool) -> None:
+    vision, images = tower(), random(2, 3, 32, 32, seed=1)
+    prompts = random(2 if deep else 1, 3, 32)
+    tokens = vision.enter(vision.embed(images))
+    tokens = vision.block(0, tokens)
+    tokens = vision.block(1, tokens.insert(prompts[0]))
+    tokens = vision.block(2, tokens.replace(prompts[1]) if deep else tokens)
+    assert_same(vision(images, Static(prompts, first=1)), vision.pool(tokens, images))
+    record = Record(Static(prompts, first=1))
+    vision(images, record)
+    assert [stream.count for stream in record.inputs] == [0, 3, 3]

@@ -202,7 +202,12 @@ class OpenClipText(TextTower):
 
     def attention_mask(self, before: int, length: int) -> Tensor | None:
         """Return the causal mask, if the model has one."""
-        return None if self.mask is None else self.mask[before : before + length, : before + length]
+        if self.mask is None:
+            return None
+        end = before + length
+        if end > len(self.mask):  # prompts without a position make texts longer than the context
+            return self.mask.new_full((end, end), float("-inf")).triu(1)[before:]
+        return self.mask[before:end, :end]
 
     def block_parts(self, index: int, weights: Weights | None = None) -> BlockParts | None:
         """Return the parts of a block, if its attention is the softmax of scaled products."""

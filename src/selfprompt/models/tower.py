@@ -332,6 +332,10 @@ class VisionTower(Tower):
             return self.project(self._pool_native(tokens.others()))
         return self.project(self._pool_mean(self._rows(tokens, pooling)))
 
+    def unprojected_prompts(self, tokens: Tokens) -> Tensor:
+        """Pool the output of the last block as "prompts" does, but before the projection of a CLIP: (B, U)."""
+        return self._pool_mean(self._rows(tokens, "prompts"))
+
     def project(self, pooled: Tensor) -> Tensor:
         """Apply what follows upstream's pooling and final norm: (B, U) -> (B, E)."""
         raise NotImplementedError

@@ -24,14 +24,18 @@ class Static:
             block before (VPT, section 3.2; SPT); (1, B, P, D) for shallow prompts that differ between inputs.
         dropout: Rate of the dropout on prompts, drawn for each image; 0 in evaluation.
         in_place: Whether the prompts replace the placeholders of a text.
+        first: Block before which image prompts enter; from there on as if the blocks began here.
     """
 
     prompts: Tensor
     dropout: float = 0.0
     in_place: bool = False
+    first: int = 0
     needs_all_outputs: ClassVar[bool] = False
 
     def start(self, tokens: Tokens) -> Tokens:
+        if self.first:
+            return tokens
         prompts = self._for_batch(0, tokens)
         if self.in_place:
             return tokens.mark(prompts.shape[-2]).replace(prompts)
@@ -41,14 +45,18 @@ class Static:
         if self.in_place:
             replaced = 0 < index < len(self.prompts)
             return block(tokens.replace(self._for_batch(index, tokens)) if replaced else tokens)
+        if index < self.first:
+            return block(tokens)
+        entering, index = index == 0, index - self.first
         if index + 1 < len(self.prompts):  # the next block has prompts, too
-            if index > 0:
+            if not entering:
                 return block(tokens, extra_kv=self._for_batch(index, tokens))
             # a norm before block 0 may have changed the prompts
             first = tokens.prompts if self.dropout else tokens.prompts[:1]
             others = tokens.drop()  # they do not depend on prompts yet, so they need no gradient
             return block(others._replace(x=others.x.detach()), extra_kv=first.clone())
-        return block(tokens.insert(self._for_batch(index, tokens)) if 0 < index < len(self.prompts) else tokens)
+        inserted = not entering and index < len(self.prompts)
+        return block(tokens.insert(self._for_batch(index, tokens)) if inserted else tokens)
 
     def _for_batch(self, index: int, tokens: Tokens) -> Tensor:
         prompts = self.prompts[index]
