@@ -139,3 +139,15 @@ def test_names_of_pictures_are_shown_literally():
     drawn = analysis_plots.attention_pictures(pixels, NAMES, weights, (2, 2))
     assert set(NAMES) <= {word.removeprefix(" ").replace("\\$", "$") for word in words(drawn)} | {NAMES[6]}
     assert analysis_plots.to_png(drawn)
+
+
+def test_the_learning_curve_shows_points_and_intervals():
+    figure = plots.learning_curve([(1, 40.0, (30.0, 50.0)), (2, 60.0, (52.0, 68.0)), (3.4, 70.0, (63.0, 77.0))])
+    axes = figure.axes[0]
+    line = axes.get_lines()[0]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2, 3.4], [40, 60, 70])
+    ends = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == [[30, 50], [52, 68], [63, 77]]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "3.4"]
+    with pytest.raises(ValueError, match="needs at least 1 point, got none"):
+        plots.learning_curve([])

@@ -179,7 +179,7 @@ def learning_curve(points: Sequence[tuple[float, float, tuple[float, float]]]) -
     """
     if not points:
         raise ValueError("learning_curve needs at least 1 point, got none.")
-    figure, (axes,) = _panels(6, 3.6, 1)
+    figure, (axes,) = _panels(4.4, 3.2, 1)
     photos, accuracies = [point[0] for point in points], [point[1] for point in points]
     below = [max(0.0, accuracy - low) for _, accuracy, (low, _) in points]
     above = [max(0.0, high - accuracy) for _, accuracy, (_, high) in points]

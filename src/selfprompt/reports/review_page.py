@@ -208,20 +208,18 @@ def _confusions(review: "Review") -> list[Block]:
         return [text("None.")]
     rows = [
         [
-            _class(review, pair.first),
-            _class(review, pair.second),
+            f"{_class(review, pair.first)} and {_class(review, pair.second)}",
             f"{100 * pair.share:.1f} %",
-            str(pair.first_as_second),
-            str(pair.second_as_first),
+            f"{pair.first_as_second} and {pair.second_as_first}",
         ]
         for pair in found[:ROWS]
     ]
-    columns = ("class", "other class", "confused", "class taken for other", "other taken for class")
-    blocks = [
-        text("The share of the images of both classes that were taken for the other one, and their numbers."),
-        *_more(len(found), ROWS, CLASSES),
-        table(columns, rows),
-    ]
+    how = (
+        "The share of the images of both classes that were taken for the other one, and how many of the first and of "
+        "the second class these are."
+    )
+    rest = f" The first {ROWS} of {len(found)} pairs; `{CLASSES}` names the class that each one is confused with most."
+    blocks = [text(how + (rest if len(found) > ROWS else "")), table(("classes", "confused", "images"), rows)]
     if len(review.photos.classes) <= MOST_CLASSES:
         names = [_class(review, label) for label in range(len(review.photos.classes))]
         blocks.append(
@@ -247,11 +245,9 @@ def _more_photos(review: "Review") -> list[Block]:
         return [*blocks, text("A class needs at least four pictures to estimate what more of them would bring.")]
     rows = [
         [
-            _class(review, gain.label),
-            str(gain.photos),
+            f"{_class(review, gain.label)} ({plural(gain.photos, 'photo')})",
             f"{gain.accuracy:.1f} %",
-            f"{gain.gain:+.1f}",
-            f"{gain.interval[0]:+.1f} to {gain.interval[1]:+.1f}",
+            f"{gain.gain:+.1f} ({gain.interval[0]:+.1f} to {gain.interval[1]:+.1f})",
         ]
         for gain in gains[:ROWS]
     ]
@@ -262,10 +258,10 @@ def _more_photos(review: "Review") -> list[Block]:
             "class. It is not measured, but extrapolated: in repeated trainings the photos of random classes are "
             "halved, and doubling is taken to bring 0.63 of what halving costs, as it does where the error falls with "
             "the square root of the number of photos. Estimates from few images are drawn towards the mean of all "
-            "classes. If the interval contains 0, the class may gain nothing."
+            "classes; their order is a rough guess. If the interval contains 0, the class may gain nothing."
         ),
         *_more(len(gains), ROWS, CLASSES),
-        table(("class", "photos", "accuracy", "gain", "95 % interval"), rows),
+        table(("class", "accuracy", "gain (95 % interval)"), rows),
     ]
 
 
