@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import embedded_rates, interval_coverage, more_photos, planted_errors, sep_batches
+from experiments import embedded_rates, holdout_intervals, interval_coverage, more_photos, planted_errors, sep_batches
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +25,14 @@ def test_rates(monkeypatch, capsys, tmp_path: Path) -> None:
     assert all(0 <= entry["accuracy"] <= 100 for entry in done)
     best = max(done, key=lambda entry: entry["accuracy"])
     assert f"**{best['rate']:g}: {best['accuracy']:.1f}**" in capsys.readouterr().out
+
+
+def test_holdout_intervals(monkeypatch, capsys) -> None:
+    run(monkeypatch, holdout_intervals, "--folders", 20)
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == len(holdout_intervals.SETTINGS)
+    assert all(float(allowed) >= float(plain) for *_, allowed, plain in rows)
+    assert min(float(row[3]) for row in rows) >= 75  # of 20 folders, where one miss is 5 %
 
 
 def test_batches(monkeypatch, capsys, tmp_path: Path) -> None:
