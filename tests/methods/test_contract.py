@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "coop, class specific": ("coop", {"class_specific": True}),
     "coop, name in the middle": ("coop", {"class_token_position": "middle"}),
     "gda, these names only": ("gda", {"new_names": False, "alpha": 0.01}),
-    "mmrl, two blocks": ("mmrl", {"first": 2}),
+    "mmrl, last block": ("mmrl", {"last": 1}),
     "ln-tuning, head": ("ln-tuning", {"head": "linear"}),
     "sep, as released": ("sep", {"fusion_axis": "batch", "selection": "batch"}),
     "sep, choice by batch": ("sep", {"selection": "batch", "layers": (1, 3)}),

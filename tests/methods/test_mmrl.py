@@ -25,7 +25,7 @@ def test_known_classes_have_both_scores_and_new_ones_make_all_use_the_class_toke
 @torch.no_grad()
 def test_texts_equal_those_whose_tokens_stand_behind_sos() -> None:
     method: Any = small("mmrl")
-    text, first = method.text, method.options.first - 1
+    text, first = method.text, method.text.depth - method.options.last
     tokens = text.enter(text.embed(method.ids))
     for index in range(text.depth):
         if index >= first:
@@ -40,11 +40,16 @@ def test_texts_equal_those_whose_tokens_stand_behind_sos() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first": 1}, "first must be at least 2, got 1"),
-        ({"first": 99}, r"first must be at most \d+, the blocks of embedded/clip, got 99"),
+        ({"last": 0}, "last must be at least 1, got 0"),
         ({"alpha": 1.5}, "alpha must be from 0 to 1, got 1.5"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small("mmrl", **options)
+
+
+def test_a_small_tower_has_tokens_in_all_blocks_but_its_first() -> None:
+    method: Any = small("mmrl", last=99)
+    assert len(method.image_maps.weight) == method.vision.depth - 1
+    assert len(method.text_maps.weight) == method.text.depth - 1

@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
     "gatevpt": {"prompts": 5, "dropout": 0.0},
     "gda": {"views": 2},
     "kgcoop": {"init_text": ""},  # the paper's start is not random
-    "mmrl": {"tokens": 2, "width": 12, "first": 3},
+    "mmrl": {"tokens": 2, "width": 12, "last": 2},
     "prograd": {"prompts": 4},
     "proker": {"views": 2},
     "prolip": {"views": 2, "iterations": 3},

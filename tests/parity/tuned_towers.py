@@ -224,8 +224,8 @@ def check_clipsvd(arrays: Arrays, report: Report) -> None:
 def check_mmrl(arrays: Arrays, report: Report) -> None:
     """``mmrl``: features with and without tokens, all logits, the loss and its gradients."""
     meta, recorded = config_of(arrays), Recorded(arrays)
-    count, width, first = meta["n_rep"], meta["rep_dim"], meta["rep_layers"][0]
-    options = {"tokens": count, "width": width, "first": first, "alpha": meta["alpha"], "weight": meta["reg"]}
+    count, width, blocks = meta["n_rep"], meta["rep_dim"], len(meta["rep_layers"])
+    options = {"tokens": count, "width": width, "last": blocks, "alpha": meta["alpha"], "weight": meta["reg"]}
     theirs = {"tokens": "rep_tokens", "projection": "proj_rep"}
     theirs |= {f"{ours}_maps.{kind}": f"rep_{side}_{kind}" for ours, side in SIDES for kind in ("weight", "bias")}
     for suffix, dtype, tolerance in PRECISIONS:

@@ -27,8 +27,8 @@ class MMRLOptions:
     """Tokens that enter each tower."""
     width: int = 512
     """Channels of the shared space."""
-    first: int = 6
-    """First block with tokens, counted from 1."""
+    last: int = 7
+    """Number of last blocks with tokens; a smaller tower has them in all blocks but its first."""
     alpha: float = 0.7
     """Weight of the class token's loss and logits; those of the tokens have the rest."""
     weight: float = 1.0
@@ -37,10 +37,8 @@ class MMRLOptions:
     """Text of a class; {} is the class name."""
 
     def __post_init__(self) -> None:
-        check_positive(tokens=self.tokens, width=self.width)
+        check_positive(tokens=self.tokens, width=self.width, last=self.last)
         check_template(self.template)
-        if self.first < 2:
-            raise ValueError(f"first must be at least 2, got {self.first}.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be from 0 to 1, got {self.alpha}.")
 
@@ -84,8 +82,8 @@ class KeepOutputs:
 class MMRL(Method[MMRLOptions]):
     """``logits = a s cos(f, t_c) + (1 - a) s cos(f_r, t_c)`` with features f of the class token and f_r of the tokens.
 
-    Every block from ``first`` on has tokens of its own, a linear map of the same ones; they replace the outputs of
-    those before. In the text they stand behind SOS. f_r is the mean of the normed tokens times a trained projection.
+    Each of the last blocks has tokens of its own, a linear map of the same ones; they replace the outputs of those
+    before. In the text they stand behind SOS. f_r is the mean of the normed tokens times a trained projection.
     ``loss = a CE + (1 - a) CE_r + w (1 - cos(f, f_0)) + w (1 - cos(t, t_0))``, with f_0 and t_0 of the frozen CLIP.
 
     If a class was not trained, all are scored by f alone, as the authors score new classes: so scores are comparable.
@@ -111,15 +109,14 @@ class MMRL(Method[MMRLOptions]):
         )
 
     def build(self, generator: torch.Generator) -> None:
-        options, depth = self.options, min(self.vision.depth, self.text.depth)
-        if options.first > depth:
-            raise ValueError(f"first must be at most {depth}, the blocks of {self.backbone.name}, got {options.first}.")
+        options = self.options
         if not self.text.causal:
             raise ValueError(f"mmrl needs a causal text tower; that of {self.backbone.name} is not.")
         self.tokens = normal_prompts(options.tokens, options.width, generator=generator)
-        skipped, width = options.first - 1, options.width
-        self.image_maps = TokenMaps(self.vision.depth - skipped, self.vision.width, width, generator)
-        self.text_maps = TokenMaps(self.text.depth - skipped, self.text.width, width, generator)
+        self.image_maps, self.text_maps = (
+            TokenMaps(min(options.last, tower.depth - 1), tower.width, options.width, generator)
+            for tower in (self.vision, self.text)
+        )
         inputs = self.vision.unprojected_features
         self.projection = nn.Parameter(inputs**-0.5 * torch.randn(inputs, self.feature_size, generator=generator))
         self.register_texts(filled_templates([options.template], self.descriptions))
@@ -131,14 +128,15 @@ class MMRL(Method[MMRLOptions]):
     def encode_classes(self) -> Tensor:
         with torch.no_grad():  # SOS sees itself alone
             streams = self.text.shared_prefix(self.ids[:1, :1])
-        skipped = self.options.first - 1
         maps = self.text_maps(self.tokens)
+        skipped = len(streams) - len(maps)
         prefix = [*streams[:skipped], *(torch.cat(pair) for pair in zip(streams[skipped:], maps, strict=True))]
         return unit(self.encode_texts(lambda _, ids: self.text(ids, shared_prefix=prefix), prefix_length=1))
 
     def image_features(self, views: Views) -> tuple[Tensor, Tensor]:
         """Return unit features of the class token and of the tokens, (B, E) each."""
-        prompter = KeepOutputs(self.image_maps(self.tokens), self.options.first - 1)
+        maps = self.image_maps(self.tokens)
+        prompter = KeepOutputs(maps, self.vision.depth - len(maps))
         features = self.vision(views.pixels, prompter)
         return unit(features), unit(self.vision.unprojected_prompts(prompter.outputs) @ self.projection)
 
