@@ -37,6 +37,8 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "margin": lambda logits: logits.topk(2, dim=1).values.diff(dim=1).neg()[:, 0],
 }
 """Scores of logits that were divided by the temperature, (N, C) to (N,); lower for unknown images."""
+PLACES = "smaller place by largest logit and largest probability"
+"""The score that ``--unknown`` uses."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,20 @@ def measure(method: str, backbone: Backbone, dataset: Dataset, far: Dataset, sho
         raise ValueError(f"{method} was not calibrated on {dataset.name}.")
     logits = [logits_on(classifier, part) for part in (known, near, far)]
     scaled = [part.double() / classifier.calibration.temperature for part in logits]
+    places = [classifier.calibration.typicality(part) for part in logits]
+    found = [
+        {PLACES: auroc(places[0], places[part])}
+        | {name: auroc(score(scaled[0]), score(scaled[part])) for name, score in SCORES.items()}
+        for part in (1, 2)
+    ]
     labels = torch.tensor([item.label for item in known.test])
     metrics = classifier.metrics(logits[0], labels)
     refused = [100 * float(is_unknown(part, classifier.calibration, UNKNOWN_RATE).double().mean()) for part in logits]
     sets = class_sets(logits[0], classifier.calibration, COVERAGE)
     return Outcome(
         method,
-        {name: auroc(score(scaled[0]), score(scaled[1])) for name, score in SCORES.items()},
-        {name: auroc(score(scaled[0]), score(scaled[2])) for name, score in SCORES.items()},
+        near=found[0],
+        far=found[1],
         refused=refused[0],
         found_near=refused[1],
         found_far=refused[2],
@@ -96,7 +104,7 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
 def score_table(outcomes: Sequence[Outcome]) -> str:
     """Return a table with the mean AUROC of each score."""
     lines = ["| score | AUROC, near | AUROC, far |", "|---|---|---|"]
-    for name in SCORES:
+    for name in (PLACES, *SCORES):
         near = statistics.mean(outcome.near[name] for outcome in outcomes)
         far = statistics.mean(outcome.far[name] for outcome in outcomes)
         lines.append(f"| {name} | {near:.1f} | {far:.1f} |")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments import embedded_rates, holdout_intervals, interval_coverage, more_photos, planted_errors, sep_batches
+from experiments import (
+    embedded_rates,
+    holdout_intervals,
+    interval_coverage,
+    more_photos,
+    planted_errors,
+    sep_batches,
+    unknown_images,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +81,11 @@ def test_estimates_of_more_photos_hold(monkeypatch, capsys) -> None:
     known = [sum(len(getattr(outcome, kind)) for outcome in outcomes) for kind in ("curve", "gains")]
     assert held[0] >= 0.8 * known[0]
     assert held[1] >= 0.7 * known[1]
+
+
+def test_unknown_images(monkeypatch, capsys) -> None:
+    run(monkeypatch, unknown_images, "--datasets", "animals,food", "--methods", "ridge", "--shots", "8")
+    out = capsys.readouterr().out
+    assert "8 shots, 2 classifiers" in out
+    assert "| largest logit |" in out
+    assert "| ridge |" in out

@@ -9,8 +9,10 @@ one.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from selfprompt.metrics import CalibrationCheck, Metrics, compute_metrics
@@ -28,13 +30,15 @@ class Calibration:
 
     Attributes:
         temperature: Probabilities are ``softmax(logits / temperature)``; above 0.
-        largest_logits: Largest logit of each image, ascending; lower for images unlike the training classes.
+        largest_logits: Largest logit of each image.
+        largest_probabilities: Largest probability of each image at the temperature, in [0, 1].
         surprises: ``-log p`` of each image's true class at the temperature, ascending; at least 0.
         source: Where the images are from.
     """
 
     temperature: float
     largest_logits: tuple[float, ...]
+    largest_probabilities: tuple[float, ...]
     surprises: tuple[float, ...]
     source: Source = "cross-validation"
 
@@ -43,16 +47,54 @@ class Calibration:
         """Number of images behind the promises."""
         return len(self.largest_logits)
 
-    def least_logit(self, unknown: float) -> float:
-        """Return the largest logit below which an image is unknown, so that at most this share of known ones is.
+    def typicality(self, logits: Tensor) -> Tensor:
+        """Return how typical images are of the training classes, (N, C) to (N,), float64.
 
-        With n images this is the k-th smallest logit, k = floor((n + 1) unknown): a new known image is as likely to
-        come at each place of the order. If k is 0 it is -inf: nothing is refused.
+        An image has a place among the known ones by its largest logit, which is low for foreign images, and one by its
+        largest probability, which is low between classes. The smaller place counts; the other one breaks ties.
 
-        Source: Hendrycks et al. 2022 (arXiv 1911.11132), the maximum logit as the score of unknown classes.
+        Source: Hendrycks et al. 2022 (arXiv 1911.11132) for the largest logit; Hendrycks and Gimpel 2017 (arXiv
+        1610.02136) for the largest probability.
+        """
+        return self._typicality(logits.double().amax(dim=-1), self.log_probabilities(logits).exp().amax(dim=-1))
+
+    def _typicality(self, largest_logits: Tensor, largest_probabilities: Tensor) -> Tensor:
+        by_logit, by_probability = self._sorted
+        places = [
+            torch.searchsorted(by_logit, largest_logits),
+            torch.searchsorted(by_probability, largest_probabilities),
+        ]
+        both = torch.stack(places).double()
+        return both.amin(dim=0) + both.amax(dim=0) / (self.images + 1)
+
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """The largest logits and the largest probabilities of the known images, each ascending."""
+        logits, probabilities = self._known
+        return logits.sort().values, probabilities.sort().values
+
+    @property
+    def _known(self) -> tuple[Tensor, Tensor]:
+        """The largest logit and the largest probability of each known image."""
+        logits = torch.tensor(self.largest_logits, dtype=torch.float64)
+        return logits, torch.tensor(self.largest_probabilities, dtype=torch.float64)
+
+    @cached_property
+    def typicalities(self) -> tuple[float, ...]:
+        """Typicality of each known image among the others, ascending."""
+        return tuple(self._typicality(*self._known).sort().values.tolist())
+
+    def least_typicality(self, unknown: float) -> float:
+        """Return the typicality below which an image is unknown, so that at most this share of known ones is.
+
+        With n images this is the k-th smallest one, k = floor((n + 1) unknown): a new known image is as likely to come
+        at each place of the order. If k is 0 it is -inf: nothing is refused. The new image would raise places of the
+        known ones by up to one; leaving that out refuses fewer.
+
+        Source: Vovk et al. 2005, conformal prediction.
         """
         rank = math.floor((self.images + 1) * unknown + 1e-9)
-        return self.largest_logits[rank - 1] if rank else -math.inf
+        return self.typicalities[rank - 1] if rank else -math.inf
 
     def largest_surprise(self, coverage: float) -> float:
         """Return the ``-log p`` up to which classes belong to the set, so that it holds the true one at this rate.
@@ -69,7 +111,7 @@ class Calibration:
     def remarks(self, unknown: float | None, coverage: float | None) -> list[str]:
         """Return a sentence for each promise that so few images allow to be kept only trivially."""
         images, found = self.images, []
-        if unknown is not None and self.least_logit(unknown) == -math.inf:
+        if unknown is not None and self.least_typicality(unknown) == -math.inf:
             needed = math.ceil(1 / unknown - 1e-9) - 1
             found.append(
                 f"unknown {unknown:g} refuses nothing: that needs a calibration with {needed} images, and this one has "
@@ -89,18 +131,18 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "largest_logits": list(self.largest_logits), "surprises": list(self.surprises)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Calibration":
         """Build a calibration from what `to_json` returned, as ``inference.schema`` has checked it."""
-        logits, surprises = tuple(record["largest_logits"]), tuple(record["surprises"])
-        return cls(record["temperature"], logits, surprises, record["source"])
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**values)
 
 
 def is_unknown(logits: Tensor, calibration: Calibration, unknown: float) -> Tensor:
     """Return which images are unlike the training classes, (N, C) to (N,), bool."""
-    return logits.double().amax(dim=-1) < calibration.least_logit(unknown)
+    return calibration.typicality(logits) < calibration.least_typicality(unknown)
 
 
 def class_sets(logits: Tensor, calibration: Calibration, coverage: float) -> Tensor:

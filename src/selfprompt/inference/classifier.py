@@ -205,7 +205,7 @@ class Classifier:
         if not scores.isfinite().all():
             return replace(empty, error="the model's scores for it are not finite numbers")
         if self.calibration:
-            if request.unknown is not None and is_unknown(logits, self.calibration, request.unknown):
+            if request.unknown is not None and is_unknown(logits[None], self.calibration, request.unknown):
                 return replace(empty, label=UNKNOWN, unknown=True)
             if request.coverage is not None:
                 count = int(class_sets(logits, self.calibration, request.coverage).sum())

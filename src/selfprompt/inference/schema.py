@@ -6,6 +6,7 @@ The file may come from an untrusted source, so sizes have upper bounds that limi
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from selfprompt.data.class_description import describe_all
@@ -98,6 +99,7 @@ class _ResultsKeys:
 class _CalibrationKeys:
     temperature: float
     largest_logits: tuple[float, ...]
+    largest_probabilities: tuple[float, ...]
     surprises: tuple[float, ...]
     source: Literal["cross-validation", "validation images"]
 
@@ -224,22 +226,22 @@ def _check_results(results: Mapping[str, Any], recipe: Mapping[str, Any]) -> Non
 
 
 def _check_calibration(values: Mapping[str, Any]) -> None:
-    """Check the scores of a calibration: so many of each kind, ascending, so that a rank is a quantile."""
+    """Check the scores of a calibration: as many of each kind."""
     _check(_CalibrationKeys, values, "calibration")
     _check_range("calibration.temperature", values["temperature"], 1e-30, MAX_SCORE)
     count = len(values["largest_logits"])
     _check_range("the length of calibration.largest_logits", count, 1, MAX_CALIBRATION)
-    if len(values["surprises"]) != count:
-        raise ValueError(
-            f"calibration.surprises must be as many as largest_logits, {count}, got {len(values['surprises'])}"
-        )
-    for name, low in (("largest_logits", -MAX_SCORE), ("surprises", 0)):
-        previous = low
+    for name, low, high in (
+        ("largest_logits", -MAX_SCORE, MAX_SCORE),
+        ("largest_probabilities", 0, 1),
+        ("surprises", 0, MAX_SCORE),
+    ):
+        if len(values[name]) != count:
+            raise ValueError(f"calibration.{name} must be as many as largest_logits, {count}, got {len(values[name])}")
         for value in values[name]:
-            _check_range(f"calibration.{name}", value, low, MAX_SCORE)
-            if value < previous:
-                raise ValueError(f"calibration.{name} must be in ascending order, got {value} after {previous}")
-            previous = value
+            _check_range(f"calibration.{name}", value, low, high)
+    if any(a > b for a, b in pairwise(values["surprises"])):
+        raise ValueError("calibration.surprises must be in ascending order")
 
 
 def _check_measured(record: type, values: Mapping[str, Any], name: str, where: str) -> None:

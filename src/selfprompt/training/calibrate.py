@@ -194,9 +194,12 @@ def fit_calibration(
     if len(labels) > MAX_CALIBRATION:
         drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:MAX_CALIBRATION]
         logits, labels = logits[drawn], labels[drawn]
-    log_p = Calibration(temperature, (), ()).log_probabilities(logits)
+    log_p = (logits.double() / temperature).log_softmax(dim=1)
     surprises = -log_p.gather(1, labels[:, None])[:, 0].clamp(max=0)
-    largest = logits.double().amax(dim=1)
     return Calibration(
-        temperature, tuple(largest.sort().values.tolist()), tuple(surprises.sort().values.tolist()), source
+        temperature,
+        tuple(logits.double().amax(dim=1).tolist()),
+        tuple(log_p.exp().amax(dim=1).clamp(max=1).tolist()),
+        tuple(surprises.sort().values.tolist()),
+        source,
     )
