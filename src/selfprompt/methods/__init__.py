@@ -15,6 +15,7 @@ NOT_METHODS = (
     "frozen_features",
     "heads",
     "registry",
+    "softmax_regression",
     "support",
     "traits",
 )

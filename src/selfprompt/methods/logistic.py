@@ -1,24 +1,26 @@
 """Logistic regression on standardised frozen features, its penalty selected by cross-validation."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head
+from selfprompt.methods.softmax_regression import softmax_regression
 from selfprompt.methods.support import leave_out_folds, plain_and_random_features, standardisation
 from selfprompt.methods.traits import Traits
 
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 FOLDS = 3
+MANY = 3000  # of more images, one fold tells as much about the penalty
 ONE_SHOT = 10.0  # divided by the width of the features
+Fit = tuple[Tensor, Tensor]
+"""Weight, (C, E), and bias, (C,)."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,15 @@ class Logistic(Method[LogisticOptions]):
 
     W and b minimise ``|W|^2 / 2 + C sum CE`` on the standardised features, (N, E), of the training images under the
     evaluation transform. C is selected from 0.001, 0.01, ... 10 by the cross-entropy of up to three folds, of which the
-    k-th leaves out the k-th image of every class, modulo the folds; the search ends when that stops falling. With one
-    image a class there are no folds, and C is 10 / E. A constant channel has no weight. Until ``prepare`` has seen
-    data, W is random.
+    k-th leaves out the k-th image of every class, modulo the folds; the search ends when that stops falling. More than
+    3,000 images need one fold. With one image a class there are no folds, and C is 10 / E. A constant channel has no
+    weight. Until ``prepare`` has seen data, W is random.
 
     With V random views, the sum has 1 + V terms for each image. C is still selected on the evaluation views alone, and
     is divided by 1 + V.
 
-    Differs from the reference code: there is none; the solver is scikit-learn's ``LogisticRegression``. The method
-    ``lpclip`` is the published protocol, which needs validation images and does not standardise.
+    Differs from the reference code: there is none; the solver is SciPy's L-BFGS. The method ``lpclip`` is the published
+    protocol, which needs validation images and does not standardise.
 
     Source: Bishop 2006, "Pattern recognition and machine learning", section 4.3.4.
     """
@@ -78,15 +80,15 @@ class Logistic(Method[LogisticOptions]):
             ValueError: If a class has no training images.
         """
         features, labels = plain_and_random_features(self, source, self.options.views, progress)
-        strength = self.options.inverse_penalty
+        strength, start = self.options.inverse_penalty, None
         self.selected = {}
         if not strength and int(torch.bincount(labels).max()) == 1:
             strength = ONE_SHOT / features.shape[2]
         elif not strength:
-            strength = cross_validated(features[0], labels)
+            strength, start = cross_validated(features[0], labels)
             self.selected = {"inverse_penalty": strength}
         views = len(features)
-        weight, bias = logistic_regression(features.flatten(0, 1), labels.repeat(views), strength / views)
+        weight, bias = logistic_regression(features.flatten(0, 1), labels.repeat(views), strength / views, start)
         self.head.weight.copy_(weight)
         self.head.bias.copy_(bias)
 
@@ -94,22 +96,23 @@ class Logistic(Method[LogisticOptions]):
         return self.head(self.frozen_features(views))
 
 
-def cross_validated(features: Tensor, labels: Tensor) -> float:
-    """Return the inverse penalty with the least cross-entropy on the images that are left out.
+def cross_validated(features: Tensor, labels: Tensor) -> tuple[float, Fit]:
+    """Return the inverse penalty with the least cross-entropy on the images that are left out, and a fit with it.
 
     Args:
         features: Not standardised, (N, E), on the CPU.
         labels: Every class 0..C-1 occurs, and one of them more than once, (N,).
     """
     folds = leave_out_folds(labels, FOLDS)
-    paths = [Path(features, labels, folds == fold) for fold in range(int(folds.max()) + 1)]
-    best, least = INVERSE_PENALTIES[0], float("inf")
+    used = range(int(folds.max()) + 1) if len(labels) <= MANY else range(1)
+    paths = [Path(features, labels, folds == fold) for fold in used]
+    best, least, fitted = INVERSE_PENALTIES[0], float("inf"), paths[0].fitted
     for strength in INVERSE_PENALTIES:
         loss = sum(path.loss(strength) for path in paths)
         if loss >= least:
             break
-        best, least = strength, loss
-    return best
+        best, least, fitted = strength, loss, paths[0].fitted
+    return best, fitted
 
 
 class Path:
@@ -123,47 +126,32 @@ class Path:
 
     def __init__(self, features: Tensor, labels: Tensor, left_out: Tensor) -> None:
         mean, factor = standardisation(features[~left_out].double())
-        rows = ((features.double() - mean) * factor).float()  # half the time, and enough to compare penalties
-        self._kept, self._kept_labels = rows[~left_out].numpy(), labels[~left_out].numpy()
-        self._rest, self._rest_labels = rows[left_out].numpy(), labels[left_out].numpy()
-        self._solver = solver(warm_start=True)
+        rows = (features.double() - mean) * factor
+        self._kept, self._kept_labels = rows[~left_out], labels[~left_out]
+        self._rest, self._rest_labels = rows[left_out], labels[left_out]
+        width, classes = features.shape[1], int(labels.max()) + 1
+        self.fitted: Fit = rows.new_zeros(classes, width), rows.new_zeros(classes)
 
     def loss(self, strength: float) -> float:
         """Return the sum of the cross-entropies of the images that are left out."""
-        fit(self._solver.set_params(C=strength), self._kept, self._kept_labels)
-        logs = self._solver.predict_log_proba(self._rest)
-        return -float(logs[np.arange(len(logs)), self._rest_labels].sum())
+        self.fitted = softmax_regression(self._kept, self._kept_labels, strength, self.fitted)
+        weight, bias = self.fitted
+        return float(F.cross_entropy(self._rest @ weight.t() + bias, self._rest_labels, reduction="sum"))
 
 
-def logistic_regression(features: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+def logistic_regression(features: Tensor, labels: Tensor, strength: float, start: Fit | None = None) -> Fit:
     """Return weight, (C, E), and bias, (C,), float64, for features that are not standardised.
 
     Args:
         features: Not standardised, (N, E), on the CPU.
         labels: Every class 0..C-1 occurs, (N,).
         strength: C, the inverse of the penalty on the weights for standardised features.
+        start: Weight and bias for features that are nearly standardised, to start from; zeros if None.
     """
     features = features.double()
     mean, factor = standardisation(features)
-    fitted = fit(solver(C=strength), ((features - mean) * factor).numpy(), labels.numpy())
-    weight, bias = torch.from_numpy(fitted.coef_) * factor, torch.from_numpy(fitted.intercept_)
-    if len(weight) == 1:  # scikit-learn has one row for two classes: the difference
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    if start is None:
+        start = features.new_zeros(int(labels.max()) + 1, features.shape[1]), features.new_zeros(int(labels.max()) + 1)
+    weight, bias = softmax_regression((features - mean) * factor, labels, strength, start)
+    weight = weight * factor
     return weight, bias - weight @ mean
-
-
-def solver(**options: Any) -> Any:
-    """Return an unfitted regression; at most 1000 iterations."""
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(max_iter=1000, **options)
-
-
-def fit(regression: Any, rows: np.ndarray, labels: np.ndarray) -> Any:
-    """Fit a regression, in silence where 1000 iterations do not suffice or nearly every image has its own class."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        return regression.fit(rows, labels)
