@@ -7,6 +7,7 @@ The class texts are the means plus other noise. So zero-shot CLIP and the heads 
 """
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -35,8 +36,8 @@ def draw_features(classes: int, shots: int, width: int, seed: int = 0) -> tuple[
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    spread = torch.linspace(0, -2, width).exp() / width**0.5
-    means, offset = normal(classes, width) * spread.square() * width**0.5, 2 * normal(width) * spread
+    spread: Tensor = torch.linspace(0, -2, width).exp() / math.sqrt(width)
+    means, offset = normal(classes, width) * spread.square() * math.sqrt(width), 2 * normal(width) * spread
 
     def images(labels: Tensor) -> Tensor:
         return offset + means[labels] + 1.9 * normal(len(labels), width) * spread
@@ -58,7 +59,8 @@ class Texts(nn.Module):
         self.features = nn.Parameter(features, requires_grad=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.features[ids[:, 1]]
+        rows: Tensor = self.features[ids[:, 1]]
+        return rows
 
 
 class Projection(nn.Module):

@@ -20,7 +20,7 @@ from selfprompt.methods import gda, logistic, lpclip, lppp, ridge, simpleshot, s
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import encode_template
 from selfprompt.methods.heads import unit
-from selfprompt.methods.support import leave_out_folds, standardisation, support_features
+from selfprompt.methods.support import balanced_parts, leave_out_folds, standardisation, support_features
 from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled, small
 
 PLAIN = ["logistic", "ridge", "simpleshot"]  # for backbones without text, too
@@ -66,11 +66,12 @@ def test_support_features_are_in_the_order_of_the_source_whatever_the_batches() 
 
     pictures, labels = labelled(8)
     method = small("ridge")
-    features, found = support_features(method, Shuffled(pictures, labels), views=2)  # type: ignore[arg-type]
-    assert found.equal(labels.repeat(2))
+    features, found = support_features(method, Shuffled(pictures, labels), 2)  # type: ignore[arg-type]
+    assert found.equal(labels)
     with torch.no_grad():
-        expected = backbone("clip").vision(pictures, pooling=method.pooling)
-    assert (features - expected.repeat(2, 1)).abs().max() < 1e-5
+        shown = (pictures - 1, pictures, pictures)  # the evaluation view, and two others
+        expected = torch.stack([backbone("clip").vision(view, pooling=method.pooling) for view in shown])
+    assert (features - expected).abs().max() < 1e-5
 
 
 @settings(max_examples=50, deadline=None)
@@ -199,7 +200,8 @@ def test_ridge_takes_a_given_penalty_and_the_width_at_one_shot() -> None:
     given, width = prepared("ridge", source, penalty=3.0), float(backbone("clip").vision.features)
     assert given.selected == prepared("ridge", single).selected == {}
     for method, data, penalty in ((given, source, 3.0), (prepared("ridge", single), single, width)):
-        expected = ridge.ridge_regression(*support_features(method, data), [penalty])  # type: ignore[arg-type]
+        features, labels = support_features(method, data)  # type: ignore[arg-type]
+        expected = ridge.ridge_regression(features[0], labels, [penalty])
         assert (method.head.weight - expected[0]).abs().max() < 1e-6
     with pytest.raises(ValueError, match=r"penalty must be 0 \(select\) or above, got -1.0"):
         small("ridge", penalty=-1.0)
@@ -284,7 +286,8 @@ def test_logistic_takes_a_given_penalty_and_one_of_the_width_at_one_shot() -> No
     given, width = prepared("logistic", source, inverse_penalty=3.0), backbone("clip").vision.features
     assert given.selected == prepared("logistic", single).selected == {}
     for method, data, strength in ((given, source, 3.0), (prepared("logistic", single), single, 10 / width)):
-        expected = logistic.logistic_regression(*support_features(method, data), strength)  # type: ignore[arg-type]
+        features, labels = support_features(method, data)  # type: ignore[arg-type]
+        expected = logistic.logistic_regression(features[0], labels, strength)
         assert (method.head.weight - expected[0]).abs().max() < 1e-5
     with pytest.raises(ValueError, match=r"inverse_penalty must be 0 \(select\) or above, got -1.0"):
         small("logistic", inverse_penalty=-1.0)
@@ -440,7 +443,7 @@ def test_the_selected_alpha_is_right_most_often_in_explicit_folds() -> None:
             for alpha in right:
                 scores = zero_shot[left] + alpha * (features[left] @ weight.t() + bias)
                 right[alpha] += int((scores.argmax(dim=1) == labels[left]).sum())
-        alpha = gda.select_alpha(features, labels, zero_shot, folds)
+        alpha = gda.select_alpha(features[None], labels, features, zero_shot, folds)
         assert alpha == max(right, key=lambda alpha: right[alpha])
         chosen.add(alpha)
     assert len(chosen) > 1
@@ -520,6 +523,24 @@ def test_lppp_follows_the_gradient_of_its_loss() -> None:
         for tensor, expected in zip(ours, (weight, bias, alpha, loss), strict=True):
             torch.testing.assert_close(tensor, expected.detach())
     assert not list(lppp.descend(features, labels, texts, 25, "accumulated"))[-1].alpha.allclose(probe.alpha)
+
+
+def test_parts_of_many_images_take_turns() -> None:
+    labels = torch.arange(24) % 4
+    features, texts = unit_features(labels), unit_features(torch.arange(4), seed=5)
+    parts = balanced_parts(labels, 10)
+    assert [torch.bincount(labels[part]).tolist() for part in parts] == [[2, 2, 2, 2]] * 3
+    assert torch.cat(parts).sort().values.equal(torch.arange(24))
+    assert [len(part) for part in balanced_parts(labels, 0)] == [24]
+    steps = list(lppp.descend(features, labels, texts, 4, parts=parts))
+    sums, alpha = lppp.start(features, labels, texts)
+    whole = [F.cross_entropy(features[p] @ (sums + alpha[:, None] * texts).t(), labels[p]) for p in parts]
+    assert float(steps[0].loss) == pytest.approx(float(whole[0]))
+    same = list(lppp.descend(features, labels, texts, 4, parts=[torch.arange(24)]))[-1]
+    torch.testing.assert_close(same.weight, list(lppp.descend(features, labels, texts, 4))[-1].weight)
+    for name in ("lppp", "prolip"):
+        with pytest.raises(ValueError, match=r"images_per_step must be 0 \(all training images\) or above, got -1"):
+            small(name, images_per_step=-1)
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 import selfprompt
-from selfprompt.methods import ape, clap, proker, tipx
+from selfprompt.methods import ape, clap, proker, prolip, tipx
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
+from selfprompt.methods.support import balanced_parts
 from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -112,6 +113,45 @@ def test_a_pass_of_clap_reads_as_many_rows_as_there_are_images(images_: int, row
     drawn = clap.random_rows(rows, images_, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in drawn] == batches
     assert len(torch.cat(drawn).unique()) == sum(batches)
+
+
+@pytest.mark.parametrize(
+    ("images_", "most", "passes"), [(200, 3000, 300), (16_000, 3000, 48), (16_000, 0, 300), (10**6, 3000, 1)]
+)
+def test_clap_makes_fewer_passes_over_many_images(images_: int, most: int, passes: int) -> None:
+    assert clap.number_of_passes(300, images_, most) == passes
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_the_gradient_of_the_cosines_is_that_of_autograd(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    features = torch.nn.functional.normalize(torch.randn(9, 6, generator=generator, dtype=torch.float64), dim=1)
+    labels = torch.arange(9) % 4
+    logits = scale * features @ torch.nn.functional.normalize(weight, dim=1).t()
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    expected.backward()
+    loss, slope = clap.cosine_gradient(weight.detach(), features, labels, scale)
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(slope, weight.grad)
+
+
+def test_prolip_sees_every_part_of_many_images_in_every_view() -> None:
+    views, labels = torch.randn(1, 8, 5, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    texts = torch.nn.functional.normalize(torch.eye(3)[:2] + 0.1, dim=1)
+
+    def trained(seen: Tensor) -> Tensor:
+        projection = torch.eye(5, 3)
+        parts = balanced_parts(labels, 2)
+        options = {"scale": 10.0, "strength": 0.0}
+        list(prolip.descend(projection, seen, labels, texts, [0.1] * 4, parts, **options))
+        return projection
+
+    expected = trained(views)
+    for image in range(8):
+        other = views.clone()
+        other[0, image] += 1
+        assert not torch.allclose(trained(other), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shots", "expected"), [(1, 3.0), (0.2, 3.0), (2.5, 2.6), (3, 1.5), (9, 1.66), (400, 1.7)])

@@ -68,3 +68,9 @@ def check_views(views: int) -> None:
     """Raise ValueError for a negative number of random views; 0 stands for the evaluation view."""
     if views < 0:
         raise ValueError(f"views must be 0 (the evaluation view) or above, got {views}.")
+
+
+def check_images_per_step(count: int) -> None:
+    """Raise ValueError for a negative number of images in a step; 0 stands for all of them."""
+    if count < 0:
+        raise ValueError(f"images_per_step must be 0 (all training images) or above, got {count}.")

@@ -17,6 +17,7 @@ from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 
 BATCH = 256
+MOMENTUM = 0.9
 WARMUP_RATE = 1e-5  # of the first epoch
 
 
@@ -30,6 +31,8 @@ class CLAPOptions:
     """Random views of a training image, all encoded once; 0 uses its evaluation view."""
     iterations: int = 300
     """Passes of the probe over as many features as there are training images."""
+    most_steps: int = 3000
+    """Most steps; fewer passes are made where they would take more. 0 makes all passes, as published."""
     rate: float = 0.1
     """Peak learning rate of the probe; it suits text features that are not normalised, of norm 7 to 10."""
     template: str = PHOTO
@@ -39,6 +42,8 @@ class CLAPOptions:
         check_positive(iterations=self.iterations)
         check_views(self.views)
         check_template(self.template)
+        if self.most_steps < 0:
+            raise ValueError(f"most_steps must be 0 (no limit) or above, got {self.most_steps}.")
         if self.rate <= 0:
             raise ValueError(f"rate must be above 0, got {self.rate}.")
 
@@ -55,7 +60,8 @@ class CLAP(Method[CLAPOptions]):
     part of the views, in batches of 256: as many as there are images. Nothing is selected, and the last step counts.
     Classes that were not trained are scored by their text.
 
-    Differs from the reference code: the scale is the backbone's; a class has one template.
+    Differs from the reference code: the scale is the backbone's; a class has one template; from 2,816 images on there
+    are fewer passes (``most_steps``).
 
     Source: Silva-Rodriguez et al. 2024 (arXiv 2312.12730), sections 3.2 and 4; released code jusiro/CLAP.
     """
@@ -99,15 +105,16 @@ class CLAP(Method[CLAPOptions]):
         """
         options, device = self.options, self.texts.device
         encoded = (options.views or 1) * source.size
-        total = encoded + options.iterations
+        passes = number_of_passes(options.iterations, source.size, options.most_steps)
+        total = encoded + passes
         report = progress or (lambda done, of: None)
         views = view_features(self, source, options.views, lambda done, _: report(done, total))
         features = unit(views.flatten(0, 1)).to(device)  # (V N, E)
         labels = source.labels.repeat(len(views)).to(device)
         weight, scale = self.texts.clone(), self.backbone.scale
         pulls = zero_shot_confidence(features, labels, unit(self.texts), scale) if options.pull else None
-        orders = (random_rows(len(features), source.size, generator) for _ in range(options.iterations))
-        rates = cosine_rates(options.iterations, options.rate)
+        orders = (random_rows(len(features), source.size, generator) for _ in range(passes))
+        rates = cosine_rates(passes, options.rate)
         steps = descend(weight, features, labels, rates, orders, scale=scale, pulls=pulls)
         for done, _ in enumerate(steps, start=1):
             report(encoded + done, total)
@@ -141,6 +148,12 @@ def zero_shot_confidence(features: Tensor, labels: Tensor, texts: Tensor, scale:
         counts.index_add_(0, labels[rows], torch.ones_like(own))
     means = sums / counts.clamp(min=1)
     return torch.where(counts > 0, means, means.sum() / (counts > 0).sum())
+
+
+def number_of_passes(iterations: int, images: int, most_steps: int) -> int:
+    """Return how many passes over the images take at most ``most_steps`` steps, at least one; all if it is 0."""
+    steps = max(1, images // BATCH)
+    return min(iterations, max(1, most_steps // steps)) if most_steps else iterations
 
 
 def cosine_rates(epochs: int, rate: float) -> list[float]:
@@ -177,20 +190,37 @@ def descend(
         scale: Of the cosines.
         pulls: lambda of each class, (C,); None for no pull.
     """
-    start = weight.clone()
-    optimizer = torch.optim.SGD([weight.requires_grad_()], lr=rates[0], momentum=0.9)
+    start, moving, size = weight.clone(), torch.zeros_like(weight), len(weight)
+    pull = None if pulls is None else pulls[:, None] / size
     for rate, batches in zip(rates, orders, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
         losses = []
         for rows in batches:
             rows = rows.to(features.device)
-            with torch.enable_grad():
-                logits = scale * features[rows] @ unit(weight).t()
-                loss = F.cross_entropy(logits, labels[rows])
-                if pulls is not None:
-                    loss = loss + (pulls * (weight - start).pow(2).sum(dim=1)).mean()
-                (weight.grad,) = torch.autograd.grad(loss, [weight])
-            optimizer.step()
-            losses.append(loss.detach())
+            loss, slope = cosine_gradient(weight, features[rows], labels[rows], scale)
+            moving.mul_(MOMENTUM).add_(slope)
+            if pull is not None:
+                away = weight - start
+                loss = loss + (pull * away.square()).sum()
+                moving.addcmul_(away, pull, value=2)
+            weight.sub_(moving, alpha=rate)
+            losses.append(loss)
         yield torch.stack(losses).tolist()
-    weight.requires_grad_(False)
+
+
+def cosine_gradient(weight: Tensor, features: Tensor, labels: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy of ``scale cos(f, w)`` and its gradient, (C, E), without autograd's copies.
+
+    Args:
+        weight: w, (C, E).
+        features: f, unit vectors, (B, E).
+        labels: (B,).
+        scale: Of the cosines.
+    """
+    norm = weight.norm(dim=1)
+    logs = (features @ weight.t() * (scale / norm)).log_softmax(dim=1)
+    loss, count = F.nll_loss(logs, labels), len(labels)
+    errors = logs.exp_()  # the gradient of the logits, but for the factor scale / B
+    errors[torch.arange(count, device=labels.device), labels] -= 1
+    slope = errors.t() @ features
+    along = (slope * weight).sum(dim=1) / norm.square()  # a cosine does not change along w
+    return loss, slope.sub_(along[:, None] * weight).mul_((scale / count / norm)[:, None])

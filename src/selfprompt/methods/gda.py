@@ -50,8 +50,9 @@ class GDA(Method[GDAOptions]):
     ``P = E (S + tr(S) / (N - 1) I)^-1`` with the scatter S, (E, E), of the N training views around the means of their
     classes. Where S is zero, with one evaluation view a class say, P is zero and the method is zero-shot CLIP.
 
-    alpha is 1e-4, 1e-3, ... or 100, whichever scores most training images right in folds that leave out the k-th image
-    of every class with all its views (the smallest of equals); more than 16 images a class share 16 folds.
+    alpha is 1e-4, 1e-3, ... or 100, whichever scores most training images right, in their evaluation view, when the
+    k-th image of every class is left out with all its views (the smallest of equals); more than 16 images a class share
+    16 folds.
 
     Of a new class name with text t, the k = min(64, N) training features nearest to t stand for the class: m is the
     mean of them and 16 t, and P the mean over the new classes of ``E (S_t + tr(S_t) / (k - 1) I)^-1`` with the scatter
@@ -113,16 +114,17 @@ class GDA(Method[GDAOptions]):
         Raises:
             ValueError: If a class has no training images.
         """
-        raw, labels = support_features(self, source, progress, views=self.options.views)
-        features = unit(raw.double())
-        folds = leave_out_folds(source.labels.cpu(), MOST_FOLDS).repeat(len(labels) // source.size)
+        raw, labels = support_features(self, source, self.options.views, progress)
+        plain, views = unit(raw[0].double()), unit(raw[min(1, self.options.views) :].double())
+        folds = leave_out_folds(labels, MOST_FOLDS)
         alpha, self.selected = self.options.alpha, {}
         if not alpha and int(folds.max()) < 0:
             alpha = ONE_SHOT
         elif not alpha:
-            zero_shot = self.backbone.scale * features @ self.texts.double().cpu().t()
-            alpha = select_alpha(features, labels, zero_shot, folds)
+            zero_shot = self.backbone.scale * plain @ self.texts.double().cpu().t()
+            alpha = select_alpha(views, labels, plain, zero_shot, folds)
             self.selected = {"alpha": alpha}
+        features, labels = views.flatten(0, 1), labels.repeat(len(views))
         moments = Moments.of(features, labels, len(self.classes))
         weight, bias = gaussian_head(moments.means, moments.precision)
         self.weight, self.bias = weight.to(self.texts), bias.to(self.texts)
@@ -208,21 +210,23 @@ def hits(zero_shot: Tensor, gaussian: Tensor, labels: Tensor) -> list[int]:
     return [int(((zero_shot + alpha * gaussian).argmax(dim=1) == labels).sum()) for alpha in ALPHAS]
 
 
-def select_alpha(features: Tensor, labels: Tensor, zero_shot: Tensor, folds: Tensor) -> float:
+def select_alpha(views: Tensor, labels: Tensor, plain: Tensor, zero_shot: Tensor, folds: Tensor) -> float:
     """Return the alpha that scores most images right when their fold is left out; the smallest of equals.
 
     Args:
-        features: Unit features, (N, E), float64.
-        labels: (N,).
+        views: Unit features to learn from, (V, N, E), float64.
+        labels: Of the images, (N,).
+        plain: Unit features of the evaluation views, which are scored, (N, E), float64.
         zero_shot: Their scaled cosines with the class texts, (N, C).
-        folds: Fold that leaves each feature out, (N,); -1 for none.
+        folds: Fold that leaves each image out, (N,); -1 for none.
     """
-    whole, totals = Moments.of(features, labels, zero_shot.shape[1]), [0] * len(ALPHAS)
+    classes, totals = zero_shot.shape[1], [0] * len(ALPHAS)
+    whole = Moments.of(views.flatten(0, 1), labels.repeat(len(views)), classes)
     for fold in range(int(folds.max()) + 1):
         left = folds == fold
-        rest = whole - Moments.of(features[left], labels[left], zero_shot.shape[1])
+        rest = whole - Moments.of(views[:, left].flatten(0, 1), labels[left].repeat(len(views)), classes)
         weight, bias = gaussian_head(rest.means, rest.precision)
-        found = hits(zero_shot[left], features[left] @ weight.t() + bias, labels[left])
+        found = hits(zero_shot[left], plain[left] @ weight.t() + bias, labels[left])
         totals = [total + number for total, number in zip(totals, found, strict=True)]
     return ALPHAS[totals.index(max(totals))]
 

@@ -12,7 +12,7 @@ from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head
 from selfprompt.methods.softmax_regression import softmax_regression
-from selfprompt.methods.support import leave_out_folds, plain_and_random_features, standardisation
+from selfprompt.methods.support import leave_out_folds, standardisation, support_features
 from selfprompt.methods.traits import Traits
 
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -79,7 +79,7 @@ class Logistic(Method[LogisticOptions]):
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = plain_and_random_features(self, source, self.options.views, progress)
+        features, labels = support_features(self, source, self.options.views, progress)
         strength, start = self.options.inverse_penalty, None
         self.selected = {}
         if not strength and int(torch.bincount(labels).max()) == 1:

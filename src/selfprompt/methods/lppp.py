@@ -1,7 +1,8 @@
 """LP++: a linear probe whose class vectors are blended with the class texts; its step sizes follow from the data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Literal
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.checks import check_positive
+from selfprompt.methods.checks import check_images_per_step, check_positive
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import linear_head, unit
-from selfprompt.methods.support import support_features
+from selfprompt.methods.support import BATCH, balanced_parts, support_features
 from selfprompt.methods.traits import Traits
 
 AlphaGradient = Literal["current", "accumulated"]
@@ -25,10 +26,12 @@ ALPHA_START = 250.0
 
 @dataclass(frozen=True)
 class LPPPOptions:
-    """Options of LP++. The numbers are the authors'."""
+    """Options of LP++. The number of iterations is that of the paper."""
 
     iterations: int = 300
-    """Steps of gradient descent on all training images at once."""
+    """Steps of gradient descent."""
+    images_per_step: int = BATCH
+    """Most images in an iteration; more images take turns. 0 reads all of them in each, as published."""
     alpha_gradient: AlphaGradient = "current"
     """Gradient of a step of alpha: that of the iteration (the paper), or the sum of all so far (the released code)."""
     template: str = PHOTO
@@ -36,23 +39,25 @@ class LPPPOptions:
 
     def __post_init__(self) -> None:
         check_positive(iterations=self.iterations)
+        check_images_per_step(self.images_per_step)
         check_template(self.template)
 
 
 class LPPP(Method[LPPPOptions]):
     """``logits_c = f . (w_c + alpha_c t_c) + b_c`` with unit features f of an image and t_c of a class text.
 
-    There is no scale. w, b and alpha minimise the mean cross-entropy on the N training images, by full-batch gradient
-    descent whose step sizes are bounds of Lipschitz constants: ``4 N / lambda_max(F^T F)`` for w and b, with momentum
-    0.9, and ``N / (4 max_c sum_i (f_i . t_c)^2)`` for alpha, at every tenth iteration. Start: w_c is the sum of the
-    class's features, b is 0, and alpha_c is 250 times the mean over classes of the mean f . t_c of their own images.
-    Images are seen in the evaluation view, nothing is selected, and the last iteration counts. One linear layer stores
-    w + alpha t and b. Until ``prepare`` has seen data, it is random.
+    There is no scale. w, b and alpha minimise the mean cross-entropy on the N training images, by gradient descent
+    whose step sizes are bounds of Lipschitz constants: ``4 N / lambda_max(F^T F)`` for w and b, with momentum 0.9, and
+    ``N / (4 max_c sum_i (f_i . t_c)^2)`` for alpha, at every tenth iteration. Start: w_c is the sum of the class's
+    features, b is 0, and alpha_c is 250 times the mean over classes of the mean f . t_c of their own images. An
+    iteration reads all images, or a part with images of all classes if there are more than ``images_per_step``; parts
+    take turns. Images are seen in the evaluation view, nothing is selected, and the last iteration counts. One linear
+    layer stores w + alpha t and b. Until ``prepare`` has seen data, it is random.
 
     Differs from the reference code: alpha follows the gradient of its iteration, where the released code never clears
-    the gradient (``alpha_gradient="accumulated"``); b does not start at random; the released code keeps the iteration
-    that is best on validation images, and derives the number of classes from that of shots, so that it needs as many
-    images of each class.
+    the gradient (``alpha_gradient="accumulated"``); b does not start at random; many images take turns; the released
+    code keeps the iteration that is best on validation images, and derives the number of classes from that of shots, so
+    that it needs as many images of each class.
 
     Source: Huang et al. 2024 (arXiv 2404.02285), section 3; released code
     FereshteShakeri/FewShot-CLIP-Strong-Baseline.
@@ -86,10 +91,10 @@ class LPPP(Method[LPPPOptions]):
         """
         options, total = self.options, source.size + self.options.iterations
         report = progress or (lambda done, of: None)
-        features, labels = support_features(self, source, lambda done, _: report(done, total))
-        features = unit(features.double())
-        texts = encode_template(self.backbone, options.template, self.descriptions).double().cpu()
-        steps = descend(features, labels, texts, options.iterations, options.alpha_gradient)
+        features, labels = support_features(self, source, 0, lambda done, _: report(done, total))
+        texts = encode_template(self.backbone, options.template, self.descriptions).float().cpu()
+        parts = balanced_parts(labels, options.images_per_step)
+        steps = descend(unit(features[0]), labels, texts, options.iterations, options.alpha_gradient, parts=parts)
         for done, step in enumerate(steps, start=source.size + 1):
             probe = step
             report(done, total)
@@ -140,27 +145,30 @@ def descend(
     alpha_gradient: AlphaGradient = "current",
     *,
     bias: Tensor | None = None,
+    parts: Sequence[Tensor] | None = None,
 ) -> Iterator[Probe]:
     """Yield the probe after each iteration.
 
     Args:
-        features: Unit features, (N, E), float64.
+        features: Unit features, (N, E).
         labels: Every class 0..C-1 occurs, (N,).
         texts: Unit features of the classes, (C, E).
         iterations: Number of steps of w and b.
         alpha_gradient: "current" or "accumulated".
         bias: First b, (C,); zeros if None.
+        parts: Indices of the images that an iteration reads, in turn; all of them if None.
     """
     rate, alpha_rate = step_sizes(features, texts)
     weight, alpha = start(features, labels, texts)
     bias = texts.new_zeros(len(texts)) if bias is None else bias
     moving_weight, moving_bias, total = (torch.zeros_like(tensor) for tensor in (weight, bias, alpha))
-    for iteration in range(1, iterations + 1):
-        logs = (features @ (weight + alpha[:, None] * texts).t() + bias).log_softmax(dim=1)
-        loss = F.nll_loss(logs, labels)
-        errors = logs.exp_().div_(len(features))  # (N, C), the gradient of the logits
-        errors[torch.arange(len(labels)), labels] -= 1 / len(features)
-        slope = errors.t() @ features  # (C, E), the gradient of w
+    batches = [(features, labels)] if parts is None else [(features[part], labels[part]) for part in parts]
+    for iteration, (rows, targets) in enumerate(islice(cycle(batches), iterations), start=1):
+        logs = torch.addmm(bias, rows, (weight + alpha[:, None] * texts).t()).log_softmax(dim=1)
+        loss = F.nll_loss(logs, targets)
+        errors = logs.exp_().div_(len(rows))  # (N, C), the gradient of the logits
+        errors[torch.arange(len(rows)), targets] -= 1 / len(rows)
+        slope = errors.t() @ rows  # (C, E), the gradient of w
         gradient = (slope * texts).sum(dim=1)
         total = total + gradient
         moving_weight = MOMENTUM * moving_weight + slope

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
-from selfprompt.methods.checks import check_positive, check_views
+from selfprompt.methods.checks import check_images_per_step, check_positive, check_views
 from selfprompt.methods.class_rows import view_features
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
+from selfprompt.methods.support import BATCH, balanced_parts
 from selfprompt.methods.traits import Traits
 
 EPS = 1e-4  # Adam's
@@ -28,7 +29,9 @@ class ProLIPOptions:
     strength: float = 0.0
     """lambda, the weight of the squared distance from the start; 0 takes 1 / K for K training images a class."""
     iterations: int = 300
-    """Steps, each on one view of all training images."""
+    """Steps, each on one view of the training images."""
+    images_per_step: int = BATCH
+    """Most images in a step; more images take turns. 0 reads all of them in each, as published."""
     views: int = 10
     """Random views of a training image, encoded once and taken in turn; 0 uses its evaluation view."""
     template: str = PHOTO
@@ -37,6 +40,7 @@ class ProLIPOptions:
     def __post_init__(self) -> None:
         check_positive(iterations=self.iterations)
         check_views(self.views)
+        check_images_per_step(self.images_per_step)
         check_template(self.template)
         if self.rate <= 0:
             raise ValueError(f"rate must be above 0, got {self.rate}.")
@@ -48,12 +52,13 @@ class ProLIP(Method[ProLIPOptions]):
     """``logits = scale cos(g W, t)``: g are pooled image features before the projection W, (U, E), and t class texts.
 
     ``loss = CE + lambda |W - W_0|^2``, a sum over all entries, where W_0 is the backbone's projection. ``prepare``
-    trains W by Adam (eps 1e-4, no weight decay, cosine schedule to 0), each step on all training images; step i, from
-    0, sees view (i + 1) mod V. Nothing is selected, and the last step counts. lambda is 1 / K for K shots, which is the
-    mean number of training images a class where they differ. Classes without images are scored like all others.
+    trains W by Adam (eps 1e-4, no weight decay, cosine schedule to 0). A step reads all training images, or a part with
+    images of all classes if there are more than ``images_per_step``; parts take turns. Step i, from 0, sees view i + 1
+    mod V. Nothing is selected, and the last step counts. lambda is 1 / K for K shots, which is the mean number of
+    training images a class where they differ. Classes without images are scored like all others.
 
-    Differs from the reference code: 10 stored views in place of 300; the scale is the backbone's. The main table of the
-    paper selects rate and lambda on validation images; these are its fixed values.
+    Differs from the reference code: 10 stored views in place of 300; many images take turns; the scale is the
+    backbone's. The main table of the paper selects rate and lambda on validation images; these are its fixed values.
 
     Source: Fahes et al. 2024 (arXiv 2410.05270), section 3; released code astra-vision/ProLIP.
     """
@@ -92,7 +97,9 @@ class ProLIP(Method[ProLIPOptions]):
         projection = self.vision.projection().detach().clone()
         strength = options.strength or len(self.classes) / source.size
         labels, rates = source.labels.to(projection.device), cosine_rates(options.iterations, options.rate)
-        steps = descend(projection, views, labels, self.texts, rates, scale=self.backbone.scale, strength=strength)
+        parts = balanced_parts(source.labels.cpu(), options.images_per_step)
+        weights = {"scale": self.backbone.scale, "strength": strength}
+        steps = descend(projection, views, labels, self.texts, rates, parts, **weights)
         for done, _ in enumerate(steps, start=1):
             report(encoded + done, total)
         self.projection.data = projection
@@ -112,6 +119,7 @@ def descend(
     labels: Tensor,
     texts: Tensor,
     rates: Sequence[float],
+    parts: Sequence[Tensor] = (),
     *,
     scale: float,
     strength: float,
@@ -124,6 +132,7 @@ def descend(
         labels: (N,).
         texts: Unit features of the classes, (C, E).
         rates: Learning rate of each step.
+        parts: Indices of the images that a step reads, in turn; all of them if there are none.
         scale: Of the cosines.
         strength: lambda.
     """
@@ -131,9 +140,13 @@ def descend(
     optimizer = torch.optim.Adam([projection.requires_grad_()], lr=rates[0], eps=EPS)
     for step, rate in enumerate(rates):
         optimizer.param_groups[0]["lr"] = rate
-        features = views[(step + 1) % len(views)].to(projection.device)
+        features, targets = views[(step + 1) % len(views)], labels
+        if len(parts) > 1:
+            part = parts[(step + step // math.lcm(len(views), len(parts))) % len(parts)]  # each meets every view
+            features, targets = features[part], labels[part.to(labels.device)]
+        features = features.to(projection.device)
         with torch.enable_grad():
-            entropy = F.cross_entropy(scale * unit(features @ projection) @ texts.t(), labels)
+            entropy = F.cross_entropy(scale * unit(features @ projection) @ texts.t(), targets)
             distance = (projection - start).square().sum()
             (projection.grad,) = torch.autograd.grad(entropy + strength * distance, [projection])
         optimizer.step()

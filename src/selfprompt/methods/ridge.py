@@ -11,7 +11,7 @@ from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head
-from selfprompt.methods.support import plain_and_random_features, standardisation
+from selfprompt.methods.support import standardisation, support_features
 from selfprompt.methods.traits import Traits
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(11))  # 1 to 1e5
@@ -73,7 +73,7 @@ class Ridge(Method[RidgeOptions]):
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = plain_and_random_features(self, source, self.options.views, progress)
+        features, labels = support_features(self, source, self.options.views, progress)
         one_shot = int(torch.bincount(labels).max()) == 1
         penalty = self.options.penalty or (float(features.shape[2]) if one_shot else 0.0)
         weight, bias, selected = ridge_regression(features[0], labels, [penalty] if penalty else PENALTIES)

@@ -11,7 +11,7 @@ from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.checks import check_views
 from selfprompt.methods.heads import linear_head, unit
-from selfprompt.methods.support import plain_and_random_features
+from selfprompt.methods.support import support_features
 from selfprompt.methods.traits import Traits
 
 Transform = Literal["UN", "L2N", "CL2N"]
@@ -69,7 +69,7 @@ class SimpleShot(Method[SimpleShotOptions]):
         Raises:
             ValueError: If a class has no training images.
         """
-        features, labels = plain_and_random_features(self, source, self.options.views, progress)
+        features, labels = support_features(self, source, self.options.views, progress)
         rows, labels = features.flatten(0, 1), labels.repeat(len(features))
         mean, class_means = centroids(rows, labels, self.options.transform)
         if self.options.transform == "CL2N":

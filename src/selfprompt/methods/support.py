@@ -9,36 +9,11 @@ from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.class_rows import view_features
 
 CONSTANT = 1e-6  # a channel that varies less than this fraction of its largest entry varies by rounding alone
+BATCH = 2048  # images in a step of full-batch methods: seconds for a thousand classes
 
 
 def support_features(
-    method: Method,
-    source: TrainingSource,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    views: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Return the frozen features of all training images on the CPU, in the order of the source.
-
-    Args:
-        method: The method whose features they are.
-        source: Training images.
-        progress: Takes the number of views seen so far, and of all views.
-        views: Number of random views of each image; 0 uses its evaluation view.
-
-    Returns:
-        Features, not normalised, (N, E), float32, and labels, (N,). With random views N counts them, view by view.
-
-    Raises:
-        ValueError: If a class has no training images.
-    """
-    check_all_classes(method, source)
-    rows = view_features(method, source, views, progress)
-    return rows.flatten(0, 1), source.labels.cpu().repeat(len(rows))
-
-
-def plain_and_random_features(
-    method: Method, source: TrainingSource, views: int, progress: Callable[[int, int], None] | None = None
+    method: Method, source: TrainingSource, views: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the frozen features of the evaluation view of all training images, and of random views, on the CPU.
 
@@ -99,3 +74,18 @@ def leave_out_folds(labels: Tensor, most: int) -> Tensor:
     rank = torch.empty_like(labels)
     rank[order] = torch.arange(len(labels)) - starts[labels[order]]
     return torch.where(counts[labels] > 1, rank % folds, -1)
+
+
+def balanced_parts(labels: Tensor, most: int) -> list[Tensor]:
+    """Cut the images into parts of nearly equal size with the same shares of the classes.
+
+    Args:
+        labels: Class indices of the images, (N,).
+        most: Most images in a part; 0 puts all into one.
+
+    Returns:
+        Indices of the images of each part.
+    """
+    count = -(-len(labels) // (most or len(labels)))
+    order = labels.argsort(stable=True)
+    return [order[first::count] for first in range(count)]

@@ -17,6 +17,7 @@ from selfprompt.methods.traits import Traits
 
 TEMPERATURE = 0.5
 ROWS = 1024  # of a part of the matrix of all pairs of training images
+MANY = 4096  # of more images, pairs are compared in float32, in half the time
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class TipX(Method[TipXOptions]):
         keys = unit(view_features(self, source, self.options.views, progress).double().mean(dim=0))
         texts = self.texts.double().cpu()
         if len(keys) > 1:
-            kl_range, cosine_range = pair_ranges(keys, texts)
+            pairs = (keys, texts) if len(keys) <= MANY else (keys.float(), texts.float())
+            kl_range, cosine_range = pair_ranges(*pairs)
             self.kl_range.copy_(kl_range)
             self.cosine_range.copy_(cosine_range)
         self.support = keys.to(self.texts)
