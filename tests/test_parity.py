@@ -82,6 +82,7 @@ def corrupted(folder: Path, name: str, array: str, change: float) -> Path:
         ("prolip.npz", "e30_lr0.001.proj_f32"),
         ("ape.npz", "apet.top_k_fixed.res_f32"),
         ("tipx.npz", "kl_f64"),
+        ("semobridge.npz", "csb.step20.class_bias_f64"),
     ],
 )
 def test_a_moved_number_fails_with_exit_status_1(

@@ -87,6 +87,8 @@ KEYS = {
     "promptsrc, clip": {"text_prompts", "image_prompts"},
     "ridge, clip": HEAD,
     "ridge, mae": HEAD,
+    "semobridge, clip": {"bridged", "means", "weights", "known"},
+    "semobridge, trained": {"bridged", "means", "weights", "known", "inverse"},
     "sep, clip": sep(FULL_FUSION, 3, 5),
     "sep, shared fusion": sep(FULL_FUSION, 1, 1),
     "sep, low rank": sep(LOW_RANK_FUSION, 2, 2),

@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gda, these names only": ("gda", {"new_names": False, "alpha": 0.01}),
     "mmrl, last block": ("mmrl", {"last": 1}),
     "ln-tuning, head": ("ln-tuning", {"head": "linear"}),
+    "semobridge, trained": ("semobridge", {"finetune": True}),
     "sep, as released": ("sep", {"fusion_axis": "batch", "selection": "batch"}),
     "sep, choice by batch": ("sep", {"selection": "batch", "layers": (1, 3)}),
     "sep, shared fusion": ("sep", {"fusion": "shared", "layers": (1, 3)}),

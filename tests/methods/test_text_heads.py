@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 import selfprompt
-from selfprompt.methods import ape, clap, proker, prolip, tipx
+from selfprompt.methods import ape, clap, proker, prolip, semobridge, tipx
 from selfprompt.methods.base import Method
+from selfprompt.methods.class_texts import encode_template
+from selfprompt.methods.heads import unit
 from selfprompt.methods.registry import build_method
 from selfprompt.methods.support import balanced_parts
 from tests.methods.tiny import NAMES, SMALL, Source, backbone, images, labelled
@@ -20,6 +22,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "clap": {},
     "proker": {},
     "prolip": {"rate": 1e-2},
+    "semobridge": {},
+    "semobridge-t": {"rate": 1e-2},
     "ss-text": {},
     "tipx": {},
     "zs-lp": {"views": 2, "iterations": 3},
@@ -75,6 +79,52 @@ def test_new_names_are_scored_by_their_text_and_trained_ones_by_what_was_learned
     found, learned = scores(method.with_classes(names)), scores(method)
     torch.testing.assert_close(found[:, [1, 3]], learned[:, [3, 0]], atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(found[:, [0, 2]], zero_shot(names)[:, [0, 2]], atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_names_without_images_have_three_times_their_text_in_semobridge(finetune: bool) -> None:
+    method = prepared("semobridge", [0, 0, 1, 3], finetune=finetune, iterations=3, text_weight=0.2)
+    cosines = zero_shot() / backbone("clip").scale
+    found, expected = scores(method), backbone("clip").scale * 1.2 * (cosines - 1).exp()
+    torch.testing.assert_close(found[:, 2], expected[:, 2], atol=1e-4, rtol=0.0)
+    assert ((found - expected).abs().amax(dim=0) > 0.1).tolist() == [True, True, False, True]
+    names = ("a dog", NAMES[3], "tram", NAMES[0])
+    renamed, new = scores(method.with_classes(names)), zero_shot(names) / backbone("clip").scale
+    torch.testing.assert_close(renamed[:, [1, 3]], found[:, [3, 0]], atol=1e-4, rtol=1e-5)
+    expected = backbone("clip").scale * 1.2 * (new - 1).exp()
+    torch.testing.assert_close(renamed[:, [0, 2]], expected[:, [0, 2]], atol=1e-3, rtol=1e-5)
+
+
+def test_before_it_has_images_semobridge_orders_classes_as_zero_shot_clip() -> None:
+    method = build_method("semobridge", backbone("clip"), NAMES).eval()
+    assert scores(method).argsort(dim=1).equal(zero_shot().argsort(dim=1))
+
+
+def test_training_the_bridge_lowers_its_loss() -> None:
+    clip, generator = backbone("clip"), torch.Generator().manual_seed(0)
+    states = unit(torch.randn(4, clip.text_side()[0].width, generator=generator))
+    projection = clip.text_side()[0].projection().detach().clone()
+    texts = semobridge.Texts(unit(states @ projection), states, projection)
+    labels = torch.arange(12) % 4
+    features = texts.features[labels] + 0.3 * torch.randn(12, projection.shape[1], generator=generator)
+    for parts in ((), balanced_parts(labels, 4), [torch.tensor([0, 4, 8]), torch.tensor([1, 2, 3])]):
+        inverse, bias = semobridge.invert(projection), torch.zeros(4, len(projection))
+        losses = list(semobridge.descend(inverse, bias, features, labels, texts, [1e-2] * 30, parts, scale=30.0))
+        assert sum(losses[-3:]) < sum(losses[:3])
+        assert all(tensor.isfinite().all() for tensor in (inverse, bias))
+        assert not inverse.requires_grad
+
+
+def test_a_projection_of_another_scale_is_inverted_too() -> None:
+    projection = torch.diag(torch.tensor([0.2, 0.1, 0.001]))
+    torch.testing.assert_close(semobridge.invert(projection), torch.diag(torch.tensor([5.0, 10.0, 0.0])))
+
+
+def test_unprojected_texts_times_the_projection_are_the_features() -> None:
+    clip = backbone("clip")
+    states = encode_template(clip, "a photo of a {}.", NAMES, normalize=False, pooling="unprojected")
+    expected = encode_template(clip, "a photo of a {}.", NAMES, normalize=False)
+    torch.testing.assert_close(states @ clip.text_side()[0].projection(), expected)
 
 
 def test_repeated_names_keep_their_own_rows() -> None:

@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
     "proker": {"views": 2},
     "prolip": {"views": 2, "iterations": 3},
     "promptsrc": {"text_prompts": 2, "image_prompts": 2, "depth": 3},
+    "semobridge": {"iterations": 3},
     "spt": {"prompts": 3},
     "tip-adapter": {"views": 2},
     "tipx": {"views": 2},

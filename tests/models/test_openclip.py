@@ -145,7 +145,7 @@ def test_longer_texts_are_refused() -> None:
 
 def test_texts_have_one_pooling() -> None:
     _, text = clip_towers(clip())
-    with pytest.raises(ValueError, match="only the pooling 'native'"):
+    with pytest.raises(ValueError, match="only the poolings 'native' and 'unprojected'"):
         text(texts(), pooling="avg")
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfprompt.methods import ape, clap, proker, prolip, ss_text, tipx
+from selfprompt.methods import ape, clap, proker, prolip, semobridge, ss_text, tipx
 from selfprompt.methods.heads import unit
 from tests.parity.rebuild import config_of, related_file
 from tests.parity.report import FLOAT32, FLOAT64, Arrays, Report
@@ -26,7 +26,7 @@ class Inputs:
 
     Attributes:
         texts: Unit class features, (C, D); ``raw_texts`` are means of features that are not normalised.
-        test: Unit features of the test images.
+        test: Unit features of the test images; ``raw_test`` and ``raw_support`` are not normalised.
         labels: Of the training images with equally many a class.
         keys: Unit means over the views of these images.
         cases: By name, the unit features and labels of the training images.
@@ -39,6 +39,7 @@ class Inputs:
         self.texts = unit(unit(templates).mean(dim=1))
         self.test = unit(inputs.tensor("test", dtype))
         support, labels = inputs.tensor("support", dtype), inputs.tensor("support_labels")
+        self.raw_support, self.raw_test = support, inputs.tensor("test", dtype)
         views, rows = inputs.tensor("support_views", dtype), inputs.tensor("unbalanced_index")
         self.labels = labels
         self.keys = unit(views.mean(dim=0))
@@ -252,11 +253,71 @@ def check_tipx(arrays: Arrays, report: Report) -> None:
             compare(report, arrays, name, SCALE * test @ texts.t() + cache @ values, tolerance)
 
 
+def check_semobridge(arrays: Arrays, report: Report) -> None:
+    """``semobridge``: the inverse, similarities and scores at the start, and twenty steps with and without bias."""
+    for suffix, dtype, tolerance in PRECISIONS:
+        inputs, projection = Inputs(arrays, dtype), arrays.tensor("text_projection", dtype)
+        states = arrays.tensor("text_encoded_templates", dtype)
+        texts = semobridge.Texts(
+            unit(unit(states @ projection).mean(dim=1)), unit(unit(states).mean(dim=1)), projection
+        )
+        inverse = semobridge.invert(projection)
+        compare(report, arrays, f"inverse{suffix}", inverse, tolerance)
+        means = unit(semobridge.class_means(inputs.raw_support, inputs.labels, len(states)))
+        surprise = semobridge.surprise_of(means, texts.features)
+        compare(report, arrays, f"divergence{suffix}", surprise[:, None], tolerance)
+        for case in ("plain", "csb"):
+            check_bridge(arrays, report, f"{case}.start", suffix, inputs, texts, inverse, None, tolerance)
+            trained = inverse.clone()
+            bias = projection.new_zeros(len(states), len(projection)) if case == "csb" else None
+            steps = semobridge.descend(
+                trained, bias, inputs.raw_support, inputs.labels, texts, [2e-3] * 20, scale=SCALE
+            )
+            losses = []
+            for step, loss in enumerate(steps, start=1):
+                losses.append(loss)
+                name = f"{case}.step{step}"
+                if f"{name}.inverse{suffix}" in arrays:
+                    compare(report, arrays, f"{name}.inverse{suffix}", trained, tolerance)
+                if f"{name}.class_bias{suffix}" in arrays:
+                    loose = 2e-4 if dtype == torch.float32 else tolerance
+                    report.check(f"{name}.class_bias{suffix}", bias, arrays[f"{name}.class_bias{suffix}"], loose, loose)
+            compare(report, arrays, f"{case}.losses{suffix}", losses, tolerance)
+            check_bridge(arrays, report, f"{case}.step20", suffix, inputs, texts, trained, bias, tolerance)
+
+
+def check_bridge(
+    arrays: Arrays,
+    report: Report,
+    name: str,
+    suffix: str,
+    inputs: Inputs,
+    texts: semobridge.Texts,
+    inverse: Tensor,
+    bias: Tensor | None,
+    tolerance: float,
+) -> None:
+    """The bridged classes, the three similarities and the scores of the test images."""
+    support, labels, classes = inputs.raw_support, inputs.labels, len(texts.features)
+    means = unit(semobridge.class_means(support, labels, classes))
+    states = semobridge.bridge(support, inverse, None if bias is None else bias[labels])
+    bridged = unit(semobridge.class_means(states, labels, classes) @ texts.projection)
+    image = unit(semobridge.bridge(inputs.raw_test, inverse) @ texts.projection) @ means.t()
+    similarities = inputs.test @ texts.features.t(), inputs.test @ bridged.t(), image
+    weights = (0.01 * semobridge.surprise_of(means, texts.features)).exp()
+    compare(report, arrays, f"{name}.bridged_classes{suffix}", bridged, tolerance)
+    for part, ours in zip(("z1", "z2", "z3"), similarities, strict=True):
+        compare(report, arrays, f"{name}.{part}{suffix}", ours, tolerance)
+    scores = semobridge.blend(similarities, weights, (1.0, 1.0, 1.0), (0.5, 0.5, 0.5))
+    compare(report, arrays, f"{name}.logits{suffix}", scores, tolerance)
+
+
 CHECKS: dict[str, Check] = {  # by the method that a file names
     "ZS-LP, CLAP, TaskRes": check_clap,
     "ProKeR": check_proker,
     "APE, APE-T": check_ape,
     "ProLIP": check_prolip,
+    "SeMoBridge(-T)": check_semobridge,
     "SS-Text": check_sstext,
     "Tip-X": check_tipx,
 }

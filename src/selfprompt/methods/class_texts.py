@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -203,6 +204,7 @@ def encode_template(
     classes: Sequence[str | ClassDescription],
     *,
     normalize: bool = True,
+    pooling: Literal["native", "unprojected"] = "native",
 ) -> Tensor:
     """Encode the texts of classes to features, (C, E), with the frozen text tower.
 
@@ -212,6 +214,7 @@ def encode_template(
         classes: Names or descriptions of the classes.
         normalize: Whether the features are unit vectors; else they have the norms that the tower gives them, and of a
             class with several texts the mean of these.
+        pooling: "unprojected" leaves out the last projection: (C, U).
 
     Returns:
         Of a class with several texts, the normalised mean of the unit features of its texts.
@@ -221,10 +224,14 @@ def encode_template(
     tower, owners = backbone.text_side()[0], texts.owners()
     ids = tokenize_for_tower(backbone, texts.texts)
     if owners is None:
-        features: Tensor = tower(ids)
+        features: Tensor = tower(ids, pooling=pooling)
         return features / features.norm(dim=-1, keepdim=True) if normalize else features
+
+    def encode(_: Tensor, bucket: Tensor) -> Tensor:
+        return tower(bucket, pooling=pooling)
+
     owners = owners.to(ids.device)
-    features = encode_in_buckets(tower, ids, lambda _, bucket: tower(bucket), memory=TEXT_MEMORY)
+    features = encode_in_buckets(tower, ids, encode, memory=TEXT_MEMORY)
     means = mean_of_texts(features, owners, len(described))
     lengths = 1 if normalize else _mean_rows(features.norm(dim=-1, keepdim=True), owners, len(described))
     result: Tensor = lengths * means / means.norm(dim=-1, keepdim=True)

@@ -15,6 +15,18 @@ BATCH = 2048  # images in a step of full-batch methods: seconds for a thousand c
 def support_features(
     method: Method, source: TrainingSource, views: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
+    """Return ``plain_and_random`` features and the labels of the images, (N,), where every class needs an image.
+
+    Raises:
+        ValueError: If a class has no training images.
+    """
+    check_all_classes(method, source)
+    return plain_and_random(method, source, views, progress), source.labels.cpu()
+
+
+def plain_and_random(
+    method: Method, source: TrainingSource, views: int, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
     """Return the frozen features of the evaluation view of all training images, and of random views, on the CPU.
 
     Args:
@@ -24,18 +36,15 @@ def support_features(
         progress: Takes the number of views seen so far, and of all views.
 
     Returns:
-        Features, not normalised, (1 + V, N, E), float32, evaluation views first, and labels, (N,).
-
-    Raises:
-        ValueError: If a class has no training images.
+        Features, not normalised, (1 + V, N, E), float32, evaluation views first; images in the order of
+        the source.
     """
-    check_all_classes(method, source)
     report, total = progress or (lambda done, of: None), (1 + views) * source.size
     plain = view_features(method, source, 0, lambda done, _: report(done, total))
     if not views:
-        return plain, source.labels.cpu()
+        return plain
     random = view_features(method, source, views, lambda done, _: report(source.size + done, total))
-    return torch.cat([plain, random]), source.labels.cpu()
+    return torch.cat([plain, random])
 
 
 def check_all_classes(method: Method, source: TrainingSource) -> None:

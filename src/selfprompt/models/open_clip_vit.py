@@ -235,15 +235,24 @@ class OpenClipText(TextTower):
         return (ids if self.pool_type == "argmax" else (ids == self.eos).int()).argmax(dim=-1)
 
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
-        """Apply final norm and projection to the token that upstream pools: (C, E).
+        """Apply final norm and projection to the token that upstream pools, (C, E); "unprojected" has no projection.
 
         Raises:
-            ValueError: For any pooling but "native".
+            ValueError: For any other pooling.
         """
-        if pooling != "native":
-            raise ValueError(f"Texts have only the pooling 'native', got {pooling!r}.")
+        if pooling not in ("native", "unprojected"):
+            raise ValueError(f"Texts have only the poolings 'native' and 'unprojected', got {pooling!r}.")
         last = tokens.x if tokens.x.shape[1] == 1 else pick(tokens.x, self.ends(inputs)[:, None])
-        return self._project(self.ln_final(last[:, 0]))
+        pooled: Tensor = self.ln_final(last[:, 0])
+        return self._project(pooled) if pooling == "native" else pooled
+
+    def projection(self) -> Tensor:
+        """Return the projection, (U, E)."""
+        if self.text_projection is None:
+            return super().projection()
+        if not isinstance(self.text_projection, nn.Linear):
+            return cast(Tensor, self.text_projection)
+        return super().projection() if self.text_projection.bias is not None else self.text_projection.weight.t()
 
     def _project(self, pooled: Tensor) -> Tensor:
         if self.text_projection is None:

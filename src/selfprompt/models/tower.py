@@ -88,7 +88,7 @@ class Tower(nn.Module):
         Args:
             inputs: Images, (B, 3, H, W), normalised, or token ids, (C, L).
             prompter: Edits the tokens; None for the backbone's own encoding.
-            pooling: How the final tokens become features; texts have "native" alone.
+            pooling: How the final tokens become features; texts have "native" and "unprojected" alone.
             shared_prefix: Of texts, from ``TextTower.shared_prefix``: what all of them begin with, shorter than each.
                 The prompter's ``layer`` then edits only the tokens behind it.
 
@@ -394,6 +394,14 @@ class TextTower(Tower):
     def ends(self, ids: Tensor) -> Tensor:
         """Return the position of the token that represents each text, (C,)."""
         raise NotImplementedError
+
+    def projection(self) -> Tensor:
+        """Return the last matrix, (U, E): "unprojected" features times it are the "native" ones.
+
+        Raises:
+            ValueError: If the features are not the product with one matrix.
+        """
+        raise ValueError("A CLIP is needed whose pooled text features are multiplied by one matrix and nothing else.")
 
     def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor | None:
         """Return the position of the one token that represents each text, (C, 1)."""
