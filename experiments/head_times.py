@@ -24,7 +24,7 @@ from selfprompt.recipes.recipe import load_recipe
 
 HEADS = (
     *("simpleshot", "ridge", "logistic", "lpclip", "ss-text", "gda", "lppp", "clap", "zs-lp"),
-    *("proker", "prolip", "ape", "tipx", "tip-adapter"),
+    *("proker", "prolip", "ape", "tipx", "tip-adapter", "semobridge", "semobridge-t"),
 )
 RANDOM_VIEWS = 2
 
@@ -58,7 +58,11 @@ class Texts(nn.Module):
         super().__init__()
         self.features = nn.Parameter(features, requires_grad=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def projection(self) -> Tensor:
+        """The identity, (E, E)."""
+        return torch.eye(self.features.shape[1])
+
+    def forward(self, ids: Tensor, pooling: str = "native") -> Tensor:
         rows: Tensor = self.features[ids[:, 1]]
         return rows
 

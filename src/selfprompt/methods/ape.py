@@ -20,7 +20,7 @@ SMALL = 1e-6  # added to probabilities
 
 @dataclass(frozen=True)
 class APEOptions:
-    """Options of APE. The authors select all numbers per data set; these are where their search starts."""
+    """Options of APE. The paper selects all numbers per data set; these are where its search starts."""
 
     finetune: bool = False
     """Train a shift of each class in the selected channels (APE-T), or nothing."""
@@ -160,8 +160,8 @@ def select_channels(similarity: Tensor, texts: Tensor, variance_weight: float, c
 
 def surprise_of(keys: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
     """Return -log2 of the probability of each key's label in zero-shot CLIP without a scale, (N,)."""
-    own = (keys @ texts.t()).softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    return ((1 + SMALL) / (own + SMALL)).log2()
+    probability = (keys @ texts.t()).softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    return ((1 + SMALL) / (probability + SMALL)).log2()
 
 
 def shifted(texts: Tensor, keys: Tensor, labels: Tensor, channels: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ WARMUP_RATE = 1e-5  # of the first epoch
 
 @dataclass(frozen=True)
 class CLAPOptions:
-    """Options of CLAP. The numbers are the authors' for every data set."""
+    """Options of CLAP. The numbers are the paper's, for every data set."""
 
     pull: bool = True
     """Pull each class towards its text (CLAP), or leave it free (ZS-LP)."""
@@ -53,7 +53,7 @@ class CLAP(Method[CLAPOptions]):
 
     ``loss = CE + mean_c lambda_c |w_c - t_c|^2``, where lambda_c is the mean probability that zero-shot CLIP gives to
     class c on its training images; it is fixed before training. A class without images has the mean of the others.
-    t_c is not normalised: the gradient of a cosine shrinks with the norm of w_c, and with unit vectors the authors'
+    t_c is not normalised: the gradient of a cosine shrinks with the norm of w_c, and with unit vectors the paper's
     learning rate is too large. ZS-LP is the same with lambda 0.
 
     ``prepare`` trains w on cached features by SGD with momentum 0.9 and a cosine schedule. Each pass reads a random
@@ -143,9 +143,9 @@ def zero_shot_confidence(features: Tensor, labels: Tensor, texts: Tensor, scale:
     """
     sums, counts = texts.new_zeros(len(texts)), texts.new_zeros(len(texts))
     for rows in torch.arange(len(features), device=features.device).split(4096):
-        own = (scale * features[rows] @ texts.t()).softmax(dim=1).gather(1, labels[rows][:, None])[:, 0]
-        sums.index_add_(0, labels[rows], own)
-        counts.index_add_(0, labels[rows], torch.ones_like(own))
+        confidence = (scale * features[rows] @ texts.t()).softmax(dim=1).gather(1, labels[rows][:, None])[:, 0]
+        sums.index_add_(0, labels[rows], confidence)
+        counts.index_add_(0, labels[rows], torch.ones_like(confidence))
     means = sums / counts.clamp(min=1)
     return torch.where(counts > 0, means, means.sum() / (counts > 0).sum())
 

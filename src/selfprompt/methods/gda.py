@@ -17,9 +17,9 @@ from selfprompt.methods.support import leave_out_folds, support_features
 from selfprompt.methods.traits import Traits
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-ONE_SHOT = 1e-3  # most often the best with one shot in the authors' logs, which are of validation images
+ONE_SHOT = 1e-3  # most often the best with one shot in the released logs, which are of validation images
 MOST_FOLDS = 16
-NEIGHBOURS = 64  # training features that stand for a class known by name only
+NEIGHBOURS = 64  # training features that represent a class known by name only
 TEXT_REPEATS = 16  # weight of its text, in such features
 
 
@@ -54,7 +54,7 @@ class GDA(Method[GDAOptions]):
     k-th image of every class is left out with all its views (the smallest of equals); more than 16 images a class share
     16 folds.
 
-    Of a new class name with text t, the k = min(64, N) training features nearest to t stand for the class: m is the
+    Of a new class name with text t, the k = min(64, N) training features nearest to t represent the class: m is the
     mean of them and 16 t, and P the mean over the new classes of ``E (S_t + tr(S_t) / (k - 1) I)^-1`` with the scatter
     around t. Trained names keep their rows, so their scores and those of new names come from different covariances.
     Until ``prepare`` has seen data, the method is zero-shot CLIP.
@@ -226,8 +226,8 @@ def select_alpha(views: Tensor, labels: Tensor, plain: Tensor, zero_shot: Tensor
         left = folds == fold
         rest = whole - Moments.of(views[:, left].flatten(0, 1), labels[left].repeat(len(views)), classes)
         weight, bias = gaussian_head(rest.means, rest.precision)
-        found = hits(zero_shot[left], plain[left] @ weight.t() + bias, labels[left])
-        totals = [total + number for total, number in zip(totals, found, strict=True)]
+        correct = hits(zero_shot[left], plain[left] @ weight.t() + bias, labels[left])
+        totals = [total + number for total, number in zip(totals, correct, strict=True)]
     return ALPHAS[totals.index(max(totals))]
 
 
@@ -237,7 +237,7 @@ def new_classes(texts: Tensor, support: Tensor, neighbours: int = NEIGHBOURS) ->
     Args:
         texts: Unit features of the classes, (C, E), float64.
         support: Unit features of the training views, (N, E), N at least 2, float64.
-        neighbours: Number of training features that stand for a class.
+        neighbours: Number of training features that represent a class.
     """
     count, width = min(neighbours, len(support)), texts.shape[1]
     means, total = [], texts.new_zeros(width, width)

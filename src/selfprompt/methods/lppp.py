@@ -133,8 +133,8 @@ def step_sizes(features: Tensor, texts: Tensor) -> tuple[float, float]:
 def start(features: Tensor, labels: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first w, (C, E), and alpha, (C,); every class must have a feature."""
     sums = torch.zeros_like(texts).index_add_(0, labels, features)
-    own = (sums * texts).sum(dim=1) / torch.bincount(labels, minlength=len(texts))
-    return sums, (ALPHA_START * own.mean()).expand(len(texts))
+    matches = (sums * texts).sum(dim=1) / torch.bincount(labels, minlength=len(texts))
+    return sums, (ALPHA_START * matches.mean()).expand(len(texts))
 
 
 def descend(

@@ -27,9 +27,9 @@ class ProKeROptions:
     """Options of ProKeR."""
 
     beta: float = 0.0
-    """Sharpness of the kernel; 0 takes the authors' value for the number of shots."""
+    """Sharpness of the kernel; 0 takes the paper's value for the number of shots."""
     strength: float = 0.0
-    """lambda, the weight of the correction and its ridge penalty in one; 0 takes the authors' value."""
+    """lambda, the weight of the correction and its ridge penalty in one; 0 takes the paper's value."""
     views: int = 10
     """Random views of a training image, each a sample of its own: at most 8,000 in all. 0 uses its evaluation view."""
     template: str = PHOTO
@@ -40,7 +40,7 @@ class ProKeROptions:
         check_template(self.template)
         for name in ("beta", "strength"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 (the authors' value) or above, got {getattr(self, name)}.")
+                raise ValueError(f"{name} must be 0 (the paper's value) or above, got {getattr(self, name)}.")
 
 
 class ProKeR(Method[ProKeROptions]):
@@ -51,8 +51,8 @@ class ProKeR(Method[ProKeROptions]):
     the penalty lambda, which is both its weight and its penalty, as in the released code. Classes without images have
     the scores of zero-shot CLIP. Until ``prepare`` has seen data, S is empty, and so are all classes.
 
-    beta and lambda are the authors' constants for 1, 2, 4, 8 and 16 shots, and for other numbers of training images a
-    class those of the nearest one. They were found on ImageNet and are meant to be transferred; the authors' main
+    beta and lambda are the paper's constants for 1, 2, 4, 8 and 16 shots, and for other numbers of training images a
+    class those of the nearest one. They were found on ImageNet and are meant to be transferred; the paper's main
     results select both on the whole validation split of each data set instead.
 
     Differs from the reference code: all is multiplied by the backbone's scale, which changes no prediction.
@@ -115,7 +115,7 @@ class ProKeR(Method[ProKeROptions]):
 
 
 def transferred_constants(shots: float) -> tuple[float, float]:
-    """Return the authors' beta and lambda for a mean number of training images a class, in (0, inf)."""
+    """Return the paper's beta and lambda for a mean number of training images a class, in (0, inf)."""
     nearest = min(TRANSFERRED, key=lambda known: abs(math.log(known / shots)))
     return TRANSFERRED[nearest]
 

@@ -22,7 +22,7 @@ EPS = 1e-4  # Adam's
 
 @dataclass(frozen=True)
 class ProLIPOptions:
-    """Options of ProLIP. The numbers are the authors' for training without validation images."""
+    """Options of ProLIP. The numbers are the paper's for training without validation images."""
 
     rate: float = 1e-5
     """Peak learning rate."""

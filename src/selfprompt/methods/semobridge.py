@@ -233,8 +233,8 @@ def class_means(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 def surprise_of(means: Tensor, texts: Tensor) -> Tensor:
     """Return -log2 of the probability that zero-shot CLIP without a scale gives to the mean of each class, (C,)."""
-    own = (means @ texts.t()).softmax(dim=1).diagonal()
-    return ((1 + SMALL) / (own + SMALL)).log2()
+    probability = (means @ texts.t()).softmax(dim=1).diagonal()
+    return ((1 + SMALL) / (probability + SMALL)).log2()
 
 
 def blend(

@@ -32,8 +32,8 @@ def softmax_regression(
     large = rows.numel() * classes > LARGE
     objective = Objective(rows.float() if large else rows, labels, strength, classes)
     limits = {"maxiter": 1000, "maxls": 50, "gtol": 1e-5 / classes, "ftol": 1e-8 if large else 1e-11}
-    found = minimize(objective, objective.join(*start), jac=True, method="L-BFGS-B", options=limits)
-    weight, bias = objective.split(found.x)
+    solution = minimize(objective, objective.join(*start), jac=True, method="L-BFGS-B", options=limits)
+    weight, bias = objective.split(solution.x)
     return weight.double(), bias.double()
 
 

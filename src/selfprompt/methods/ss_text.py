@@ -36,7 +36,7 @@ class SSText(Method[SSTextOptions]):
     ``2 w_c - mean of all w`` from w_c. Classes without images are scored by their text, and so are classes that were
     not trained. Images are seen under the evaluation transform; nothing is selected.
 
-    Differs from the reference code: features and texts are unit vectors, where the authors' medical ones are not;
+    Differs from the reference code: features and texts are unit vectors, where the paper's medical ones are not;
     lambda has no lower bound (1e-3, from 1,000 images on); classes without images take part in the repulsion only as
     members of the mean.
 

@@ -22,7 +22,7 @@ MANY = 4096  # of more images, pairs are compared in float32, in half the time
 
 @dataclass(frozen=True)
 class TipXOptions:
-    """Options of Tip-X. The authors select alpha, beta and gamma on validation images; 1 is our choice."""
+    """Options of Tip-X. The paper selects alpha, beta and gamma on validation images; 1 is our choice."""
 
     alpha: float = 1.0
     """Weight of the affinity of features."""
