@@ -213,7 +213,9 @@ class TestResizing:
         plain = tune(photos, **LINEAR, augment="none")
         assert equal(plain, tune(photos, **LINEAR, crop=1.0, flip=False))
         assert not equal(plain, tune(photos, **LINEAR, augment="none", flip=True))
-        assert equal(tune(photos, **LINEAR), tune(photos, **LINEAR, augment="none", crop=0.08, flip=True))
+        published = tune(photos, **LINEAR, published=True)
+        assert equal(published, tune(photos, **LINEAR, published=True, augment="none", crop=0.08, flip=True))
+        assert not equal(published, tune(photos, **LINEAR, published=True, crop=1.0, flip=False))
 
     def test_a_run_is_not_resumed_with_another_one(self, panoramas, tmp_path):
         class Impatient(RecordingReporter):
