@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from selfprompt import load
+from selfprompt.benchmarks import runner
 from selfprompt.cli import demo
 from selfprompt.cli.main import main
 from selfprompt.data import suites
 from selfprompt.data.dataset import Dataset
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites.task import SuiteTask
-from selfprompt.reports.demo_page import folded, predict_command, train_command
+from selfprompt.reports.demo_page import folded, predict_words
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,8 @@ def small_suite(photos):
     others = suites.load_task
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "list_tasks", lambda suite: ("objects",))
-        patch.setattr(suites, "load_task", lambda name: task if name == "embedded/objects" else others(name))
+        for module in (suites, runner):
+            patch.setattr(module, "load_task", lambda name, *_: task if name == "embedded/objects" else others(name))
         yield task
 
 
@@ -59,20 +61,18 @@ def page(out) -> str:
 
 def test_every_accuracy_on_the_page_is_of_the_run(out, page):
     record = json.loads((out / demo.RECORD).read_text())
-    measured = [*record["before"].values(), *record["after"].values(), *record["zero_shot"].values()]
-    measured += record["heads"].values()
+    auto, halves = record["auto"], [*record["before"].values(), *record["after"].values()]
+    floors = [auto[name] for name in ("zero_shot", "ridge") if auto[name]]
+    measured = [auto["tuned"], *floors, *halves, *record["bench"].values()]
     known = {value for m in measured for value in (m["accuracy"], m["macro"], *m["interval"])}
-    known |= {100 / len(read_classes(record)), *map(harmonic, (record["before"], record["after"]))}
+    known |= {row["accuracy"] for row in auto["selection"]["candidates"]}
+    known |= {auto["selection"]["estimate"]["accuracy"], *auto["selection"]["estimate"]["interval"]}
+    known |= {100 / len(auto["tuned"]["confusion"]), *map(harmonic, (record["before"], record["after"]))}
     shown = set(re.findall(r"\d+\.\d %", page))
     assert record["finished"]
     assert len(shown) > 5
     assert shown <= {f"{value:.1f} %" for value in known}
     assert shown >= {f"{m['accuracy']:.1f} %" for m in measured}
-
-
-def read_classes(record) -> list:
-    """The classes of the one task of the zero-shot table."""
-    return record["zero_shot"]["objects"]["confusion"]
 
 
 def harmonic(halves) -> float:
@@ -82,15 +82,25 @@ def harmonic(halves) -> float:
 def test_the_page_says_that_it_is_a_demo(page):
     assert "toys" in page
     assert "--fast cut training short" in page
-    assert "+ --backbone open_clip/ViT-B-16/openai" in page
-    assert "“a {} <thing>.”" in page
+    assert "--backbone open_clip/ViT-B-16/openai" in page
     assert "Drawn by <us>." in page
     assert "(shifted & odd)" in page
 
 
+def test_the_commands_on_the_page_are_those_that_ran(out, page):
+    commands = json.loads((out / demo.RECORD).read_text())["commands"]
+    assert list(commands) == ["auto", "sep", "bench", "report"]
+    words = " ".join(page.replace("\\\n", " ").split())
+    assert not [command for command in commands.values() if " ".join(command.split()) not in words]
+
+
 def test_what_the_page_refers_to_exists(out):
-    for name in ("sep", "linear", "vpt-deep", "spt-deep"):
+    for name in (demo.AUTO, demo.SEP):
         assert load(out / name).classes
+    page = (out / demo.PAGE).read_text(encoding="utf-8")
+    links = [unescape(target) for target in re.findall(r'href="([^"#]+)"', page)]
+    assert links == ["classifier/report.html", "bench.html"]
+    assert all((out / target).is_file() for target in links)
     with Image.open(out / demo.PICTURE) as picture:
         assert picture.width > 500
     assert sorted(path.suffix for path in (out / demo.UNSEEN).iterdir()) == [".png", ".png"]  # one of each new class
@@ -118,19 +128,18 @@ def test_wrong_arguments_are_reported_before_anything_is_done(run, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_the_commands_are_what_the_command_line_takes(capsys):
-    values = {"method": "vpt-deep", "epochs": 3, "options": {"prompts": 4}}
-    words = train_command(values, "embedded/animals").split()
-    assert words[-1] == "animals-vpt-deep"
-    assert main([*words[1:-2], "--print_config"]) == 0
-    printed = capsys.readouterr().out
-    assert "epochs: 3" in printed
-    assert "prompts: 4" in printed
+def test_a_command_that_fails_ends_the_demo(run, small_suite, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "CLIP", "embedded/clop")
+    said = run("demo", "--fast", "--out", tmp_path)
+    assert said.status == 1
+    assert "embedded/clop" in said.err
+    assert not (tmp_path / demo.PAGE).exists()
+    monkeypatch.undo()
+    assert json.loads((tmp_path / demo.RECORD).read_text())["finished"] is False
 
 
 def test_class_names_with_commas_stay_whole():
-    assert predict_command(Path("o"), [Path("1.png")], ["a", "b, c"]).endswith("""--classes 'a,"b, c"'""")
-    assert predict_command(Path("it's"), [], ["a"]).startswith("""selfprompt predict 'it'"'"'s/sep'""")
+    assert predict_words(Path("o"), [Path("1.png")], ["a", "b, c"])[-1] == 'a,"b, c"'
 
 
 def test_long_commands_are_folded_between_options():

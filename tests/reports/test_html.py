@@ -205,6 +205,10 @@ def test_large_pictures_become_small(page):
     assert len(source) < 400_000
 
 
+def test_a_link_is_relative_and_quoted(page):
+    assert page(html.link('a b/"x".html', EVIL)).attributes("href") == ["a%20b/%22x%22.html"]
+
+
 def test_backticks_make_code(page):
     read = page(html.text("run `a < b` now"))
     assert "run a < b now" in read.words

@@ -1,279 +1,289 @@
 """``selfprompt demo``: runs everything once on small images, with the backbones of the package."""
 
 import random
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output, table
 from selfprompt.cli.usage import check_at_least, usage
-from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Dataset, Item
     from selfprompt.data.suites.task import SuiteTask
     from selfprompt.inference.classifier import Classifier
     from selfprompt.metrics import Metrics
-    from selfprompt.models.loading.by_name import Backbone
     from selfprompt.reports.demo_page import DemoResults, UnseenPrediction
 
 Entry = TypeVar("Entry")
 
 SUITE, TASK = "embedded", "embedded/objects"
 CLIP, MAE = "embedded/clip", "embedded/mae"
-
-# Training settings for the small backbones; the recipes suit full-size ones. ``views`` is training images times epochs,
-# so that the demo takes the same time for any number of classes and shots.
-SEP: dict[str, Any] = {
-    "method": "sep",
-    "backbone": CLIP,
-    "classes": "base",
-    "views": 1600,
-    "lr": 6e-3,
-    "batch_size": 16,
-    "augment": "none",
-}
-# The same settings for all three, so that only the method differs.
-HEADS: dict[str, Any] = {
-    "backbone": MAE,
-    "statistics": "backbone",
-    "views": 2240,
-    "optimizer": "adamw",
-    "lr": 2e-2,
-    "schedule": "warmup_cosine",
-    "warmup_epochs": 1,
-    "decay": "weights",
-    "weight_decay": 1e-2,
-    "head_weight_decay": 1e-2,
-    "batch_size": 16,
-    "augment": "none",
-}
-METHODS: dict[str, dict[str, Any]] = {
-    "linear probe": {"method": "linear"},
-    "VPT-deep": {"method": "vpt-deep", "options": {"prompts": 10, "dropout": 0.0}},
-    "SPT-deep": {"method": "spt-deep", "options": {"prompts": 10}},
-}
+BUDGET = "30s"
+"""Time for ``auto`` to compare methods."""
+HEADS = ("linear", "vpt-deep", "spt-deep")
+"""Methods to compare on the backbone without text."""
 TEST_IMAGES = 400
-"""Test images per task, drawn at random."""
+"""Largest number of test images, drawn at random."""
 SHOWN = 16
 """Test images to show on the page."""
-FAST = {"views": 0, "test": 40}
-"""With --fast: two epochs per training, and fewer test images."""
+FAST = {
+    "auto": ["--options.candidates", "[zero-shot,ridge]"],
+    "sep": ["--epochs", "2"],
+    "bench": ["--epochs", "2"],
+}
+"""What --fast adds to the commands."""
+FAST_TEST_IMAGES = 40
 
-RECORD, PAGE, PICTURE, UNSEEN = "demo.json", "index.html", "demo.png", "unseen"
-CLASSIFIERS = (SEP["method"], *(run["method"] for run in METHODS.values()))
-WRITTEN = (*CLASSIFIERS, UNSEEN, PAGE, PICTURE, RECORD)
-"""Files and folders that the demo writes; it never replaces others."""
+PHOTOS, AUTO, SEP, BENCH, UNSEEN = "photos", "classifier", "sep", "bench", "unseen"
+RECORD, PAGE, PICTURE, BENCH_PAGE = "demo.json", "index.html", "demo.png", "bench.html"
+RUNS = (PHOTOS, AUTO, SEP, BENCH, UNSEEN)
+WRITTEN = (*RUNS, BENCH_PAGE, PAGE, PICTURE, RECORD)
+"""Files and folders that the demo writes; it replaces them only in a folder that a demo made."""
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--out", type=str, default="demo-output", help="output folder for the page and the classifiers")
     parser.add_argument("--task", type=str, default=TASK, help="task of the embedded suite to tune on")
-    parser.add_argument("--shots", type=int, default=8, help="training images per class")
+    parser.add_argument("--shots", type=int, default=4, help="training images per class")
     parser.add_argument("--seed", type=int, default=1, help="seed of every random choice")
-    parser.add_argument("--fast", action="store_true", help="train for two epochs only, to see that everything works")
+    parser.add_argument("--fast", action="store_true", help="cut training short, to see that everything works")
 
 
 def demo(options: Namespace) -> int:
     """Run the command."""
     check_at_least(options, 1, "shots")
     from selfprompt.data.suites import load_task
+    from selfprompt.utils.files import write_json
 
     start = time.monotonic()
     with usage():
         task = load_task(options.task if "/" in options.task else f"{SUITE}/{options.task}")
     out = prepare_folder(Path(options.out))
     output = Output()
-    results = run_demo(task, out, options, output)
-    write(replace(results, seconds=time.monotonic() - start), out)
+    before = written_files(out)
+    try:
+        results = run_demo(task, out, options, output)
+    except CommandFailed as error:
+        return error.status  # the command has said why
+    finally:
+        write_json(out / RECORD, {"finished": False, "files": sorted(written_files(out) - before)})
+    write(replace(results, seconds=time.monotonic() - start), out, sorted(written_files(out) - before))
     output.message("")
     output.message(f"Picture: {(out / PICTURE).resolve()}")
     output.message(f"Page:    {(out / PAGE).resolve()}")
     return 0
 
 
+class CommandFailed(RuntimeError):
+    """A command of the demo ended with an error."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"a command ended with status {status}")
+        self.status = status
+
+
 def prepare_folder(out: Path) -> Path:
-    """Mark the folder as a demo's and remove an earlier page; other files are replaced one by one.
+    """Mark the folder as a demo's and remove the files that an earlier demo wrote; others stay.
 
     Raises:
         ValueError: If it contains a file of a name that the demo writes, but is not a demo's folder.
     """
     from selfprompt.utils.files import write_json
+    from selfprompt.utils.json_files import read_json
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file. Choose another folder with --out.")
     present = [name for name in WRITTEN if (out / name).exists()]
     if present and RECORD not in present:
         raise ValueError(f"{out} contains {present[0]}, which no demo wrote. Choose another folder with --out.")
+    record = read_json(out / RECORD, advice="Delete it.") if present else {}
+    earlier = record.get("files", []) if isinstance(record, dict) else []
+    own = [name for name in map(PurePosixPath, map(str, earlier)) if name.parts[0] in RUNS and ".." not in name.parts]
     write_json(out / RECORD, {"finished": False})
-    for name in (PAGE, PICTURE):
+    for name in (*map(str, own), PAGE, PICTURE, BENCH_PAGE):
         (out / name).unlink(missing_ok=True)
     return out
 
 
+def written_files(out: Path) -> set[str]:
+    """Return the files in the folders that the demo's commands write to, relative to the output folder."""
+    return {path.relative_to(out).as_posix() for name in RUNS for path in (out / name).rglob("*") if path.is_file()}
+
+
 def run_demo(task: "SuiteTask", out: Path, options: Namespace, output: Output) -> "DemoResults":
-    """Compute everything that the page shows."""
-    from selfprompt.data.fewshot import select_base_new
+    """Run the commands, and collect what the page shows."""
     from selfprompt.reports.demo_page import DemoResults
 
-    whole = reduced(task.dataset, options)
-    halves = {part: select_base_new(whole, part) for part in ("base", "new")}
-    name = f"{task.suite}/{task.name}"
+    whole = write_photos(task, out / PHOTOS, options, output)
+    commands = demo_commands(task, out, options)
 
-    output.console.rule("1. Zero-shot classification by class names, without training")
-    clip = load_clip(output)
-    zero_shot = zero_shot_table(clip, options, output)
+    output.console.rule("1. A folder of photos, and the best classifier for it")
+    run_command(commands["auto"], output)
 
-    output.console.rule(f"2. SEP: prompts in both encoders, tuned on the base classes of {name}")
-    settings = {"sep": tune_arguments(SEP, task, halves["base"], options)}
-    sep = tune_and_save(settings["sep"], whole, name, out, output)
-    before, after = before_and_after(sep, clip, task, halves, output)
-    print_halves(before, after, options.shots, output)
+    output.console.rule("2. Class names that were not trained")
+    run_command(commands["sep"], output)
+    sep = load_classifier(out / SEP, output)
+    halves, before, after = before_and_after(sep, whole, output)
+    unseen = predict_unseen(task, halves["new"], sep, out, options.seed, output)
 
-    output.console.rule("3. Classes that were not trained")
-    unseen = predict_unseen(task, halves["new"], out, options.seed, output)
-
-    output.console.rule(f"4. SPT: prompts that start from the training images, on {MAE}, which has no text encoder")
-    settings |= {method: tune_arguments({**HEADS, **run}, task, whole, options) for method, run in METHODS.items()}
-    heads = {method: tune_and_save(settings[method], whole, name, out, output) for method in METHODS}
-    output.console.print(table(f"{options.shots} training images per class", ACCURACY_COLUMNS, head_rows(heads)))
+    output.console.rule(f"3. For researchers: SPT, VPT and a linear probe on {MAE}, which has no text encoder")
+    run_command(commands["bench"], output)
+    run_command(commands["report"], output)
 
     return DemoResults(
         task=replace(task, dataset=whole),
         halves=halves,
         shots=options.shots,
         seed=options.seed,
-        zero_shot=zero_shot,
+        auto=read_result(out / AUTO),
+        sep=read_result(out / SEP),
         before=before,
         after=after,
-        sep=sep,
-        heads=heads,
-        settings=settings,
+        bench=read_bench(out / BENCH),
+        commands={name: shlex.join(["selfprompt", *words]) for name, words in commands.items()},
         folder=out,
+        links={"report": f"{AUTO}/report.html", "bench": BENCH_PAGE},
         unseen=unseen,
-        shown=shown_images(sep, halves["base"], options.seed),
+        shown=shown_images(load_classifier(out / AUTO, output), whole, options.seed),
         fast=options.fast,
     )
 
 
-def load_clip(output: Output) -> "Backbone":
-    """Load the CLIP of the package."""
-    from selfprompt.models.loading.by_name import load_backbone
+def demo_commands(task: "SuiteTask", out: Path, options: Namespace) -> dict[str, list[str]]:
+    """Return the command lines of the demo by name, without the name of the program."""
+    photos, seed = str(out / PHOTOS), ["--seed", str(options.seed)]
+    added: Mapping[str, list[str]] = FAST if options.fast else {}
+    train = ["train", photos, "--backbone", CLIP, *seed]
+    shots = ["--shots", str(2 * options.shots), "--seeds", str(options.seed)]
+    bench = ["bench", "few-shot", "--suite", SUITE, "--datasets", task.name, "--methods", ",".join(HEADS), *shots]
+    bench += ["--backbone", MAE]
+    return {
+        "auto": [*train, "--budget", BUDGET, *added.get("auto", []), "--out", str(out / AUTO), "--html"],
+        "sep": [*train, "--method", "sep", "--classes", "base", *added.get("sep", []), "--out", str(out / SEP)],
+        "bench": [*bench, *added.get("bench", []), "--out", str(out / BENCH)],
+        "report": ["report", str(out / BENCH), "--html", str(out / BENCH_PAGE)],
+    }
 
-    with output.stage(f"loading {CLIP}"):
-        clip = load_backbone(CLIP)
-    if clip.note:
-        output.message(f"Note: {clip.note}")
-    return clip
+
+def run_command(words: Sequence[str], output: Output) -> None:
+    """Print a command line and run it in this process.
+
+    Raises:
+        CommandFailed: If it does not succeed.
+    """
+    from selfprompt.cli.main import run
+
+    output.message("")
+    output.message(f"$ {shlex.join(['selfprompt', *words])}")
+    if status := run(words[0], words[1:]):
+        raise CommandFailed(status)
 
 
-def print_halves(before: "Mapping[str, Metrics]", after: "Mapping[str, Metrics]", shots: int, output: Output) -> None:
-    """Print accuracy on base and new classes."""
-    from selfprompt.reports.demo_page import HALF_COLUMNS, half_rows
+def write_photos(task: "SuiteTask", folder: Path, options: Namespace, output: Output) -> "Dataset":
+    """Write training and test images of a task as a folder of photos, and read it.
 
-    output.console.print(table(f"{shots} training images per base class", HALF_COLUMNS, half_rows(before, after)))
+    Args:
+        task: The task; its first ``options.shots`` training images of each class are drawn by the seed.
+        folder: Gets train/CLASS/N.png and test/CLASS/N.png.
+        options: Options of the command.
+        output: Receives the progress.
+    """
+    from selfprompt.data.fewshot import draw_few_shot
+    from selfprompt.data.readers.read import read_dataset
+
+    dataset = reduced(task.dataset, options)
+    train, _ = draw_few_shot(dataset.train, (), options.shots, options.seed)
+    written: Counter[tuple[str, int]] = Counter()
+    items = [("train", item) for item in train] + [("test", item) for item in dataset.test]
+    with output.stage("writing the photos") as progress:
+        for done, (split, item) in enumerate(items):
+            place = folder / split / dataset.classes[item.label].replace("/", "-")
+            place.mkdir(parents=True, exist_ok=True)
+            written[split, item.label] += 1
+            item.load().save(place / f"{written[split, item.label]}.png")
+            progress(done + 1, len(items))
+    return read_dataset(str(folder))
 
 
 def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":
     """Return the data set with as many test images as the demo uses, and without validation images."""
-    count = min(len(dataset.test), FAST["test"] if options.fast else TEST_IMAGES)
+    count = min(len(dataset.test), FAST_TEST_IMAGES if options.fast else TEST_IMAGES)
     drawn = sorted(random.Random(options.seed).sample(range(len(dataset.test)), count))
     return replace(dataset, test=tuple(dataset.test[index] for index in drawn), val=())
 
 
-def tune_arguments(run: Mapping[str, Any], task: "SuiteTask", dataset: "Dataset", options: Namespace) -> dict[str, Any]:
-    """Return the arguments of ``tune`` for one of the settings above."""
-    counts = Counter(item.label for item in dataset.train)
-    images = sum(min(count, options.shots) for count in counts.values())
-    views = FAST["views"] if options.fast else run["views"]
-    method_options = dict(run.get("options", {}))
-    if run["method"] == "sep":
-        method_options["template"] = task.template
+def load_classifier(folder: Path, output: Output) -> "Classifier":
+    """Load a classifier that a command of the demo saved."""
+    from selfprompt.inference.classifier import load
+
+    with output.stage(f"loading {folder}"):
+        return load(folder)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the result that ``selfprompt train`` wrote."""
+    from selfprompt.training.tune import RESULT
+    from selfprompt.utils.json_files import read_json
+
+    record: dict[str, Any] = read_json(folder / RESULT, advice="Run the demo again.")
+    return record
+
+
+def read_bench(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the record of each method of the benchmark."""
+    from selfprompt.benchmarks.results import read_results
+
+    by_row = {result.row: result for result in read_results(folder).results}
     return {
-        **{name: value for name, value in run.items() if name not in ("views", "options")},
-        "options": method_options,
-        "epochs": max(2, round(views / images)),
-        "shots": options.shots,
-        "seed": options.seed,
+        row: {**by_row[row].record, "tuned": metrics.to_json()}
+        for row in HEADS
+        if row in by_row and (metrics := by_row[row].evaluations["test"])
     }
 
 
-def zero_shot_table(clip: "Backbone", options: Namespace, output: Output) -> "dict[str, Metrics]":
-    """Return the zero-shot metrics on every task of the suite, and print them."""
-    from selfprompt.data.suites import list_tasks, load_task
-    from selfprompt.reports.demo_page import ZERO_SHOT_COLUMNS, zero_shot_rows
-
-    measured = {}
-    for name in list_tasks(SUITE):
-        task = load_task(f"{SUITE}/{name}")
-        measured[name] = zero_shot(clip, task, reduced(task.dataset, options), f"zero-shot: {name}", output)
-    output.console.print(table(f"{CLIP}, no training", ZERO_SHOT_COLUMNS, zero_shot_rows(measured)))
-    return measured
-
-
-def zero_shot(clip: "Backbone", task: "SuiteTask", dataset: "Dataset", stage: str, output: Output) -> "Metrics":
-    """Return the zero-shot metrics of CLIP on the test images of a data set."""
+def before_and_after(
+    sep: "Classifier", whole: "Dataset", output: Output
+) -> "tuple[dict[str, Dataset], dict[str, Metrics], dict[str, Metrics]]":
+    """Return base and new classes, and the metrics on both, zero-shot and with SEP."""
+    from selfprompt.data.fewshot import select_base_new
     from selfprompt.inference.classifier import Classifier
     from selfprompt.methods.registry import build_method
+    from selfprompt.reports.demo_page import HALF_COLUMNS, half_rows
 
-    method = build_method("zero-shot", clip, dataset.classes, template=task.template)
-    with output.stage(stage) as progress:
-        return Classifier(method, clip.preprocess).evaluate(dataset.test, progress=progress)
-
-
-def tune_and_save(values: Mapping[str, Any], dataset: "Dataset", name: str, out: Path, output: Output) -> "Classifier":
-    """Tune one method and save it."""
-    from selfprompt.reports.demo_page import train_command
-    from selfprompt.training.tune import tune
-
-    output.message("")
-    output.message(f"$ {train_command(values, name)}")
-    classifier = tune(dataset, **values, progress=True, reporter=output)
-    classifier.save(out / values["method"])
-    return classifier
+    halves = {part: select_base_new(whole, part) for part in ("base", "new")}
+    before, after = {}, {}
+    for part, half in halves.items():
+        untuned = build_method("zero-shot", sep.method.backbone, half.classes)
+        with output.stage(f"zero-shot on the {part} classes") as progress:
+            before[part] = Classifier(untuned, sep.preprocess).evaluate(half.test, progress=progress)
+        renamed = sep if part == "base" else sep.with_classes(half.classes)
+        with output.stage(f"SEP on the {part} classes") as progress:
+            after[part] = renamed.evaluate(half.test, progress=progress)
+    output.console.print(table("trained on the base classes alone", HALF_COLUMNS, half_rows(before, after)))
+    return halves, before, after
 
 
-def before_and_after(
-    sep: "Classifier", clip: "Backbone", task: "SuiteTask", halves: "Mapping[str, Dataset]", output: Output
-) -> "tuple[dict[str, Metrics], dict[str, Metrics]]":
-    """Return zero-shot and tuned metrics on base and new classes."""
-    from selfprompt.metrics import Metrics
-
-    before, after = (Metrics.from_json(sep.results[name]) for name in ("zero_shot", "tuned"))
-    new = halves["new"]
-    untuned = zero_shot(clip, task, new, "zero-shot on the new classes", output)
-    with output.stage("SEP on the new classes") as progress:
-        renamed = sep.with_classes(new.classes).evaluate(new.test, progress=progress)
-    return {"base": before, "new": untuned}, {"base": after, "new": renamed}
-
-
-def head_rows(heads: "Mapping[str, Classifier]") -> list[list[str]]:
-    """Return the rows of the accuracy table of the methods on the ViT without text."""
-    return [[name, *accuracy_cells(classifier.results["tuned"])] for name, classifier in heads.items()]
-
-
-def predict_unseen(task: "SuiteTask", new: "Dataset", out: Path, seed: int, output: Output) -> "list[UnseenPrediction]":
+def predict_unseen(
+    task: "SuiteTask", new: "Dataset", sep: "Classifier", out: Path, seed: int, output: Output
+) -> "list[UnseenPrediction]":
     """Classify three images of new classes with the saved SEP classifier and the new class names."""
-    from selfprompt.cli.predict import prediction_table
-    from selfprompt.inference.classifier import load
-    from selfprompt.reports.demo_page import UnseenPrediction, predict_command
+    from selfprompt.reports.demo_page import UnseenPrediction, predict_words
 
     drawn = unseen_images(task, new, random.Random(seed))
     paths = [out / UNSEEN / f"{number}.png" for number in range(1, len(drawn) + 1)]
     (out / UNSEEN).mkdir(exist_ok=True)
     for path, (_, _, item) in zip(paths, drawn, strict=True):
         item.load().save(path)
-    output.message(f"$ {predict_command(out, paths, new.classes)}")
-    with output.stage("loading the saved classifier"):
-        classifier = load(out / SEP["method"]).with_classes(new.classes)
-    predictions = classifier.predict(paths, top=3)
-    output.console.print(prediction_table(predictions))
+    run_command(predict_words(out / SEP, paths, new.classes), output)
+    predictions = sep.with_classes(new.classes).predict(paths, top=3)
     unseen = [
         UnseenPrediction(path, truth, where, p.top)
         for path, (where, truth, _), p in zip(paths, drawn, predictions, strict=True)
@@ -292,12 +302,12 @@ def unseen_images(task: "SuiteTask", new: "Dataset", rng: random.Random) -> "lis
     return one_per_group(pool, lambda entry: entry[1], rng)[:3]
 
 
-def shown_images(sep: "Classifier", base: "Dataset", seed: int) -> list[tuple[Any, str, str]]:
+def shown_images(classifier: "Classifier", dataset: "Dataset", seed: int) -> list[tuple[Any, str, str]]:
     """Return one test image per class, of up to ``SHOWN`` classes, with the true and the predicted class."""
-    items = one_per_group(base.test, lambda item: item.label, random.Random(seed))[:SHOWN]
+    items = one_per_group(dataset.test, lambda item: item.label, random.Random(seed))[:SHOWN]
     images = [item.load() for item in items]
-    predictions = sep.predict(images)
-    return [(image, base.classes[i.label], p.label) for image, i, p in zip(images, items, predictions, strict=True)]
+    predictions = classifier.predict(images)
+    return [(image, dataset.classes[i.label], p.label) for image, i, p in zip(images, items, predictions, strict=True)]
 
 
 def one_per_group(entries: Sequence[Entry], group: Callable[[Entry], Hashable], rng: random.Random) -> list[Entry]:
@@ -306,11 +316,11 @@ def one_per_group(entries: Sequence[Entry], group: Callable[[Entry], Hashable], 
     return list({group(entry): entry for entry in shuffled}.values())
 
 
-def write(results: "DemoResults", out: Path) -> None:
+def write(results: "DemoResults", out: Path, files: Sequence[str]) -> None:
     """Write the picture, the page and, last, the numbers."""
     from selfprompt.reports.demo_page import write_demo_page, write_summary_picture
     from selfprompt.utils.files import write_json
 
     write_summary_picture(results, out / PICTURE)
     write_demo_page(results, out / PAGE)
-    write_json(out / RECORD, results.record())
+    write_json(out / RECORD, {**results.record(), "files": list(files)})

@@ -3,31 +3,29 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from pprint import pformat
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from selfprompt.metrics import Metrics, harmonic_mean
 from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells
-from selfprompt.reports.html import Block, Picture, code, figure, pictures, table, text, write_page
-from selfprompt.reports.plots import Estimate, accuracy_bars, training_curves
+from selfprompt.reports.html import Bar, Block, Picture, bars, code, figure, link, pictures, table, text, write_page
+from selfprompt.reports.plots import Estimate, training_curves
+from selfprompt.reports.result_page import comparison, lead
 from selfprompt.reports.summary_picture import summary_picture
 
 if TYPE_CHECKING:
     from selfprompt.data.dataset import Dataset
     from selfprompt.data.suites.task import SuiteTask
-    from selfprompt.inference.classifier import Classifier
 
 REAL = "open_clip/ViT-B-16/openai"
 TOY = (
     "The backbones of this page are toys: small models of the package that need no download. The page shows how "
     "selfprompt works, not how good prompt tuning is."
 )
-ZERO_SHOT_COLUMNS = ("task", "classes", "chance", "accuracy", "95 % interval", "test images")
 HALF_COLUMNS = ("model", "base", "95 % interval", "new", "95 % interval", "H")
-
 
 WIDTH = 100
 """Characters per line of code on the page."""
@@ -55,17 +53,17 @@ class DemoResults:
     """Everything that a demo computed.
 
     Attributes:
-        task: Task of the demo, with the test images that were used.
+        task: Task of the demo, with the images that were written to the folder of photos.
         halves: Its base and new classes, under "base" and "new".
         shots, seed: Options of the command.
-        zero_shot: Zero-shot metrics of CLIP on each task of the suite.
+        auto, sep: Content of the result.json of the classifier that ``auto`` chose, and of SEP on the base classes.
         before, after: Metrics on base and new classes, zero-shot and with SEP.
-        sep: SEP, tuned on the base classes.
-        heads: Methods tuned on the ViT without text, by name.
-        settings: Arguments of ``tune`` for "sep" and for each of ``heads``.
+        bench: Results of the methods on the ViT without text, by name, with metrics under "tuned".
+        commands: The command lines by name.
         folder: Output folder with the classifiers.
+        links: Other pages by name, relative to the folder.
         unseen: Predictions for classes that were not trained.
-        shown: Test images of base classes with the true and the predicted class.
+        shown: Test images with the true and the predicted class.
         fast: Whether training was cut short.
         seconds: Duration of the demo.
     """
@@ -74,13 +72,14 @@ class DemoResults:
     halves: "Mapping[str, Dataset]"
     shots: int
     seed: int
-    zero_shot: Mapping[str, Metrics]
+    auto: Mapping[str, Any]
+    sep: Mapping[str, Any]
     before: Mapping[str, Metrics]
     after: Mapping[str, Metrics]
-    sep: "Classifier"
-    heads: "Mapping[str, Classifier]"
-    settings: Mapping[str, Mapping[str, Any]]
+    bench: Mapping[str, Mapping[str, Any]]
+    commands: Mapping[str, str]
     folder: Path
+    links: Mapping[str, str]
     unseen: Sequence[UnseenPrediction]
     shown: Sequence[tuple[Any, str, str]]
     fast: bool = False
@@ -92,23 +91,29 @@ class DemoResults:
         return f"{self.task.suite}/{self.task.name}"
 
     @property
+    def command(self) -> str:
+        """Command line of the demo."""
+        fast = " --fast" if self.fast else ""
+        return f"selfprompt demo --task {self.name} --shots {self.shots} --seed {self.seed}{fast}"
+
+    @property
     def note(self) -> str:
         """Warning about the backbones, shown at the top of the page."""
-        backbone = self.sep.method.backbone.note
-        cut = "--fast cut training short, so the accuracies mean nothing. " if self.fast else ""
-        return f"{cut}{TOY} {backbone}".strip()
+        return f"--fast cut training short, so the accuracies mean nothing. {TOY}" if self.fast else TOY
 
     def record(self) -> dict[str, Any]:
         """Return the numbers as JSON values."""
-        measured = {"zero_shot": self.zero_shot, "before": self.before, "after": self.after}
+        halves = {"before": self.before, "after": self.after}
         return {
             "finished": True,
             "task": self.name,
             "shots": self.shots,
             "seed": self.seed,
             "seconds": self.seconds,
-            **{key: {name: m.to_json() for name, m in by_name.items()} for key, by_name in measured.items()},
-            "heads": {name: classifier.results["tuned"] for name, classifier in self.heads.items()},
+            "commands": dict(self.commands),
+            "auto": {name: self.auto.get(name) for name in ("method", "tuned", "zero_shot", "ridge", "selection")},
+            **{key: {name: m.to_json() for name, m in by_name.items()} for key, by_name in halves.items()},
+            "bench": {name: result["tuned"] for name, result in self.bench.items()},
             "unseen": [{"image": g.path.name, "truth": g.truth, "top": [list(p) for p in g.top]} for g in self.unseen],
         }
 
@@ -132,36 +137,28 @@ def half_rows(before: Mapping[str, Metrics], after: Mapping[str, Metrics]) -> li
     return rows
 
 
-def zero_shot_rows(measured: Mapping[str, Metrics]) -> list[list[str]]:
-    """Return rows for ``ZERO_SHOT_COLUMNS``."""
-    rows = []
-    for name, metrics in measured.items():
-        accuracy, interval, _, total = accuracy_cells(metrics.to_json())
-        rows.append([name, f"{len(metrics.confusion)}", f"{chance(metrics):.1f} %", accuracy, interval, total])
-    return rows
-
-
 def write_demo_page(demo: DemoResults, path: Path) -> None:
     """Write the page."""
     sections = [
         ("Overview", _overview(demo)),
-        ("Zero-shot classification by class names", _zero_shot(demo)),
-        ("SEP: prompts in both encoders, tuned on half of the classes", _sep(demo)),
-        ("Classes that were not trained", _unseen(demo)),
-        ("SPT: prompts that start from the training images", _heads(demo)),
-        ("Your images and a full-size backbone", _yours(demo)),
+        ("A folder of photos, and the best classifier for it", _auto(demo)),
+        ("Class names that were not trained", [*_halves(demo), *_unseen(demo)]),
+        ("For researchers: SPT next to VPT and a linear probe", _bench(demo)),
+        ("Your images and a full-size backbone", _yours()),
     ]
-    write_page(path, f"selfprompt demo: {demo.task.name.replace('_', ' ')}", sections, demo.note)
+    seconds = f"{demo.seconds:.0f} s" if demo.seconds else ""
+    facts = [("date", date.today().isoformat()), ("seed", str(demo.seed)), ("command", demo.command)]
+    facts += [("duration", seconds)] if seconds else []
+    title = f"selfprompt demo: {demo.task.name.replace('_', ' ')}"
+    write_page(path, title, sections, demo.note, facts=facts)
 
 
 def _overview(demo: DemoResults) -> list[Block]:
-    fast = " --fast" if demo.fast else ""
-    seconds = f"in {demo.seconds:.0f} seconds " if demo.seconds else ""
     return [
         text(
-            "selfprompt adapts a frozen model to your images with a few learned tokens, the prompts. This page was "
-            f"made {seconds}by `selfprompt demo --task {demo.name} --shots {demo.shots} --seed {demo.seed}{fast}`. "
-            "Every number comes from that run. Test images were used for testing only; nothing was selected on them."
+            "selfprompt adapts a frozen model to your images. Each part of this page shows a command and what came of "
+            "it, with the settings that everybody gets. Test images were used for testing only; nothing was selected "
+            "on them."
         ),
         text(
             f"The task: {demo.name}, {len(demo.task.dataset.classes)} classes, {demo.shots} training images per "
@@ -171,55 +168,39 @@ def _overview(demo: DemoResults) -> list[Block]:
     ]
 
 
-def _zero_shot(demo: DemoResults) -> list[Block]:
-    tasks = list(demo.zero_shot)
-    bars = {"zero-shot": [_estimate(demo.zero_shot[name]) for name in tasks]}
-    plot = accuracy_bars(tasks, bars, chance=[chance(demo.zero_shot[name]) for name in tasks])
+def _auto(demo: DemoResults) -> list[Block]:
     return [
         text(
-            f"Before any training, {demo.sep.method.backbone.name} classifies an image by comparing it with one text "
-            f"per class; for {demo.task.name} the text is “{demo.task.template}”"
+            "`photos` has a folder of images for each class. `train` compares methods by cross-validation on the "
+            "training images and trains the best one on all of them:"
         ),
-        table(ZERO_SHOT_COLUMNS, zero_shot_rows(demo.zero_shot)),
-        figure(
-            plot,
-            "Zero-shot accuracy with 95 % intervals; dashed: chance level.",
-            "Bar chart of the accuracy on each task",
-        ),
+        code(folded(demo.commands["auto"])),
+        *lead(demo.auto),
+        *comparison(demo.auto["selection"]),
+        text("Random test images with its predictions:"),
+        pictures([_captioned(*shown) for shown in demo.shown]),
+        link(demo.links["report"], "The whole page of this result"),
     ]
 
 
-def _sep(demo: DemoResults) -> list[Block]:
-    halves, results = demo.halves, demo.sep.results
-    series = {
-        name: [_estimate(half["base"]), _estimate(half["new"]), Estimate(mean_of_halves(half))]
-        for name, half in (("zero-shot", demo.before), ("SEP", demo.after))
-    }
-    levels = [chance(demo.before["base"]), chance(demo.before["new"])]
+def _halves(demo: DemoResults) -> list[Block]:
+    halves, results = demo.halves, demo.sep
     return [
         text(
-            f"SEP trained {results['trainable_parameters']:,} parameters on {results['images']['train']} images of "
-            f"the {len(halves['base'].classes)} base classes in {results['train_seconds']:.0f} s. The other "
-            f"{len(halves['new'].classes)} classes, the new ones, are given by name only. H is the harmonic mean of "
-            "both accuracies: it is high only if the base classes improve and the new ones are not forgotten."
+            f"SEP tunes prompts in both encoders of a CLIP. It trained {results['trainable_parameters']:,} parameters "
+            f"on {results['images']['train']} images of the {len(halves['base'].classes)} base classes in "
+            f"{results['train_seconds']:.0f} s. The other {len(halves['new'].classes)} classes, the new ones, are "
+            "given by name only. H is the harmonic mean of both accuracies: it is high only if the base classes "
+            "improve and the new ones are not forgotten."
         ),
+        code(folded(demo.commands["sep"])),
         table(HALF_COLUMNS, half_rows(demo.before, demo.after)),
         text(_verdict(demo)),
-        figure(
-            accuracy_bars(["base", "new", "H"], series, chance=levels),
-            "Before and after tuning, with 95 % intervals over the test images; dashed: chance level.",
-            "Bar chart of base, new and harmonic mean accuracy, zero-shot and with SEP",
-        ),
         figure(
             training_curves({"SEP": results["history"]}),
             "Total training loss, and accuracy on the training images.",
             "Curves of training loss and accuracy over the epochs",
         ),
-        text("Random test images of the base classes with the predictions of SEP:"),
-        pictures([_captioned(*shown) for shown in demo.shown]),
-        code(_command(demo, "sep")),
-        text("The same from Python:"),
-        code(_python(demo, "sep")),
     ]
 
 
@@ -245,25 +226,15 @@ def _unseen(demo: DemoResults) -> list[Block]:
         with Image.open(unseen.path) as image:
             wrong = unseen.top[0][0] != unseen.truth
             images.append(Picture(image.copy(), f"{unseen.truth}{domain}", f"predicted: {predicted}", wrong))
+    words = predict_words(demo.folder / "sep", [unseen.path for unseen in demo.unseen], demo.halves["new"].classes)
     return [
-        text(
-            "The saved classifier is loaded and gets the names of the new classes. Nothing is trained, since SEP's "
-            "prompts work with any names. The images are drawn at random."
-        ),
+        text("The saved classifier gets the names of the new classes. Nothing is trained. The images are random."),
         pictures(images),
-        code(folded(predict_command(demo.folder, [unseen.path for unseen in demo.unseen], demo.halves["new"].classes))),
-        code(
-            "import selfprompt\n\n"
-            f"classifier = selfprompt.load({str(demo.folder / 'sep')!r})\n"
-            f"names = {pformat(list(demo.halves['new'].classes), width=WIDTH, compact=True)}\n"
-            f"print(classifier.with_classes(names).predict({str(demo.unseen[0].path)!r}, top=3))"
-        ),
+        code(folded(shlex.join(["selfprompt", *words]))),
     ]
 
 
-def _heads(demo: DemoResults) -> list[Block]:
-    results = {name: classifier.results for name, classifier in demo.heads.items()}
-    backbone = next(iter(demo.heads.values())).method.backbone.name
+def _bench(demo: DemoResults) -> list[Block]:
     rows = [
         [
             name,
@@ -271,102 +242,66 @@ def _heads(demo: DemoResults) -> list[Block]:
             *accuracy_cells(result["tuned"]),
             f"{result['train_seconds']:.0f} s",
         ]
-        for name, result in results.items()
+        for name, result in demo.bench.items()
     ]
     columns = ["method", "trainable parameters", *ACCURACY_COLUMNS[1:], "training"]
-    bars = {name: [Estimate.of(result["tuned"])] for name, result in results.items()}
-    level = 100 / len(demo.task.dataset.classes)
+    shown = [Bar(name, m["accuracy"], *m["interval"]) for name, m in ((n, r["tuned"]) for n, r in demo.bench.items())]
+    guessing = 100 / len(demo.task.dataset.classes)
+    backbone = next(iter(demo.bench.values()))["backbone"]["name"]
     return [
         text(
             f"{backbone} is the encoder of a masked autoencoder. It has no text encoder, so methods train a head for "
             "a fixed set of classes. VPT initialises its prompts at random, SPT initialises as many prompts from "
-            "tokens of the training images. All methods use the same training settings."
+            "tokens of the training images. The benchmark trains all methods with the same settings, for few epochs, "
+            "so that it ends soon:"
         ),
+        code(folded(demo.commands["bench"]) + "\n" + folded(demo.commands["report"])),
         table(columns, rows),
+        bars(shown, "Test accuracy with 95 % intervals; dashed: guessing.", chance=guessing),
         figure(
-            accuracy_bars(["all classes"], bars, chance=[level]),
-            "Test accuracy with 95 % intervals; dashed: chance level.",
-            "Bar chart of the accuracy of linear probe, VPT and SPT",
-        ),
-        figure(
-            training_curves({name: result["history"] for name, result in results.items()}),
+            training_curves({name: result["history"] for name, result in demo.bench.items()}),
             "The number of epochs is the same for all.",
             "Curves of training loss and accuracy over the epochs",
         ),
-        code("\n\n".join(_command(demo, name) for name in demo.heads)),
+        link(demo.links["bench"], "The whole page of the benchmark"),
     ]
 
 
-def _yours(demo: DemoResults) -> list[Block]:
-    toy = demo.sep.method.backbone.name
+def _yours() -> list[Block]:
     return [
-        text("Put the images of each class in a folder, and choose another backbone (downloaded once):"),
-        code(f"- --backbone {toy}\n+ --backbone {REAL}"),
+        text("Put the images of each class in a folder, and choose a full-size backbone (downloaded once):"),
         code(
-            f"selfprompt train photos --method sep --shots 16 --out mine --backbone {REAL}\n"
-            "selfprompt predict mine new-photo.jpg --top 3\n"
-            'selfprompt predict mine new-photo.jpg --classes "one name,another name"'
+            f"selfprompt train photos --backbone {REAL} --out mine --html\n"
+            "selfprompt predict mine new-photo.jpg --top 3"
         ),
         code(
             "import selfprompt\n\n"
-            f'classifier = selfprompt.tune("photos", method="sep", shots=16, backbone="{REAL}")\n'
+            f'classifier = selfprompt.tune("photos", backbone="{REAL}")\n'
             'print(classifier.results["tuned"]["accuracy"], classifier.results["tuned"]["interval"])\n'
             'classifier.save("mine")'
-        ),
-        text(
-            "The training settings in the commands above suit the small backbones. Leave them out for a full-size one: "
-            "each method has its own recipe, and `selfprompt train --method sep --print-config` shows it."
         ),
     ]
 
 
 def write_summary_picture(demo: DemoResults, path: Path) -> None:
     """Write a one-picture summary of the page."""
-    bars = {
-        "zero-shot, base classes": _estimate(demo.before["base"]),
-        "SEP, base classes": _estimate(demo.after["base"]),
+    floors = {"zero-shot, all classes": demo.auto.get("zero_shot"), "ridge, all classes": demo.auto.get("ridge")}
+    shown = {
+        **{name: Estimate.of(metrics) for name, metrics in floors.items() if metrics},
+        f"auto ({demo.auto['method']}), all classes": Estimate.of(demo.auto["tuned"]),
         "zero-shot, new classes": _estimate(demo.before["new"]),
         "SEP, new classes": _estimate(demo.after["new"]),
-        **{f"{name}, all classes": Estimate.of(classifier.results["tuned"]) for name, classifier in demo.heads.items()},
+        **{f"{name}, all classes": Estimate.of(result["tuned"]) for name, result in demo.bench.items()},
     }
-    histories = {name: classifier.results["history"] for name, classifier in demo.heads.items()}
-    caption = f"{demo.name}, {demo.shots} shots. Pictures: test images with the predictions of SEP.\nToy backbones."
-    summary_picture(path, bars, histories, demo.shown, caption)
+    histories = {name: result["history"] for name, result in demo.bench.items()}
+    caption = f"{demo.name}, {demo.shots} shots. Pictures: test images with the predictions of auto.\nToy backbones."
+    summary_picture(path, shown, histories, demo.shown, caption)
 
 
-def train_command(values: Mapping[str, Any], name: str) -> str:
-    """Return the command line that trains on a task like ``tune`` with these arguments."""
-    flat = {**values, **{f"options.{option}": value for option, value in values["options"].items()}}
-    words = [f"--{key.replace('_', '-')} {quoted(value)}" for key, value in flat.items() if key != "options"]
-    return " ".join(["selfprompt train", name, *words, f"--out {output_folder(values, name)}"])
-
-
-def output_folder(values: Mapping[str, Any], name: str) -> str:
-    """Return an output folder for a user's run, since the demo's folder has a finished one."""
-    return f"{name.rpartition('/')[2]}-{values['method']}"
-
-
-def predict_command(folder: Path, images: Sequence[Path], classes: Sequence[str]) -> str:
-    """Return the command line that classifies images with SEP and other class names."""
-    paths = " ".join(map(quoted, images))
+def predict_words(folder: Path, images: Sequence[Path], classes: Sequence[str]) -> list[str]:
+    """Return the arguments that classify images with a saved classifier and other class names."""
     names = ",".join(f'"{name}"' if "," in name else name for name in classes)
-    return f"selfprompt predict {quoted(folder / 'sep')} {paths} --top 3 --classes {quoted(names)}"
-
-
-def quoted(value: object) -> str:
-    """Return a value quoted for the shell."""
-    return shlex.quote(str(value))
-
-
-def _command(demo: DemoResults, method: str) -> str:
-    return folded(train_command(demo.settings[method], demo.name))
-
-
-def _python(demo: DemoResults, method: str) -> str:
-    """Return the Python code of a training."""
-    values = {**demo.settings[method], "out": output_folder(demo.settings[method], demo.name)}
-    lines = "".join(f"    {key}={value!r},\n" for key, value in values.items() if value != {})
-    return f"import selfprompt\n\nselfprompt.tune(\n    {demo.name!r},\n{lines})"
+    return ["predict", str(folder), *map(str, images), "--top", "3", "--classes", names]
 
 
 def folded(command: str) -> str:

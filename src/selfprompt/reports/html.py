@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -44,6 +45,11 @@ class Block:
 def text(paragraph: str) -> Block:
     """Return a paragraph; text between backticks is set as code."""
     return _block("text", parts=paragraph.split("`"))
+
+
+def link(target: str, label: str) -> Block:
+    """Return a link to a file, relative to the page."""
+    return _block("link", target=quote(target), label=label)
 
 
 def note(sentences: Sequence[str]) -> Block:
@@ -147,11 +153,11 @@ def figure(fig: "Figure", caption: str, alt: str) -> Block:
         caption: Line below the figure.
         alt: Description for screen readers.
     """
-    drawn = io.BytesIO()
-    fig.savefig(drawn, format="svg", metadata={"Date": None})
+    from selfprompt.reports.plot_style import draw
+
     width = round(fig.get_figwidth() * PIXELS_PER_INCH)
     least = round(LEGIBLE * width) if width > PHONE else 0
-    source = _data("image/svg+xml", drawn.getvalue())
+    source = _data("image/svg+xml", draw(fig, "svg", metadata={"Date": None}))
     return _block("figure", source=source, caption=caption, alt=alt, width=width, least=least)
 
 

@@ -1,9 +1,12 @@
 """Style shared by all plots: colours, literal names and axes."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")  # Okabe and Ito's
@@ -22,6 +25,15 @@ def literal(name: str) -> str:
     Otherwise text between two dollar signs is a formula, and a legend omits names that start with _.
     """
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
+
+
+def draw(figure: Figure, kind: Literal["svg", "png"], **options: Any) -> bytes:
+    """Return a figure as the content of a file; letters that the font lacks become boxes, without a warning each."""
+    drawn = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(drawn, format=kind, **options)
+    return drawn.getvalue()
 
 
 def truncated(name: str, length: int) -> str:

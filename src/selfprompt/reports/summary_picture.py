@@ -1,7 +1,6 @@
 """The summary picture of a demo: accuracies, training curves and classified images."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from selfprompt.reports.plot_style import COLOURS, FONT, RIGHT, WRONG, epoch_axis, label_axes, literal
+from selfprompt.reports.plot_style import COLOURS, FONT, RIGHT, WRONG, draw, epoch_axis, label_axes, literal
 from selfprompt.reports.plots import Estimate
 from selfprompt.utils.files import write_atomically
 
@@ -44,9 +43,7 @@ def summary_picture(
         text, colour = (predicted, RIGHT) if right else (f"{predicted}\n(is {truth})", WRONG)
         axes.set_title(literal(text), fontsize=FONT - 1, color=colour)
     figure.supxlabel(literal(caption), fontsize=FONT - 1)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
-    write_atomically(path, drawn.getvalue())
+    write_atomically(path, draw(figure, "png", dpi=110))
 
 
 def _named_bars(axes: Axes, bars: Mapping[str, Estimate]) -> None:
