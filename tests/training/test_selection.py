@@ -27,6 +27,15 @@ def test_folds_hold_each_image_out_once_and_keep_groups_together(counts: list[in
             assert len(training) + len(held) == len(labels)
 
 
+def test_one_small_class_does_not_lower_the_number_of_folds() -> None:
+    labels = [0] * 2 + [1] * 10 + [2] * 12
+    [split] = stratified_folds(labels, range(24), folds=5, repeats=1, seed=0)
+    assert len(split) == 5
+    assert sum(0 in [labels[n] for n in held] for _, held in split) == 2
+    [split] = stratified_folds([0, 0, 0, 1], range(4), folds=5, repeats=1, seed=0)
+    assert len(split) == 3
+
+
 def test_the_same_seed_gives_the_same_folds_and_repetitions_differ() -> None:
     labels = [0, 1] * 10
     first, second = (list(stratified_folds(labels, range(20), folds=5, repeats=2, seed=s)) for s in (1, 1))

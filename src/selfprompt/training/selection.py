@@ -4,6 +4,7 @@ Pure functions of arrays of correctness: entry (m, n) is the share of repetition
 image n, classified image n correctly.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ def stratified_folds(
     Args:
         labels: Class of each image.
         groups: Group of each image.
-        folds: Number of folds; fewer if the smallest class that can be split has fewer groups.
+        folds: Number of folds; fewer if even the largest class has fewer groups. A smaller class is in only some of
+            the validation sets.
         repeats: Number of repetitions, each with another split.
         seed: Seed of the splits.
 
@@ -58,10 +60,12 @@ def stratified_folds(
     splittable = [g for g, c in label_of.items() if counts[c] > 1]
     if not splittable:
         raise ValueError("Cross-validation needs a class with at least two different images.")
-    count = max(2, min(folds, *(n for n in counts.values() if n > 1)))
+    count = min(folds, max(counts.values()))
     units, classes = np.array(splittable), [label_of[g] for g in splittable]
     for repeat in range(repeats):
-        split = StratifiedKFold(count, shuffle=True, random_state=seed + repeat).split(units, classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            split = list(StratifiedKFold(count, shuffle=True, random_state=seed + repeat).split(units, classes))
         held_out = [np.flatnonzero(np.isin(group, units[held])) for _, held in split]
         yield [(np.setdiff1d(np.arange(len(label)), held), held) for held in held_out]
 
