@@ -294,12 +294,9 @@ def block_parts(block: Any, weights: Weights | None = None) -> BlockParts | None
         return None
     if weights is not None:
         check_names(weights, block_weights(block))
-    norm1, out, norm2, up, down = (with_weights(layer, name, weights) for name, layer in _layers(block).items())
+    norm1, norm2 = with_weights(block.ln_1, "norm1", weights), with_weights(block.ln_2, "norm2", weights)
+    out = with_weights(attn.out_proj, "out", weights)
     inner, outer = getattr(attn, "ln_inner", None), getattr(block, "ln_attn", None)
-    others = {"c_fc": up, "c_proj": down}
-    if type(mlp.gelu).__name__ == "QuickGELU" and not hasattr(mlp, "ln"):
-        others["gelu"] = quick_gelu
-    steps = [others.get(name, layer) for name, layer in mlp.named_children()]
 
     def out_proj(y: Tensor, _: Tensor) -> Tensor:
         y = out(y if inner is None else inner(y))
@@ -307,8 +304,14 @@ def block_parts(block: Any, weights: Weights | None = None) -> BlockParts | None
 
     def run_mlp(x: Tensor) -> Tensor:
         x = norm2(x)
-        for step in steps:
-            x = step(x)
+        quick = type(mlp.gelu).__name__ == "QuickGELU" and not hasattr(mlp, "ln")
+        if weights is None and not quick:
+            return cast(Tensor, block.ls_2(mlp(x)))
+        up, down = with_weights(mlp.c_fc, "up", weights), with_weights(mlp.c_proj, "down", weights)
+        if quick:
+            return cast(Tensor, block.ls_2(down(quick_gelu(up(x)))))
+        for name, layer in mlp.named_children():
+            x = {"c_fc": up, "c_proj": down}.get(name, layer)(x)
         return cast(Tensor, block.ls_2(x))
 
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
@@ -332,7 +335,8 @@ def _layers(block: Any) -> dict[str, Any]:
 
 def _scaled_products(block: Any) -> bool:
     """Return whether the attention is the softmax of scaled products."""
-    return all(getattr(block.attn, name, None) is None for name in ("logit_scale", "head_scale"))
+    attn = block.attn
+    return getattr(attn, "logit_scale", None) is None and getattr(attn, "head_scale", None) is None
 
 
 def _requirement(block: Any) -> str:
