@@ -75,7 +75,7 @@ def write_evaluation_report(
         ("command", options.command_line),
     ]
     title = f"{_name(options.classifier)} on {_name(options.data)}"
-    results = evaluation_results(classifier, metrics)
+    results = {**evaluation_results(classifier, metrics), "split": split}
     write_result_page(Path(options.html), ResultPage(title, results, facts, *_shown(judged)))
 
 

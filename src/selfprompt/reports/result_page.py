@@ -93,7 +93,8 @@ def lead(results: Mapping[str, Any]) -> list[Block]:
     if measured is None:
         return [headline("?", "accuracy on new images", sentence, kind), *_warnings(results)]
     low, high = measured["interval"]
-    of = f"of {tuned['total']} test images are right" if tuned else "expected on new images"
+    images = "test images" if results.get("split", "test") == "test" else "images"
+    of = f"of {tuned['total']} {images} are right" if tuned else "expected on new images"
     first = headline(f"{measured['accuracy']:.1f} %", f"{of}; 95 % interval {low:.1f} - {high:.1f} %", sentence, kind)
     return [first, text(expectation(results)), *_warnings(results), *(_floors(results) if tuned else ())]
 
