@@ -82,7 +82,7 @@ KEYS = {
     },
     "mmrl, clip": MMRL,
     "prograd, clip": {"context"},
-    "proker, clip": {"support", "values", "beta"},
+    "proker, clip": {"support", "values", "beta", "known"},
     "prolip, clip": {"projection"},
     "promptsrc, clip": {"text_prompts", "image_prompts"},
     "ridge, clip": HEAD,

@@ -72,7 +72,7 @@ def test_a_class_without_images_is_scored_by_its_text_or_near_it(name: str, tole
     torch.testing.assert_close(found[:, 2], zero_shot()[:, 2], atol=tolerance, rtol=0.0)
 
 
-@pytest.mark.parametrize("name", ["clap", "ss-text", "zs-lp"])
+@pytest.mark.parametrize("name", ["clap", "proker", "ss-text", "zs-lp"])
 def test_new_names_are_scored_by_their_text_and_trained_ones_by_what_was_learned(name: str) -> None:
     method = prepared(name, [0, 0, 1, 2, 3])
     names = ("a dog", NAMES[3], "tram", NAMES[0])

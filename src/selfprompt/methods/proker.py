@@ -11,7 +11,7 @@ from torch import Tensor
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.checks import check_views
-from selfprompt.methods.class_rows import unequal_rows, view_features
+from selfprompt.methods.class_rows import name_keys, rows_by_name, view_features
 from selfprompt.methods.class_texts import PHOTO, check_template, encode_template
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
@@ -48,8 +48,8 @@ class ProKeR(Method[ProKeROptions]):
 
     S, (N, E), are unit features of all views of the training images, Y, (N, C), their labels, one-hot, and
     ``A = (k(S, S) / lambda + I)^-1 (Y - z(S))``. So the correction is lambda times that of kernel ridge regression with
-    the penalty lambda, which is both its weight and its penalty, as in the released code. Classes without images have
-    the scores of zero-shot CLIP. Until ``prepare`` has seen data, S is empty, and so are all classes.
+    the penalty lambda, which is both its weight and its penalty, as in the released code. Classes without images, and
+    those that were not trained, have the scores of zero-shot CLIP; until ``prepare`` has seen data, all of them.
 
     beta and lambda are the paper's constants for 1, 2, 4, 8 and 16 shots, and for other numbers of training images a
     class those of the nearest one. They were found on ImageNet and are meant to be transferred; the paper's main
@@ -65,16 +65,26 @@ class ProKeR(Method[ProKeROptions]):
     support: Tensor
     values: Tensor
     beta: Tensor
+    keys: Tensor
+    known: Tensor
 
     @classmethod
     def traits_for(cls, options: ProKeROptions) -> Traits:
-        return Traits(inputs="features", needs_text=True, closed_form=True, variable_length=("support", "values"))
+        return Traits(
+            inputs="features",
+            needs_text=True,
+            open_vocabulary=True,
+            closed_form=True,
+            variable_length=("support", "values", "known"),
+        )
 
     def build(self, generator: torch.Generator) -> None:
         texts = encode_template(self.backbone, self.options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
         self.register_buffer("support", texts.new_zeros(0, self.vision.features))
-        self.register_buffer("values", texts.new_zeros(0, len(self.classes)))
+        self.register_buffer("values", texts.new_zeros(0))  # A, class by class
+        self.register_buffer("keys", name_keys(self.classes).to(texts.device), persistent=False)
+        self.register_buffer("known", torch.zeros(0, dtype=torch.int64, device=texts.device))
         self.register_buffer("beta", texts.new_tensor(self.options.beta))
 
     @torch.no_grad()
@@ -101,17 +111,24 @@ class ProKeR(Method[ProKeROptions]):
         beta, strength = self.options.beta or transferred[0], self.options.strength or transferred[1]
         values = regress(features, labels, self.texts.double().cpu(), beta, strength)
         self.support = features.to(self.texts)
-        self.values = values.to(self.texts)
+        self.values = values.t().flatten().to(self.texts)
+        self.known = self.keys.clone()
         self.beta.fill_(beta)
 
     def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
         problems = super().problems_with(tensors)
-        return problems or unequal_rows(tensors, "support", "values", least=0)
+        if problems or len(tensors["values"]) == len(tensors["known"]) * len(tensors["support"]):
+            return problems
+        return ["values must hold a number for each row of known and of support"]
 
     def logits(self, views: Views) -> Tensor:
         features = unit(self.frozen_features(views))
-        correction = kernel(features, self.support, self.beta) @ self.values
-        return self.class_logits(features, self.texts) + self.backbone.scale * correction
+        zero_shot = self.class_logits(features, self.texts)
+        if not len(self.known):
+            return zero_shot
+        values = self.values.view(len(self.known), len(self.support))
+        values = rows_by_name(self.keys, self.known, values, values.new_zeros(len(self.keys), len(self.support)))
+        return zero_shot + self.backbone.scale * kernel(features, self.support, self.beta) @ values.t()
 
 
 def transferred_constants(shots: float) -> tuple[float, float]:
