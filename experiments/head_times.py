@@ -23,8 +23,8 @@ from selfprompt.methods.registry import find_method, make_options
 from selfprompt.recipes.recipe import load_recipe
 
 HEADS = (
-    *("simpleshot", "ridge", "logistic", "lpclip", "ss-text", "gda", "lppp", "clap", "zs-lp"),
-    *("proker", "prolip", "ape", "tipx", "tip-adapter", "semobridge", "semobridge-t"),
+    *("simpleshot", "ridge", "logistic", "ss-text", "gda", "lppp", "clap", "zs-lp"),
+    *("proker", "prolip", "ape", "tipx", "tip-adapter", "semobridge"),
 )
 RANDOM_VIEWS = 2
 
