@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 
 from selfprompt.data.dataset import Dataset, ImageTable, IndexedSource, Item
 from selfprompt.data.readers.read import read_dataset
-from selfprompt.inference.classifier import pick_device
+from selfprompt.inference.loading import pick_device
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.reviewing.copies import describe_copies, group_copies
 from selfprompt.reviewing.photos import read_photos

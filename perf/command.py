@@ -83,7 +83,7 @@ def run_cases(options: Namespace, cases: Sequence[Case]) -> dict[str, Any]:
 
     from perf.measurement import TimeBudget, measure_cases
     from perf.setup import PerfSetup
-    from selfprompt.inference.classifier import pick_device
+    from selfprompt.inference.loading import pick_device
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import selfprompt
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.inference.artifact import CARD, CONFIG, TENSORS, artifact_folder, read_artifact
-from selfprompt.inference.classifier import Classifier, pick_device
+from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.loading import pick_device
 from selfprompt.methods.registry import build_method
 from selfprompt.metrics import Metrics
 from selfprompt.models.loading.by_name import load_backbone

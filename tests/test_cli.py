@@ -672,7 +672,7 @@ def test_ctrl_c_ends_in_a_sentence(command, hint, run, photos, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("selfprompt.training.tune.tune", interrupted)
-    monkeypatch.setattr("selfprompt.inference.classifier.load", interrupted)
+    monkeypatch.setattr("selfprompt.inference.loading.load", interrupted)
     arguments = {"train": [photos, "--out", tmp_path / "out"], "predict": [tmp_path, photos]}
     done = run(command, *arguments[command])
     assert done.status == 130

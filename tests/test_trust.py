@@ -100,7 +100,7 @@ def test_a_custom_backbone_is_used_only_if_it_is_named(name, linear, tmp_path, m
         raise AssertionError("loaded what a stranger named")
 
     with monkeypatch.context() as patched:
-        patched.setattr("selfprompt.inference.classifier.load_backbone", touched)
+        patched.setattr("selfprompt.inference.loading.load_backbone", touched)
         with pytest.raises(ValueError, match=r"is used only if you name it: --backbone"):
             selfprompt.load(folder)
         with pytest.raises(ValueError, match=r"is used only if you name it: --backbone"):

@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from selfprompt.data.readers.read import read_dataset
-    from selfprompt.inference.classifier import Classifier, load
+    from selfprompt.inference.classifier import Classifier
+    from selfprompt.inference.loading import load
     from selfprompt.inference.predictions import Prediction
     from selfprompt.methods import list_methods
     from selfprompt.methods.registry import build_method
@@ -32,7 +33,7 @@ _HOMES = {
     "build_method": "selfprompt.methods.registry",
     "list_backbones": "selfprompt.models.loading.by_name",
     "list_methods": "selfprompt.methods",
-    "load": "selfprompt.inference.classifier",
+    "load": "selfprompt.inference.loading",
     "load_backbone": "selfprompt.models.loading.by_name",
     "load_recipe": "selfprompt.recipes.recipe",
     "read_dataset": "selfprompt.data.readers.read",

@@ -222,7 +222,7 @@ def reduced(dataset: "Dataset", options: Namespace) -> "Dataset":
 
 def load_classifier(folder: Path, output: Output) -> "Classifier":
     """Load a classifier that a command of the demo saved."""
-    from selfprompt.inference.classifier import load
+    from selfprompt.inference.loading import load
 
     with output.stage(f"loading {folder}"):
         return load(folder)

@@ -39,7 +39,7 @@ def review(options: Namespace) -> int:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose another name for the output folder.")
-    from selfprompt.inference.classifier import pick_device
+    from selfprompt.inference.loading import pick_device
     from selfprompt.reports.review_page import write_review
     from selfprompt.reviewing.problems import check_cleanlab
     from selfprompt.reviewing.review import review as review_photos

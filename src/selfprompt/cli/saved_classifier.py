@@ -36,7 +36,7 @@ def load_saved_classifier(options: Namespace, output: Output) -> "Classifier":
         UsageError: If there is no such device.
         ValueError: If the classifier cannot be loaded.
     """
-    from selfprompt.inference.classifier import load, pick_device
+    from selfprompt.inference.loading import load, pick_device
 
     with usage("device"):
         pick_device(options.device)

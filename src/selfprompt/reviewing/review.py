@@ -11,7 +11,7 @@ import torch
 
 from selfprompt.data.dataset import Source
 from selfprompt.data.duplicates import make_shortener
-from selfprompt.inference.classifier import pick_device
+from selfprompt.inference.loading import pick_device
 from selfprompt.metrics import wilson_interval
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import Recipe
