@@ -114,7 +114,8 @@ def test_a_loaded_backbone_with_weights_that_are_not_finite_is_refused(linear, p
 
 
 def test_a_run_whose_last_step_diverges_is_not_saved(photos, run, tmp_path):
-    ended = run("train", photos, *FAST, "--lr", "1e38", "--schedule", "constant", "--out", tmp_path / "run")
+    rate = ("--lr", "1e38", "--schedule", "constant", "--batch-size", "100")  # one step
+    ended = run("train", photos, *FAST, *rate, "--out", tmp_path / "run")
     assert ended.status == 1
     assert "after epoch 1" in ended.err
     assert "Try a lower lr" in " ".join(ended.err.split())

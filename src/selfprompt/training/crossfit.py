@@ -47,10 +47,10 @@ def needs_only_features(method: Method) -> bool:
 def known_features(classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any) -> KnownFeatures:
     """Return the features of the training images, with as many random views as the options of the method name."""
     method, count = classifier.method.eval(), getattr(classifier.method.options, "views", 0)
-    plain = list(method.feature_views(classifier.batches(data.dataset.train, data.store, data.features), 0))
+    batches = train_batches(classifier, data, recipe, fabric)
+    plain = list(method.feature_views(batches.deterministic(), 0))  # batches whose features training keeps too
     labels = torch.cat([views.labels for views in plain])
     features = torch.cat([method.frozen_features(views) for views in plain])
-    batches = train_batches(classifier, data, recipe, fabric)
     if not count or not batches.transform.random:
         return KnownFeatures(features, labels)
     rows = features.new_empty(count, *features.shape)

@@ -27,11 +27,12 @@ def folder_recipe(recipe: Recipe, images: int, given: Collection[str] = ()) -> R
         given: Keys of the recipe that the user has set, "options.NAME" for options; their values stay.
     """
     train = recipe.train
-    batch = train.batch_size if "batch_size" in given else max(1, min(train.batch_size, images // 4))
+    parts = train.accumulate if "accumulate" in given else 1
+    batch = train.batch_size if "batch_size" in given else max(parts, min(train.batch_size, images // 4))
     epochs = max(train.epochs, math.ceil(STEPS / math.ceil(images / batch)))
     changes: dict[str, Any] = {"batch_size": batch, "epochs": epochs, "drop_last": False}
     changes["accumulate"] = min(train.accumulate, batch)
-    if not PLAIN_VIEWS.keys() & set(given):
+    if not {*PLAIN_VIEWS, "views"} & set(given):
         changes |= PLAIN_VIEWS
         if takes_views(recipe) and "options.views" not in given:
             changes["options"] = {"views": 0}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from selfprompt.training.steps import (
     read_images,
     run_record,
     train,
+    train_batches,
     with_preprocessing,
 )
 from selfprompt.utils.files import write_atomically, write_json
@@ -108,8 +109,10 @@ def tune(
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
         classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
         record = run_record(classifier, dataset, result)
-        tuned = _logits(classifier, images, "test", reporter)
-        measured = comparison(classifier, images, floors, tuned, _training_accuracy(classifier, images, reporter))
+        tuned = _test_logits(classifier, images, reporter)
+        measured = comparison(
+            classifier, images, floors, tuned, _training_accuracy(classifier, images, recipe, fabric, reporter)
+        )
         seconds, path = time.monotonic() - start, data_path(data)
         classifier.results = record | choice.record | measured | _facts(classifier, images)
         classifier.results |= {"seconds": seconds, "data": path}
@@ -190,26 +193,25 @@ def _load_backbone(name: str, reporter: Reporter) -> Backbone:
     return backbone
 
 
-def _logits(
-    classifier: Classifier, data: RunData, split: Literal["train", "test"], reporter: Reporter
-) -> Tensor | None:
-    """Return the logits of the trained classifier on a split, (N, C); None if it has no images."""
-    items = data.dataset.select(split)
-    if not items:
+def _test_logits(classifier: Classifier, data: RunData, reporter: Reporter) -> Tensor | None:
+    """Return the logits of the test images under the trained classifier, (N, C); None without any."""
+    if not data.dataset.test:
         return None
-    with reporter.stage(f"evaluating on the {'training' if split == 'train' else split} images") as progress:
-        batches = classifier.batches(items, data.store, data.features)
+    with reporter.stage("evaluating on the test images") as progress:
+        batches = classifier.batches(data.dataset.test, data.store, data.features)
         return compute_logits(classifier.method, batches, progress=progress)
 
 
-def _training_accuracy(classifier: Classifier, data: RunData, reporter: Reporter) -> float | None:
+def _training_accuracy(
+    classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any, reporter: Reporter
+) -> float | None:
     """Return the accuracy on the training images as they are, in percent; None if nothing was learnt from them."""
     if not classifier.method.adapter_state_dict():
         return None
-    logits = _logits(classifier, data, "train", reporter)
-    assert logits is not None, "choose_images has refused data without training images"
-    labels = torch.tensor([item.label for item in data.dataset.train])
-    return 100 * float((logits.argmax(dim=1) == labels).float().mean())
+    with reporter.stage("evaluating on the training images") as progress:
+        batches = train_batches(classifier, data, recipe, fabric).deterministic()  # whose features may be kept
+        logits = compute_logits(classifier.method, batches, progress=progress)
+    return 100 * float((logits.argmax(dim=1) == batches.labels).float().mean())
 
 
 def _facts(classifier: Classifier, data: RunData) -> dict[str, Any]:
