@@ -197,7 +197,7 @@ def test_pad_keeps_the_sides_in_proportion_and_the_image_in_the_middle(width: in
         inside = seen.nonzero().flatten()
         assert abs(len(inside) - max(1, 16 * length / max(width, height))) <= 1
         assert len(inside) == inside[-1] - inside[0] + 1
-        assert abs(int(inside[0]) - (15 - int(inside[-1]))) <= 2
+        assert abs(int(inside[0]) - (15 - int(inside[-1]))) <= 2 + 16 / max(width, height)  # whole pixels of the image
 
 
 @given(st.integers(1, 60), st.sampled_from(["bicubic", "bilinear", "nearest"]))
