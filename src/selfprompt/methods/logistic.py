@@ -103,13 +103,6 @@ def cross_validated(features: Tensor, labels: Tensor) -> tuple[float, Fit]:
         features: Not standardised, (N, E), on the CPU.
         labels: Every class 0..C-1 occurs, and one of them more than once, (N,).
     """
-    if len(labels) <= MANY and torch.get_num_threads() > 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # for products this small, threads that wait for each other take 20 times as long
-        try:
-            return cross_validated(features, labels)
-        finally:
-            torch.set_num_threads(threads)
     folds = leave_out_folds(labels, FOLDS)
     used = range(int(folds.max()) + 1) if len(labels) <= MANY else range(1)
     paths = [Path(features, labels, folds == fold) for fold in used]
