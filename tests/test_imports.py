@@ -193,7 +193,7 @@ LIBRARIES = {
         "models.loading.weight_files",
         "data.loading.feature_cache",
     ),
-    "huggingface_hub": ("inference.artifact", "models.loading.by_name"),
+    "huggingface_hub": ("inference.artifact", "models.loading.downloads"),
     "filelock": ("utils.locks",),
     "scipy": ("benchmarks.results", "methods.softmax_regression", "metrics", "reviewing", "training.calibrate"),
     "submitit": ("benchmarks.cluster",),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from selfprompt.models.backbone import Backbone, Preprocess
-from selfprompt.models.loading import by_name as load
+from selfprompt.models.loading import embedded, open_clip_models, timm_models
 from selfprompt.models.loading.assemble import clip_backbone
 from selfprompt.models.loading.by_name import list_backbones, load_backbone
 from selfprompt.models.open_clip_vit import clip_towers
@@ -87,7 +87,7 @@ def test_embedded_mae() -> None:
 
 @pytest.mark.parametrize("name", ["clip", "mae"])
 def test_embedded_weights_are_those_of_the_manifest(name: str) -> None:
-    path = load.embedded.weights_file(name)
+    path = embedded.weights_file(name)
     entry = json.loads((path.parent / "manifest.json").read_text())[name]
     data = path.read_bytes()
     assert len(data) == entry["bytes"] <= 10_000_000
@@ -100,7 +100,7 @@ def test_embedded_weights_are_those_of_the_manifest(name: str) -> None:
 
 
 def test_open_clip_reads_the_embedded_architecture_and_weights() -> None:
-    folder = load.embedded.weights_file("clip").parent
+    folder = embedded.weights_file("clip").parent
     open_clip.add_model_config(folder / "clip.json")
     model = open_clip.create_model("clip", pretrained=str(folder / "clip.safetensors")).eval()
     backbone = load_backbone("embedded/clip")
@@ -217,7 +217,7 @@ def test_open_clip_random_and_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_siglip_images() -> None:
-    record = load._images_of("ViT-B-16-SigLIP")
+    record = open_clip_models.images_of("ViT-B-16-SigLIP")
     assert record == {
         "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
@@ -292,7 +292,7 @@ def test_recommended_names_exist() -> None:
         if "<" not in name and not name.startswith("embedded"):
             family, rest = name.split("/", 1)
             if family == "timm":
-                load._check_timm(name, rest)
+                timm_models.check_name(name, rest)
             else:
-                load._check_open_clip(name, rest.split("/")[0])
+                open_clip_models.check_name(name, rest.split("/")[0])
                 assert rest.split("/")[1] in open_clip.list_pretrained_tags_by_model(rest.split("/")[0])

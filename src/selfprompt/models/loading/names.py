@@ -1,0 +1,45 @@
+"""The forms of backbone names, recommended models, and the error for an unknown name."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+FORMS = (
+    ("embedded/clip", "a small CLIP that ships with the package: for trying and testing"),
+    (
+        "embedded/mae",
+        "a small masked autoencoder that ships with the package: for trying and testing",
+    ),
+    ("timm/<name>", "a plain ViT of timm with its pretrained weights"),
+    ("timm/<name>@<file>", "the same architecture with the weights of a local file"),
+    ("open_clip/<model>/<tag>", "a CLIP of open_clip with pretrained weights"),
+    ("open_clip/<model>@<file>", "the same architecture with the weights of a local file"),
+    ("file/<path>", "a local file that implies its architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
+    ("timm/<name>/random", "random weights, always the same: for benchmarks and tests"),
+    ("open_clip/<model>/random", "random weights, always the same: for benchmarks and tests"),
+)
+RECOMMENDED = (
+    ("timm/vit_base_patch16_224.augreg_in21k", "ViT-B/16 trained with labels on ImageNet-21k, as in SPT"),
+    ("timm/vit_base_patch16_224.orig_in21k", "the first ViT-B/16 on ImageNet-21k, as in VPT"),
+    ("timm/vit_base_patch16_224.mae", "ViT-B/16 masked autoencoder on ImageNet-1k"),
+    ("timm/vit_base_patch14_dinov2.lvd142m", "ViT-B/14 of DINOv2, 518 pixels"),
+    ("open_clip/ViT-B-16/openai", "OpenAI's CLIP ViT-B/16, as in CoOp and SEP"),
+    ("open_clip/ViT-B-32/openai", "OpenAI's CLIP ViT-B/32: faster"),
+    ("open_clip/ViT-L-14/openai", "OpenAI's CLIP ViT-L/14: larger"),
+)
+
+
+def list_backbones() -> list[tuple[str, str]]:
+    """Return the forms of names, then recommended backbones, as (name, description) rows."""
+    return [*FORMS, *RECOMMENDED]
+
+
+def unknown(name: str, known: Sequence[str]) -> ValueError:
+    """Return the error for an unknown name, with the nearest known ones."""
+    near = get_close_matches(name, known, n=4, cutoff=0.5)
+    nearest = f" Nearest: {', '.join(near)}." if near else ""
+    return ValueError(f"Unknown backbone {name!r}.{nearest} Forms: {', '.join(form for form, _ in FORMS)}.")
+
+
+def random_note(name: str) -> str:
+    """Return the remark on random weights that every output must show."""
+    return f"{name}: random weights: for trying only, not for results"

@@ -1,0 +1,101 @@
+"""open_clip's models by name: pretrained, random, or with the weights of a local file."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import open_clip
+import timm
+
+from selfprompt.models.backbone import Backbone
+from selfprompt.models.loading import assemble
+from selfprompt.models.loading.checkpoint_files import read_checkpoint
+from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
+from selfprompt.models.loading.names import random_note, unknown
+from selfprompt.models.loading.timm_models import PLAIN_MODULES
+from selfprompt.models.timm_vit import why_unsupported
+
+
+def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
+    """Load ``<model>/<tag>``, ``<model>@<file>`` or ``<model>/random``; see ``load_backbone``."""
+    model_name, _, file = rest.partition("@")
+    tag = ""
+    if not file:
+        model_name, _, tag = model_name.partition("/")
+    check_name(name, model_name)
+    if file:
+        checkpoint = read_checkpoint(file)
+        model = _random_clip(model_name)
+        assemble.fill_clip(model, checkpoint)
+    elif tag == "random":
+        model = _random_clip(model_name)
+    else:
+        model = _pretrained_clip(name, model_name, tag, say)
+    with downloading(f"the tokenizer of {name}", "a model whose tokenizer ships with open_clip (no SigLIP)"):
+        tokenizer = open_clip.get_tokenizer(model_name)
+    images = model.visual.preprocess_cfg if tag not in ("", "random") else images_of(model_name)
+    note = checkpoint.note if file else random_note(name) if tag == "random" else ""
+    return assemble.clip_backbone(name, model, tokenizer, images=images, note=note)
+
+
+def _random_clip(model_name: str) -> Any:
+    with seeded(), _without_random_warning():
+        return open_clip.create_model(model_name, pretrained_text=False)
+
+
+def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if tag not in tags:
+        raise unknown(name, [f"open_clip/{model_name}/{known}" for known in [*tags, "random"]])
+    # OpenAI's weights need QuickGELU; open_clip 3.3 only warns if the model's config lacks it
+    record = open_clip.get_pretrained_cfg(model_name, tag)
+    quick = bool(record.get("quick_gelu"))
+    announce(name, "/".join(record.get("hf_hub", "").split("/")[:2]), say)
+    with downloading(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
+        return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
+
+
+def images_of(model_name: str) -> dict[str, Any]:
+    """Return open_clip's preprocessing for a model if all its tags agree on it; empty otherwise (then OpenAI's)."""
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    records = [open_clip.get_pretrained_cfg(model_name, tag) for tag in tags]
+    choices = [{key: record[key] for key in keys if key in record} for record in records]
+    return choices[0] if choices and all(choice == choices[0] for choice in choices) else {}
+
+
+def check_name(name: str, model_name: str) -> None:
+    """Refuse unknown names and unsupported families before anything is downloaded."""
+    config = open_clip.get_model_config(model_name) if "/" not in model_name else None
+    if config is None:
+        raise unknown(name, [f"open_clip/{known}" for known in open_clip.list_models()])
+    reason = ""
+    trunk = config["vision_cfg"].get("timm_model_name")
+    if isinstance(config["vision_cfg"].get("layers"), list):
+        reason = "its image side is a ResNet, not a sequence of blocks over tokens"
+    elif "multimodal_cfg" in config:
+        reason = "CoCa's text side appends a class token behind the padding"
+    elif config["text_cfg"].get("hf_model_name"):
+        reason = "its text side comes from Hugging Face and is not open_clip's own"
+    elif ":" in model_name and config["text_cfg"].get("hf_tokenizer_name"):
+        reason = "its tokenizer comes from a folder or repository and may contain code"
+    elif trunk and timm.model_entrypoint(trunk).__module__.rpartition(".")[2] not in PLAIN_MODULES:
+        reason = f"of its image side {trunk}, {why_unsupported(timm.model_entrypoint(trunk).__module__)}"
+    if reason:
+        raise TypeError(f"{name} is not supported: {reason}. Supported: the ViT models of open_clip.")
+
+
+@contextmanager
+def _without_random_warning() -> Iterator[None]:
+    """Silence open_clip's warning about random weights, which are intended here."""
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return "No pretrained weights loaded" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(quiet)
+    try:
+        yield
+    finally:
+        root.removeFilter(quiet)

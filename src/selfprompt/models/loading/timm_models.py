@@ -1,0 +1,56 @@
+"""timm's models by name: pretrained, random, or with the weights of a local file."""
+
+from typing import Any
+
+import timm
+
+from selfprompt.models.backbone import Backbone
+from selfprompt.models.loading import assemble
+from selfprompt.models.loading.checkpoint_files import read_checkpoint
+from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
+from selfprompt.models.loading.names import random_note, unknown
+from selfprompt.models.timm_vit import why_unsupported
+
+# modules that build plain ViTs; checked before anything is downloaded
+PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit")
+
+
+def load_timm(name: str, rest: str, say: Say) -> Backbone:
+    """Load ``<name>``, ``<name>@<file>`` or ``<name>/random``; see ``load_backbone``."""
+    model_name, _, file = rest.partition("@")
+    random = not file and model_name.endswith("/random")
+    model_name = model_name.removesuffix("/random")
+    check_name(name, model_name)
+    mae = ".mae" in model_name
+    if file:
+        checkpoint = read_checkpoint(file)
+        model: Any = _random_vit(model_name)
+        assemble.fill_vit(model, checkpoint)
+        return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
+    if random:
+        return assemble.vit_backbone(name, _random_vit(model_name), mae=mae, note=random_note(name))
+    announce(name, getattr(timm.get_pretrained_cfg(model_name), "hf_hub_id", None), say)
+    with downloading(f"the weights of {name}", f"timm/{model_name}@<file>"):
+        model = timm.create_model(model_name, pretrained=True, num_classes=0)
+    return assemble.vit_backbone(name, model, mae=mae)
+
+
+def _random_vit(model_name: str) -> Any:
+    with seeded():
+        return timm.create_model(model_name, num_classes=0)
+
+
+def check_name(name: str, model_name: str) -> None:
+    """Refuse unknown names and unsupported families before anything is downloaded."""
+    architecture, _, tag = model_name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown(name, [f"timm/{known}" for known in [*timm.list_models(), *timm.list_pretrained()]])
+    known = [full for full in timm.list_pretrained() if full.partition(".")[0] == architecture]
+    if tag and model_name not in known:
+        raise unknown(name, [f"timm/{full}" for full in known])
+    module = getattr(timm.model_entrypoint(architecture), "__module__", "")
+    if module.rpartition(".")[2] not in (*PLAIN_MODULES, "_registry"):  # _registry: a deprecated name of a model
+        raise TypeError(
+            f"{name} is not supported: {why_unsupported(module)}. Supported: the plain ViTs of timm "
+            f"(vit_*, deit_*, deit3_*)."
+        )
