@@ -261,6 +261,14 @@ def test_names_without_a_form(name: str) -> None:
         load_backbone(name)
 
 
+def test_vitamin_is_supported() -> None:
+    models = [name for name in open_clip.list_models() if name.startswith("ViTamin")]
+    assert len(models) > 10
+    for name in models:
+        open_clip_models.check_name(f"open_clip/{name}", name)
+    assert load_backbone("timm/vitamin_small_224/random").vision.prefix == 0
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

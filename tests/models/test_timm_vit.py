@@ -5,14 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+from timm.models.vitamin import VitCfg, VitConvCfg
 
 from selfprompt.models.timm_vit import TimmViT
-from tests.models.tiny import SMALL, assert_same, changed, images, vit
+from selfprompt.prompts.static import Static
+from tests.models.tiny import SMALL, assert_same, changed, images, shake, vit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -60,6 +63,25 @@ def test_equals_timm(name: str) -> None:
     tower = TimmViT(model)
     assert_same(tower(x), expected)
     assert expected.shape == (2, tower.features)
+
+
+@torch.no_grad()
+def test_vitamin_equals_timm_without_and_with_prompts() -> None:
+    stages = VitCfg(
+        embed_dim=(16, 24, 48), depths=(1, 1, 1), stem_width=16, conv_cfg=VitConvCfg(norm_layer="layernorm2d")
+    )
+    sizes = {"img_size": 48, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0}
+    model = timm.create_model("vitamin_small_224", embed_cfg=stages, **sizes).eval()
+    shake(model)
+    x = images(size=(48, 48))
+    tower = TimmViT(model)
+    assert_same(tower(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    prompts = torch.randn(5, 48, generator=torch.Generator().manual_seed(1))
+    stream = torch.cat([prompts.expand(2, -1, -1), tower.patches(x) + model.pos_embed], dim=1)
+    for block in model.blocks:
+        stream = block(stream)
+    expected = model.fc_norm(stream[:, 5:].mean(dim=1))
+    assert_same(tower(x, Static(prompts[None])), expected)
 
 
 @torch.no_grad()

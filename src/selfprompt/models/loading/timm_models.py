@@ -12,7 +12,7 @@ from selfprompt.models.loading.names import random_note, unknown
 from selfprompt.models.timm_vit import why_unsupported
 
 # modules that build plain ViTs; checked before anything is downloaded
-PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit")
+PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "vitamin")
 
 
 def load_timm(name: str, rest: str, say: Say) -> Backbone:
@@ -52,5 +52,5 @@ def check_name(name: str, model_name: str) -> None:
     if module.rpartition(".")[2] not in (*PLAIN_MODULES, "_registry"):  # _registry: a deprecated name of a model
         raise TypeError(
             f"{name} is not supported: {why_unsupported(module)}. Supported: the plain ViTs of timm "
-            f"(vit_*, deit_*, deit3_*)."
+            f"(vit_*, deit_*, deit3_*, vitamin_*)."
         )
