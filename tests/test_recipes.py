@@ -215,7 +215,10 @@ WRONG = {
     "null": ("seed: null", "seed must be a whole number, got None."),
     "number or null": ("head_weight_decay: big", "head_weight_decay must be a number or null, got 'big'."),
     "text for a switch": ("drop_last: 'no'", "drop_last must be true or false, got 'no'."),
-    "wrong resizing": ("resize: squish", "resize must be one of backbone, crop, pad, squash, got 'squish'."),
+    "wrong resizing": (
+        "resize: squish",
+        "resize must be one of backbone, crop, pad, squash or a whole number, got 'squish'.",
+    ),
     "text for true or false": ("flip: 'yes'", "flip must be true or false or null, got 'yes'."),
     "wrong choice": ("augment: flip", "augment must be one of crop-flip, half-crop-flip, none, got 'flip'."),
     "options are no mapping": ("options: 5", "options must be names with values, got 5."),

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,6 +206,19 @@ class TestResizing:
         assert loaded.recipe["resize"] == resize
         expected = 50 if resize == "crop" else 100  # the centre shows nothing of the difference
         assert tuned.results["tuned"]["accuracy"] == loaded.evaluate(panoramas).accuracy == expected
+
+    def test_to_a_larger_size_than_the_crop_is_stored(self, panoramas, tmp_path):
+        backbone = load_backbone("embedded/mae")
+        squashing = replace(backbone, preprocess=replace(backbone.preprocess, mode="squash", resize=80))
+        kept = tune(panoramas, **RIDGE | {"backbone": squashing}, out=tmp_path / "kept")
+        assert kept.preprocess == selfprompt.load(tmp_path / "kept").preprocess == squashing.preprocess
+        cropped = tune(panoramas, **RIDGE | {"backbone": squashing}, resize="crop")  # a choice replaces all of it
+        assert cropped.preprocess == backbone.preprocess
+        chosen = tune(panoramas, **RIDGE, resize=72, out=tmp_path / "chosen")
+        assert selfprompt.load(tmp_path / "chosen").preprocess == chosen.preprocess
+        assert (chosen.preprocess.size, chosen.preprocess.resize) == (64, 72)
+        with pytest.raises(ValueError, match="at least the 64 pixels that are cropped, got 63"):
+            tune(panoramas, **RIDGE, resize=63)
 
     def test_is_that_of_the_backbone_by_default(self, panoramas):
         tuned = tune(panoramas, **RIDGE)

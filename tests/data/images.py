@@ -21,6 +21,7 @@ class Preprocess:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: str = "bicubic"
     mode: str = "shortest"
+    resize: int | None = None
 
 
 def picture(seed: int, width: int = 24, height: int = 20) -> Image.Image:

@@ -49,11 +49,19 @@ def test_train_equals_torchvision(seed: int, width: int, height: int, smallest: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["bicubic", "bilinear", "nearest"]), st.booleans())
-def test_eval_equals_torchvision(width: int, height: int, interpolation: str, squash: bool) -> None:
-    image = picture(width, width, height)
-    theirs = v2.Compose([v2.Resize([16, 16] if squash else 16, InterpolationMode(interpolation)), v2.CenterCrop(16)])
-    ours = eval_transform(Preprocess(interpolation=interpolation, mode="squash" if squash else "shortest"))
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from(["bicubic", "bilinear", "nearest"]),
+    st.booleans(),
+    st.sampled_from([None, 16, 19, 24]),
+)
+def test_eval_equals_torchvision(width: int, height: int, interpolation: str, squash: bool, resize: int | None) -> None:
+    image, side = picture(width, width, height), resize or 16
+    resized = v2.Resize([side, side] if squash else side, InterpolationMode(interpolation))
+    theirs = v2.Compose([resized, v2.CenterCrop(16)])
+    mode = "squash" if squash else "shortest"
+    ours = eval_transform(Preprocess(interpolation=interpolation, mode=mode, resize=resize))
     assert torch.equal(ours.pixels(image), v2.functional.pil_to_tensor(theirs(image)))
 
 
@@ -118,6 +126,20 @@ def test_the_repr_is_pinned_as_keys_of_cached_features_contain_it() -> None:
     assert repr(random) == f"RandomView({fields}, pad=True, scale=(0.5, 1.0), flip=False)"
 
 
+def test_the_repr_names_the_size_before_the_crop_if_there_is_one() -> None:
+    larger = Preprocess(resize=20)
+    assert repr(eval_transform(larger)).endswith("squash=False, resize=20)")
+    assert repr(train_transform(larger)).endswith("squash=False, resize=20, scale=(0.08, 1.0))")
+    assert train_transform(larger).deterministic() == eval_transform(larger) != eval_transform(Preprocess())
+
+
+def test_images_are_resized_to_no_less_than_the_crop() -> None:
+    with pytest.raises(ValueError, match="at least the 16 pixels that are cropped, got 15"):
+        eval_transform(Preprocess(resize=15))
+    with pytest.raises(ValueError, match="pad shows the whole image"):
+        eval_transform(Preprocess(resize=20, mode="pad"))
+
+
 def test_no_augmentation_is_the_eval_transform() -> None:
     assert train_transform(Preprocess(), "none") == eval_transform(Preprocess())
     assert train_transform(Preprocess()).deterministic() == eval_transform(Preprocess())
@@ -154,11 +176,11 @@ def test_a_crop_alone_equals_torchvision(seed: int, width: int, height: int, sma
     assert torch.equal(ours.pixels(image, torch.Generator().manual_seed(seed)), expected)
 
 
-@pytest.mark.parametrize("mode", ["shortest", "squash", "pad"])
-def test_a_flip_alone_mirrors_the_view_of_the_evaluation_half_the_time(mode: str) -> None:
-    image = picture(3, 40, 20)
-    plain = eval_transform(Preprocess(mode=mode)).pixels(image)
-    transform, generator = train_transform(Preprocess(mode=mode), crop=1.0), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize(("mode", "resize"), [("shortest", None), ("squash", None), ("pad", None), ("shortest", 19)])
+def test_a_flip_alone_mirrors_the_view_of_the_evaluation_half_the_time(mode: str, resize: int | None) -> None:
+    image, preprocess = picture(3, 40, 20), Preprocess(mode=mode, resize=resize)
+    plain = eval_transform(preprocess).pixels(image)
+    transform, generator = train_transform(preprocess, crop=1.0), torch.Generator().manual_seed(0)
     views = [transform.pixels(image, generator) for _ in range(200)]
     mirrored = sum(torch.equal(view, plain.flip(-1)) for view in views)
     assert 70 < mirrored < 130  # of 200 draws with probability 1/2, four standard deviations

@@ -228,6 +228,7 @@ def test_preprocessing_is_explicit_and_keeps_the_edges_of_wide_frames() -> None:
     assert np.array_equal(pixels["spt"], np.asarray(wide)[:, 24:40].transpose(2, 0, 1))  # only the centre is left
     assert np.array_equal(pixels["default"], pixels["noah"])
     assert not np.array_equal(pixels["default"], pixels["vpt"])
+    assert vtab.PREPROCESSING["spt"].apply(Preprocess(resize=20)) == Preprocess()  # all of them resize to the crop
     assert asdict(vtab.PREPROCESSING["vpt"]) == {
         "mode": "squash",
         "interpolation": "bilinear",

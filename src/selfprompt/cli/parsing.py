@@ -110,6 +110,7 @@ def _wrong_value(name: str, expected: str, value: str) -> str:
         choice for listed in re.findall(r"Literal\[(.*?)\]", expected) for choice in re.findall(r"'(.*?)'", listed)
     ]
     types = [TYPE_NAMES.get(kind, kind) for kind in re.findall(r"Expected (?:a )?<class '(\w+)'>", expected)]
+    choices = list(dict.fromkeys(choices))  # a union lists its choices twice
     types += [f"one of {', '.join(choices)}"] if choices else []
     hint = did_you_mean(value, choices, str)
     return f"--{dashed(name)} must be {' or '.join(types) or 'another value'}, got {value!r}.{hint}"

@@ -298,7 +298,7 @@ class Classifier:
             },
             "classes": list(self.classes),
             **description_record(self.method.descriptions),
-            "preprocess": asdict(self.preprocess),
+            "preprocess": self.preprocess.record(),
             "batch_size": self.batch_size,
             "sample_wise": self.method.traits.batch_independent,
             "recipe": dict(self.recipe),

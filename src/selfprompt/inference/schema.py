@@ -68,6 +68,7 @@ class _PreprocessKeys:
     std: tuple[float, ...]
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     mode: Literal["shortest", "squash", "pad"] = "shortest"
+    resize: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,10 @@ def _check_descriptions(descriptions: Sequence[Mapping[str, Any]], classes: Sequ
 
 def _check_preprocess(values: Mapping[str, Any]) -> None:
     _check_range("preprocess.size", values["size"], 1, MAX_IMAGE_SIZE)
+    if values.get("resize") is not None:
+        _check_range("preprocess.resize", values["resize"], values["size"], MAX_IMAGE_SIZE)
+        if values.get("mode") == "pad":
+            raise ValueError("preprocess.resize must be null where mode is pad")
     for name, low in (("mean", -1e3), ("std", 1e-6)):
         if len(values[name]) != 3:
             raise ValueError(f"preprocess.{name} must be three numbers, got {_format(values[name])}")

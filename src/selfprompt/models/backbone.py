@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class Preprocess:
         interpolation: "bicubic", "bilinear" or "nearest".
         mode: "shortest" resizes the shorter side and crops the centre, "squash" resizes both sides, "pad" resizes the
             longer side and pads to a square.
+        resize: Pixels that "shortest" and "squash" resize to before the centre is cropped; None for ``size``.
     """
 
     size: int
@@ -35,6 +36,11 @@ class Preprocess:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     mode: str = "shortest"
+    resize: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the values for JSON; an absent key stands for None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,9 +33,10 @@ class DataOptions:
     """What to do with an unreadable image: skip it and report it, or stop."""
     on_empty_class: Literal["skip", "fail"] = "skip"
     """What to do with a class without a readable image: leave it out and report it, or stop."""
-    resize: Literal["backbone", "crop", "pad", "squash"] = "backbone"
+    resize: Literal["backbone", "crop", "pad", "squash"] | int = "backbone"
     """How an image becomes a square, in training and later: crop resizes the short side and cuts out the centre, pad
-    shows the whole image on a square of the mean colour, squash stretches it; backbone does as in pretraining."""
+    shows the whole image on a square of the mean colour, squash stretches it; backbone does as in pretraining. A number
+    of pixels resizes the short side to it before the centre is cut out, as 256 for an image size of 224."""
     memory: str = "2GB"
     """Memory for decoded images; at most the same again for frozen features, and for activations of the class texts.
     The rest is recomputed."""
@@ -48,6 +49,8 @@ class DataOptions:
         check_types(type(self), vars(self))
         _check_range("shots", self.shots, at_least=0)
         _check_range("holdout", self.holdout, at_least=0, below=1)
+        if isinstance(self.resize, int):
+            _check_range("resize", self.resize, at_least=1)
         if not re.fullmatch(r"\d+(\.\d+)?\s*([KMG]i?)?B?", self.memory, flags=re.IGNORECASE):
             raise ValueError(f"memory must be a size such as '500MB' or '2GB', got {self.memory!r}.")
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,11 @@ def exhausted_classes(dataset: Dataset, recipe: Recipe) -> set[int]:
 def with_preprocessing(backbone: Backbone, recipe: Recipe) -> Backbone:
     """Return the backbone with the image statistics and the resizing that the recipe asks for."""
     changes: dict[str, Any] = dict(IMAGENET_STATISTICS) if recipe.statistics == "imagenet" else {}
-    if recipe.data.resize != "backbone":
-        changes["mode"] = RESIZE_MODES[recipe.data.resize]
+    resize = recipe.data.resize
+    if isinstance(resize, int):
+        changes |= {"mode": "shortest", "resize": resize}
+    elif resize != "backbone":
+        changes |= {"mode": RESIZE_MODES[resize], "resize": None}
     return replace(backbone, preprocess=replace(backbone.preprocess, **changes)) if changes else backbone
 
 
@@ -282,7 +285,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "train_seconds": result.seconds if result else 0.0,
         "eval_batch_size": classifier.batch_size,
         "sample_wise": method.traits.batch_independent,
-        "preprocess": asdict(classifier.preprocess),
+        "preprocess": classifier.preprocess.record(),
         "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint, "note": backbone.note},
         "notes": list(dataset.notes),
         "versions": library_versions(),

@@ -1,7 +1,8 @@
 """Transforms from an RGB image to normalised pixels, as published for CLIP, on PIL images.
 
 Evaluation: resize the short side to S and crop the centre S x S; in mode "squash", resize both sides to S; in mode
-"pad", resize the long side to S and centre the image on a square of the mean colour.
+"pad", resize the long side to S and centre the image on a square of the mean colour. Some backbones were evaluated on
+the centre S x S of an image resized to more than S.
 Training: a random crop of 8 to 100 % of the area with aspect ratio 3/4 to 4/3, resized to S x S, then a horizontal flip
 with probability 1/2. Either may be left out. In mode "pad", the crop is taken of the padded square.
 
@@ -13,7 +14,7 @@ cannot share. `CropFlip` draws the same numbers in the same order: a generator s
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 import numpy as np
@@ -44,6 +45,8 @@ class PreprocessLike(Protocol):
     def interpolation(self) -> str: ...
     @property
     def mode(self) -> str: ...
+    @property
+    def resize(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,33 @@ class Transform:
 
     The loader calls its two halves separately: `pixels` on each image in a thread, `batch` on the crops of a batch.
     Keys of cached features contain the repr of a transform, so class and field names must not change.
+
+    Attributes:
+        size: Height and width S of the result.
+        normalise: Maps 8-bit values to the model's.
+        interpolation: Filter of the resizing.
+        squash: Whether both sides are resized, instead of the short one.
+        resize: Size to resize to before the centre is cropped; None for S.
     """
 
     size: int
     normalise: Normalise
     interpolation: Image.Resampling
     squash: bool
+    resize: int | None = field(default=None, kw_only=True)
 
     random = False
+
+    def __repr__(self) -> str:
+        named = [f"{one.name}={getattr(self, one.name)!r}" for one in fields(self)]
+        return f"{type(self).__name__}({', '.join(named)})".replace("resize=None, ", "").replace(", resize=None", "")
 
     def __call__(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
         return self.normalise(self.pixels(image, generator))
 
     def deterministic(self) -> "Transform":
         """Return the evaluation transform with the same settings."""
-        return Transform(self.size, self.normalise, self.interpolation, self.squash)
+        return Transform(self.size, self.normalise, self.interpolation, self.squash, resize=self.resize)
 
     def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
         """Return the S x S view of an RGB image, (3, S, S), uint8."""
@@ -90,7 +105,8 @@ class Transform:
     def view(self, image: Image.Image) -> Image.Image:
         """Return the deterministic S x S view of an RGB image."""
         size, short = self.size, min(image.size)
-        width, height = (size if self.squash else size * side // short for side in image.size)
+        target = self.resize or size
+        width, height = (target if self.squash else target * side // short for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
         if width * height > MAX_RESIZED_PIXELS:  # a strip: scale only what the crop shows
             across, down = image.width / width, image.height / height
@@ -109,7 +125,7 @@ class Transform:
         return self.normalise(to_device(torch.stack(list(pixels)), device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PadTransform(Transform):
     """The evaluation transform that shows the whole image, undistorted, on a square of the mean colour."""
 
@@ -138,7 +154,7 @@ class PadTransform(Transform):
         return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CropFlip(Transform):
     """Random resized crop and horizontal flip; without a generator, uses the global one."""
 
@@ -153,7 +169,7 @@ class CropFlip(Transform):
         return to_tensor(_mirrored_half_the_time(crop, generator))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RandomView(Transform):
     """The other random views: a crop alone, a flip alone, or with padding; without a generator, uses the global one.
 
@@ -172,7 +188,7 @@ class RandomView(Transform):
     def deterministic(self) -> Transform:
         """Return the evaluation transform with the same settings."""
         kind = PadTransform if self.pad else Transform
-        return kind(self.size, self.normalise, self.interpolation, self.squash)
+        return kind(self.size, self.normalise, self.interpolation, self.squash, resize=self.resize)
 
     def pixels(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
         """Return a random S x S view of an RGB image, (3, S, S), uint8."""
@@ -247,11 +263,13 @@ def eval_transform(preprocess: PreprocessLike) -> Transform:
             "squash" (resize both sides) or "pad" (resize the long side, pad to a square).
 
     Raises:
-        ValueError: If the mode or the interpolation is unknown.
+        ValueError: If the mode or the interpolation is unknown, or images are resized to less than their crop.
     """
     interpolation = _checked_interpolation(preprocess)
+    _check_resize(preprocess)
     kind = PadTransform if preprocess.mode == "pad" else Transform
-    return kind(preprocess.size, _normalise(preprocess), interpolation, preprocess.mode == "squash")
+    squash = preprocess.mode == "squash"
+    return kind(preprocess.size, _normalise(preprocess), interpolation, squash, resize=preprocess.resize)
 
 
 def train_transform(
@@ -259,7 +277,8 @@ def train_transform(
 ) -> Transform:
     """Return the transform for training.
 
-    Random crops are stretched to S x S in every mode; with "pad" they are taken of the padded square.
+    Random crops are stretched to S x S in every mode; with "pad" they are taken of the padded square. ``resize`` sets
+    only the view without a random crop.
 
     Args:
         preprocess: The backbone's preprocessing.
@@ -282,7 +301,9 @@ def train_transform(
     if scale is None and not flips:
         return plain
     settings = (plain.size, plain.normalise, plain.interpolation, plain.squash)
-    return CropFlip(*settings, scale) if scale and flips and not pad else RandomView(*settings, pad, scale, flips)
+    if scale and flips and not pad:
+        return CropFlip(*settings, scale, resize=plain.resize)
+    return RandomView(*settings, pad, scale, flips, resize=plain.resize)
 
 
 def draw_crop(
@@ -313,6 +334,18 @@ def _central_crop(height: int, width: int) -> tuple[int, int, int, int]:
 
 def _normalise(preprocess: PreprocessLike) -> Normalise:
     return Normalise(tuple(preprocess.mean), tuple(preprocess.std))
+
+
+def _check_resize(preprocess: PreprocessLike) -> None:
+    if preprocess.resize is None:
+        return
+    if preprocess.mode == "pad":
+        raise ValueError("The mode pad shows the whole image: resize must be None; use the mode shortest to crop.")
+    if preprocess.resize < preprocess.size:
+        raise ValueError(
+            f"Images must be resized to at least the {preprocess.size} pixels that are cropped, "
+            f"got {preprocess.resize}."
+        )
 
 
 def _checked_interpolation(preprocess: PreprocessLike) -> Image.Resampling:

@@ -33,6 +33,8 @@ class PreprocessLike(Protocol):
     def mode(self) -> str: ...
     @property
     def interpolation(self) -> str: ...
+    @property
+    def resize(self) -> int | None: ...
 
 
 P = TypeVar("P", bound=PreprocessLike)
@@ -56,7 +58,9 @@ class Preprocessing:
 
     def apply(self, preprocess: P) -> P:
         """Return a backbone's preprocessing with this mode and interpolation; ``statistics`` is the recipe's."""
-        return dataclasses.replace(preprocess, mode=self.mode, interpolation=self.interpolation)  # type: ignore[type-var]
+        return dataclasses.replace(  # type: ignore[type-var]
+            preprocess, mode=self.mode, interpolation=self.interpolation, resize=None
+        )
 
 
 PREPROCESSING = {
