@@ -173,7 +173,8 @@ def test_no_imports_go_in_a_circle():
 # library -> the modules that may import it
 LIBRARIES = {
     "timm": ("models",),
-    "ftfy": ("models.loading.bpe",),
+    "ftfy": ("models.loading.text_cleaning",),
+    "tokenizers": ("models.loading.json_tokenizer",),
     "regex": ("models.loading.bpe",),
     "open_clip": ("models", "methods.zero_shot", "methods.promptsrc"),  # templates, class names
     "lightning_fabric": ("training",),

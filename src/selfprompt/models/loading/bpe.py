@@ -1,17 +1,17 @@
 """The tokenizer of the embedded CLIP: a part of CLIP's byte pairs, without importing open_clip."""
 
 import gzip
-import html
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from itertools import islice, pairwise
 from math import inf
 from pathlib import Path
 
-import ftfy
 import regex
 import torch
 from torch import Tensor
+
+from selfprompt.models.loading.text_cleaning import lower
 
 START, END = "<start_of_text>", "<end_of_text>"
 _LAST = "</w>"  # marks the last piece of a word
@@ -50,9 +50,7 @@ class BytePairTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text of any length, without start and end."""
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        words = _WORDS.findall(" ".join(text.split()).lower())
-        return [self.ids[piece] for word in words for piece in self._pieces(word)]
+        return [self.ids[piece] for word in _WORDS.findall(lower(text)) for piece in self._pieces(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; each word ends with a space."""
