@@ -1,10 +1,13 @@
 """Tests of the floors beside a result: zero-shot, ridge, the paired test and the warnings."""
 
+import json
+
 import pytest
 import torch
 
 from selfprompt import tune
 from selfprompt.metrics import mcnemar
+from tests.conftest import write_photos
 
 CLIP = "embedded/clip"
 
@@ -23,7 +26,7 @@ def test_a_result_is_shown_beside_zero_shot_and_ridge(run, photos, tmp_path):
     done = run("train", photos, "--method", "coop", "--backbone", CLIP, "--out", out, "--epochs", "1")
     assert done.status == 0, done.err
     assert "zero-shot" in done.out
-    assert "ridge on frozen features" in done.out
+    assert "ridge regression" in done.out
     assert "McNemar's test" in done.out
 
 
@@ -63,3 +66,23 @@ def test_what_the_user_sets_is_kept(run, photos, tmp_path):
     recipe = (out / "recipe.yaml").read_text(encoding="utf-8")
     for line in ("epochs: 2", "augment: crop-flip", "batch_size: 16", "drop_last: false"):
         assert line in recipe.splitlines()
+
+
+def test_an_evaluation_shows_the_floors_of_its_images(run, photos, tmp_path):
+    out, other = tmp_path / "out", write_photos(tmp_path / "other", {"blue": 4, "green apple": 3})
+    settings = ["--method", "coop", "--backbone", CLIP, "--epochs", "1"]
+    assert run("train", photos, "--out", out, *settings).status == 0
+    then = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    same = json.loads(run("eval", out, photos, "--format", "json").out)
+    assert same["against"] == then["against"]
+    assert [same[key]["per_class"] for key in ("zero_shot", "ridge")] == [
+        then[key]["per_class"] for key in ("zero_shot", "ridge")
+    ]
+    elsewhere = json.loads(run("eval", out, other, "--format", "json").out)
+    assert run("train", photos, "--out", tmp_path / "none", "--method", "zero-shot", "--backbone", CLIP).status == 0
+    untrained = json.loads(run("eval", tmp_path / "none", other, "--format", "json").out)
+    assert elsewhere["zero_shot"]["confusion"] == untrained["confusion"]
+    assert "ridge" not in elsewhere, "its training images are not here"
+    shown = run("eval", out, other).out
+    assert "zero-shot" in shown
+    assert "McNemar's test" in shown

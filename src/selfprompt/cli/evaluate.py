@@ -15,7 +15,7 @@ from selfprompt.cli.saved_classifier import (
     parse_classes,
 )
 from selfprompt.cli.usage import check_at_least
-from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_cells, calibration_sentences
+from selfprompt.reports.accuracy import ACCURACY_COLUMNS, accuracy_rows, calibration_sentences, floor_sentences
 from selfprompt.utils.files import to_json
 
 
@@ -52,6 +52,7 @@ def eval(options: Namespace) -> int:
     check_at_least(options, 1, "batch_size")
     from selfprompt.data.loading.store import ImageStore
     from selfprompt.inference.evaluation import find_images, readable_images
+    from selfprompt.inference.floors import floors_of_evaluation
     from selfprompt.inference.judged_images import judge_images
 
     output = Output(make_console(stderr=True))
@@ -80,21 +81,25 @@ def eval(options: Namespace) -> int:
     with output.stage("evaluating") as progress:
         measured, judged = judge_images(classifier, items, store, progress)
     metrics = measured.to_json()
+    with output.stage("zero-shot on the same images") as progress:
+        floors = floors_of_evaluation(classifier, measured, judged, store, progress)
+    results = {"method": classifier.method.name, "classes": list(classifier.classes), "tuned": metrics, **floors}
     if options.html:
-        write_evaluation_report(classifier, metrics, judged, images.split, options)
+        write_evaluation_report(classifier, results, judged, images.split, options)
         output.message(f"Page: {options.html}")
     if options.format == "json":
-        print(to_json({**metrics, "split": images.split, "batch_size": classifier.batch_size}, indent=2))
+        shown = {key: value for key, value in floors.items() if key != "reference"}
+        print(to_json({**metrics, **shown, "split": images.split, "batch_size": classifier.batch_size}, indent=2))
     else:
-        print_metrics(metrics, f"{options.data}: {images.split} images", classifier.method.name)
+        print_evaluation(results, f"{options.data}: {images.split} images")
     return 0
 
 
-def print_metrics(metrics: Mapping[str, Any], title: str, method: str) -> None:
-    """Print the accuracy, and the classes with the lowest accuracy."""
-    console = make_console()
-    console.print(table(title, ACCURACY_COLUMNS, [[method, *accuracy_cells(metrics)]]))
-    for sentence in calibration_sentences(metrics):
+def print_evaluation(results: Mapping[str, Any], title: str) -> None:
+    """Print the accuracy beside the floors, and the classes with the lowest accuracy."""
+    console, metrics = make_console(), results["tuned"]
+    console.print(table(title, ACCURACY_COLUMNS, accuracy_rows({**results, "weights": "untouched"})))
+    for sentence in (*floor_sentences(results), *calibration_sentences(metrics)):
         console.print_text(sentence)
     worst = sorted(metrics["per_class"].items(), key=lambda pair: pair[1])[:10]
     console.print(table("hardest classes", ["class", "accuracy"], [[name, f"{value:.1f} %"] for name, value in worst]))

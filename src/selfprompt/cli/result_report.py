@@ -52,7 +52,7 @@ TASKS = {"train": "for training", "val": "for validation", "test": "for testing"
 
 def write_evaluation_report(
     classifier: "Classifier",
-    metrics: Mapping[str, Any],
+    results: Mapping[str, Any],
     judged: "Sequence[JudgedImage]",
     split: str,
     options: Namespace,
@@ -61,7 +61,7 @@ def write_evaluation_report(
 
     Args:
         classifier: The evaluated classifier.
-        metrics: ``Metrics.to_json()`` of the images.
+        results: The metrics under "tuned", and the floors.
         judged: The images with their predictions.
         split: The split that they come from.
         options: Options of ``selfprompt eval``.
@@ -71,29 +71,12 @@ def write_evaluation_report(
     facts = [
         ("classifier", options.classifier),
         *_common_facts(classifier, options, classifier.method.name),
-        ("images", f"{metrics['total']} ({split}); {plural(len(classifier.classes), 'class')}"),
+        ("images", f"{results['tuned']['total']} ({split}); {plural(len(classifier.classes), 'class')}"),
         ("command", options.command_line),
     ]
     title = f"{_name(options.classifier)} on {_name(options.data)}"
-    results = {**evaluation_results(classifier, metrics), "split": split}
-    write_result_page(Path(options.html), ResultPage(title, results, facts, *_shown(judged)))
-
-
-def evaluation_results(classifier: "Classifier", metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page shows of an evaluation.
-
-    The floors that were measured in training are shown only if these are the test images of then; for other images, the
-    accuracy of then is shown beside the present one.
-    """
-    then = classifier.results.get("tuned")
-    shown = {"method": classifier.method.name, "classes": list(classifier.classes), "tuned": metrics}
-    if not then:
-        return shown
-    same = ("correct", "total", "per_class")
-    if [then.get(key) for key in same] == [metrics[key] for key in same]:
-        floors = {key: classifier.results.get(key) for key in ("zero_shot", "ridge", "against")}
-        return {**shown, **floors}
-    return {**shown, "reference": then}
+    page = ResultPage(title, {**results, "split": split}, facts, *_shown(judged))
+    write_result_page(Path(options.html), page)
 
 
 def _judged_test_images(classifier: "Classifier", data: str, output: Output) -> "list[JudgedImage]":

@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from selfprompt.metrics import FLOORS
 from selfprompt.utils.wording import plural
 
 ACCURACY_COLUMNS = ("model", "accuracy", "95 % interval", "mean of classes", "test images")
 SELECTION_COLUMNS = ("candidate", "accuracy", "standard error", "time", "")
-
-
-FLOORS = {"zero_shot": "zero-shot", "ridge": "ridge on frozen features"}
-"""The floors of a result: what needs no training beyond a closed form."""
 
 
 def accuracy_rows(results: Mapping[str, Any]) -> list[list[str]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.inference.classifier import Classifier, compute_logits
-from selfprompt.methods.registry import build_method
+from selfprompt.inference.zero_shot import zero_shot_logits
 from selfprompt.metrics import FLOORS, Metrics, compute_metrics, mcnemar
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.training.reporter import LogReporter, Reporter
@@ -46,13 +46,8 @@ def floor_logits(
 
 
 def _zero_shot(classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any, progress: Progress) -> Tensor | None:
-    backbone = classifier.method.backbone
-    if backbone.text is None:
-        return None
-    options = {"template": t} if (t := getattr(classifier.method.options, "template", None)) else {}
-    untuned = build_method("zero-shot", backbone, classifier.method.descriptions, check=not data.dataset.ids, **options)
     batches = classifier.batches(data.dataset.test, data.store, data.features)
-    return compute_logits(untuned.to(classifier.device), batches, progress=progress)
+    return zero_shot_logits(classifier, batches, check=not data.dataset.ids, progress=progress)
 
 
 @torch.random.fork_rng(devices=[])
