@@ -1,13 +1,80 @@
 """What loading pretrained models of every library needs: announcing downloads, their errors, and a fixed seed."""
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from selfprompt.models.loading.names import shown
+
 Say = Callable[[str], None]
+LOCAL, HUB = "local-dir:", "hf-hub:"
+"""How timm and open_clip mark a local folder and a repository of the Hugging Face hub."""
+_REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A local folder, or a repository of the Hugging Face hub whose files are fetched when they are asked for.
+
+    Attributes:
+        name: Name of the backbone, for messages.
+        folder: The local folder; None for a repository.
+        repository: "org/name" on the hub; empty for a local folder.
+    """
+
+    name: str
+    folder: Path | None
+    repository: str = ""
+
+    def find(self, *names: str) -> Path | None:
+        """Return the first of these files that exists; a repository's is fetched into the hub's cache.
+
+        Raises:
+            RuntimeError: If it cannot be downloaded, or without a network is not in the cache.
+        """
+        if self.folder is not None:
+            return next((self.folder / name for name in names if os.path.isfile(self.folder / name)), None)
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        unreachable: Exception | None = None
+        with downloading(self.name, f"{LOCAL}FOLDER with a copy of the repository's files"):
+            for name in names:
+                try:
+                    return Path(hf_hub_download(self.repository, name))
+                except LocalEntryNotFoundError as error:
+                    unreachable = unreachable or error
+                except EntryNotFoundError:
+                    continue
+            if unreachable:
+                raise unreachable
+        return None
+
+
+def model_folder(name: str, source: str) -> ModelFolder:
+    """Return the folder or repository that "local-dir:PATH" or "hf-hub:org/name" means; fetches nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it is not the name of a repository.
+    """
+    if source.startswith(LOCAL):
+        folder = Path(source.removeprefix(LOCAL)).expanduser()
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"{LOCAL} must be followed by a folder, and {shown(folder)} is none.")
+        return ModelFolder(name, folder)
+    repository = source.removeprefix(HUB)
+    if not _REPOSITORY.fullmatch(repository):
+        raise ValueError(
+            f"{HUB} must be followed by a repository as org/name, without a tag or revision, got {shown(repository)}."
+        )
+    return ModelFolder(name, None, repository)
 
 
 def announce(name: str, repository: str | None, say: Say) -> None:

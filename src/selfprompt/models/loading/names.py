@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+LONGEST_SHOWN = 300
+"""Characters of a name that a message shows at most."""
 FORMS = (
     ("embedded/clip", "a small CLIP that ships with the package: for trying and testing"),
     (
@@ -13,6 +15,8 @@ FORMS = (
     ("timm/<name>@<file>", "the same architecture with the weights of a local file"),
     ("open_clip/<model>/<tag>", "a CLIP of open_clip with pretrained weights"),
     ("open_clip/<model>@<file>", "the same architecture with the weights of a local file"),
+    ("open_clip/hf-hub:<org>/<name>", "a repository of the Hugging Face hub in open_clip's layout; local-dir:<folder>"),
+    ("timm/hf-hub:<org>/<name>", "a repository of the Hugging Face hub in timm's layout; local-dir:<folder>"),
     ("file/<path>", "a local file that implies its architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
     ("timm/<name>/random", "random weights, always the same: for benchmarks and tests"),
     ("open_clip/<model>/random", "random weights, always the same: for benchmarks and tests"),
@@ -26,6 +30,12 @@ RECOMMENDED = (
     ("open_clip/ViT-B-32/openai", "OpenAI's CLIP ViT-B/32: faster"),
     ("open_clip/ViT-L-14/openai", "OpenAI's CLIP ViT-L/14: larger"),
 )
+
+
+def shown(text: object) -> str:
+    """Return what somebody typed or wrote in a file for a message: in quotes, without control characters, cut."""
+    text = text if isinstance(text, str) else str(text)
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}...")
 
 
 def list_backbones() -> list[tuple[str, str]]:

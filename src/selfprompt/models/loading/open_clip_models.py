@@ -11,14 +11,17 @@ import timm
 from selfprompt.models.backbone import Backbone
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
-from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
-from selfprompt.models.loading.names import random_note, unknown
+from selfprompt.models.loading.downloads import HUB, LOCAL, Say, announce, downloading, seeded
+from selfprompt.models.loading.library_folders import load_clip_folder
+from selfprompt.models.loading.names import random_note, shown, unknown
 from selfprompt.models.loading.timm_models import PLAIN_MODULES
 from selfprompt.models.timm_vit import why_unsupported
 
 
 def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
-    """Load ``<model>/<tag>``, ``<model>@<file>`` or ``<model>/random``; see ``load_backbone``."""
+    """Load ``<model>/<tag>``, ``<model>@<file>``, ``<model>/random``, or a folder; see ``load_backbone``."""
+    if rest.startswith((LOCAL, HUB)):
+        return load_clip_folder(name, rest, check_config, say)
     model_name, _, file = rest.partition("@")
     tag = ""
     if not file:
@@ -67,9 +70,14 @@ def images_of(model_name: str) -> dict[str, Any]:
 
 def check_name(name: str, model_name: str) -> None:
     """Refuse unknown names and unsupported families before anything is downloaded."""
-    config = open_clip.get_model_config(model_name) if "/" not in model_name else None
+    config = open_clip.get_model_config(model_name) if not set("/:") & set(model_name) else None
     if config is None:
         raise unknown(name, [f"open_clip/{known}" for known in open_clip.list_models()])
+    check_config(name, config)
+
+
+def check_config(name: str, config: dict[str, Any]) -> None:
+    """Refuse a configuration of an unsupported family."""
     reason = ""
     trunk = config["vision_cfg"].get("timm_model_name")
     if isinstance(config["vision_cfg"].get("layers"), list):
@@ -78,8 +86,8 @@ def check_name(name: str, model_name: str) -> None:
         reason = "CoCa's text side appends a class token behind the padding"
     elif config["text_cfg"].get("hf_model_name"):
         reason = "its text side comes from Hugging Face and is not open_clip's own"
-    elif ":" in model_name and config["text_cfg"].get("hf_tokenizer_name"):
-        reason = "its tokenizer comes from a folder or repository and may contain code"
+    elif trunk and not timm.is_model(trunk):
+        reason = f"timm has no model {shown(trunk)}, of which its image side is made"
     elif trunk and timm.model_entrypoint(trunk).__module__.rpartition(".")[2] not in PLAIN_MODULES:
         reason = f"of its image side {trunk}, {why_unsupported(timm.model_entrypoint(trunk).__module__)}"
     if reason:

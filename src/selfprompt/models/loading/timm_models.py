@@ -7,7 +7,8 @@ import timm
 from selfprompt.models.backbone import Backbone
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
-from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
+from selfprompt.models.loading.downloads import HUB, LOCAL, Say, announce, downloading, seeded
+from selfprompt.models.loading.library_folders import load_vit_folder
 from selfprompt.models.loading.names import random_note, unknown
 from selfprompt.models.timm_vit import why_unsupported
 
@@ -16,7 +17,9 @@ PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "vit
 
 
 def load_timm(name: str, rest: str, say: Say) -> Backbone:
-    """Load ``<name>``, ``<name>@<file>`` or ``<name>/random``; see ``load_backbone``."""
+    """Load ``<name>``, ``<name>@<file>``, ``<name>/random``, or a folder; see ``load_backbone``."""
+    if rest.startswith((LOCAL, HUB)):
+        return load_vit_folder(name, rest, check_name, say)
     model_name, _, file = rest.partition("@")
     random = not file and model_name.endswith("/random")
     model_name = model_name.removesuffix("/random")

@@ -1,0 +1,117 @@
+"""Models from folders and hub repositories in the layout of open_clip or timm: a configuration beside weights.
+
+The libraries' own loaders would build tokenizers that may contain code, and keep random weights where a folder has
+none. Here the configuration is read as data, the model is built from it, and the weights are read like any other file.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, cast
+
+import open_clip
+import timm
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+
+from selfprompt.models.backbone import Backbone, Tokenizer
+from selfprompt.models.loading import assemble
+from selfprompt.models.loading.checkpoint_files import Checkpoint, read_checkpoint
+from selfprompt.models.loading.downloads import ModelFolder, Say, announce, model_folder, seeded
+from selfprompt.models.loading.folder_configs import ClipConfig, read_clip_config, read_timm_config
+
+# in the order in which the libraries look for them
+_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    *(f"open_clip_pytorch_model.{suffix}" for suffix in ("safetensors", "bin", "pth")),
+    *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+_TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+
+
+def load_clip_folder(name: str, source: str, check: Callable[[str, dict[str, Any]], None], say: Say) -> Backbone:
+    """Load a folder or repository with ``open_clip_config.json``.
+
+    Args:
+        name: Name of the backbone.
+        source: "local-dir:PATH" or "hf-hub:org/name".
+        check: Raises TypeError for a configuration of an unsupported family.
+        say: Called before a download.
+
+    Raises:
+        FileNotFoundError: If the folder, its configuration or its weights are missing.
+        ValueError: If the configuration is not one of a CLIP or the weights do not fit it.
+        TypeError: If the family is not supported.
+        RuntimeError: If it cannot be downloaded.
+    """
+    folder = model_folder(name, source)
+    config = read_clip_config(folder)
+    check(name, config.model | {"text_cfg": {**config.model["text_cfg"], "hf_model_name": config.text_model}})
+    tokenizer = _tokenizer(name, config)
+    checkpoint = _weights(folder, _CLIP_WEIGHTS, say)
+    model = _built(folder, checkpoint, lambda: (CustomTextCLIP if config.custom_text else CLIP)(**config.model))
+    assemble.fill_clip(model, checkpoint)
+    return assemble.clip_backbone(name, model, tokenizer, images=config.images, note=checkpoint.note)
+
+
+def load_vit_folder(name: str, source: str, check: Callable[[str, str], None], say: Say) -> Backbone:
+    """Load a folder or repository with timm's ``config.json``; ``check`` takes the architecture, else as above."""
+    folder = model_folder(name, source)
+    config = read_timm_config(folder)
+    check(name, config.architecture)
+    checkpoint = _weights(folder, _TIMM_WEIGHTS, say)
+    options = {"num_classes": 0, "pretrained_cfg_overlay": config.images, **config.model}
+    model = _built(folder, checkpoint, lambda: timm.create_model(config.architecture, **options))
+    assemble.fill_vit(model, checkpoint)
+    mae = config.tag.startswith("mae")
+    return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
+
+
+def _weights(folder: ModelFolder, names: tuple[str, ...], say: Say) -> Checkpoint:
+    """Read the weights; a folder without any is refused, and not left with random ones."""
+    if folder.repository:
+        announce(folder.name, folder.repository, say)
+    path = folder.find(*names)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder.name} must hold its weights as {' or '.join(names)}, and it has none of these."
+        )
+    return read_checkpoint(path)
+
+
+def _built(folder: ModelFolder, checkpoint: Checkpoint, build: Callable[[], Any]) -> Any:
+    """Build a model, after making sure that it is no larger than its weights.
+
+    Raises:
+        ValueError: If the configuration does not describe a model, or one with more parameters than the file has.
+    """
+    try:
+        with torch.device("meta"):
+            described = sum(parameter.numel() for parameter in build().parameters())
+    except Exception as error:  # layers raise many kinds of errors for impossible sizes
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(f"The configuration of {folder.name} does not describe a model: {reason}.") from error
+    stored = sum(prod(shape) for shape in checkpoint.shapes.values())
+    if described > stored:
+        raise ValueError(
+            f"{checkpoint.path} does not fit the configuration of {folder.name}: it holds {stored:,} numbers, "
+            f"and the model needs {described:,}."
+        )
+    with seeded():
+        return build()
+
+
+def _tokenizer(name: str, config: ClipConfig) -> Tokenizer:
+    if config.tokenizer:
+        raise TypeError(
+            f"{name} is not supported: its tokenizer is {config.tokenizer}, and only CLIP's own can be built here. "
+            "Use a model with CLIP's tokenizer."
+        )
+    text = config.model["text_cfg"]
+    tokenizer: Any = open_clip.SimpleTokenizer(
+        context_length=text.get("context_length", 77), **config.tokenizer_options
+    )
+    if text.get("vocab_size", tokenizer.vocab_size) < tokenizer.vocab_size:
+        raise ValueError(
+            f"The vocabulary of {name} must be at least CLIP's {tokenizer.vocab_size} tokens, got {text['vocab_size']}."
+        )
+    return cast(Tokenizer, tokenizer)
