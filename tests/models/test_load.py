@@ -269,16 +269,34 @@ def test_vitamin_is_supported() -> None:
     assert load_backbone("timm/vitamin_small_224/random").vision.prefix == 0
 
 
+def test_dinov3_pools_its_class_token_and_eva_does_as_timm() -> None:
+    backbone = load_backbone("timm/vit_tiny_patch16_dinov3_qkvb/random")
+    assert (backbone.pooling, backbone.vision.prefix, backbone.preprocess.size) == ("cls", 5, 256)
+    assert backbone.preprocess.mean == (0.485, 0.456, 0.406)
+    backbone = load_backbone("timm/eva02_tiny_patch14_224/random")
+    assert (backbone.pooling, backbone.vision.prefix, backbone.preprocess.size) == ("native", 1, 224)
+
+
+def test_every_eva_is_supported_but_sapiens2() -> None:
+    names = timm.list_models(module="eva")
+    refused = [name for name in names if timm_models.why_refused(name)]
+    assert len(names) > 60
+    assert refused == [name for name in names if name.endswith("_sapiens2")] != []
+    clips = [name for name in open_clip.list_models() if name.startswith(("EVA", "PE-"))]
+    assert len(clips) > 10
+    for name in clips:
+        open_clip_models.check_name(f"open_clip/{name}", name)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("open_clip/RN50/openai", "ResNet"),
         ("open_clip/coca_ViT-B-32/random", "CoCa"),
         ("open_clip/roberta-ViT-B-32/random", "Hugging Face"),
-        ("open_clip/EVA02-B-16/random", "rotary"),
         ("open_clip/convnext_base/random", "sequence of blocks"),
         ("timm/swin_base_patch4_window7_224", "windows"),
-        ("timm/vit_small_patch16_dinov3", "rotary"),
+        ("timm/vit_base_patch16_sapiens2", "several of its heads share their keys"),
         ("timm/beit_base_patch16_224", "relative position"),
         ("timm/resnet18", "sequence of blocks"),
     ],

@@ -11,6 +11,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 
 from selfprompt.models.open_clip_vit import OpenClipText, clip_towers
+from selfprompt.prompts.static import Static
 from tests.models.tiny import CONTEXT, VOCABULARY, assert_same, changed, clip, images, texts
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -90,6 +91,21 @@ def test_timm_image_side(options: dict[str, Any]) -> None:
     else:
         with pytest.raises(ValueError, match="are multiplied by one matrix and nothing else"):
             vision.projection()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "pool"), [("eva02_tiny_patch14_224", "token"), ("vit_pe_core_tiny_patch16_384", "map")]
+)
+def test_eva_image_side(name: str, pool: str) -> None:
+    model = clip(custom=True, vision={"timm_model_name": name, "timm_pool": pool, "timm_proj": ""})
+    vision, _ = clip_towers(model)
+    x = images(count=1, size=vision.image_size)
+    features = model.encode_image(x)
+    assert_same(vision(x), features)
+    assert vision.features == features.shape[1] == 16
+    prompts = torch.randn(1, 4, vision.width, generator=torch.Generator().manual_seed(1))
+    assert (vision(x, Static(prompts)) - features).abs().max() > 1e-3
 
 
 @torch.no_grad()

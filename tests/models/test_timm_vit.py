@@ -175,7 +175,11 @@ def test_temperature_needs_a_plain_block() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Eva, "rotary"), (Beit, "relative position bias"), (SwinTransformer, "windows")],
+    [
+        (Eva, "Supported: plain timm VisionTransformer and Eva"),
+        (Beit, "relative position bias"),
+        (SwinTransformer, "windows"),
+    ],
 )
 def test_refuses_other_families(kind: type, reason: str) -> None:
     sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 48}

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from selfprompt.models.open_clip_vit import clip_towers
+from selfprompt.models.timm_eva import TimmEva
 from selfprompt.models.timm_vit import TimmViT
 from selfprompt.models.tower import Tower, VisionTower
-from tests.models import test_openclip, test_timm_vit
-from tests.models.tiny import Placeholders, Replace, assert_same, clip, images, texts, vit
+from tests.models import test_openclip, test_timm_eva, test_timm_vit
+from tests.models.tiny import Placeholders, Replace, assert_same, clip, eva, images, texts, vit
 
 POOLINGS = ("native", "cls", "avg", "patches")
 
@@ -25,7 +26,13 @@ def _vision_towers() -> Iterator[VisionTower]:
 
 def _towers() -> list[tuple[Tower, Tensor]]:
     vision, text = clip_towers(clip())
-    return [(TimmViT(vit(drop_path_rate=0.5)), images()), (vision, images()), (text, texts())]
+    rotary = TimmEva(eva(**test_timm_eva.VARIANTS["DINOv3"]))
+    return [
+        (TimmViT(vit(drop_path_rate=0.5)), images()),
+        (rotary, images(size=rotary.image_size)),
+        (vision, images()),
+        (text, texts()),
+    ]
 
 
 @torch.no_grad()
@@ -55,7 +62,7 @@ def test_unknown_pooling() -> None:
         TimmViT(vit())(images(), pooling="mean")
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_compiled_blocks_compute_the_same(index: int) -> None:
     tower, inputs = _towers()[index]
     expected = tower(inputs)
@@ -95,15 +102,15 @@ def test_text_prompts_keep_their_positions() -> None:
     assert_same(text(ids, Placeholders(words)), text(ids))
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_stays_frozen(index: int) -> None:
     tower, inputs = _towers()[index]
     before = {name: value.clone() for name, value in tower.state_dict().items()}
     shape = (tower.depth, 2, tower.width)
-    prompts = torch.zeros(shape if index < 2 else shape[1:]).requires_grad_()
+    prompts = torch.zeros(shape if index < 3 else shape[1:]).requires_grad_()
     tower.train()
     assert not any(module.training for module in tower.modules())
-    prompter = Replace(prompts) if index < 2 else Placeholders(prompts)
+    prompter = Replace(prompts) if index < 3 else Placeholders(prompts)
     tower(inputs, prompter).square().sum().backward()
     assert prompts.grad is not None
     assert prompts.grad.abs().sum() > 0
@@ -121,7 +128,7 @@ def test_a_copy_can_be_trained() -> None:
     assert torch.equal(tuned(images()), tower(images()))
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_an_image_depends_on_itself_only(index: int) -> None:
     tower, inputs = _towers()[index]
     with torch.no_grad():
@@ -130,7 +137,7 @@ def test_an_image_depends_on_itself_only(index: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_exports_with_any_batch_size(index: int) -> None:
     tower, inputs = _towers()[index]
     inputs = inputs[[0, 1, 0]]  # three: a size that export does not treat as a constant by itself

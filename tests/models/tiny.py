@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -30,6 +31,13 @@ def vit(**options: Any) -> VisionTransformer:
     """A timm ViT of 48 channels and 2 blocks; options as timm's, ``distilled=True`` for DeiT's class."""
     kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
     model = kind(**{**SMALL, **options})
+    shake(model)
+    return model.eval()
+
+
+def eva(**options: Any) -> Eva:
+    """A timm Eva of 48 channels and 2 blocks, 36 patches of images of 48 pixels; options as timm's."""
+    model = Eva(**{**SMALL, "img_size": 48, "num_classes": 0, **options})
     shake(model)
     return model.eval()
 

@@ -8,7 +8,7 @@ rounding.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,21 @@ FEW_KEYS = 32
 Map = Callable[[Tensor], Tensor]
 
 
+class Rotary(NamedTuple):
+    """Rotary position embedding: queries and keys of the patches, the last N tokens of a stream, are rotated.
+
+    All tokens in front of them (class token, registers, prompts, ``extra_kv``) have no position and stay as they are.
+
+    Attributes:
+        table: Sine, then cosine, of the angle of each channel of a head: (1, N, 2A / heads), or (heads, N, 2A / heads)
+            if the heads differ.
+        half: Whether channel i is rotated with channel i + A / (2 heads); otherwise neighbours, 2i with 2i + 1.
+    """
+
+    table: Tensor
+    half: bool
+
+
 @dataclass(frozen=True)
 class BlockParts:
     """The parts of a block ``x + out_proj(attention(norm(x)))``, then ``x + mlp(x)``; width D outside, A inside.
@@ -43,6 +58,7 @@ class BlockParts:
         out_proj: Maps the heads' outputs, (B, L, A), and the normed input of the queries, (B, L, D), to the first
             residual.
         mlp: Norm, MLP and scale: the second residual.
+        rotary: Rotation of normed queries and keys; None for blocks that know no positions.
     """
 
     norm: Map
@@ -53,6 +69,7 @@ class BlockParts:
     norm_k: Map
     out_proj: Callable[[Tensor, Tensor], Tensor]
     mlp: Map
+    rotary: Rotary | None = None
 
 
 def layer_weights(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -115,11 +132,13 @@ def run_block(
     if extra_kv is not None:
         k, v = (torch.cat(pair, dim=1) for pair in zip(_keys_values(block, extra_kv, x.shape[0]), (k, v), strict=True))
     q, k, v = (part.unflatten(-1, (block.heads, -1)).transpose(1, 2) for part in (q, k, v))
-    q = block.norm_q(q)
+    q, k = block.norm_q(q), block.norm_k(k)
+    if block.rotary is not None:
+        q, k = rotate(q, block.rotary, x.shape[1], rows), rotate(k, block.rotary, k.shape[2])
     if temperature is not None:
         q = q / temperature.to(q.dtype)
     mask = None if mask is None else mask.to(q.dtype)
-    attended = attend(q, block.norm_k(k), v, mask)  # (B, heads, R, A / heads)
+    attended = attend(q, k, v, mask)  # (B, heads, R, A / heads)
     x = x if rows is None else pick(x, rows)
     x = x + block.out_proj(attended.transpose(1, 2).flatten(2), queries)
     return x + block.mlp(x)
@@ -145,11 +164,38 @@ def attention_weights(
         block, qkv_delta = replace(block, weight=block.weight + qkv_delta), None
     q, k, _ = _stacked(block, block.norm(x), qkv_delta)
     q, k = (part.unflatten(-1, (block.heads, -1)).transpose(1, 2) for part in (q, k))
-    q = block.norm_q(q)
+    q, k = block.norm_q(q), block.norm_k(k)
+    if block.rotary is not None:
+        q, k = (rotate(part, block.rotary, x.shape[1]) for part in (q, k))
     if temperature is not None:
         q = q / temperature.to(q.dtype)
-    result: Tensor = (q @ block.norm_k(k).transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    result: Tensor = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
     return result
+
+
+def rotate(x: Tensor, rotary: Rotary, length: int, rows: Tensor | None = None) -> Tensor:
+    """Rotate queries or keys by the positions of their tokens.
+
+    Args:
+        x: (B, heads, R, A / heads).
+        rotary: The rotation of the last N tokens of a stream.
+        length: Number of tokens of the stream.
+        rows: Indices in the stream of those in x, (R,) or (B, R); None if x has all.
+
+    Returns:
+        The same shape; tokens without a position, whose angle is 0, have the same values.
+    """
+    front = (0, 0, length - rotary.table.shape[1], 0)
+    sine, cosine = rotary.table.chunk(2, dim=-1)
+    sine, cosine = F.pad(sine, front), F.pad(cosine, front, value=1.0)  # (1 or heads, length, A / heads)
+    if rows is not None:
+        sine, cosine = (part[:, rows].movedim(0, -3) for part in (sine, cosine))
+    if rotary.half:
+        first, second = x.chunk(2, dim=-1)
+        turned = torch.cat([-second, first], dim=-1)
+    else:
+        turned = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+    return (x * cosine + turned * sine).to(x.dtype)
 
 
 def pick(x: Tensor, rows: Tensor) -> Tensor:

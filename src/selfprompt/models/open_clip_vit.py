@@ -36,7 +36,7 @@ def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]
 
 
 def vision_tower(visual: nn.Module) -> VisionTower:
-    """Wrap an open_clip image side: open_clip's own ViT, or a plain timm ViT inside ``TimmModel``.
+    """Wrap an open_clip image side: open_clip's own ViT, or a plain ViT or Eva of timm inside ``TimmModel``.
 
     Raises:
         TypeError: If the image side is another class (``ModifiedResNet``, a timm ConvNeXt, ...).
@@ -44,13 +44,15 @@ def vision_tower(visual: nn.Module) -> VisionTower:
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
-    from selfprompt.models.timm_vit import TimmViT
+    from selfprompt.models.timm_eva import timm_tower
 
     if type(visual) is VisionTransformer:
         return OpenClipVision(visual)
     if type(visual) is TimmModel:
         trunk: Any = visual.trunk
-        return TimmViT(trunk, head=nn.Sequential(getattr(trunk, "head", nn.Identity()), cast(nn.Module, visual.head)))
+        return timm_tower(
+            trunk, head=nn.Sequential(getattr(trunk, "head", nn.Identity()), cast(nn.Module, visual.head))
+        )
     raise TypeError(
         f"{type(visual).__name__} is not supported: it is not a sequence of blocks over tokens, so prompts "
         f"cannot enter. Supported: the ViT models of open_clip."

@@ -1,18 +1,18 @@
-"""timm's plain VisionTransformer as a tower; the only module that uses timm's private names."""
+"""timm's plain VisionTransformer as a tower."""
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 from timm.layers import Attention, Mlp
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from selfprompt.models.block import BlockParts, Weights, check_names, layer_weights, with_weights
+from selfprompt.models.block import BlockParts, Map, Weights, check_names, layer_weights, with_weights
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import VisionTower
 
 _REASONS = {
-    "eva": "its blocks need rotary embeddings, which must skip the prompts (EVA, EVA-02, DINOv3)",
     "beit": "its attention adds a relative position bias for a fixed number of tokens",
     "swin": "its attention works in windows of the image, to which a prompt does not belong",
     "naflexvit": "its blocks need masks for images of different sizes",
@@ -40,22 +40,24 @@ class TimmViT(VisionTower):
         head: Applied to the pooled features; for a ViT that is the image side of a CLIP.
 
     Raises:
-        TypeError: If the model is another class (EVA, BEiT, Swin, ...).
+        TypeError: If the model is another class (BEiT, Swin, ...).
         ValueError: If it has no pooling or no fixed image size.
     """
 
-    def __init__(self, vit: VisionTransformer, head: nn.Module | None = None) -> None:
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (VisionTransformer, VisionTransformerDistilled)
+
+    def __init__(self, vit: Any, head: nn.Module | None = None) -> None:
         super().__init__()
-        if type(vit) not in (VisionTransformer, VisionTransformerDistilled):
+        if type(vit) not in self.kinds:
             reason = why_unsupported(type(vit).__module__)
             raise TypeError(
-                f"{type(vit).__name__} is not supported: {reason}. Supported: plain timm VisionTransformer."
+                f"{type(vit).__name__} is not supported: {reason}. Supported: plain timm VisionTransformer and Eva."
             )
         if not vit.global_pool:
             raise ValueError("global_pool must not be empty: the tower needs one vector per image.")
         if vit.patch_embed.img_size is None:
             raise ValueError("img_size must be given: the tower needs the size of its images.")
-        self.vit = vit
+        self.vit: VisionTransformer = vit
         self.head = nn.Identity() if head is None else head
         self.depth = len(vit.blocks)
         self.width = vit.embed_dim
@@ -87,7 +89,7 @@ class TimmViT(VisionTower):
         block = self.vit.blocks[index]
         if not _is_plain(block):
             raise TypeError(f"Changing a block {self.requirement(index)}; use a method that leaves it alone.")
-        return layer_weights(_layers(block))
+        return layer_weights(block_layers(block))
 
     def upstream_block(self, index: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """Run upstream's own block; images have no mask."""
@@ -147,33 +149,49 @@ def block_parts(block: Any, weights: Weights | None = None) -> BlockParts | None
     """Return the parts of timm's plain block; None for other kinds. Dropout and drop path are off in a tower."""
     if not _is_plain(block):
         return None
-    attn, mlp = block.attn, block.mlp
+    attn = block.attn
     if weights is not None:
-        check_names(weights, layer_weights(_layers(block)))
-    norm1, out = with_weights(block.norm1, "norm1", weights), with_weights(attn.proj, "out", weights)
-    norm2 = with_weights(block.norm2, "norm2", weights)
-
-    def out_proj(y: Tensor, queries: Tensor) -> Tensor:
-        y = attn.norm(y)
-        return cast(Tensor, block.ls1(out(y if attn.gate is None else y * attn.gate(queries).sigmoid())))
-
-    def run_mlp(x: Tensor) -> Tensor:
-        x = norm2(x)
-        if weights is None or type(mlp) is not Mlp:
-            return cast(Tensor, block.ls2(mlp(x)))
-        up, down = with_weights(mlp.fc1, "up", weights), with_weights(mlp.fc2, "down", weights)
-        return cast(Tensor, block.ls2(down(mlp.norm(mlp.act(up(x))))))
-
+        check_names(weights, layer_weights(block_layers(block)))
+    norm1, norm2 = with_weights(block.norm1, "norm1", weights), with_weights(block.norm2, "norm2", weights)
+    project, mlp = attention_output(attn, weights), feed_forward(block.mlp, weights)
     weight, bias = attn.qkv.weight, attn.qkv.bias
     if weights is not None:
         weight, bias = weights.get("qkv.weight", weight), weights.get("qkv.bias", bias)
-    return BlockParts(norm1, weight, bias, attn.num_heads, attn.q_norm, attn.k_norm, out_proj, run_mlp)
+    return BlockParts(
+        norm1,
+        weight,
+        bias,
+        attn.num_heads,
+        attn.q_norm,
+        attn.k_norm,
+        out_proj=lambda y, queries: block.ls1(project(y, queries)),
+        mlp=lambda x: block.ls2(mlp(norm2(x))),
+    )
 
 
-def _layers(block: Any) -> dict[str, nn.Module]:
+def attention_output(attn: Any, weights: Weights | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what follows the heads of one of timm's attentions: norm, gate by the normed input, projection."""
+    out = with_weights(attn.proj, "out", weights)
+
+    def run(y: Tensor, queries: Tensor) -> Tensor:
+        y = attn.norm(y)
+        return out(y if attn.gate is None else y * attn.gate(queries).sigmoid())
+
+    return run
+
+
+def feed_forward(mlp: Any, weights: Weights | None) -> Map:
+    """Return one of timm's MLPs; the plain one with the weights that are given."""
+    if weights is None or type(mlp) is not Mlp:
+        return cast(Map, mlp)
+    up, down = with_weights(mlp.fc1, "up", weights), with_weights(mlp.fc2, "down", weights)
+    return lambda x: down(mlp.norm(mlp.act(up(x))))
+
+
+def block_layers(block: Any) -> dict[str, nn.Module]:
     """Return the layers of a plain block by the names of ``Weights``; the MLP only if it is plain, too."""
-    layers = {"norm1": block.norm1, "qkv": block.attn.qkv, "out": block.attn.proj, "norm2": block.norm2}
-    return layers | ({"up": block.mlp.fc1, "down": block.mlp.fc2} if type(block.mlp) is Mlp else {})
+    own = {"norm1": block.norm1, "qkv": block.attn.qkv, "out": block.attn.proj, "norm2": block.norm2}
+    return own | ({"up": block.mlp.fc1, "down": block.mlp.fc2} if type(block.mlp) is Mlp else {})
 
 
 def _is_plain(block: nn.Module) -> bool:

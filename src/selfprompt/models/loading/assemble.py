@@ -1,7 +1,8 @@
 """Backbones from library models and checkpoint files, with the preprocessing of each published layout."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import open_clip
@@ -23,7 +24,10 @@ from timm.data import (
     resolve_model_data_config,
 )
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.eva import checkpoint_filter_fn as eva_filter_fn
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.models.loading.checkpoint_files import Checkpoint, load_strict
@@ -35,7 +39,7 @@ from selfprompt.models.loading.infer_architecture import (
     vit_architecture,
 )
 from selfprompt.models.open_clip_vit import clip_towers
-from selfprompt.models.timm_vit import TimmViT
+from selfprompt.models.timm_eva import is_dinov3, timm_tower
 from selfprompt.models.tower import Pooling, VisionTower
 
 IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -54,7 +58,7 @@ _GUESSED_GELU = (
 
 def vit_backbone(
     name: str,
-    model: VisionTransformer,
+    model: VisionTransformer | Eva,
     *,
     layout: str = "timm",
     mae: bool = False,
@@ -72,10 +76,11 @@ def vit_backbone(
         note: A remark that every output must show.
 
     Raises:
-        TypeError: If the model is not a plain ViT.
+        TypeError: If the model is neither a plain ViT nor an Eva.
         ValueError: If its images are not square.
     """
-    vision = TimmViT(model)
+    vision = timm_tower(model)
+    layout = "timm" if isinstance(model, Eva) else layout  # the layouts of others are of plain ViTs
     config = resolve_model_data_config(model)
     mean, std = statistics or _STATISTICS.get(layout) or (config["mean"], config["std"])
     preprocess = Preprocess(
@@ -85,8 +90,8 @@ def vit_backbone(
         interpolation=_interpolation(config["interpolation"]),
         mode="squash" if config["crop_mode"] == "squash" else "shortest",
     )
-    distilled = type(model) is VisionTransformerDistilled
-    pooling: Pooling = "avg" if mae or layout == "mae" else "cls" if distilled else "native"
+    by_class_token = type(model) is VisionTransformerDistilled or is_dinov3(model)
+    pooling: Pooling = "avg" if mae or layout == "mae" else "cls" if by_class_token else "native"
     return Backbone(name, vision, None, None, 1.0, preprocess, pooling, note=note)
 
 
@@ -173,21 +178,37 @@ def _joined(checkpoint: Checkpoint, note: str) -> str:
     return ". ".join(filter(None, (note, checkpoint.note)))
 
 
-def fill_vit(model: VisionTransformer, checkpoint: Checkpoint) -> None:
+def fill_vit(model: VisionTransformer | Eva, checkpoint: Checkpoint) -> None:
     """Load a checkpoint into a timm ViT without a classifier, after timm's own conversions.
 
     Raises:
         ValueError: If the file does not fit.
     """
-    if checkpoint.layout == "npz":
+    if checkpoint.layout == "npz" and isinstance(model, VisionTransformer):
         _fill_from_npz(model, checkpoint)
         return
     try:
-        state = checkpoint_filter_fn(dict(checkpoint.state), model, adapt_layer_scale=True)
+        state = _converted(model, dict(checkpoint.state))
     except Exception as error:  # it relies on shapes, and raises many kinds of errors
         raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
     kept = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
     load_strict(model, kept, checkpoint.path)
+
+
+def _converted(model: VisionTransformer | Eva, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a published file under the names of timm.
+
+    Raises:
+        ValueError: If timm's conversion would leave out biases that are not zero.
+    """
+    if not isinstance(model, Eva):
+        return dict(checkpoint_filter_fn(state, model, adapt_layer_scale=True))
+    if "storage_tokens" in state and "blocks.0.attn.q_bias" not in model.state_dict():
+        biases = [value.chunk(3) for key, value in state.items() if key.endswith(".attn.qkv.bias")]
+        if any(q.any() or v.any() for q, _, v in biases):  # that of k is masked
+            raise ValueError("its queries and values have biases; use the model whose name ends with dinov3_qkvb")
+    with redirect_stdout(StringIO()):  # timm prints an exception for each bias of DINOv3 that is left out
+        return dict(eva_filter_fn(state, model))
 
 
 def _fill_from_npz(model: VisionTransformer, checkpoint: Checkpoint) -> None:

@@ -165,6 +165,8 @@ def _recognise(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layo
     if any(key.startswith("decoder") for key in state):
         kept = {k: v for k, v in state.items() if not k.startswith("decoder") and k != "mask_token"}
         return "mae", kept
+    if "conv1.weight" in state and any(key.startswith("transformer.resblocks.") for key in state):
+        return "timm", state  # an image side of Perception Encoder alone, which timm converts
     if "patch_embed.proj.weight" not in state:
         raise ValueError(
             f"{path} has none of the known layouts (timm, open_clip, OpenAI CLIP, MAE, MoCo v3, ViT .npz); "

@@ -37,7 +37,7 @@ def vit_architecture(shapes: Shapes, layout: str) -> dict[str, Any]:
     Raises:
         ValueError: If the shapes do not determine all arguments.
     """
-    _refuse(shapes, ("norm_pre.", "attn_pool.", "blocks.0.attn.q_norm.", "blocks.0.mlp.w"))
+    _refuse(shapes, ("norm_pre.", "attn_pool.", "blocks.0.attn.q_", "blocks.0.gamma_1", "blocks.0.mlp.w"))
     width, _, *patch = _shape(shapes, "patch_embed.proj.weight", 4)
     registers = shapes.get("reg_token", (1, 0, width))[1]
     distilled = "dist_token" in shapes

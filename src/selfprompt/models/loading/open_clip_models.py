@@ -14,8 +14,7 @@ from selfprompt.models.loading.checkpoint_files import read_checkpoint
 from selfprompt.models.loading.downloads import HUB, LOCAL, Say, announce, downloading, seeded
 from selfprompt.models.loading.library_folders import load_clip_folder
 from selfprompt.models.loading.names import random_note, shown, unknown
-from selfprompt.models.loading.timm_models import PLAIN_MODULES
-from selfprompt.models.timm_vit import why_unsupported
+from selfprompt.models.loading.timm_models import why_refused
 
 
 def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
@@ -88,8 +87,8 @@ def check_config(name: str, config: dict[str, Any]) -> None:
         reason = "its text side comes from Hugging Face and is not open_clip's own"
     elif trunk and not timm.is_model(trunk):
         reason = f"timm has no model {shown(trunk)}, of which its image side is made"
-    elif trunk and timm.model_entrypoint(trunk).__module__.rpartition(".")[2] not in PLAIN_MODULES:
-        reason = f"of its image side {trunk}, {why_unsupported(timm.model_entrypoint(trunk).__module__)}"
+    elif trunk and why_refused(trunk):
+        reason = f"of its image side {trunk}, {why_refused(trunk)}"
     if reason:
         raise TypeError(f"{name} is not supported: {reason}. Supported: the ViT models of open_clip.")
 

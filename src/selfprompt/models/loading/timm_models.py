@@ -12,8 +12,9 @@ from selfprompt.models.loading.library_folders import load_vit_folder
 from selfprompt.models.loading.names import random_note, unknown
 from selfprompt.models.timm_vit import why_unsupported
 
-# modules that build plain ViTs; checked before anything is downloaded
-PLAIN_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "vitamin")
+# modules that build ViTs whose blocks the towers know; "_registry" has deprecated names of models
+_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "vitamin", "_registry")
+_SAPIENS = "its images are not square, and several of its heads share their keys; DINOv3 is similar"
 
 
 def load_timm(name: str, rest: str, say: Say) -> Backbone:
@@ -51,9 +52,16 @@ def check_name(name: str, model_name: str) -> None:
     known = [full for full in timm.list_pretrained() if full.partition(".")[0] == architecture]
     if tag and model_name not in known:
         raise unknown(name, [f"timm/{full}" for full in known])
-    module = getattr(timm.model_entrypoint(architecture), "__module__", "")
-    if module.rpartition(".")[2] not in (*PLAIN_MODULES, "_registry"):  # _registry: a deprecated name of a model
+    if reason := why_refused(architecture):
         raise TypeError(
-            f"{name} is not supported: {why_unsupported(module)}. Supported: the plain ViTs of timm "
-            f"(vit_*, deit_*, deit3_*, vitamin_*)."
+            f"{name} is not supported: {reason}. Supported: the ViTs of timm (vit_*, deit_*, deit3_*, eva*, "
+            "vitamin_*), such as timm/vit_base_patch16_dinov3.lvd1689m."
         )
+
+
+def why_refused(architecture: str) -> str:
+    """Return why prompts cannot enter a model of timm, as a clause; empty if they can."""
+    module = getattr(timm.model_entrypoint(architecture), "__module__", "")
+    if architecture.endswith("_sapiens2"):
+        return _SAPIENS
+    return "" if module.rpartition(".")[2] in _MODULES else why_unsupported(module)
