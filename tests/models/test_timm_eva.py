@@ -305,6 +305,19 @@ def test_fingerprint_is_of_the_angles_and_not_of_their_last_digits(monkeypatch: 
         assert (fingerprint(model) == expected) is same
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_on_a_gpu(name: str) -> None:
+    tower, prompter = TimmEva(model_of(name)), Static(drawn(1, 3, 48))
+    expected, facts = tower(images(size=SIZE), prompter), tower.facts()
+    tower.cuda()
+    found = tower(images(size=SIZE).cuda(), Static(prompter.prompts.cuda()))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)  # other kernels
+    assert tower.facts() == facts
+
+
 def test_refuses_keys_that_heads_share() -> None:
     with pytest.raises(TypeError, match=r"keys that several heads share \(Sapiens2\); use DINOv3"):
         TimmEva(eva(attn_type="rope", qkv_fused=False, num_kv_heads=1))
