@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import selfprompt
 from selfprompt import tune
@@ -20,14 +22,19 @@ CLIP = "embedded/clip"
 def test_the_choice_is_recorded_and_depends_on_the_seed_alone(photos):
     first, again = (tune(photos, method="auto", backbone=CLIP, options=HEADS, seed=3) for _ in range(2))
     selection = first.results["selection"]
-    assert [row["name"] for row in selection["candidates"]] == HEADS["candidates"]
-    assert selection["chosen"] == first.method.name == first.results["method"]
+    *heads, resized = (row["name"] for row in selection["candidates"])
+    assert heads == HEADS["candidates"]
+    assert resized in [f"{name}, squash" for name in heads], "the photos are no squares"
+    assert selection["chosen"].split(",")[0] == first.method.name == first.results["method"]
     low, high = selection["estimate"]["interval"]
     assert 0 <= low <= selection["estimate"]["accuracy"] <= high <= 100
     assert {**selection, "candidates": None} == {**again.results["selection"], "candidates": None}
     for one, other in zip(selection["candidates"], again.results["selection"]["candidates"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    named = tune(photos, method=first.method.name, backbone=CLIP, seed=3, shots=0)
+    resize = "squash" if "squash" in selection["chosen"] else "backbone"
+    assert first.recipe["resize"] == resize
+    assert first.preprocess.mode == {"squash": "squash", "backbone": "shortest"}[resize]
+    named = tune(photos, method=first.method.name, backbone=CLIP, seed=3, shots=0, resize=resize)
     for name, tensor in named.method.adapter_state_dict().items():  # features may be computed in other batches
         torch.testing.assert_close(tensor, first.method.adapter_state_dict()[name], rtol=1e-3, atol=1e-4)
 
@@ -85,7 +92,8 @@ def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out)
     resumed = tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out, resume=True)
-    assert calls == ["zero-shot", "simpleshot", "simpleshot", "ridge"]
+    assert calls[:4] == ["zero-shot", "simpleshot", "simpleshot", "ridge"]
+    assert len(calls) == 5, "the best one with squashed images"
     straight = tune(photos, method="auto", backbone=CLIP, options=HEADS)
     assert resumed.results["selection"]["estimate"] == straight.results["selection"]["estimate"]
     assert not (out / "selection.json").exists(), "result.json holds the table"
@@ -94,7 +102,7 @@ def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
 def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos):
     options = {"candidates": ["ridge", "sep"], "repeats": 1, "budget": "0.01s", "views": []}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options)
-    ridge, sep = tuned.results["selection"]["candidates"]
+    ridge, _, sep = tuned.results["selection"]["candidates"]
     assert "accuracy" in ridge
     assert "accuracy" not in sep
     assert "skipped, it would take" in sep["note"]
@@ -125,16 +133,31 @@ def test_one_image_a_class_cannot_be_compared(tmp_path):
 
 def test_the_best_head_is_compared_under_random_views(photos):
     options = {"candidates": ["zero-shot", "ridge"], "repeats": 1, "views": ["mirror", "mild"]}
-    tuned = tune(photos, method="auto", backbone=CLIP, options=options)
+    tuned = tune(photos, method="auto", backbone=CLIP, options=options, resize="crop")
     names = [row["name"] for row in tuned.results["selection"]["candidates"]]
     assert names == ["zero-shot", "ridge", "ridge, mirror", "ridge, mild"]
     assert all("accuracy" in row for row in tuned.results["selection"]["candidates"])
 
 
+def test_squashed_images_are_chosen_where_a_crop_loses_the_class(tmp_path):
+    noise = np.random.default_rng(0)
+    for name, row in (("top", 0), ("middle", 20), ("bottom", 60)):  # a mark that the crop of the centre cuts off
+        for index in range(6):
+            pixels = noise.integers(90, 130, (80, 24, 3)).astype(np.uint8)
+            pixels[row : row + 16] = 250
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    tuned = tune(tmp_path, method="auto", backbone=CLIP, options={"candidates": ["ridge"], "views": ["mirror"]})
+    rows = tuned.results["selection"]["candidates"]
+    assert [row["name"] for row in rows] == ["ridge", "ridge, squash", "ridge, squash, mirror"]
+    assert rows[1]["accuracy"] > rows[0]["accuracy"]
+    assert tuned.preprocess.mode == "squash"
+
+
 def test_methods_that_take_new_class_names_may_be_asked_for(photos):
     options = {"candidates": ["ridge", "zero-shot", "gda"], "repeats": 1, "views": [], "new_classes": True}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options)
-    assert [row["name"] for row in tuned.results["selection"]["candidates"]] == ["zero-shot", "gda"]
+    assert [row["name"] for row in tuned.results["selection"]["candidates"]][:2] == ["zero-shot", "gda"]
     assert tuned.with_classes(["a cat", "a dog"]).classes == ("a cat", "a dog")
     with pytest.raises(ValueError, match="new_classes needs a CLIP and a candidate that reads class names"):
         tune(photos, method="auto", backbone="embedded/mae", options={"new_classes": True})

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -94,6 +94,16 @@ class Backbone:
             if tower is not None:
                 _add_weights(digest, side, tower)
         return digest.hexdigest()
+
+    def with_preprocess(self, preprocess: Preprocess) -> Self:
+        """Return the backbone with another preprocessing of images; the towers are shared."""
+        if preprocess == self.preprocess:
+            return self
+        other: Self = replace(self, preprocess=preprocess)
+        for name in ("architecture", "fingerprint"):  # hashing the weights of a large model takes seconds
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
 
     def check_finite(self) -> None:
         """Raise ValueError if a weight holds NaN or infinity."""

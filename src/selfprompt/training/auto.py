@@ -24,6 +24,7 @@ from selfprompt.training.candidates import (
     Candidate,
     default_names,
     make_candidate,
+    with_resize,
     with_views,
 )
 from selfprompt.training.crossfit import (
@@ -105,8 +106,8 @@ def select_recipe(
 ) -> Choice:
     """Compare candidates by cross-validation, and choose the simplest one within one standard error of the best.
 
-    First come the methods that need only features, then random views for the best of these, then the methods that are
-    trained, with the views that were best.
+    First come the methods that need only features; then, for the best of these, another way to make a square of an
+    image, and random views; then the methods that are trained, with the resizing and the views that were best.
 
     Args:
         recipe: Its method is ``auto``; its data options and seed hold for every candidate.
@@ -194,6 +195,10 @@ class _Comparison:
         trained = [candidate for candidate, classifier in built if not needs_only_features(classifier.method)]
         for candidate in heads:
             self._compare(candidate)
+        resized = self._resized(heads)
+        if resized and self._best([*heads, resized]) is resized:
+            heads.append(resized)
+            trained = [with_resize(candidate, str(resized.recipe.data.resize)) for candidate in trained]
         best = self._best([candidate for candidate in heads if takes_views(candidate.recipe)])
         seen = [with_views(best, name) for name in views] if best else []
         for candidate in seen:
@@ -205,6 +210,20 @@ class _Comparison:
         for candidate in trained:
             self._compare(candidate)
         return self._best([*heads, *seen, *trained])
+
+    def _resized(self, heads: Sequence[Candidate]) -> Candidate | None:
+        """Compare the best head with images that are squashed, or cropped if the backbone squashes them itself.
+
+        None if the user has set the resizing, or if all images are squares, which come out the same.
+        """
+        best, items = self._best(heads), self.data.dataset.train
+        if best is None or best.recipe.data.resize != "backbone":
+            return None
+        if all(self.data.store.apply(lambda image: image.width == image.height, item) for item in items):
+            return None
+        other = with_resize(best, "crop" if self.backbone.preprocess.mode == "squash" else "squash")
+        self._compare(other)
+        return other
 
     def _best(self, candidates: Sequence[Candidate]) -> Candidate | None:
         """Return the candidate that the rule chooses of those that were compared."""

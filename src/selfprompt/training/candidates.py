@@ -26,7 +26,7 @@ class Candidate:
     """A row of the comparison.
 
     Attributes:
-        name: The method or recipe, and the views if they are random.
+        name: The method or recipe, then how images are resized if not as in pretraining, and the views if random.
         recipe: How to train it on all training images.
     """
 
@@ -63,6 +63,11 @@ def with_views(candidate: Candidate, views: str) -> Candidate:
     if takes_views(candidate.recipe):
         changes |= {"views": RANDOM_VIEWS, "options": {"views": RANDOM_VIEWS}}
     return Candidate(f"{candidate.name}, {views}", candidate.recipe.changed(changes))
+
+
+def with_resize(candidate: Candidate, resize: str) -> Candidate:
+    """Return the candidate with another way to make a square of an image, "crop", "pad" or "squash"."""
+    return Candidate(f"{candidate.name}, {resize}", candidate.recipe.changed({"resize": resize}))
 
 
 def default_names(with_text: bool) -> Sequence[str]:

@@ -131,7 +131,7 @@ def with_preprocessing(backbone: Backbone, recipe: Recipe) -> Backbone:
         changes |= {"mode": "shortest", "resize": resize}
     elif resize != "backbone":
         changes |= {"mode": RESIZE_MODES[resize], "resize": None}
-    return replace(backbone, preprocess=replace(backbone.preprocess, **changes)) if changes else backbone
+    return backbone.with_preprocess(replace(backbone.preprocess, **changes))
 
 
 def build_classifier(
@@ -140,12 +140,13 @@ def build_classifier(
     """Build the recipe's method on a device, ready to be trained.
 
     Args:
-        recipe: Names the method and its options.
+        recipe: Names the method, its options, and how images are resized.
         backbone: The frozen backbone.
         classes: Names or descriptions of the classes, in the order of the logits.
         device: Where to compute.
         check: Whether to reject repeated names.
     """
+    backbone = with_preprocessing(backbone, recipe)
     method = build_method(recipe.method, backbone, classes, seed=recipe.seed, check=check, **recipe.options)
     method.to(device)
     return Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
