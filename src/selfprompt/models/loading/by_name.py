@@ -27,7 +27,7 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
 
     Raises:
         ValueError: For a name of no known form, an unknown model, or a file that does not fit.
-        TypeError: For a model that prompts cannot enter (ResNet, Swin, EVA, ...).
+        TypeError: For a model that prompts cannot enter (ResNet, Swin, BEiT, ...).
         FileNotFoundError: If a local file is missing.
         RuntimeError: If pretrained weights or a tokenizer cannot be downloaded.
     """
