@@ -215,7 +215,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:
     """Let a folder be every repository of the hub, and return the list of what is asked for."""
     asked: list[tuple[str, str]] = []
 
-    def download(repository: str, name: str) -> str:
+    def download(repository: str, name: str, **_: object) -> str:
         asked.append((repository, name))
         if not os.path.isfile(folder / name):
             raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)
@@ -227,7 +227,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("family", ["open_clip", "timm"])
 def test_without_a_network(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise LocalEntryNotFoundError("No network.\nMore lines.")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)

@@ -51,7 +51,7 @@ class Backbone:
         name: As given to ``load_backbone``.
         vision: Image tower.
         text: Text tower, None for a plain ViT.
-        tokenizer: Texts -> ids, (N, context); None without a text tower.
+        tokenizer: Texts -> ids, (N, context); None without a text tower, or if the tower came without a tokenizer.
         scale: exp(logit_scale) of the CLIP; 1.0 without text.
         preprocess: Preprocessing of images.
         pooling: Pooling that suits the checkpoint when a method trains a head on it.
@@ -73,10 +73,15 @@ class Backbone:
         """Return the text tower and its tokenizer.
 
         Raises:
-            ValueError: If the backbone has no text tower.
+            ValueError: If the backbone has no text tower, or the files of its folder include no tokenizer.
         """
-        if self.text is None or self.tokenizer is None:
+        if self.text is None:
             raise ValueError(f"A CLIP backbone is needed to read class names; {self.name} has no text tower.")
+        if self.tokenizer is None:
+            raise ValueError(
+                f"A tokenizer is needed to read class names, and {self.name} has none; put the model's tokenizer.json "
+                "beside its config.json, or use a method that reads images alone."
+            )
         return self.text, self.tokenizer
 
     @cached_property

@@ -205,6 +205,12 @@ def pick(x: Tensor, rows: Tensor) -> Tensor:
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
+def activation_name(activation: object) -> str:
+    """Return the class of an activation; "GELUTanh", as timm's class, for PyTorch's GELU that approximates by tanh."""
+    approximate = isinstance(activation, nn.GELU) and activation.approximate == "tanh"
+    return "GELUTanh" if approximate else type(activation).__name__
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     """Compute ``x sigmoid(1.702 x)``, keeping one tensor for gradients instead of two; overwrites x."""
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():

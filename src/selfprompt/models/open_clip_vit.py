@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from selfprompt.models.block import BlockParts, Weights, check_names, layer_weights, pick, quick_gelu, with_weights
+from selfprompt.models.block import (
+    BlockParts,
+    Weights,
+    activation_name,
+    check_names,
+    layer_weights,
+    pick,
+    quick_gelu,
+    with_weights,
+)
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
 
@@ -354,6 +363,6 @@ def _block_facts(transformer: Any) -> dict[str, object]:
         "depth": len(transformer.resblocks),
         "width": first.ln_1.normalized_shape[0],
         "heads": first.attn.num_heads,
-        "activation": type(first.mlp.gelu).__name__,
+        "activation": activation_name(first.mlp.gelu),
         "norm_eps": first.ln_1.eps,
     }

@@ -8,7 +8,15 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from selfprompt.models.block import BlockParts, Map, Weights, check_names, layer_weights, with_weights
+from selfprompt.models.block import (
+    BlockParts,
+    Map,
+    Weights,
+    activation_name,
+    check_names,
+    layer_weights,
+    with_weights,
+)
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import VisionTower
 
@@ -138,7 +146,7 @@ class TimmViT(VisionTower):
             "depth": self.depth,
             "width": self.width,
             "heads": getattr(attention, "num_heads", None),
-            "activation": type(getattr(mlp, "act", None)).__name__,
+            "activation": activation_name(getattr(mlp, "act", None)),
             "norm_eps": getattr(getattr(first, "norm1", None), "eps", None),
             "prefix": self.prefix,
             "pool": self.vit.global_pool,

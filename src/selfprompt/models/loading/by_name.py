@@ -5,12 +5,14 @@ timm and open_clip are imported where they are used, which takes longer than pre
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.models.embedded_clip import EmbeddedClip
 from selfprompt.models.loading import embedded
 from selfprompt.models.loading.checkpoint_files import load_strict, read_checkpoint
-from selfprompt.models.loading.downloads import Say, seeded
+from selfprompt.models.loading.downloads import HUB, LOCAL, Say, model_folder, seeded
 from selfprompt.models.loading.names import list_backbones, unknown
 
 __all__ = ["Backbone", "Preprocess", "Tokenizer", "list_backbones", "load_backbone"]
@@ -37,6 +39,7 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
         "timm": _load_timm,
         "open_clip": _load_open_clip,
         "file": _load_file,
+        "hf": _load_hub,
     }
     if family not in loaders or not rest:
         raise unknown(name, [form for form, _ in list_backbones()])
@@ -46,9 +49,22 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
 
 
 def _load_file(name: str, rest: str, say: Say) -> Backbone:
+    if Path(rest).expanduser().is_dir():
+        return _load_transformers(name, f"{LOCAL}{rest}", say)
+
     from selfprompt.models.loading import assemble
 
     return assemble.backbone_of_file(name, read_checkpoint(rest))
+
+
+def _load_hub(name: str, rest: str, say: Say) -> Backbone:
+    return _load_transformers(name, f"{HUB}{rest}", say)
+
+
+def _load_transformers(name: str, source: str, say: Say) -> Backbone:
+    from selfprompt.models.loading.transformers_format.folder import load_transformers
+
+    return load_transformers(replace(model_folder(name, source), local_form="file/FOLDER", say=say))
 
 
 def _load_embedded(name: str, rest: str, say: Say) -> Backbone:

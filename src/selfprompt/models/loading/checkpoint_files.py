@@ -80,7 +80,13 @@ def _split_name(path: Path) -> tuple[Path, str]:
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights whose names and shapes must all fit.
+    """Load weights whose names and shapes must all fit; errors as for ``check_fit``."""
+    check_fit(model, state, path)
+    model.load_state_dict(state)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Check the names and shapes of weights; the model may be on the device "meta", which has no memory.
 
     Raises:
         ValueError: If keys are missing, unexpected or of another shape.
@@ -98,7 +104,6 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     parts = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
     if parts:
         raise ValueError(f"{path} does not fit {type(model).__name__}: {'; '.join(parts)}.")
-    model.load_state_dict(state)
 
 
 def _first(keys: list[str]) -> str:

@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -26,35 +27,64 @@ class ModelFolder:
         name: Name of the backbone, for messages.
         folder: The local folder; None for a repository.
         repository: "org/name" on the hub; empty for a local folder.
+        local_form: Form of the name of a local copy, for messages.
+        say: Called with a line before each download; None if the caller announces it.
+        revision: Commit of the repository; None for its newest.
     """
 
     name: str
     folder: Path | None
     repository: str = ""
+    local_form: str = f"{LOCAL}FOLDER"
+    say: Say | None = None
+    revision: str | None = None
 
-    def find(self, *names: str) -> Path | None:
+    def find(self, *names: str, optional: bool = False) -> Path | None:
         """Return the first of these files that exists; a repository's is fetched into the hub's cache.
+
+        Args:
+            names: Names of files.
+            optional: Whether files that are not in the cache count as missing while downloads are forbidden.
 
         Raises:
             RuntimeError: If it cannot be downloaded, or without a network is not in the cache.
         """
         if self.folder is not None:
             return next((self.folder / name for name in names if os.path.isfile(self.folder / name)), None)
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub.constants import HF_HUB_OFFLINE
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         unreachable: Exception | None = None
-        with downloading(self.name, f"{LOCAL}FOLDER with a copy of the repository's files"):
+        with downloading(self.name, f"{self.local_form} with a copy of the repository's files"):
             for name in names:
                 try:
-                    return Path(hf_hub_download(self.repository, name))
+                    return self._fetch(name)
                 except LocalEntryNotFoundError as error:
                     unreachable = unreachable or error
                 except EntryNotFoundError:
                     continue
-            if unreachable:
+            if unreachable and not (optional and HF_HUB_OFFLINE):
                 raise unreachable
         return None
+
+    def at_revision_of(self, path: Path) -> Self:
+        """Return the same folder, with all files of a repository at the revision of one that was fetched."""
+        return self if self.folder is not None else replace(self, revision=path.parent.name)
+
+    def _fetch(self, file: str) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        repository, revision = self.repository, self.revision
+        try:
+            if self.say is not None:
+                _announce_file(repository, file, revision, self.say)
+            return Path(hf_hub_download(repository, file, revision=revision))
+        except GatedRepoError as error:
+            page = f"https://huggingface.co/{repository}"
+            raise PermissionError(f"accept its terms on {page}, and log in with `hf auth login`") from error
+        except RepositoryNotFoundError as error:
+            raise FileNotFoundError(f"the hub has no public repository {repository}") from error
 
 
 def model_folder(name: str, source: str) -> ModelFolder:
@@ -85,6 +115,17 @@ def announce(name: str, repository: str | None, say: Say) -> None:
     if not HF_HUB_OFFLINE and not (repository and folder.is_dir()):
         source = f"{repository} on the Hugging Face hub" if repository else "its publisher"
         say(f"downloading the weights of {name} from {source}; they are cached")
+
+
+def _announce_file(repository: str, file: str, revision: str | None, say: Say) -> None:
+    """Announce the download of a file, unless it is cached; raises the hub's errors if there is no such file."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+        return
+    size = get_hf_file_metadata(hf_hub_url(repository, file, revision=revision)).size or 0
+    say(f"downloading {file} ({size / 1e6:,.1f} MB) of {repository} on the Hugging Face hub; it is cached")
 
 
 def fetch_tokenizer(name: str, repository: str, say: Say) -> Path:

@@ -62,6 +62,11 @@ class JsonTokenizer:
             row[: len(found)] = torch.tensor(found)
         return ids
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids, those of tokens that no text has included."""
+        return int(self._words.get_vocab_size())
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text of any length, without start and end."""
         cleaned = CLEANING[self.text_format.clean](text)

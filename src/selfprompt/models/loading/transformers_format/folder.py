@@ -1,0 +1,141 @@
+"""Backbones from the files of a folder or repository in transformers' format; nothing in them is run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+
+from selfprompt.models.backbone import Backbone, Tokenizer
+from selfprompt.models.loading.checkpoint_files import check_fit, load_strict
+from selfprompt.models.loading.downloads import ModelFolder, seeded
+from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
+from selfprompt.models.loading.json_tokenizer import json_tokenizer
+from selfprompt.models.loading.transformers_format import images
+from selfprompt.models.loading.transformers_format.clip import build_clip, convert_clip
+from selfprompt.models.loading.transformers_format.config import CONFIG, Config, Side, read_config
+from selfprompt.models.loading.transformers_format.dinov3 import build_dinov3, convert_dinov3
+from selfprompt.models.loading.transformers_format.keys import State
+from selfprompt.models.loading.transformers_format.siglip import Siglip, build_siglip, convert_siglip
+from selfprompt.models.loading.transformers_format.vit import build_vit, convert_dinov2, convert_vit
+from selfprompt.models.loading.transformers_format.weights import read_tensors, weight_files
+from selfprompt.models.open_clip_vit import OpenClipText, clip_towers
+from selfprompt.models.timm_eva import timm_tower
+from selfprompt.models.timm_vit import TimmViT
+from selfprompt.models.tower import Pooling, TextTower, VisionTower
+
+Convert = Callable[[Config, State], tuple[dict[str, Any], State]]
+"""A configuration and the tensors of its files -> the arguments of a library's model, and its state dict."""
+
+CLIP_VOCABULARY = 49408
+"""Ids of OpenAI's tokenizer, which open_clip has."""
+
+KINDS: dict[str, tuple[Convert, Callable[[dict[str, Any]], nn.Module]]] = {
+    "clip": (convert_clip, build_clip),
+    "siglip": (convert_siglip, build_siglip),
+    "siglip2": (convert_siglip, build_siglip),
+    "vit": (convert_vit, build_vit),
+    "vit_mae": (convert_vit, build_vit),
+    "dinov2": (convert_dinov2, build_vit),
+    "dinov2_with_registers": (convert_dinov2, build_vit),
+    "dinov3_vit": (convert_dinov3, build_dinov3),
+}
+_POOLINGS: dict[str, Pooling] = {"vit_mae": "avg", "dinov3_vit": "cls"}
+
+
+def load_transformers(source: ModelFolder) -> Backbone:
+    """Load a folder or repository in transformers' format; files that may be large are read last.
+
+    Raises:
+        ValueError: If a file is damaged or does not fit.
+        FileNotFoundError: If the configuration or the weights are missing.
+        TypeError: If the model is none of the supported types.
+        ImportError: If the tokenizer needs a package that is not installed.
+        RuntimeError: If a file cannot be downloaded.
+    """
+    path = source.find(CONFIG)
+    if path is None:
+        raise FileNotFoundError(
+            f"{source.name} must hold {CONFIG}, and there is none. A folder in the layout of open_clip is loaded with "
+            "open_clip/local-dir:FOLDER, a repository with open_clip/hf-hub:org/name."
+        )
+    source = source.at_revision_of(path)
+    config = read_config(path, source.name)
+    preprocess_file = source.find(*images.FILES, optional=True)
+    tokenizer = None if config.text is None else _tokenizer(config.kind, config.text, source)
+    tensors = read_tensors(weight_files(source))
+    try:
+        model = _filled(config, tensors, path)
+    except RuntimeError as error:  # tensors of impossible shapes
+        raise ValueError(f"{path.parent}: its tensors do not form a model ({error}). Download it again.") from error
+    return _backbone(source.name, config, model, tokenizer, preprocess_file)
+
+
+def _backbone(
+    name: str, config: Config, model: Any, tokenizer: Tokenizer | None, preprocess_file: Path | None
+) -> Backbone:
+    vision, text = _towers(model)
+    size = vision.image_size[0]
+    preprocess = images.at_size(images.USUAL[config.kind], size)
+    if preprocess_file is not None:
+        preprocess = images.read_preprocess(preprocess_file, preprocess)
+    notes = {
+        f"it has no {images.FILES[0]}; images are prepared as is usual for {config.kind}": preprocess_file is None,
+        f"its images have {size} pixels, and {images.FILES[0]} is for {preprocess.size}": preprocess.size != size,
+        f"it has no {TOKENIZER}, so class names cannot be read": text is not None and tokenizer is None,
+    }
+    return Backbone(
+        name,
+        vision,
+        text,
+        tokenizer,
+        1.0 if text is None else float(model.logit_scale.detach().exp()),
+        images.at_size(preprocess, size),
+        _POOLINGS.get(config.kind, "native"),
+        bias=float(model.logit_bias.detach()) if isinstance(model, Siglip) else 0.0,
+        note=". ".join(f"{name}: {note}" for note, holds in notes.items() if holds),
+    )
+
+
+def _filled(config: Config, tensors: State, path: Path) -> Any:
+    """Build the model and fill it; only after the tensors fit it, so that a false size takes no memory."""
+    convert, build = KINDS[config.kind]
+    try:
+        arguments, state = convert(config, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    with torch.device("meta"):
+        check_fit(build(arguments), state, path.parent)
+    with seeded():
+        model = build(arguments)
+    load_strict(model, state, path.parent)
+    return model
+
+
+def _towers(model: Any) -> tuple[VisionTower, TextTower | None]:
+    if isinstance(model, Siglip):
+        trunk: Any = model.visual["trunk"]
+        return TimmViT(trunk), OpenClipText(model)
+    return clip_towers(model) if hasattr(model, "logit_scale") else (timm_tower(model), None)
+
+
+def _tokenizer(kind: str, side: Side, source: ModelFolder) -> Tokenizer | None:
+    """Return the tokenizer of a text side; None if there is no file for it."""
+    context = side.max_position_embeddings
+    if kind == "clip" and side.vocab_size == CLIP_VOCABULARY:
+        return open_clip.SimpleTokenizer(context_length=context)  # type: ignore[no-any-return]
+    path = source.find(TOKENIZER, optional=True)
+    if path is None:
+        return None
+    clip = kind == "clip"
+    tokenizer = json_tokenizer(
+        path, context, clean="lower" if clip else "canonicalize", kind="plain" if clip else "siglip"
+    )
+    if tokenizer.vocabulary > side.vocab_size:
+        raise ValueError(
+            f"{path} must have at most the {side.vocab_size} ids of {CONFIG}, got {tokenizer.vocabulary}; "
+            "it belongs to another model."
+        )
+    return tokenizer
