@@ -245,17 +245,17 @@ def test_oblong_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("embedded/clipp", "embedded/clip"),
         ("timm/vit_bas_patch16_224", "timm/vit_base_patch16_224"),
         ("timm/vit_base_patch16_224.augreg_in21", "timm/vit_base_patch16_224.augreg_in21k"),
-        ("open_clip/ViT-B16/openai", "open_clip/ViT-B-16"),
+        ("open_clip/ViT-B16/openai", "open_clip/ViT-B-16/openai"),
         ("open_clip/ViT-B-16/openia", "open_clip/ViT-B-16/openai"),
         ("open_clip/ViT-B-16", "open_clip/ViT-B-16/openai"),
     ],
 )
 def test_unknown_names(name: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match=rf"Unknown backbone '{name}'. Nearest: .*{nearest}.* Forms: embedded/clip, "):
+    with pytest.raises(ValueError, match=rf"Unknown backbone '{name}'\. Did you mean .*{nearest}.*\?$"):
         load_backbone(name)
 
 
-@pytest.mark.parametrize("name", ["", "clip", "file/", "timm/", "open_clip/a/b/c"])
+@pytest.mark.parametrize("name", ["", "c", "file/", "timm/", "open_clip/a/b/c"])
 def test_names_without_a_form(name: str) -> None:
     with pytest.raises(ValueError, match=r"Unknown backbone .* Forms: .*timm/<name>@<file>"):
         load_backbone(name)
@@ -308,7 +308,7 @@ def test_unsupported_families(name: str, reason: str) -> None:
 
 @pytest.mark.parametrize("name", ["file/{}", "timm/vit_tiny_patch16_224@{}", "open_clip/ViT-S-32@{}"])
 def test_missing_file(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"must be a file, and .*none\.pth is none"):
+    with pytest.raises(FileNotFoundError, match=r"must be a file, and '.*none\.pth' is none"):
         load_backbone(name.format(tmp_path / "none.pth"))
 
 

@@ -97,6 +97,7 @@ def tune(
     start = time.monotonic()
     with _folder_held(folder, fabric, resume):
         model = _prepared_backbone(backbone, recipe, reporter)
+        recipe = recipe.changed({"backbone": model.name})  # not another name that it is known by
         if folder is not None and fabric.is_global_zero:
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)

@@ -4,16 +4,18 @@ timm and open_clip are imported where they are used, which takes longer than pre
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.models.embedded_clip import EmbeddedClip
 from selfprompt.models.loading import embedded
+from selfprompt.models.loading.aliases import find_alias
 from selfprompt.models.loading.checkpoint_files import load_strict, read_checkpoint
-from selfprompt.models.loading.downloads import HUB, LOCAL, Say, model_folder, seeded
-from selfprompt.models.loading.names import list_backbones, unknown
+from selfprompt.models.loading.downloads import Say, model_folder, seeded
+from selfprompt.models.loading.names import HUB, LOCAL, list_backbones
+from selfprompt.models.loading.unknown_names import unknown
 
 __all__ = ["Backbone", "Preprocess", "Tokenizer", "list_backbones", "load_backbone"]
 
@@ -24,8 +26,9 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
     """Load a backbone by name; ``list_backbones`` lists the forms.
 
     Args:
-        name: A name of one of these forms.
-        say: Called with a line about each download, before it starts.
+        name: A name of one of these forms, or one that the model is known by elsewhere ("facebook/dinov2-base");
+            ``Backbone.name`` is then the name of the form.
+        say: Called with a line about another name, a binding licence or a download, before it starts.
 
     Raises:
         ValueError: For a name of no known form, an unknown model, or a file that does not fit.
@@ -33,6 +36,12 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
         FileNotFoundError: If a local file is missing.
         RuntimeError: If pretrained weights or a tokenizer cannot be downloaded.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"A backbone's name must be text, got {type(name).__name__}.")
+    alias = find_alias(name)
+    if alias:
+        say(str(alias))
+        name = alias.name
     family, _, rest = name.partition("/")
     loaders: dict[str, Callable[[str, str, Say], Backbone]] = {
         "embedded": _load_embedded,
@@ -42,14 +51,14 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
         "hf": _load_hub,
     }
     if family not in loaders or not rest:
-        raise unknown(name, [form for form, _ in list_backbones()])
+        raise unknown(name)
     backbone = loaders[family](name, rest, say)
     backbone.check_finite()
     return backbone
 
 
 def _load_file(name: str, rest: str, say: Say) -> Backbone:
-    if Path(rest).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(rest)):
         return _load_transformers(name, f"{LOCAL}{rest}", say)
 
     from selfprompt.models.loading import assemble

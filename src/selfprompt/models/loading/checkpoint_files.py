@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from selfprompt.models.loading.names import shown
 from selfprompt.models.loading.weight_files import check_plain, read_weights
 
 Layout = Literal["npz", "mae", "moco", "timm", "openai", "open_clip"]
@@ -76,7 +77,7 @@ def _split_name(path: Path) -> tuple[Path, str]:
     file, sign, name = str(path).rpartition("#")
     if sign and os.path.isfile(file):
         return Path(file), name
-    raise FileNotFoundError(f"A checkpoint must be a file, and {path} is none; check the path.")
+    raise FileNotFoundError(f"A checkpoint must be a file, and {shown(path)} is none; check the path.")
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

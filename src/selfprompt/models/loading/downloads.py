@@ -1,7 +1,6 @@
 """What loading pretrained models of every library needs: announcing downloads, their errors, and a fixed seed."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,12 +9,9 @@ from typing import Self
 
 import torch
 
-from selfprompt.models.loading.names import shown
+from selfprompt.models.loading.names import HUB, LOCAL, REPOSITORY, shown
 
 Say = Callable[[str], None]
-LOCAL, HUB = "local-dir:", "hf-hub:"
-"""How timm and open_clip mark a local folder and a repository of the Hugging Face hub."""
-_REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 _SEED = 0
 
 
@@ -100,7 +96,7 @@ def model_folder(name: str, source: str) -> ModelFolder:
             raise FileNotFoundError(f"{LOCAL} must be followed by a folder, and {shown(folder)} is none.")
         return ModelFolder(name, folder)
     repository = source.removeprefix(HUB)
-    if not _REPOSITORY.fullmatch(repository):
+    if not REPOSITORY.fullmatch(repository):
         raise ValueError(
             f"{HUB} must be followed by a repository as org/name, without a tag or revision, got {shown(repository)}."
         )

@@ -18,6 +18,7 @@ from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import Checkpoint, read_checkpoint
 from selfprompt.models.loading.downloads import ModelFolder, Say, announce, model_folder, seeded
 from selfprompt.models.loading.folder_configs import ClipConfig, read_clip_config, read_timm_config
+from selfprompt.models.loading.licences import say_licence
 
 # in the order in which the libraries look for them
 _CLIP_WEIGHTS = (
@@ -69,6 +70,7 @@ def load_vit_folder(name: str, source: str, check: Callable[[str, str], None], s
 def _weights(folder: ModelFolder, names: tuple[str, ...], say: Say) -> Checkpoint:
     """Read the weights; a folder without any is refused, and not left with random ones."""
     if folder.repository:
+        say_licence(folder.name, folder.repository, say)
         announce(folder.name, folder.repository, say)
     path = folder.find(*names)
     if path is None:

@@ -1,16 +1,22 @@
-"""The forms of backbone names, recommended models, and the error for an unknown name."""
+"""The forms of backbone names, recommended models, and how a name is shown in a message."""
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+import re
 
+LOCAL, HUB = "local-dir:", "hf-hub:"
+"""How timm and open_clip mark a local folder and a repository of the Hugging Face hub."""
+REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
+"""A repository of the Hugging Face hub, org/name."""
 LONGEST_SHOWN = 300
 """Characters of a name that a message shows at most."""
-FORMS = (
+EMBEDDED = (
     ("embedded/clip", "a small CLIP that ships with the package: for trying and testing"),
     (
         "embedded/mae",
         "a small masked autoencoder that ships with the package: for trying and testing",
     ),
+)
+FORMS = (
+    *EMBEDDED,
     ("timm/<name>", "a ViT of timm with its pretrained weights"),
     ("timm/<name>@<file>", "the same architecture with the weights of a local file"),
     ("open_clip/<model>/<tag>", "a CLIP of open_clip with pretrained weights"),
@@ -44,13 +50,6 @@ def shown(text: object) -> str:
 def list_backbones() -> list[tuple[str, str]]:
     """Return the forms of names, then recommended backbones, as (name, description) rows."""
     return [*FORMS, *RECOMMENDED]
-
-
-def unknown(name: str, known: Sequence[str]) -> ValueError:
-    """Return the error for an unknown name, with the nearest known ones."""
-    near = get_close_matches(name, known, n=4, cutoff=0.5)
-    nearest = f" Nearest: {', '.join(near)}." if near else ""
-    return ValueError(f"Unknown backbone {name!r}.{nearest} Forms: {', '.join(form for form, _ in FORMS)}.")
 
 
 def random_note(name: str) -> str:

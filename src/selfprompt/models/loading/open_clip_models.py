@@ -11,10 +11,12 @@ import timm
 from selfprompt.models.backbone import Backbone
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
-from selfprompt.models.loading.downloads import HUB, LOCAL, Say, announce, downloading, seeded
+from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
 from selfprompt.models.loading.library_folders import load_clip_folder
-from selfprompt.models.loading.names import random_note, shown, unknown
+from selfprompt.models.loading.licences import say_licence
+from selfprompt.models.loading.names import HUB, LOCAL, random_note, shown
 from selfprompt.models.loading.timm_models import why_refused
+from selfprompt.models.loading.unknown_names import unknown
 
 
 def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
@@ -53,7 +55,9 @@ def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
     # OpenAI's weights need QuickGELU; open_clip 3.3 only warns if the model's config lacks it
     record = open_clip.get_pretrained_cfg(model_name, tag)
     quick = bool(record.get("quick_gelu"))
-    announce(name, "/".join(record.get("hf_hub", "").split("/")[:2]), say)
+    repository = "/".join(record.get("hf_hub", "").split("/")[:2])
+    say_licence(name, repository, say)
+    announce(name, repository, say)
     with downloading(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
         return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
 
@@ -71,7 +75,7 @@ def check_name(name: str, model_name: str) -> None:
     """Refuse unknown names and unsupported families before anything is downloaded."""
     config = open_clip.get_model_config(model_name) if not set("/:") & set(model_name) else None
     if config is None:
-        raise unknown(name, [f"open_clip/{known}" for known in open_clip.list_models()])
+        raise unknown(name)
     check_config(name, config)
 
 

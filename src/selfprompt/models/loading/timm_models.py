@@ -7,9 +7,11 @@ import timm
 from selfprompt.models.backbone import Backbone
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
-from selfprompt.models.loading.downloads import HUB, LOCAL, Say, announce, downloading, seeded
+from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
 from selfprompt.models.loading.library_folders import load_vit_folder
-from selfprompt.models.loading.names import random_note, unknown
+from selfprompt.models.loading.licences import say_licence
+from selfprompt.models.loading.names import HUB, LOCAL, random_note
+from selfprompt.models.loading.unknown_names import unknown
 from selfprompt.models.timm_vit import why_unsupported
 
 # modules that build ViTs whose blocks the towers know; "_registry" has deprecated names of models
@@ -33,7 +35,9 @@ def load_timm(name: str, rest: str, say: Say) -> Backbone:
         return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
     if random:
         return assemble.vit_backbone(name, _random_vit(model_name), mae=mae, note=random_note(name))
-    announce(name, getattr(timm.get_pretrained_cfg(model_name), "hf_hub_id", None), say)
+    repository = getattr(timm.get_pretrained_cfg(model_name), "hf_hub_id", None)
+    say_licence(name, repository, say)
+    announce(name, repository, say)
     with downloading(f"the weights of {name}", f"timm/{model_name}@<file>"):
         model = timm.create_model(model_name, pretrained=True, num_classes=0)
     return assemble.vit_backbone(name, model, mae=mae)
@@ -48,7 +52,7 @@ def check_name(name: str, model_name: str) -> None:
     """Refuse unknown names and unsupported families before anything is downloaded."""
     architecture, _, tag = model_name.partition(".")
     if not timm.is_model(architecture):
-        raise unknown(name, [f"timm/{known}" for known in [*timm.list_models(), *timm.list_pretrained()]])
+        raise unknown(name)
     known = [full for full in timm.list_pretrained() if full.partition(".")[0] == architecture]
     if tag and model_name not in known:
         raise unknown(name, [f"timm/{full}" for full in known])
