@@ -37,6 +37,7 @@ from selfprompt.training.crossfit import (
     needs_only_features,
 )
 from selfprompt.training.folder_recipe import takes_views
+from selfprompt.training.rate_search import COST
 from selfprompt.training.reporter import Reporter
 from selfprompt.training.selection import corrected_estimate, simplest_of_the_best, standard_error
 from selfprompt.training.selection_results import (
@@ -287,7 +288,7 @@ class _Comparison:
     def _trained(self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress) -> tuple[Tensor, str]:
         """Cross-validate a method that is trained, over the first repetition, unless it takes too long or is worse."""
         split = self.splits[0]
-        expected = len(split) * self._training_seconds(classifier, recipe)
+        expected = (1 + COST) * len(split) * self._training_seconds(classifier, recipe)
         if expected > left:
             return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {max(0.0, left):.0f} s left"
         heads = [result for result in self.results if result.shares is not None]
@@ -299,7 +300,7 @@ class _Comparison:
             folds += 1
             return rival is None or folds == len(split) or not self._is_worse(logits, rival)
 
-        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on)
+        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on, rates=True)
         if rival and folds < len(split):
             return logits, f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}"
         return logits[None], ""

@@ -15,6 +15,7 @@ from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.methods.base import Method
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.training.rate_search import search_rate
 from selfprompt.training.reporter import LogReporter
 from selfprompt.training.selection import stratified_folds
 from selfprompt.training.steps import RunData, build_classifier, train, train_batches
@@ -90,6 +91,8 @@ def cross_fit_training(
     fabric: Any,
     progress: Progress,
     go_on: Callable[[Tensor], bool] = lambda logits: True,
+    *,
+    rates: bool = False,
 ) -> Tensor:
     """Return the logits of images under a method that is trained, (N, C), on the CPU; a training for each fold.
 
@@ -101,16 +104,19 @@ def cross_fit_training(
         fabric: A launched Fabric with one process.
         progress: Called with the number of trained folds, and of all folds.
         go_on: Gets the logits so far; False stops.
+        rates: Whether to search the learning rate of each fold, on its training images.
     """
-    dataset = data.dataset
+    dataset, log = data.dataset, LogReporter()
     logits = torch.full((len(dataset.train), len(dataset.classes)), torch.nan)
     for done, (training, held_out) in enumerate(split):
         progress(done, len(split))
         part = replace(dataset, train=tuple(dataset.train[i] for i in training.tolist()), val=(), test=())
-        classifier = build_classifier(recipe, backbone, dataset.described_classes, fabric.device, check=not dataset.ids)
-        train(
-            classifier, replace(data, dataset=part), recipe, fabric, None, LogReporter(), resume=False, progress=False
+        images = replace(data, dataset=part)
+        fold_recipe = search_rate(recipe, backbone, images, fabric, log)[0] if rates else recipe
+        classifier = build_classifier(
+            fold_recipe, backbone, dataset.described_classes, fabric.device, check=not dataset.ids
         )
+        train(classifier, images, fold_recipe, fabric, None, log, resume=False, progress=False)
         items = [dataset.train[i] for i in held_out.tolist()]
         logits[held_out] = compute_logits(classifier.method, classifier.batches(items, data.store, data.features))
         if not go_on(logits):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.inference.evaluation import data_key
 from selfprompt.models.loading.by_name import Backbone, load_backbone
-from selfprompt.recipes.recipe import AUTO, Recipe, check_overrides, file_values, load_recipe
+from selfprompt.recipes.recipe import AUTO, Recipe, check_overrides, file_values, load_recipe, read_values
 from selfprompt.training.auto import check_options, resolve_recipe
 from selfprompt.training.calibrate import calibrate
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.floors import comparison, floor_logits
 from selfprompt.training.folder_recipe import folder_recipe
 from selfprompt.training.loop import CHECKPOINT
+from selfprompt.training.rate_search import Trial, search_rate
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.selection_results import SELECTION
 from selfprompt.training.steps import (
@@ -87,8 +89,8 @@ def tune(
     _check_folder(folder, resume)
     check_options(recipe)  # wrong options and missing images fail before any costly step
     dataset = choose_images(data, recipe)
+    given = {*overrides, *file_values(method), *(f"options.{name}" for name in options or ())}
     if fitted:
-        given = {*overrides, *file_values(method), *(f"options.{name}" for name in options or ())}
         recipe = folder_recipe(recipe, len(dataset.train), given)
     fabric = make_fabric(recipe.train)
     fabric.launch()
@@ -98,11 +100,13 @@ def tune(
     with _folder_held(folder, fabric, resume):
         model = _prepared_backbone(backbone, recipe, reporter)
         recipe = recipe.changed({"backbone": model.name})  # not another name that it is known by
-        if folder is not None and fabric.is_global_zero:
+        if folder is not None and fabric.is_global_zero and not (folder / CHECKPOINT).exists():
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
         choice = resolve_recipe(recipe, model, images, fabric, folder, reporter)
+        searched = (fitted or recipe.method == AUTO) and "lr" not in given
         recipe, dataset = choice.recipe, images.dataset
+        recipe, trials = _with_rate(recipe, model, images, fabric, folder, reporter) if searched else (recipe, [])
         check = not dataset.ids
         with reporter.stage(f"building {recipe.method}"):  # takes long if it reads many class texts
             classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
@@ -116,7 +120,7 @@ def tune(
         )
         seconds, path = time.monotonic() - start, data_path(data)
         classifier.results = record | choice.record | measured | _facts(classifier, images)
-        classifier.results |= {"seconds": seconds, "data": path}
+        classifier.results |= {"rates": [asdict(trial) for trial in trials], "seconds": seconds, "data": path}
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
     return classifier
@@ -192,6 +196,19 @@ def _load_backbone(name: str, reporter: Reporter) -> Backbone:
     if backbone.note:
         reporter.message(backbone.note)
     return backbone
+
+
+def _with_rate(
+    recipe: Recipe, backbone: Backbone, data: RunData, fabric: Any, folder: Path | None, reporter: Reporter
+) -> tuple[Recipe, list[Trial]]:
+    """Return the recipe with a rate for these images, and the trials; a resumed run keeps the rate that it had."""
+    if folder is not None and (folder / CHECKPOINT).exists():
+        stored = read_values(folder / RECIPE)  # of auto itself, if there were no trials
+        return (recipe.changed({"lr": stored["lr"]}) if stored["method"] == recipe.method else recipe), []
+    recipe, trials = search_rate(recipe, backbone, data, fabric, reporter)
+    if folder is not None and trials:
+        write_atomically(folder / RECIPE, recipe.to_yaml().encode())
+    return recipe, trials
 
 
 def _test_logits(classifier: Classifier, data: RunData, reporter: Reporter) -> Tensor | None:

@@ -1,0 +1,65 @@
+"""Tests of the search for a learning rate: which rate is taken, when there is a search, and resumed runs."""
+
+import math
+
+import pytest
+import yaml
+
+from selfprompt import tune
+from selfprompt.recipes.recipe import load_recipe
+from selfprompt.training import loop
+from selfprompt.training.rate_search import FACTORS, Trial, best_rate
+
+CLIP = "embedded/clip"
+LINEAR = {"method": "linear", "backbone": "embedded/mae", "epochs": 60, "calibrate": "never"}
+
+
+def test_the_lowest_rate_that_is_about_as_good_as_the_best_is_taken() -> None:
+    assert best_rate([Trial(1.0, 2.0), Trial(3.0, 0.51), Trial(10.0, 0.5), Trial(30.0, 0.9)]) == 3.0
+    assert best_rate([Trial(1.0, 2.0), Trial(3.0, 1.0), Trial(10.0, 0.5)]) == 10.0
+    assert best_rate([Trial(1.0, 0.0), Trial(3.0, 0.0)]) == 1.0
+
+
+def test_prompts_that_hardly_move_at_the_published_rate_get_a_higher_one(photos):
+    settings = {"method": "coop", "backbone": CLIP, "epochs": 60, "calibrate": "never"}
+    found, published = tune(photos, **settings), tune(photos, **settings, lr=0.002)
+    trials = found.results["rates"]
+    assert [trial["lr"] for trial in trials] == pytest.approx([0.002 * factor for factor in FACTORS[: len(trials)]])
+    assert all(math.isfinite(trial["loss"]) for trial in trials)
+    assert found.recipe["lr"] in [trial["lr"] for trial in trials[1:]]
+    assert published.recipe["lr"] == 0.002
+    assert not published.results["rates"], "a given rate is kept"
+    assert found.results["history"][-1]["loss"] < 0.9 * published.results["history"][-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "coop", "epochs": 2},
+        {**LINEAR, "published": True},
+        {"method": "ridge"},
+        {"method": "zero-shot"},
+    ],
+    ids=["too short", "published", "closed form", "nothing to train"],
+)
+def test_there_is_no_search(photos, settings):
+    assert not tune(photos, **{"backbone": CLIP, "calibrate": "never", **settings}).results["rates"]
+
+
+def test_a_resumed_run_keeps_its_rate(photos, tmp_path, monkeypatch):
+    out, train = tmp_path / "out", loop._epoch
+
+    def interrupted(state, *others):
+        if state.epoch == 3 and state.options.epochs == 60:
+            raise KeyboardInterrupt
+        return train(state, *others)
+
+    monkeypatch.setattr(loop, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(photos, **LINEAR, out=out)
+    monkeypatch.setattr(loop, "_epoch", train)
+    rate = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))["lr"]
+    assert rate > load_recipe("linear").train.lr
+    resumed = tune(photos, **LINEAR, out=out, resume=True)
+    assert resumed.recipe["lr"] == rate
+    assert len(resumed.results["history"]) == 60
