@@ -8,6 +8,7 @@ import pytest
 
 from experiments import (
     embedded_rates,
+    folder_rates,
     holdout_intervals,
     interval_coverage,
     more_photos,
@@ -33,6 +34,14 @@ def test_rates(monkeypatch, capsys, tmp_path: Path) -> None:
     assert all(0 <= entry["accuracy"] <= 100 for entry in done)
     best = max(done, key=lambda entry: entry["accuracy"])
     assert f"**{best['rate']:g}: {best['accuracy']:.1f}**" in capsys.readouterr().out
+
+
+def test_folder_rates(monkeypatch, capsys, tmp_path: Path) -> None:
+    out = tmp_path / "rates.json"
+    run(monkeypatch, folder_rates, "--methods", "linear", "--tasks", "icons", "--shots", 1, "--out", out)
+    (row,) = json.loads(out.read_text())
+    assert row["factor"] >= 1
+    assert f"| linear | 1 | 1 | {row['published']:.1f} | {row['searched']:.1f} |" in capsys.readouterr().out
 
 
 def test_holdout_intervals(monkeypatch, capsys) -> None:
