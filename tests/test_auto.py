@@ -1,16 +1,20 @@
 """`auto` end to end: comparing candidates, choosing, estimating, resuming."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import selfprompt
 from selfprompt import tune
 from selfprompt.data.loading.loader import ImageStore
 from selfprompt.inference.classifier import Classifier
+from selfprompt.models.feature_tower import FeatureTower
+from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.training import auto
 from selfprompt.training.candidates import Candidate
 from tests.conftest import write_photos
@@ -161,6 +165,16 @@ def test_methods_that_take_new_class_names_may_be_asked_for(photos):
     assert tuned.with_classes(["a cat", "a dog"]).classes == ("a cat", "a dog")
     with pytest.raises(ValueError, match="new_classes needs a CLIP and a candidate that reads class names"):
         tune(photos, method="auto", backbone="embedded/mae", options={"new_classes": True})
+
+
+def test_methods_that_edit_an_image_side_of_which_only_features_are_known_are_left_out(photos):
+    network = FeatureTower(nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(192, 128)), (64, 64))
+    clip = replace(load_backbone(CLIP), vision=network)
+    options = {"candidates": ["ridge", "sep", "spt-deep"], "repeats": 1, "views": []}
+    tuned = tune(photos, method="auto", backbone=clip, options=options)
+    assert {row["name"].split(",")[0] for row in tuned.results["selection"]["candidates"]} == {"ridge"}
+    with pytest.raises(ValueError, match="all candidates edit its image side; add a method that reads features"):
+        tune(photos, method="auto", backbone=clip, options=options | {"candidates": ["sep"]})
 
 
 def test_it_is_the_default(run, photos, tmp_path):

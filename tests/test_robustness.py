@@ -123,8 +123,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], tuple[str, ...
     ),
     "a backbone that prompts cannot enter": (
         lambda root: write_photos(root, TWO),
-        ("--backbone", "timm/resnet50"),
-        ("timm/resnet50 is not supported", "Supported: the plain ViTs of timm"),
+        ("--backbone", "timm/test_resnet/random", "--method", "spt"),
+        ("spt puts prompts into the image side", "a method that reads them (ridge, logistic, linear, full), or a ViT"),
     ),
     "a backbone's file that is missing": (
         lambda root: write_photos(root, TWO),

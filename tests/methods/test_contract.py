@@ -1,9 +1,9 @@
 """What every method promises, whichever paper it comes from. New files in ``methods/`` are tested without a change."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import find_method, make_options
 from selfprompt.models.loading.by_name import Backbone
+from selfprompt.models.tower import NoPrompts
 from tests.methods.tiny import NAMES, SMALL, backbone, counted, images, labelled, labelled_views, small, traits
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -137,6 +138,45 @@ def untouched_backbones() -> Iterator[None]:
         assert all(tensor.equal(tensors[name]) for name, tensor in weights(backbone(kind)).items())
         for tower in (backbone(kind).vision, backbone(kind).text):
             assert tower is None or all(p.grad is None and not p.requires_grad for p in tower.parameters())
+
+
+@every
+def test_the_traits_name_the_sides_that_are_edited(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, edited = CASES[label].build(), set()
+
+    def noting(side: str, run: Callable[..., Any], inputs: Tensor, prompter: Any = None, **options: Any) -> Any:
+        if not (prompter is None or isinstance(prompter, NoPrompts)):
+            edited.add(side)
+        return run(inputs, prompter, **options)
+
+    for side, tower, name in (
+        ("image", method.vision, "forward"),
+        ("text", method.text, "forward"),
+        ("text", method.text, "shared_prefix"),
+    ):
+        if tower is not None:
+            monkeypatch.setattr(tower, name, partial(noting, side, getattr(tower, name)))
+    method.train().loss(labelled_views(4))
+    if method.name == "mmrl":
+        edited.add("text")  # by the keys and values that its texts share
+    assert edited == set(method.traits.edits)
+
+
+@defaults
+def test_features_alone_suffice_unless_the_image_side_is_edited(label: str) -> None:
+    case = CASES[label]
+    if case.name == "prolip":
+        with pytest.raises(ValueError, match=r"Only the final features .* got 'unprojected'; use a method that reads"):
+            small(case.name, "features")
+        return
+    if "image" not in traits(case.name).edits:
+        method = small(case.name, "features")
+        assert logits(method, images(3)).shape == (3, 4)
+        assert method.train().loss(labelled_views(4)).total.isfinite()
+        return
+    readers = "zero-shot, coop, tip-adapter, ridge"
+    with pytest.raises(TypeError, match=rf"of features only the image features are known: .* \({readers}\), or a ViT"):
+        small(case.name, "features")
 
 
 @every

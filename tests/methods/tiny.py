@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method, find_method, make_options
 from selfprompt.methods.traits import Traits
+from selfprompt.models.feature_tower import FeatureTower
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 
 NAMES = ("cat", "lawn mower", "stop sign", "X")
@@ -39,8 +41,14 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
 
 @cache
 def backbone(name: str) -> Backbone:
-    """Load an embedded backbone once; it is frozen, so tests share it."""
-    return load_backbone(f"embedded/{name}")
+    """Load an embedded backbone once; it is frozen, so tests share it. Of "features" only the features are known."""
+    if name != "features":
+        return load_backbone(f"embedded/{name}")
+    clip = load_backbone("embedded/clip")
+    generator = torch.Generator().manual_seed(3)
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(192, clip.vision.features))
+    network[2].weight.data = 0.1 * torch.randn(network[2].weight.shape, generator=generator)
+    return replace(clip, name="features", vision=FeatureTower(network, (64, 64)))
 
 
 def traits(name: str, **options: Any) -> Traits:

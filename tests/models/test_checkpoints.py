@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.models.timm_vit import TimmViT
-from tests.models.tiny import assert_same, clip, images, texts, vit
+from tests.models.tiny import assert_same, clip, images, resnet_clip, texts, vit
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -36,7 +36,8 @@ def _check_vit(backbone: Backbone, model: VisionTransformer) -> None:
 
 @torch.no_grad()
 def _check_clip(backbone: Backbone, model: CLIP) -> None:
-    assert_same(backbone.vision(images()), model.encode_image(images()))
+    x = images(size=backbone.vision.image_size)
+    assert_same(backbone.vision(x), model.encode_image(x))
     assert backbone.text is not None
     assert_same(backbone.text(texts()), model.encode_text(texts()))
     assert backbone.scale == pytest.approx(float(model.logit_scale.exp()))
@@ -246,10 +247,14 @@ def test_openai_weights_need_quickgelu(tmp_path: Path) -> None:
         load_backbone(f"open_clip/ViT-S-32@{tmp_path}/ViT.pt")
 
 
-def test_clip_resnet_is_refused(tmp_path: Path) -> None:
-    torch.save({"visual.layer1.0.conv1.weight": torch.zeros(4, 4, 1, 1)}, tmp_path / "RN50.pt")
-    with pytest.raises(TypeError, match="ResNet"):
-        load_backbone(f"file/{tmp_path}/RN50.pt")
+def test_clip_resnet(tmp_path: Path) -> None:
+    model = resnet_clip(vocabulary=49408)
+    torch.save(_openai_state(model, torch.float16), tmp_path / "RN.pt")
+    backbone = load_backbone(f"file/{tmp_path}/RN.pt")
+    state = {key: value.half().float() for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    _check_clip(backbone, model)
+    assert backbone.vision.facts()["class"] == "ModifiedResNet"
 
 
 # the libraries' own state dicts

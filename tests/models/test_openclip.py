@@ -212,12 +212,6 @@ def test_describes_itself() -> None:
     assert vision.facts()["activation"] == text.facts()["activation"] == "QuickGELU"
 
 
-def test_refuses_a_resnet() -> None:
-    model = CLIP(16, CLIPVisionCfg(layers=(1, 1, 1, 1), width=16, image_size=64), CLIPTextCfg(layers=1))
-    with pytest.raises(TypeError, match="ModifiedResNet is not supported"):
-        clip_towers(model)
-
-
 def test_refuses_coca() -> None:
     sides = (
         CLIPTextCfg(layers=1, embed_cls=True),

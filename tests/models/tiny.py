@@ -64,6 +64,15 @@ def clip(
     return model.requires_grad_(False).eval()  # frozen: PyTorch rounds attention differently when it is not
 
 
+def resnet_clip(vocabulary: int = VOCABULARY) -> CLIP:
+    """A CLIP whose image side is a ResNet for images of 64 pixels, with quick GELU as OpenAI's; features of 16."""
+    vision = CLIPVisionCfg(layers=(1, 2, 1, 1), width=8, image_size=64)
+    text = CLIPTextCfg(context_length=CONTEXT, vocab_size=vocabulary, width=64, heads=1, layers=2)
+    model = CLIP(16, vision, text, quick_gelu=True)
+    shake(model)
+    return model.requires_grad_(False).eval()
+
+
 def images(count: int = 2, size: tuple[int, int] = (32, 32)) -> Tensor:
     """Random images, (count, 3, height, width)."""
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(7))

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from selfprompt.data.class_description import Described, describe_all
 from selfprompt.data.loading.feature_cache import Encoder
 from selfprompt.data.views import Views
-from selfprompt.methods.checks import check_classes
+from selfprompt.methods.checks import check_blocks, check_classes
 from selfprompt.methods.class_feature_cache import ClassFeatureCache
 from selfprompt.methods.class_texts import TEXT_MEMORY, ClassTexts, mean_of_texts, tokenize_for_tower
 from selfprompt.methods.frozen_features import make_encoder
@@ -115,7 +115,9 @@ class Method(nn.Module, Generic[OptionsT]):
         generator: Random generator for every initial value.
 
     Raises:
-        ValueError: If the traits need a text tower and the backbone has none, or a description is wrong.
+        ValueError: If the traits need a text tower and the backbone has none, the pooling does not suit it, or a
+            description is wrong.
+        TypeError: If the traits say that the vision tower is edited, and only its features are known.
     """
 
     __call__: Callable[..., Tensor]  # PyTorch declares Any
@@ -132,11 +134,12 @@ class Method(nn.Module, Generic[OptionsT]):
         self.traits = self.traits_for(options)
         if self.traits.needs_text and backbone.text is None:
             raise ValueError(f"{self.name} needs a CLIP backbone; {backbone.name} has no text tower.")
+        check_blocks(self.name, self.traits, backbone)
         self.backbone = backbone
         self.descriptions = describe_all(classes)
         self.classes = tuple(one.name for one in self.descriptions)
         self.options = options
-        self.pooling: Pooling = pooling_for(self.traits.pooling, backbone)
+        self.pooling: Pooling = pooling_for(self.traits, backbone)
         self.vision = backbone.vision
         self.text = backbone.text
         self.selected: dict[str, float] = {}

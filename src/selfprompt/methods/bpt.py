@@ -51,7 +51,7 @@ class BPT(Method[BPTOptions]):
 
     @classmethod
     def traits_for(cls, options: BPTOptions) -> Traits:
-        return Traits(pooling=options.pooling)
+        return Traits(edits=("image",), pooling=options.pooling)
 
     def build(self, generator: torch.Generator) -> None:
         options, width = self.options, self.vision.width

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from selfprompt.data.class_description import ClassDescription, Described, describe_all
 from selfprompt.data.class_names import clean_name
 from selfprompt.methods.class_texts import check_distinct_tokens
+from selfprompt.methods.traits import Traits
 from selfprompt.models.loading.by_name import Backbone
 
 
@@ -55,6 +56,23 @@ def check_classes(classes: Sequence[Described], reader: Backbone | None = None) 
     check_names([one.name for one in described], None)
     check_names([name for one in described for name in one.names], reader)
     return described
+
+
+def can_edit(traits: Traits, backbone: Backbone) -> bool:
+    """Return whether the backbone has the blocks that a method with these traits edits."""
+    return "image" not in traits.edits or backbone.vision.has_blocks
+
+
+def check_blocks(name: str, traits: Traits, backbone: Backbone) -> None:
+    """Raise TypeError if a method edits an image side of which only features are known."""
+    if not can_edit(traits, backbone):
+        readers = (
+            "zero-shot, coop, tip-adapter, ridge" if backbone.text is not None else "ridge, logistic, linear, full"
+        )
+        raise TypeError(
+            f"{name} puts prompts into the image side or changes its blocks, and of {backbone.name} only the image "
+            f"features are known: use a method that reads them ({readers}), or a ViT."
+        )
 
 
 def check_positive(**numbers: int) -> None:

@@ -91,7 +91,7 @@ class CLIPLoRA(Method[CLIPLoRAOptions]):
 
     @classmethod
     def traits_for(cls, options: CLIPLoRAOptions) -> Traits:
-        return Traits(needs_text=True, open_vocabulary=True)
+        return Traits(edits=("image", "text"), needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

@@ -109,7 +109,7 @@ class CLIPSVD(Method[CLIPSVDOptions]):
 
     @classmethod
     def traits_for(cls, options: CLIPSVDOptions) -> Traits:
-        return Traits(needs_text=True, open_vocabulary=True)
+        return Traits(edits=("image", "text"), needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         self.image_values = SingularValues(self.vision)

@@ -47,7 +47,7 @@ class CoCoOp(Method[CoCoOpOptions]):
 
     @classmethod
     def traits_for(cls, options: CoCoOpOptions) -> Traits:
-        return Traits(inputs="features", needs_text=True, open_vocabulary=True)
+        return Traits(edits=("text",), inputs="features", needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

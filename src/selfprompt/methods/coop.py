@@ -55,7 +55,7 @@ class CoOp(Method[CoOpOptions]):
 
     @classmethod
     def traits_for(cls, options: CoOpOptions) -> Traits:
-        return Traits(inputs="features", needs_text=True, open_vocabulary=not options.class_specific)
+        return Traits(edits=("text",), inputs="features", needs_text=True, open_vocabulary=not options.class_specific)
 
     def build(self, generator: torch.Generator) -> None:
         self.context = self.init_context(generator)

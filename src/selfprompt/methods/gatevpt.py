@@ -47,7 +47,7 @@ class GateVPT(Method[GateVPTOptions]):
 
     @classmethod
     def traits_for(cls, options: GateVPTOptions) -> Traits:
-        return Traits(pooling=options.pooling)
+        return Traits(edits=("image",), pooling=options.pooling)
 
     def build(self, generator: torch.Generator) -> None:
         vision = self.vision

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from selfprompt.methods.traits import Traits
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.models.tower import Pooling
 
@@ -48,14 +49,18 @@ def unit(vectors: Tensor) -> Tensor:
     return result
 
 
-def pooling_for(option: str, backbone: Backbone) -> Pooling:
-    """Return the pooling that an option names; "auto" is the backbone's default (MAE: average; others: native).
+def pooling_for(traits: Traits, backbone: Backbone) -> Pooling:
+    """Return the pooling that the traits name; "auto" is the backbone's default (MAE: average; others: native).
 
     Raises:
-        ValueError: If there is no such pooling.
+        ValueError: If there is no such pooling, the vision tower does not have it, or its features cannot be compared
+            with class texts.
     """
-    if option == "auto":
-        return backbone.pooling
-    if option not in get_args(Pooling):
-        raise ValueError(f"pooling must be auto, {', '.join(get_args(Pooling))}; got {option!r}.")
-    return option  # type: ignore[return-value]
+    option, known = traits.pooling, get_args(Pooling)
+    if option not in ("auto", *known):
+        raise ValueError(f"pooling must be auto, {', '.join(known)}; got {option!r}.")
+    if traits.needs_text and option not in ("native", "unprojected"):  # ProLIP projects the latter itself
+        raise ValueError(f"Class texts are compared with image features of the pooling native, got {option!r}.")
+    pooling: Pooling = backbone.pooling if option == "auto" else option  # type: ignore[assignment]
+    backbone.vision.check_pooling(pooling)
+    return pooling

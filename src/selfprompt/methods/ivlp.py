@@ -45,7 +45,7 @@ class IVLP(Method[IVLPOptions]):
 
     @classmethod
     def traits_for(cls, options: IVLPOptions) -> Traits:
-        return Traits(needs_text=True, open_vocabulary=True)
+        return Traits(edits=("image", "text"), needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

@@ -45,8 +45,8 @@ class LNTuning(Method[LNTuningOptions]):
     @classmethod
     def traits_for(cls, options: LNTuningOptions) -> Traits:
         if options.head == "linear":
-            return Traits(pooling=options.pooling)
-        return Traits(needs_text=True, open_vocabulary=True)
+            return Traits(edits=("image",), pooling=options.pooling)
+        return Traits(edits=("image", "text"), needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         self.image_weights = TunedWeights(self.vision, self.tuned)

@@ -47,7 +47,7 @@ class MaPLe(Method[MaPLeOptions]):
 
     @classmethod
     def traits_for(cls, options: MaPLeOptions) -> Traits:
-        return Traits(needs_text=True, open_vocabulary=True)
+        return Traits(edits=("image", "text"), needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

@@ -101,6 +101,7 @@ class MMRL(Method[MMRLOptions]):
     @classmethod
     def traits_for(cls, options: MMRLOptions) -> Traits:
         return Traits(
+            edits=("image", "text"),
             inputs="both",
             features_in_training_only=True,
             needs_text=True,

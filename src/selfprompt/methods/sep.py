@@ -115,6 +115,7 @@ class SEP(Method[SEPOptions]):
     def traits_for(cls, options: SEPOptions) -> Traits:
         mixes_images = options.fusion_axis == "batch" or options.selection == "batch"  # as released
         return Traits(
+            edits=("image", "text"),
             inputs="both",
             needs_text=True,
             open_vocabulary=True,

@@ -56,7 +56,7 @@ class SPT(Method[SPTOptions]):
 
     @classmethod
     def traits_for(cls, options: SPTOptions) -> Traits:
-        return Traits(pooling=options.pooling)
+        return Traits(edits=("image",), pooling=options.pooling)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

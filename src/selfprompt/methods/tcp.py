@@ -93,7 +93,7 @@ class TCP(Method[TCPOptions]):
 
     @classmethod
     def traits_for(cls, options: TCPOptions) -> Traits:
-        return Traits(inputs="features", needs_text=True, open_vocabulary=True)
+        return Traits(edits=("text",), inputs="features", needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

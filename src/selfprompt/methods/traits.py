@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 Inputs = Literal["pixels", "features", "both"]
+Side = Literal["image", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """Traits of a method with given options; the defaults suit prompts in the vision tower."""
+    """Traits of a method with given options; the defaults suit a head that is trained on a ViT's pixels."""
 
+    edits: tuple[Side, ...] = ()
+    """Sides of the backbone inside which the method puts prompts or changes weights; it needs their blocks, not only
+    their features."""
     inputs: Inputs = "pixels"
     """Inputs that ``logits`` and ``loss`` read: pixels, features of the frozen vision tower, or both."""
     pooling: str = "native"

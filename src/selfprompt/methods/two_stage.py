@@ -51,6 +51,7 @@ class TwoStage(Method[TwoStageOptions]):
     @classmethod
     def traits_for(cls, options: TwoStageOptions) -> Traits:
         return Traits(
+            edits=("image", "text"),
             needs_text=True,
             open_vocabulary=True,
             stages=(options.first,),

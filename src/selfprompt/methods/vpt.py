@@ -56,7 +56,7 @@ class VPT(Method[VPTOptions]):
 
     @classmethod
     def traits_for(cls, options: VPTOptions) -> Traits:
-        return Traits(pooling=options.pooling)
+        return Traits(edits=("image",), pooling=options.pooling)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

@@ -44,7 +44,7 @@ class VPTCLIP(Method[VPTCLIPOptions]):
 
     @classmethod
     def traits_for(cls, options: VPTCLIPOptions) -> Traits:
-        return Traits(needs_text=True, open_vocabulary=True)
+        return Traits(edits=("image",), needs_text=True, open_vocabulary=True)
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options

@@ -18,6 +18,7 @@ from selfprompt.models.block import (
     quick_gelu,
     with_weights,
 )
+from selfprompt.models.feature_tower import FeatureTower
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
 
@@ -32,7 +33,7 @@ def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]
     """Wrap an open_clip model in two towers that share its weights; freezes it in place.
 
     Raises:
-        TypeError: If prompts cannot enter one of its sides (ResNet, Hugging Face text, CoCa, ...).
+        TypeError: If prompts cannot enter its text side (Hugging Face text, CoCa, ...).
     """
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
@@ -47,25 +48,25 @@ def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]
 def vision_tower(visual: nn.Module) -> VisionTower:
     """Wrap an open_clip image side: open_clip's own ViT, or a plain ViT or Eva of timm inside ``TimmModel``.
 
+    Of all others (``ModifiedResNet``, a timm ConvNeXt, ...) only the features are known.
+
     Raises:
-        TypeError: If the image side is another class (``ModifiedResNet``, a timm ConvNeXt, ...).
+        TypeError: If the image side does not give one vector per image.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
-    from selfprompt.models.timm_eva import timm_tower
+    from selfprompt.models.timm_eva import has_blocks, timm_tower
 
     if type(visual) is VisionTransformer:
         return OpenClipVision(visual)
-    if type(visual) is TimmModel:
-        trunk: Any = visual.trunk
+    trunk: Any = getattr(visual, "trunk", None)
+    if type(visual) is TimmModel and has_blocks(trunk):
         return timm_tower(
             trunk, head=nn.Sequential(getattr(trunk, "head", nn.Identity()), cast(nn.Module, visual.head))
         )
-    raise TypeError(
-        f"{type(visual).__name__} is not supported: it is not a sequence of blocks over tokens, so prompts "
-        f"cannot enter. Supported: the ViT models of open_clip."
-    )
+    size: Any = visual.image_size  # a number or a pair
+    return FeatureTower(visual, (size, size) if isinstance(size, int) else tuple(size))
 
 
 class OpenClipVision(VisionTower):

@@ -18,6 +18,11 @@ def timm_tower(vit: Any, head: nn.Module | None = None) -> TimmViT:
     return TimmEva(vit, head) if isinstance(vit, Eva) else TimmViT(vit, head)
 
 
+def has_blocks(model: nn.Module) -> bool:
+    """Return whether a model of timm is a plain ViT or an Eva, so that prompts can enter its blocks."""
+    return type(model) in (*TimmViT.kinds, *TimmEva.kinds)
+
+
 def is_dinov3(vit: Any) -> bool:
     """Return whether a model of timm has DINOv3's architecture, whose class token is the published feature."""
     return isinstance(getattr(vit, "rope", None), RotaryEmbeddingDinoV3) and vit.cls_token is not None

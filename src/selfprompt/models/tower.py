@@ -252,6 +252,7 @@ class VisionTower(Tower):
         prefix: Number of CLS and register tokens.
         class_token: Whether token 0 is a class token.
         unprojected_features: Size of the features of the pooling "unprojected".
+        has_blocks: Whether prompters can edit its tokens and blocks; if not, only its features are known.
     """
 
     image_size: tuple[int, int]
@@ -259,6 +260,7 @@ class VisionTower(Tower):
     prefix: int
     class_token: bool
     unprojected_features: int
+    has_blocks = True
 
     def patches(self, images: Tensor) -> Tensor:
         """Embed the patches, without prefix and position embedding, (B, N, D)."""
@@ -332,6 +334,11 @@ class VisionTower(Tower):
             return self.project(self._pool_native(tokens.others()))
         return self.project(self._pool_mean(self._rows(tokens, pooling)))
 
+    def check_pooling(self, pooling: Pooling) -> None:
+        """Raise ValueError for a pooling that this tower does not have, whatever the images and prompts."""
+        if pooling == "cls" and not self.class_token:
+            raise ValueError("Pooling 'cls' needs a class token, and this backbone has none; use 'avg'.")
+
     def unprojected_prompts(self, tokens: Tokens) -> Tensor:
         """Pool the output of the last block as "prompts" does, but before the projection of a CLIP: (B, U)."""
         return self._pool_mean(self._rows(tokens, "prompts"))
@@ -362,9 +369,8 @@ class VisionTower(Tower):
 
     def _rows(self, tokens: Tokens, pooling: Pooling) -> Tensor:
         """Return the tokens that a pooling averages, (B, R, D)."""
+        self.check_pooling(pooling)
         if pooling == "cls":
-            if not self.class_token:
-                raise ValueError("Pooling 'cls' needs a class token, and this backbone has none; use 'avg'.")
             return tokens.x[:, :1]
         if pooling == "avg":
             return tokens.x[:, tokens.prefix :]

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from selfprompt.data.known_features import KnownFeatures
 from selfprompt.inference.classifier import Classifier
+from selfprompt.methods.checks import can_edit
 from selfprompt.methods.registry import find_method, make_options
+from selfprompt.methods.traits import Traits
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.options import AutoOptions, parse_seconds
 from selfprompt.recipes.recipe import AUTO, SUFFIXES, Recipe, load_recipe
@@ -152,23 +154,33 @@ def select_recipe(
 
 
 def _candidate_names(options: AutoOptions, backbone: Backbone) -> Sequence[str]:
-    """Return the names of the candidates.
+    """Return the names of the candidates, without those that edit an image side of which only features are known.
 
     Raises:
-        ValueError: If new class names are wanted and no candidate takes them.
+        ValueError: If none is left, or new class names are wanted and no candidate takes them.
     """
     names = options.candidates or default_names(backbone.text is not None)
+    traits = {name: _traits_of(load_recipe(name)) for name in names}
+    names = [name for name in names if can_edit(traits[name], backbone)]
+    if not names:
+        raise ValueError(
+            f"Of {backbone.name} only the image features are known, and all candidates edit its image side; add a "
+            "method that reads features, such as ridge."
+        )
     if not options.new_classes:
         return names
-    recipes = {name: load_recipe(name) for name in names}
-    kinds = {name: find_method(recipe.method) for name, recipe in recipes.items()}
-    able = [n for n in names if kinds[n].traits_for(make_options(kinds[n], recipes[n].options)).open_vocabulary]
+    able = [name for name in names if traits[name].open_vocabulary]
     if backbone.text is None or not able:
         raise ValueError(
             f"new_classes needs a CLIP and a candidate that reads class names; {backbone.name} with "
             f"{', '.join(names)} has none."
         )
     return able
+
+
+def _traits_of(recipe: Recipe) -> Traits:
+    method = find_method(recipe.method)
+    return method.traits_for(make_options(method, recipe.options))
 
 
 class _Comparison:

@@ -1,7 +1,9 @@
 """Backbones from library models and checkpoint files, with the preprocessing of each published layout."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -25,12 +27,12 @@ from timm.data import (
 )
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
-from timm.models.eva import checkpoint_filter_fn as eva_filter_fn
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
-from selfprompt.models.loading.checkpoint_files import Checkpoint, load_strict
+from selfprompt.models.feature_tower import FeatureTower
+from selfprompt.models.loading.checkpoint_files import Checkpoint, check_layout, load_strict
 from selfprompt.models.loading.infer_architecture import (
     NAME_CLIP,
     NAME_VIT,
@@ -39,7 +41,8 @@ from selfprompt.models.loading.infer_architecture import (
     vit_architecture,
 )
 from selfprompt.models.open_clip_vit import clip_towers
-from selfprompt.models.timm_eva import is_dinov3, timm_tower
+from selfprompt.models.timm_eva import has_blocks, is_dinov3, timm_tower
+from selfprompt.models.timm_vit import TimmViT
 from selfprompt.models.tower import Pooling, VisionTower
 
 IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -58,30 +61,30 @@ _GUESSED_GELU = (
 
 def vit_backbone(
     name: str,
-    model: VisionTransformer | Eva,
+    model: Any,
     *,
     layout: str = "timm",
     mae: bool = False,
     statistics: tuple[Any, Any] | None = None,
     note: str = "",
 ) -> Backbone:
-    """Wrap a timm ViT in a Backbone.
+    """Wrap a timm model in a Backbone; of all but plain ViTs and Evas only the features are known.
 
     Args:
         name: Name of the backbone.
-        model: The model, frozen in place.
+        model: The model without a classifier, frozen in place.
         layout: Layout of the checkpoint.
         mae: Whether the model is a masked autoencoder's encoder.
         statistics: Mean and standard deviation of the images; None for those of the layout or else of the model.
         note: A remark that every output must show.
 
     Raises:
-        TypeError: If the model is neither a plain ViT nor an Eva.
+        TypeError: If the model does not give one vector per image.
         ValueError: If its images are not square.
     """
-    vision = timm_tower(model)
-    layout = "timm" if isinstance(model, Eva) else layout  # the layouts of others are of plain ViTs
     config = resolve_model_data_config(model)
+    vision = timm_tower(model) if has_blocks(model) else FeatureTower(model, tuple(config["input_size"][-2:]))
+    layout = layout if type(model) in TimmViT.kinds else "timm"  # the layouts of others are of plain ViTs
     mean, std = statistics or _STATISTICS.get(layout) or (config["mean"], config["std"])
     preprocess = Preprocess(
         _square(vision),
@@ -101,7 +104,7 @@ def clip_backbone(
     """Wrap an open_clip model in a Backbone; ``images`` is open_clip's preprocessing configuration.
 
     Raises:
-        TypeError: If prompts cannot enter one of its sides.
+        TypeError: If prompts cannot enter its text side.
         ValueError: If its images are not square.
     """
     vision, text = clip_towers(model)
@@ -123,6 +126,7 @@ def backbone_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
     Raises:
         ValueError: If the arrays do not determine the architecture, or do not fit it.
     """
+    check_layout(checkpoint)
     with _naming_file(checkpoint):
         return _clip_of_file(name, checkpoint) if checkpoint.is_clip else _vit_of_file(name, checkpoint)
 
@@ -178,37 +182,49 @@ def _joined(checkpoint: Checkpoint, note: str) -> str:
     return ". ".join(filter(None, (note, checkpoint.note)))
 
 
-def fill_vit(model: VisionTransformer | Eva, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint into a timm ViT without a classifier, after timm's own conversions.
+def fill_vit(model: Any, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a timm model without a classifier, after timm's own conversions.
 
     Raises:
         ValueError: If the file does not fit.
     """
+    if has_blocks(model):
+        check_layout(checkpoint)
     if checkpoint.layout == "npz" and isinstance(model, VisionTransformer):
         _fill_from_npz(model, checkpoint)
         return
     try:
-        state = _converted(model, dict(checkpoint.state))
+        kept = _converted(model, dict(checkpoint.state))
     except Exception as error:  # it relies on shapes, and raises many kinds of errors
         raise ValueError(f"{checkpoint.path} does not fit {type(model).__name__}: {error}") from error
-    kept = {key: value for key, value in state.items() if not key.startswith(("head.", "head_dist."))}
     load_strict(model, kept, checkpoint.path)
 
 
-def _converted(model: VisionTransformer | Eva, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a published file under the names of timm.
+def _converted(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a published file under timm's names, without a classifier.
 
     Raises:
         ValueError: If timm's conversion would leave out biases that are not zero.
     """
-    if not isinstance(model, Eva):
-        return dict(checkpoint_filter_fn(state, model, adapt_layer_scale=True))
+    if isinstance(model, Eva):
+        _check_biases(model, state)
+    convert: Any = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if type(model) in TimmViT.kinds:
+        convert = partial(checkpoint_filter_fn, adapt_layer_scale=True)
+    if convert is not None:
+        with redirect_stdout(StringIO()):  # timm prints an exception for each bias of DINOv3 that is left out
+            state = convert(state, model)
+    classifiers = ("head", "head_dist") if has_blocks(model) else model.pretrained_cfg.get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    heads = tuple(f"{classifier}." for classifier in classifiers)
+    return {key: value for key, value in state.items() if not key.startswith(heads)}
+
+
+def _check_biases(model: Eva, state: dict[str, Tensor]) -> None:
     if "storage_tokens" in state and "blocks.0.attn.q_bias" not in model.state_dict():
         biases = [value.chunk(3) for key, value in state.items() if key.endswith(".attn.qkv.bias")]
         if any(q.any() or v.any() for q, _, v in biases):  # that of k is masked
             raise ValueError("its queries and values have biases; use the model whose name ends with dinov3_qkvb")
-    with redirect_stdout(StringIO()):  # timm prints an exception for each bias of DINOv3 that is left out
-        return dict(eva_filter_fn(state, model))
 
 
 def _fill_from_npz(model: VisionTransformer, checkpoint: Checkpoint) -> None:
@@ -236,6 +252,7 @@ def fill_clip(model: CLIP | CustomTextCLIP, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: If it is not a CLIP, needs another activation, or does not fit.
     """
+    check_layout(checkpoint)
     if not checkpoint.is_clip:
         raise ValueError(
             f"{checkpoint.path} must hold a CLIP, and its layout is {checkpoint.layout!r}; use timm/<name>@<file>."

@@ -32,7 +32,7 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
 
     Raises:
         ValueError: For a name of no known form, an unknown model, or a file that does not fit.
-        TypeError: For a model that prompts cannot enter (ResNet, Swin, BEiT, ...).
+        TypeError: For a CLIP whose text side is not open_clip's own, or a model without one vector per image.
         FileNotFoundError: If a local file is missing.
         RuntimeError: If pretrained weights or a tokenizer cannot be downloaded.
     """

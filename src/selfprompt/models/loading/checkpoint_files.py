@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfprompt.models.loading.names import shown
 from selfprompt.models.loading.weight_files import check_plain, read_weights
 
-Layout = Literal["npz", "mae", "moco", "timm", "openai", "open_clip"]
+Layout = Literal["npz", "mae", "moco", "timm", "openai", "open_clip", "unknown"]
 
 # buffers in OpenAI's archives, which identify them
 _OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
@@ -29,7 +29,8 @@ class Checkpoint:
 
     Attributes:
         path: Path of the file.
-        layout: Whose files have this layout. "npz" is the JAX ViT's, which timm loads itself.
+        layout: Whose files have this layout. "npz" is the JAX ViT's, which timm loads itself; "unknown" holds
+            neither a ViT nor a CLIP.
         state: Tensors with timm's or open_clip's names, without decoders and the like; empty for "npz".
         shapes: Shape of each array; for "npz" with the file's names.
         note: Which model was selected, if the file holds several; otherwise empty.
@@ -55,8 +56,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or has none of the known layouts.
-        TypeError: If it is a CLIP whose image side is a ResNet.
+        ValueError: If it cannot be read.
     """
     path, name = _split_name(Path(path).expanduser())
     kind, raw = read_weights(path)
@@ -68,6 +68,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     layout, state = _recognise(state, wrapper, path)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     return Checkpoint(path, layout, state, {key: tuple(value.shape) for key, value in state.items()}, note)
+
+
+def check_layout(checkpoint: Checkpoint) -> None:
+    """Raise ValueError if the arrays of a file are neither a ViT's nor a CLIP's."""
+    if checkpoint.layout == "unknown":
+        raise ValueError(
+            f"{checkpoint.path} has none of the known layouts (timm, open_clip, OpenAI CLIP, MAE, MoCo v3, ViT .npz); "
+            f"its keys begin with {_first(list(checkpoint.state))}. If it holds another model of timm, name that: "
+            "timm/<name>@<file>."
+        )
 
 
 def _split_name(path: Path) -> tuple[Path, str]:
@@ -174,10 +184,7 @@ def _recognise(state: dict[str, Tensor], wrapper: str, path: Path) -> tuple[Layo
     if "conv1.weight" in state and any(key.startswith("transformer.resblocks.") for key in state):
         return "timm", state  # an image side of Perception Encoder alone, which timm converts
     if "patch_embed.proj.weight" not in state:
-        raise ValueError(
-            f"{path} has none of the known layouts (timm, open_clip, OpenAI CLIP, MAE, MoCo v3, ViT .npz); "
-            f"its keys begin with {_first(list(state))}."
-        )
+        return "unknown", state  # a network that is no ViT, or none at all
     has_head = any(key.startswith(("head.", "fc_norm.")) for key in state)
     if wrapper == "model" and not has_head and "mask_token" not in state:
         return "mae", state  # mae_pretrain_vit_*.pth: the encoder alone
@@ -207,11 +214,6 @@ def _without_prefix(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _recognise_clip(state: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
-    if "visual.layer1.0.conv1.weight" in state:
-        raise TypeError(
-            "A CLIP with a ResNet image side is not supported: prompts need a sequence of blocks over tokens. "
-            "Use one of the ViT models."
-        )
     marked = any(key in state for key in _OPENAI_MARKS)
     return "openai" if marked else "open_clip", {k: v for k, v in state.items() if k not in _OPENAI_MARKS}
 

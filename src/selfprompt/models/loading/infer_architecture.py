@@ -103,25 +103,11 @@ def clip_architecture(shapes: Shapes) -> dict[str, Any]:
     """
     if any(key not in shapes for key in ("token_embedding.weight", "visual.conv1.weight", "text_projection")):
         raise ValueError(f"Only the architecture of a plain CLIP can be inferred from arrays; {NAME_CLIP}")
-    width, _, *patch = _shape(shapes, "visual.conv1.weight", 4)
-    if patch[0] != patch[1]:
-        raise ValueError(f"The patches are not square; {NAME_CLIP}")
-    grid, no_class = _grid(_shape(shapes, "visual.positional_embedding", 2)[0], 1)
-    if no_class:
-        raise ValueError(f"The image side has no position for a class token; {NAME_CLIP}")
+    resnet = "visual.layer1.0.conv1.weight" in shapes
+    vision = _resnet_architecture(shapes) if resnet else _vision_architecture(shapes)
     context, text_width = _shape(shapes, "positional_embedding", 2)
     if context > LONGEST_TEXT:
         raise ValueError(f"The text side has {context} positions, more than {LONGEST_TEXT}; {NAME_CLIP}")
-    heads = heads_of(width)
-    vision = {
-        "layers": _count(shapes, "visual.transformer.resblocks."),
-        "width": width,
-        "head_width": width // heads,
-        "mlp_ratio": _shape(shapes, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0] / width,
-        "patch_size": patch[0],
-        "image_size": grid * patch[0],
-        "no_ln_pre": "visual.ln_pre.weight" not in shapes,
-    }
     text = {
         "context_length": context,
         "vocab_size": _shape(shapes, "token_embedding.weight", 2)[0],
@@ -131,6 +117,35 @@ def clip_architecture(shapes: Shapes) -> dict[str, Any]:
         "mlp_ratio": _shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 2)[0] / text_width,
     }
     return {"embed_dim": _shape(shapes, "text_projection", 2)[1], "vision_cfg": vision, "text_cfg": text}
+
+
+def _vision_architecture(shapes: Shapes) -> dict[str, Any]:
+    """Return ``vision_cfg`` of open_clip's own ViT."""
+    width, _, *patch = _shape(shapes, "visual.conv1.weight", 4)
+    if patch[0] != patch[1]:
+        raise ValueError(f"The patches are not square; {NAME_CLIP}")
+    grid, no_class = _grid(_shape(shapes, "visual.positional_embedding", 2)[0], 1)
+    if no_class:
+        raise ValueError(f"The image side has no position for a class token; {NAME_CLIP}")
+    return {
+        "layers": _count(shapes, "visual.transformer.resblocks."),
+        "width": width,
+        "head_width": width // heads_of(width),
+        "mlp_ratio": _shape(shapes, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0] / width,
+        "patch_size": patch[0],
+        "image_size": grid * patch[0],
+        "no_ln_pre": "visual.ln_pre.weight" not in shapes,
+    }
+
+
+def _resnet_architecture(shapes: Shapes) -> dict[str, Any]:
+    """Return ``vision_cfg`` of CLIP's ResNet, which pools a grid of a 32nd of the image."""
+    grid, _ = _grid(_shape(shapes, "visual.attnpool.positional_embedding", 2)[0], 1)
+    return {
+        "layers": tuple(_count(shapes, f"visual.layer{stage}.") for stage in range(1, 5)),
+        "width": _shape(shapes, "visual.layer1.0.conv1.weight", 4)[0],
+        "image_size": 32 * grid,
+    }
 
 
 def _refuse(shapes: Shapes, starts: tuple[str, ...]) -> None:

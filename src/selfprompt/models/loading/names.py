@@ -17,7 +17,7 @@ EMBEDDED = (
 )
 FORMS = (
     *EMBEDDED,
-    ("timm/<name>", "a ViT of timm with its pretrained weights"),
+    ("timm/<name>", "an image model of timm with its pretrained weights"),
     ("timm/<name>@<file>", "the same architecture with the weights of a local file"),
     ("open_clip/<model>/<tag>", "a CLIP of open_clip with pretrained weights"),
     ("open_clip/<model>@<file>", "the same architecture with the weights of a local file"),

@@ -15,7 +15,6 @@ from selfprompt.models.loading.downloads import Say, announce, downloading, seed
 from selfprompt.models.loading.library_folders import load_clip_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note, shown
-from selfprompt.models.loading.timm_models import why_refused
 from selfprompt.models.loading.unknown_names import unknown
 
 
@@ -83,18 +82,16 @@ def check_config(name: str, config: dict[str, Any]) -> None:
     """Refuse a configuration of an unsupported family."""
     reason = ""
     trunk = config["vision_cfg"].get("timm_model_name")
-    if isinstance(config["vision_cfg"].get("layers"), list):
-        reason = "its image side is a ResNet, not a sequence of blocks over tokens"
-    elif "multimodal_cfg" in config:
+    if "multimodal_cfg" in config:
         reason = "CoCa's text side appends a class token behind the padding"
     elif config["text_cfg"].get("hf_model_name"):
         reason = "its text side comes from Hugging Face and is not open_clip's own"
     elif trunk and not timm.is_model(trunk):
         reason = f"timm has no model {shown(trunk)}, of which its image side is made"
-    elif trunk and why_refused(trunk):
-        reason = f"of its image side {trunk}, {why_refused(trunk)}"
     if reason:
-        raise TypeError(f"{name} is not supported: {reason}. Supported: the ViT models of open_clip.")
+        raise TypeError(
+            f"{name} is not supported: {reason}. Supported: the models of open_clip with its own text side."
+        )
 
 
 @contextmanager

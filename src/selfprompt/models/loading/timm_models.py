@@ -12,11 +12,6 @@ from selfprompt.models.loading.library_folders import load_vit_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note
 from selfprompt.models.loading.unknown_names import unknown
-from selfprompt.models.timm_vit import why_unsupported
-
-# modules that build ViTs whose blocks the towers know; "_registry" has deprecated names of models
-_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "vitamin", "_registry")
-_SAPIENS = "its images are not square, and several of its heads share their keys; DINOv3 is similar"
 
 
 def load_timm(name: str, rest: str, say: Say) -> Backbone:
@@ -29,12 +24,12 @@ def load_timm(name: str, rest: str, say: Say) -> Backbone:
     check_name(name, model_name)
     mae = ".mae" in model_name
     if file:
+        model = _random_model(model_name)
         checkpoint = read_checkpoint(file)
-        model: Any = _random_vit(model_name)
         assemble.fill_vit(model, checkpoint)
         return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
     if random:
-        return assemble.vit_backbone(name, _random_vit(model_name), mae=mae, note=random_note(name))
+        return assemble.vit_backbone(name, _random_model(model_name), mae=mae, note=random_note(name))
     repository = getattr(timm.get_pretrained_cfg(model_name), "hf_hub_id", None)
     say_licence(name, repository, say)
     announce(name, repository, say)
@@ -43,29 +38,22 @@ def load_timm(name: str, rest: str, say: Say) -> Backbone:
     return assemble.vit_backbone(name, model, mae=mae)
 
 
-def _random_vit(model_name: str) -> Any:
+def _random_model(model_name: str) -> Any:
     with seeded():
         return timm.create_model(model_name, num_classes=0)
 
 
 def check_name(name: str, model_name: str) -> None:
-    """Refuse unknown names and unsupported families before anything is downloaded."""
+    """Refuse unknown names and images that are not square before anything is downloaded."""
     architecture, _, tag = model_name.partition(".")
     if not timm.is_model(architecture):
         raise unknown(name)
     known = [full for full in timm.list_pretrained() if full.partition(".")[0] == architecture]
     if tag and model_name not in known:
         raise unknown(name, [f"timm/{full}" for full in known])
-    if reason := why_refused(architecture):
-        raise TypeError(
-            f"{name} is not supported: {reason}. Supported: the ViTs of timm (vit_*, deit_*, deit3_*, eva*, "
-            "vitamin_*), such as timm/vit_base_patch16_dinov3.lvd1689m."
+    height, width = getattr(timm.get_pretrained_cfg(model_name), "input_size", (3, 0, 0))[-2:]
+    if height != width:
+        raise ValueError(
+            f"{name} takes images of {height} x {width} pixels, and only square ones are supported; use a model of "
+            "square images, such as timm/vit_base_patch16_dinov3.lvd1689m."
         )
-
-
-def why_refused(architecture: str) -> str:
-    """Return why prompts cannot enter a model of timm, as a clause; empty if they can."""
-    module = getattr(timm.model_entrypoint(architecture), "__module__", "")
-    if architecture.endswith("_sapiens2"):
-        return _SAPIENS
-    return "" if module.rpartition(".")[2] in _MODULES else why_unsupported(module)
