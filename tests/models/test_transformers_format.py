@@ -26,6 +26,8 @@ from tests.models.tiny import clip
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "backbones"
 CLIPS = ("clip_quickgelu", "siglip", "siglip2_naflex")
+PLAIN = ("dinov2_gated", "dinov3_gated")
+"""Recorded without prompts."""
 VITS = ("vit_base", "vit_mae", "dinov2", "dinov2_reg", "dinov3")
 AFTER_THE_CONFIGURATION = ("preprocessor_config.json", "tokenizer.json", "model.safetensors")
 TOLERANCE = 1e-5  # of float32, as recorded
@@ -99,11 +101,16 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 class TestRecordedOutputs:
-    @pytest.mark.parametrize("name", VITS)
+    @pytest.mark.parametrize("name", [*VITS, *PLAIN])
     @torch.no_grad()
     def test_tokens_of_images(self, name: str) -> None:
+        recorded = arrays(name)
+        close(final_tokens(load(GOLDEN / name).vision, recorded["images"]), recorded["tokens"])
+
+    @pytest.mark.parametrize("name", VITS)
+    @torch.no_grad()
+    def test_tokens_of_images_with_prompts(self, name: str) -> None:
         vision, recorded = load(GOLDEN / name).vision, arrays(name)
-        close(final_tokens(vision, recorded["images"]), recorded["tokens"])
         prompted = final_tokens(vision, recorded["images"], recorded["image_prompts"])
         close(prompted, recorded["prompted_tokens"])
 
@@ -146,6 +153,33 @@ def test_poolings() -> None:
     assert [load(GOLDEN / name).pooling for name in VITS] == ["native", "avg", "native", "native", "cls"]
 
 
+@pytest.mark.parametrize("prefix", ["", "vision_model."])
+@pytest.mark.parametrize("name", CLIPS)
+@torch.no_grad()
+def test_image_sides_alone(name: str, prefix: str, tmp_path: Path) -> None:
+    def image_side(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        side = {key: x for key, x in state.items() if key.startswith(("vision_model.", "visual_projection."))}
+        return {key.replace("vision_model.", prefix): x for key, x in side.items()}
+
+    config = json.loads((GOLDEN / name / "config.json").read_bytes())
+    settings = {**config["vision_config"], "projection_dim": 20, "vision_config": None, "text_config": None}
+    backbone = load(with_tensors(changed(name, tmp_path / "model", **settings), image_side))
+    recorded = arrays(name)
+    close(backbone.vision(recorded["images"]), recorded["image_features"])
+    assert backbone.text is backbone.tokenizer is None
+
+
+@torch.no_grad()
+def test_an_image_side_without_projection(tmp_path: Path) -> None:
+    name = "clip_quickgelu"
+    config = json.loads((GOLDEN / name / "config.json").read_bytes())
+    settings = {**config["vision_config"], "vision_config": None, "text_config": None}
+    kept = changed(name, tmp_path / "model", **settings)
+    with_tensors(kept, lambda state: {key: x for key, x in state.items() if key.startswith("vision_model.")})
+    images, whole = arrays(name)["images"], load(GOLDEN / name).vision
+    close(load(kept).vision(images), whole(images, pooling="unprojected"))
+
+
 # Names of the same weights
 
 
@@ -183,6 +217,22 @@ def _as_vit_of_transformers(folder: Path) -> Path:
 
 def test_one_fingerprint_for_a_vit_by_name_and_by_folder(tmp_path: Path) -> None:
     assert load(_as_vit_of_transformers(tmp_path / "vit")).fingerprint == load_backbone("embedded/mae").fingerprint
+
+
+def test_biases_of_zero_are_as_good_as_none(tmp_path: Path) -> None:
+    """timm publishes DINOv3 without them, transformers with them."""
+    biases = [f"layer.{index}.attention.{part}_proj.bias" for index in (0, 1) for part in "qv"]
+    zero = changed("dinov3", tmp_path / "zero")
+    with_tensors(zero, lambda state: {k: torch.zeros_like(x) if k in biases else x for k, x in state.items()})
+    none = changed("dinov3", tmp_path / "none")
+    with_tensors(none, lambda state: {k: x for k, x in state.items() if k not in biases})
+    assert load(zero).fingerprint == load(none).fingerprint != load(GOLDEN / "dinov3").fingerprint
+
+
+def test_a_model_without_registers(tmp_path: Path) -> None:
+    folder = changed("dinov3", tmp_path / "model", num_register_tokens=None)
+    with_tensors(folder, lambda state: {**state, "embeddings.register_tokens": torch.zeros(1, 0, 32)})
+    assert load(folder).vision.prefix == 1
 
 
 def test_another_epsilon_is_another_fingerprint(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """CLIP of transformers as open_clip's CLIP."""
 
-from typing import Any
+from typing import Any, cast
 
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import nn
 
 from selfprompt.models.loading.transformers_format.config import ACTIVATIONS, Config, Side
 from selfprompt.models.loading.transformers_format.keys import (
@@ -13,8 +14,10 @@ from selfprompt.models.loading.transformers_format.keys import (
     take,
     take_blocks,
     without,
+    without_prefix,
 )
 
+IGNORED = ("*position_ids",)
 ARGMAX_MARK = 2
 """``eos_token_id`` of old configurations, which does not mean the id 2 but the largest id of a text."""
 
@@ -39,11 +42,7 @@ _IMAGE_ENDS: Table = {
     "ln_pre.": "pre_layrnorm.",  # their spelling
     "ln_post.": "post_layernorm.",
 }
-_SHARED: Table = {
-    "visual.proj": "visual_projection.weight",
-    "text_projection": "text_projection.weight",
-    "logit_scale": "logit_scale",
-}
+_SHARED: Table = {"text_projection": "text_projection.weight", "logit_scale": "logit_scale"}
 
 
 def convert_clip(config: Config, tensors: State) -> tuple[dict[str, Any], State]:
@@ -53,42 +52,69 @@ def convert_clip(config: Config, tensors: State) -> tuple[dict[str, Any], State]
         ValueError: If the two sides have different activations, or one that a CLIP cannot have.
     """
     assert config.text is not None
-    rest = without(tensors, ("*.position_ids",))
+    rest = without(tensors, IGNORED)
     image, text = config.image, config.text
-    state = take(rest, _SHARED)
-    state |= take(rest, _IMAGE_ENDS, "vision_model.", "visual.")
-    state |= take(rest, TEXT_ENDS, "text_model.")
-    for side, old, new in ((image, "vision_model.", "visual."), (text, "text_model.", "")):
-        blocks = f"{old}encoder.layers.", f"{new}transformer.resblocks."
-        state |= take_blocks(rest, BLOCK, side.num_hidden_layers, *blocks)
-    for name in ("visual.proj", "text_projection"):
-        change(state, name, lambda x: x.t())
+    state = take(rest, _SHARED) | take(rest, TEXT_ENDS, "text_model.")
+    state |= take_blocks(rest, BLOCK, text.num_hidden_layers, "text_model.encoder.layers.", "transformer.resblocks.")
+    state |= _take_image(rest, image, "vision_model.", "visual.")
+    change(state, "text_projection", lambda x: x.t())
     change(state, "logit_scale", lambda x: x.reshape(()))
     if image.hidden_act != text.hidden_act:
         raise ValueError(f"'hidden_act' must be the same on both sides, got {image.hidden_act} and {text.hidden_act}.")
-    return {
-        "embed_dim": image.projection_dim,
-        "vision_cfg": {
-            "image_size": image.image_size,
-            "patch_size": image.patch_size,
-            "head_width": image.hidden_size // image.num_attention_heads,
-            **_arguments(image),
-        },
-        "text_cfg": {
-            "context_length": text.max_position_embeddings,
-            "vocab_size": text.vocab_size,
-            "heads": text.num_attention_heads,
-            **_pooling(text),
-            **_arguments(text),
-        },
-        "quick_gelu": ACTIVATIONS[image.hidden_act] == "quick_gelu",
-    }, state | rest
+    text_arguments = {
+        "context_length": text.max_position_embeddings,
+        "vocab_size": text.vocab_size,
+        "heads": text.num_attention_heads,
+        **_pooling(text),
+        **_arguments(text),
+    }
+    return {**_image_arguments(image), "text_cfg": text_arguments}, state | rest
+
+
+def convert_clip_image(config: Config, tensors: State) -> tuple[dict[str, Any], State]:
+    """Return the arguments of open_clip's CLIP and the weights of its image side alone; "projected" says if it has all.
+
+    Raises:
+        ValueError: If the activation is none of a CLIP.
+    """
+    rest = without_prefix(without(tensors, IGNORED), ("vision_model.",))
+    state = _take_image(rest, config.image, "", "")
+    return {**_image_arguments(config.image), "projected": "proj" in state}, state | rest
 
 
 def build_clip(arguments: dict[str, Any]) -> CLIP:
     """Build open_clip's model."""
     sides = {"vision_cfg": CLIPVisionCfg(**arguments["vision_cfg"]), "text_cfg": CLIPTextCfg(**arguments["text_cfg"])}
     return CLIP(**{**arguments, **sides})
+
+
+def build_clip_image(arguments: dict[str, Any]) -> nn.Module:
+    """Build the image side of open_clip's model, with a projection if the model has one."""
+    smallest = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+    projected = arguments["projected"]
+    others = {key: value for key, value in arguments.items() if key != "projected"}
+    visual: Any = build_clip({**others, "text_cfg": smallest}).visual
+    if not projected:
+        visual.proj = None
+    return cast(nn.Module, visual)
+
+
+def _take_image(tensors: State, side: Side, old: str, new: str) -> State:
+    state = take(tensors, {f"{new}proj": "visual_projection.weight"}) | take(tensors, _IMAGE_ENDS, old, new)
+    change(state, f"{new}proj", lambda x: x.t())
+    blocks = f"{old}encoder.layers.", f"{new}transformer.resblocks."
+    return state | take_blocks(tensors, BLOCK, side.num_hidden_layers, *blocks)
+
+
+def _image_arguments(side: Side) -> dict[str, Any]:
+    vision = {
+        "image_size": side.image_size,
+        "patch_size": side.patch_size,
+        "head_width": side.hidden_size // side.num_attention_heads,
+        **_arguments(side),
+    }
+    quick = ACTIVATIONS[side.hidden_act] == "quick_gelu"
+    return {"embed_dim": side.projection_dim, "vision_cfg": vision, "quick_gelu": quick}
 
 
 def _arguments(side: Side) -> dict[str, Any]:

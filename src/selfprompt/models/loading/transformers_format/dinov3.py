@@ -14,6 +14,7 @@ from selfprompt.models.loading.transformers_format.keys import (
     take,
     take_blocks,
     without,
+    without_empty,
     without_prefix,
 )
 
@@ -55,7 +56,7 @@ def convert_dinov3(config: Config, tensors: State) -> tuple[dict[str, Any], Stat
             f"'hidden_act' of a DINOv3 {'with' if side.use_gated_mlp else 'without'} gates must be {expected}, "
             f"got {side.hidden_act}."
         )
-    rest = without(without_prefix(tensors, PREFIXES), IGNORED)
+    rest = without_empty(without(without_prefix(tensors, PREFIXES), IGNORED))
     block = {**_BLOCK, **(_GATED_MLP if side.use_gated_mlp else _PLAIN_MLP)}
     state = {**take(rest, _ENDS), **take_blocks(rest, block, side.num_hidden_layers, "layer.", "blocks."), **rest}
     biases = {name: tensor for name, tensor in state.items() if name.endswith((".attn.q_bias", ".attn.v_bias"))}

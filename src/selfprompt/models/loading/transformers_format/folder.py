@@ -6,6 +6,8 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import CLIP
+from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from selfprompt.models.backbone import Backbone, Tokenizer
@@ -14,14 +16,24 @@ from selfprompt.models.loading.downloads import ModelFolder, seeded
 from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
 from selfprompt.models.loading.json_tokenizer import json_tokenizer
 from selfprompt.models.loading.transformers_format import images
-from selfprompt.models.loading.transformers_format.clip import build_clip, convert_clip
+from selfprompt.models.loading.transformers_format.clip import (
+    build_clip,
+    build_clip_image,
+    convert_clip,
+    convert_clip_image,
+)
 from selfprompt.models.loading.transformers_format.config import CONFIG, Config, Side, read_config
 from selfprompt.models.loading.transformers_format.dinov3 import build_dinov3, convert_dinov3
 from selfprompt.models.loading.transformers_format.keys import State
-from selfprompt.models.loading.transformers_format.siglip import Siglip, build_siglip, convert_siglip
+from selfprompt.models.loading.transformers_format.siglip import (
+    Siglip,
+    build_siglip,
+    convert_siglip,
+    convert_siglip_image,
+)
 from selfprompt.models.loading.transformers_format.vit import build_vit, convert_dinov2, convert_vit
 from selfprompt.models.loading.transformers_format.weights import read_tensors, weight_files
-from selfprompt.models.open_clip_vit import OpenClipText, clip_towers
+from selfprompt.models.open_clip_vit import OpenClipText, OpenClipVision, clip_towers
 from selfprompt.models.timm_eva import timm_tower
 from selfprompt.models.timm_vit import TimmViT
 from selfprompt.models.tower import Pooling, TextTower, VisionTower
@@ -36,6 +48,9 @@ KINDS: dict[str, tuple[Convert, Callable[[dict[str, Any]], nn.Module]]] = {
     "clip": (convert_clip, build_clip),
     "siglip": (convert_siglip, build_siglip),
     "siglip2": (convert_siglip, build_siglip),
+    "clip_vision_model": (convert_clip_image, build_clip_image),
+    "siglip_vision_model": (convert_siglip_image, build_vit),
+    "siglip2_vision_model": (convert_siglip_image, build_vit),
     "vit": (convert_vit, build_vit),
     "vit_mae": (convert_vit, build_vit),
     "dinov2": (convert_dinov2, build_vit),
@@ -118,7 +133,9 @@ def _towers(model: Any) -> tuple[VisionTower, TextTower | None]:
     if isinstance(model, Siglip):
         trunk: Any = model.visual["trunk"]
         return TimmViT(trunk), OpenClipText(model)
-    return clip_towers(model) if hasattr(model, "logit_scale") else (timm_tower(model), None)
+    if isinstance(model, CLIP):
+        return clip_towers(model)
+    return (OpenClipVision(model) if isinstance(model, VisionTransformer) else timm_tower(model)), None
 
 
 def _tokenizer(kind: str, side: Side, source: ModelFolder) -> Tokenizer | None:

@@ -15,11 +15,16 @@ _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Numbers of Pillow's filters."""
 _LARGEST = 1 << 13
 
+_SIGLIP2 = _VIT = Preprocess(224, *HALF, "bilinear", "squash")
+_SIGLIP = Preprocess(224, *HALF, mode="squash")
 USUAL = {
     "clip": Preprocess(224, *OPENAI),
-    "siglip": Preprocess(224, *HALF, mode="squash"),
-    "siglip2": Preprocess(224, *HALF, "bilinear", "squash"),
-    "vit": Preprocess(224, *HALF, "bilinear", "squash"),
+    "clip_vision_model": Preprocess(224, *OPENAI),
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "siglip2": _SIGLIP2,
+    "siglip2_vision_model": _SIGLIP2,
+    "vit": _VIT,
     "vit_mae": Preprocess(224, *IMAGENET, "bilinear", "squash"),
     "dinov2": Preprocess(224, *IMAGENET, resize=256),
     "dinov2_with_registers": Preprocess(224, *IMAGENET, resize=256),

@@ -41,6 +41,11 @@ def take_blocks(tensors: State, table: Table, depth: int, old: str, new: str) ->
     return {name: tensor for block in blocks for name, tensor in block.items()}
 
 
+def without_empty(state: Mapping[str, Tensor]) -> State:
+    """Return the tensors that hold numbers; transformers stores registers also where there are none."""
+    return {name: tensor for name, tensor in state.items() if tensor.numel()}
+
+
 def change(state: State, name: str, function: Callable[[Tensor], Tensor]) -> None:
     """Apply a function to a tensor, in place of it, if there is one of this name."""
     if name in state:

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from selfprompt.models.loading.transformers_format.clip import BLOCK as TEXT_BLOCK
-from selfprompt.models.loading.transformers_format.clip import TEXT_ENDS
+from selfprompt.models.loading.transformers_format.clip import IGNORED, TEXT_ENDS
 from selfprompt.models.loading.transformers_format.config import ACTIVATIONS, Config, Side
 from selfprompt.models.loading.transformers_format.keys import (
     State,
@@ -20,8 +20,11 @@ from selfprompt.models.loading.transformers_format.keys import (
     take,
     take_blocks,
     without,
+    without_prefix,
 )
 
+NAFLEX = ("siglip2", "siglip2_vision_model")
+"""Types whose images may have any size, as flat patches."""
 _ACTIVATIONS = {"gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "quick_gelu": QuickGELU}
 
 _IMAGE_BLOCK: Table = {
@@ -68,29 +71,42 @@ def convert_siglip(config: Config, tensors: State) -> tuple[dict[str, Any], Stat
         ValueError: If the patches of a NaFlex model do not form a square, or an activation is none of a SigLIP.
     """
     assert config.text is not None
-    rest = without(tensors, ("*.position_ids",))
-    image, text = config.image, config.text
+    rest = without(tensors, IGNORED)
+    text = config.text
     state = take(rest, {"logit_scale": "logit_scale", "logit_bias": "logit_bias"})
     state |= take(rest, _TEXT_ENDS, "text_model.", "text.")
-    state |= take(rest, _IMAGE_ENDS, "vision_model.", "visual.trunk.")
-    text_blocks = "text_model.encoder.layers.", "text.transformer.resblocks."
-    state |= take_blocks(rest, TEXT_BLOCK, text.num_hidden_layers, *text_blocks)
-    image_blocks = "vision_model.encoder.layers.", "visual.trunk.blocks."
-    state |= take_blocks(rest, _IMAGE_BLOCK, image.num_hidden_layers, *image_blocks)
+    blocks = "text_model.encoder.layers.", "text.transformer.resblocks."
+    state |= take_blocks(rest, TEXT_BLOCK, text.num_hidden_layers, *blocks)
     for name in ("logit_scale", "logit_bias"):
         change(state, name, lambda x: x.reshape(()))
-    naflex = config.kind == "siglip2"
-    if naflex:
-        change(state, "visual.trunk.patch_embed.proj.weight", partial(_as_convolution, image))
-    change(state, "visual.trunk.pos_embed", lambda x: x[None])
-    _split_pool(state, image.hidden_size)
-    size = _square(image) if naflex else image.image_size
-    return {"trunk": _trunk_arguments(image, size), "text": _text_arguments(text)}, state | rest
+    state |= _take_image(rest, config, "vision_model.", "visual.trunk.")
+    return {"trunk": _trunk_arguments(config), "text": _text_arguments(text)}, state | rest
+
+
+def convert_siglip_image(config: Config, tensors: State) -> tuple[dict[str, Any], State]:
+    """Return the arguments of timm's model and the weights of the image side alone; errors as above."""
+    rest = without_prefix(without(tensors, IGNORED), ("vision_model.",))
+    return _trunk_arguments(config), _take_image(rest, config, "", "") | rest
 
 
 def build_siglip(arguments: dict[str, Any]) -> Siglip:
     """Build both sides."""
     return Siglip(VisionTransformer(**arguments["trunk"]), TextTransformer(**arguments["text"]))
+
+
+def _take_image(tensors: State, config: Config, old: str, new: str) -> State:
+    side = config.image
+    state = take(tensors, _IMAGE_ENDS, old, new)
+    state |= take_blocks(tensors, _IMAGE_BLOCK, side.num_hidden_layers, f"{old}encoder.layers.", f"{new}blocks.")
+    if config.kind in NAFLEX:
+        change(state, f"{new}patch_embed.proj.weight", partial(_as_convolution, side))
+    change(state, f"{new}pos_embed", lambda x: x[None])
+    for end in ("weight", "bias"):  # the projection of the query, and those of keys and values
+        joined = state.pop(f"{new}attn_pool.qkv.{end}", None)
+        if joined is not None:
+            state[f"{new}attn_pool.q.{end}"] = joined[: side.hidden_size].clone()
+            state[f"{new}attn_pool.kv.{end}"] = joined[side.hidden_size :].clone()
+    return state
 
 
 def _as_convolution(side: Side, weight: Tensor) -> Tensor:
@@ -99,25 +115,20 @@ def _as_convolution(side: Side, weight: Tensor) -> Tensor:
     return patches.permute(0, 3, 1, 2)
 
 
-def _square(side: Side) -> int:
+def _image_size(config: Config) -> int:
+    side = config.image
+    if config.kind not in NAFLEX:
+        return side.image_size
     grid = isqrt(side.num_patches)
     if grid**2 != side.num_patches:
         raise ValueError(f"'num_patches' must be a square number, got {side.num_patches}.")
     return grid * side.patch_size
 
 
-def _split_pool(state: State, width: int) -> None:
-    """Divide the pooling's projection into that of the query and those of keys and values."""
-    for end in ("weight", "bias"):
-        joined = state.pop(f"visual.trunk.attn_pool.qkv.{end}", None)
-        if joined is not None:
-            state[f"visual.trunk.attn_pool.q.{end}"] = joined[:width].clone()
-            state[f"visual.trunk.attn_pool.kv.{end}"] = joined[width:].clone()
-
-
-def _trunk_arguments(side: Side, size: int) -> dict[str, Any]:
+def _trunk_arguments(config: Config) -> dict[str, Any]:
+    side = config.image
     return {
-        "img_size": size,
+        "img_size": _image_size(config),
         "patch_size": side.patch_size,
         "embed_dim": side.hidden_size,
         "depth": side.num_hidden_layers,

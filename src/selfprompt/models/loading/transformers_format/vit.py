@@ -15,6 +15,7 @@ from selfprompt.models.loading.transformers_format.keys import (
     take,
     take_blocks,
     without,
+    without_empty,
     without_prefix,
 )
 
@@ -87,7 +88,7 @@ def build_vit(arguments: dict[str, Any]) -> VisionTransformer:
 
 
 def _renamed(tensors: State, block: Table, side: Side) -> State:
-    rest = without(without_prefix(tensors, PREFIXES), IGNORED)
+    rest = without_empty(without(without_prefix(tensors, PREFIXES), IGNORED))
     blocks = take_blocks(rest, block, side.num_hidden_layers, "encoder.layer.", "blocks.")
     return {**take(rest, _ENDS), **blocks, **rest}
 
