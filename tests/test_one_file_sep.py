@@ -24,24 +24,29 @@ CLASSES = ("cat", "lawn mower", "stop sign")
 CONTEXT, START, PLACEHOLDER, STOP, END = 24, 57, 3, 4, 59
 
 
-def tokenize(texts: Sequence[str]) -> Tensor:
+class Letters:
     """A token a letter, apart from the placeholder X; as CLIP, with the largest id at the end and zeros behind."""
-    ids = torch.zeros(len(texts), CONTEXT, dtype=torch.long)
-    for row, text in zip(ids, texts, strict=True):
-        letters = [PLACEHOLDER if c == "X" else STOP if c == "." else 5 + ord(c) % 50 for c in text if c != " "]
-        found = [START, *letters[: CONTEXT - 2], END]
-        row[: len(found)] = torch.tensor(found)
-    return ids
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        ids = torch.zeros(len(texts), CONTEXT, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            found = [START, *self.encode(text)[: CONTEXT - 2], END]
+            row[: len(found)] = torch.tensor(found)
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        letters = text.lower().replace(" ", "")
+        return [PLACEHOLDER if c == "x" else STOP if c == "." else 5 + ord(c) % 50 for c in letters]
 
 
 @pytest.fixture
 def both() -> tuple[one_file_sep.SEP, SEP]:
     """Both implementations around one CLIP, with the same random trainable parameters."""
     clip = tiny.clip(quick_gelu=True, vision={"layers": 3}, text={"layers": 3, "context_length": CONTEXT})
-    single = one_file_sep.SEP(clip, lambda texts: tokenize(texts), CLASSES)
+    single = one_file_sep.SEP(clip, Letters(), CLASSES)
     vision, text = clip_towers(clip)
     scale, preprocess = float(clip.logit_scale.exp()), Preprocess(32, (0, 0, 0), (1, 1, 1))
-    backbone = Backbone("tiny", vision, text, tokenize, scale, preprocess)
+    backbone = Backbone("tiny", vision, text, Letters(), scale, preprocess)
     ours = build_method("sep", backbone, CLASSES, seed=1)
     assert isinstance(ours, SEP)
     trainable = {name: p for name, p in single.named_parameters() if p.requires_grad}

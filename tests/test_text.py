@@ -1,7 +1,7 @@
 """Class texts: positions of placeholders, cutting of padding, and messages about long names."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import open_clip
 import pytest
@@ -13,18 +13,16 @@ from torch import Tensor
 from selfprompt.data.class_names import clean_name
 from selfprompt.methods.class_texts import (
     TEMPLATES,
-    add_placeholders,
-    check_placeholders,
+    add_prompts,
     check_template,
-    count_tokens,
     embed_text,
     encode_template,
     fill_template,
-    locate_placeholders,
     tokenize,
     tokenize_for_tower,
-    useful_length,
 )
+from selfprompt.models.loading.embedded import EmbeddedTokenizer
+from selfprompt.models.text_layout import TextLayout
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import Prompter
 from selfprompt.prompts.static import Scatter
@@ -53,56 +51,59 @@ def tokenizer() -> Callable[..., Tensor]:
     return result
 
 
-def placeholder() -> int:
-    return int(tokenizer()(["X"])[0, 1])
+def written(name: str, count: int, position: str) -> str:
+    """A class text with a word in place of each prompt, as the papers' code tokenises it."""
+    before = {"end": count, "middle": count // 2, "front": 0}[position]
+    return " ".join([*before * ["X"], clean_name(name), *(count - before) * ["X"]]) + "."
 
 
 def check_text(name: str, count: int, position: str) -> None:
-    (text,) = add_placeholders([name], count, position)
-    ids = tokenizer()([text])
-    positions = locate_placeholders(count_tokens(tokenizer(), [clean_name(name)]), count, position)
+    ids, positions = tokenize(backbone("clip"), add_prompts([name], count, position))
+    assert ids.equal(tokenizer()([written(name, count, position)]))
     assert positions.shape == (1, count)
-    assert ids.gather(1, positions).eq(placeholder()).all()
-    check_placeholders(ids, positions)
-    rest = torch.ones_like(ids, dtype=torch.bool).scatter(1, positions, False)
-    without = tokenizer()([f"{clean_name(name)}."])
-    if not clean_name(name)[-1].isalnum() and position != "end":
-        return  # the full stop belongs to a placeholder and does not join the name's punctuation
-    assert ids[rest].equal(without[0, : ids.shape[1] - count])
+    assert ids.gather(1, positions).eq(tokenizer()(["X"])[0, 1]).all()
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 @pytest.mark.parametrize("name", NAMES)
-def test_placeholders_are_at_their_positions(name: str, position: str) -> None:
+def test_prompts_have_the_ids_and_places_of_words(name: str, position: str) -> None:
     for count in (1, 4, 5):
         check_text(name, count, position)
 
 
 @given(printable, st.integers(1, 6), st.sampled_from(["end", "middle", "front"]))
-def test_placeholders_are_at_their_positions_for_any_printable_name(name: str, count: int, position: str) -> None:
+def test_prompts_have_the_ids_and_places_of_words_around_any_printable_name(
+    name: str, count: int, position: str
+) -> None:
     check_text(name, count, position)
 
 
 def test_positions_of_several_names_differ_only_after_the_name() -> None:
-    lengths = count_tokens(tokenizer(), ["cat", "stop sign"])
-    assert lengths.tolist() == [1, 2]
-    assert locate_placeholders(lengths, 4, "end").tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
-    assert locate_placeholders(lengths, 4, "middle").tolist() == [[1, 2, 4, 5], [1, 2, 5, 6]]
-    assert locate_placeholders(lengths, 4, "front").tolist() == [[2, 3, 4, 5], [3, 4, 5, 6]]
+    for position, expected in (
+        ("end", [[1, 2, 3, 4], [1, 2, 3, 4]]),
+        ("middle", [[1, 2, 4, 5], [1, 2, 5, 6]]),
+        ("front", [[2, 3, 4, 5], [3, 4, 5, 6]]),
+    ):
+        texts = add_prompts(["cat", "stop sign"], 4, position)
+        assert tokenize(backbone("clip"), texts)[1].tolist() == expected
 
 
-def test_positions_hold_for_the_full_size_tokenizer_too() -> None:
+def test_prompts_hold_for_the_full_size_tokenizer_too() -> None:
     full = open_clip.SimpleTokenizer(context_length=77)
+    clip = replace(backbone("clip"), tokenizer=full)
     for position in ("end", "middle", "front"):
-        ids = full(add_placeholders(NAMES, 16, position))
-        positions = locate_placeholders(count_tokens(full, [clean_name(name) for name in NAMES]), 16, position)
+        ids, positions = tokenize(clip, add_prompts(NAMES, 16, position))
+        assert ids.equal(full([written(name, 16, position) for name in NAMES]))
         assert ids.gather(1, positions).eq(full(["X"])[0, 1]).all()
 
 
-def test_a_tokenizer_without_a_start_token_is_refused() -> None:
-    ids = torch.tensor([[7, 7, 7, 20, 1], [7, 7, 7, 21, 1]])  # X X X name EOS, no SOS in front
-    with pytest.raises(ValueError, match="starts a text with one token of its own"):
-        check_placeholders(ids, 1 + torch.arange(3).expand(2, -1))
+def test_a_tokenizer_that_joins_prompts_with_words_is_refused() -> None:
+    class Joining(EmbeddedTokenizer):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(text.replace(" ", ""))
+
+    with pytest.raises(ValueError, match=r"keeps the placeholder 'x' apart .* this backbone's does not before 'cat\.'"):
+        tokenize(replace(backbone("clip"), tokenizer=Joining()), add_prompts(["cat"], 3))
 
 
 def test_templates_take_the_cleaned_name_even_with_braces_in_it() -> None:
@@ -119,11 +120,11 @@ def test_a_template_without_exactly_one_placeholder_is_refused(template: str) ->
 
 def test_too_long_texts_are_refused_by_name() -> None:
     fits, long = " ".join(["cat"] * 30), " ".join(["cat"] * 31)  # 32 tokens with SOS and EOT
-    assert tokenize(tokenizer(), [fits]).shape == (1, 32)
+    assert tokenize(backbone("clip"), [fits])[0].shape == (1, 32)
     with pytest.raises(ValueError, match=rf"The text '{long}' does not fit the model's 32 text tokens; shorten"):
-        tokenize(tokenizer(), ["dog", long])
+        tokenize(backbone("clip"), ["dog", long])
     with pytest.raises(ValueError, match=r"The text 'cat cat .*\.\.\.' does not fit") as raised:
-        tokenize(tokenizer(), [" ".join(["cat"] * 1000)])
+        tokenize(backbone("clip"), [" ".join(["cat"] * 1000)])
     assert len(str(raised.value)) < 600
 
 
@@ -163,11 +164,11 @@ def test_a_text_to_embed_must_have_tokens() -> None:
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 12))
-def test_useful_length_is_the_last_end_or_the_min_length(ends: list[int], min_length: int) -> None:
+def test_a_text_is_cut_behind_its_end_or_what_prompts_read(ends: list[int], min_length: int) -> None:
     ids = torch.zeros(len(ends), 14, dtype=torch.long)
     for row, end in enumerate(ends):
         ids[row, : end + 1] = torch.tensor([98] + [5] * (end - 1) + [99])
-    assert useful_length(ids, min_length) == max(*ends, *ends, min_length - 1) + 1
+    assert TextLayout().lengths(ids, min_length).tolist() == [max(end + 1, min_length) for end in ends]
 
 
 def test_encoded_templates_have_length_one_and_do_not_depend_on_the_other_names() -> None:
@@ -212,8 +213,8 @@ def encode(method: object, monkeypatch: pytest.MonkeyPatch, ids: Tensor, positio
 def test_a_text_matters_up_to_its_useful_length_only(count: int, axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["cat", "lawn mower", "stop sign"]
     method = small("sep", names=names, text_prompts=count, fusion_axis=axis)
-    ids = tokenize_for_tower(backbone("clip"), add_placeholders(names, count), min_length=1 + 2 * count)
-    full = tokenizer()(add_placeholders(names, count))
+    ids, _ = tokenize_for_tower(backbone("clip"), add_prompts(names, count), min_length=1 + 2 * count)
+    full = tokenize(backbone("clip"), add_prompts(names, count))[0]
     end = int(full.argmax(dim=1).max())
     length = max(end + 1, 1 + 2 * count)
     assert ids.equal(full[:, :length])
@@ -232,7 +233,7 @@ def test_a_text_matters_up_to_its_useful_length_only(count: int, axis: str, monk
 def test_cutting_texts_does_not_change_coop(position: str) -> None:
     names = ["cat", "lawn mower", "jack-o'-lantern"]
     method = small("coop", names=names, class_token_position=position)
-    full = tokenizer()(add_placeholders(names, 4, position))
+    full = tokenize(backbone("clip"), add_prompts(names, 4, position))[0]
     assert method.ids.shape[1] == int(full.argmax(dim=1).max()) + 1 < full.shape[1]
     with torch.no_grad():
         whole = method.text(full, Scatter(method.context, method.slots))

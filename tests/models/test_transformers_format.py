@@ -444,7 +444,7 @@ def test_the_token_that_is_pooled(end: int, pool: str, positions: list[int], tmp
     assert tower is not None
     assert tower.facts()["pool"] == pool
     ids = torch.tensor([[1, 7, 2, 63, 7], [1, 2, 63, 7, 7]])
-    assert tower.ends(ids).tolist() == positions
+    assert tower.layout.ends(ids).tolist() == positions
 
 
 # Images
@@ -523,7 +523,8 @@ def test_a_clip_without_a_tokenizer_still_has_its_towers() -> None:
 def test_siglip_reads_its_tokenizer(tmp_path: Path) -> None:
     folder = changed("siglip", tmp_path / "model")
     vocabularies.t5(folder / "tokenizer.json")
-    _, tokenizer = load(folder).text_side()
+    text, tokenizer = load(folder).text_side()
+    assert (text.layout.start, text.layout.reads, text.layout.cut) == (0, "last", "never")
     ids = tokenizer(["A photo of a cat."])[0].tolist()
     assert (len(ids), ids.index(1), set(ids[ids.index(1) :])) == (16, 5, {1})
     assert tokenizer(["a photo of a cat"])[0].tolist() == ids

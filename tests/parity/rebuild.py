@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
-from selfprompt.models.loading.by_name import Backbone, Preprocess
+from selfprompt.models.loading.by_name import Backbone, Preprocess, Tokenizer
 from selfprompt.models.open_clip_vit import clip_towers
 from selfprompt.models.timm_vit import TimmViT
 from tests.parity.report import Arrays
@@ -104,12 +104,35 @@ def seeded_weights(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], 
     return weights
 
 
-def clip_backbone(
-    weights: Mapping[str, np.ndarray],
-    meta: Mapping[str, Any],
-    tokenizer: Callable[[Sequence[str]], torch.Tensor],
-) -> Backbone:
-    """Return an OpenAI CLIP with the recorded sizes and weights, and a tokenizer that returns recorded ids."""
+class RecordedTokenizer:
+    """A tokenizer of CLIP's kind that knows the recorded texts.
+
+    Args:
+        words: Ids of each text, without start and end.
+        row: A recorded text, from start to padding; the end has the largest id.
+    """
+
+    def __init__(self, words: Mapping[str, Sequence[int]], row: torch.Tensor) -> None:
+        self.words, self.start, self.end, self.context = words, int(row[0]), int(row.max()), len(row)
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        ids = torch.zeros(len(texts), self.context, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            found = [self.start, *self.encode(text), self.end]
+            row[: len(found)] = torch.tensor(found)
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.words[text])
+
+
+def words_of(row: torch.Tensor) -> list[int]:
+    """Return the ids of a recorded text of CLIP's kind between start and end."""
+    return row[1 : row.argmax()].tolist()
+
+
+def clip_backbone(weights: Mapping[str, np.ndarray], meta: Mapping[str, Any], tokenizer: Tokenizer) -> Backbone:
+    """Return an OpenAI CLIP with the recorded sizes and weights, and a tokenizer that knows the recorded texts."""
     clip = open_clip.model.CLIP(
         meta["embed"],
         open_clip.model.CLIPVisionCfg(

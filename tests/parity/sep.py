@@ -23,7 +23,7 @@ from selfprompt.prompts.record import Record
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.optim import build_optimizer
 from selfprompt.training.schedule import dassl_cosine, set_learning_rate
-from tests.parity.rebuild import clip_backbone, config_of, related_file
+from tests.parity.rebuild import RecordedTokenizer, clip_backbone, config_of, related_file, words_of
 from tests.parity.report import FLOAT32, Arrays, Report
 
 LOSSES = {
@@ -42,13 +42,13 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
     prompts, templates = arrays.tensor("token_ids_prompt"), arrays.tensor("token_ids_template")
     names = [f"class {i}" for i in range(len(prompts))]
 
-    def tokenizer(texts: Sequence[str]) -> Tensor:
-        recorded = templates if texts[0].startswith("template") else prompts
-        rows = dict(zip(names, recorded, strict=True)) | {"": torch.zeros_like(recorded[0])}
-        return torch.stack([rows[text.removeprefix("template ").strip("X. ")] for text in texts])
+    count, words = len(arrays["prompt_learner/ctx"]), {"": [], "x": [int(prompts[0, 1])]}
+    for name, prompted, template in zip(names, prompts, templates, strict=True):
+        words |= {f"x {name}.": words["x"] + words_of(prompted)[count:], f"template {name}": words_of(template)}
+        words[name] = words_of(template)
 
     options = {
-        "text_prompts": len(arrays["prompt_learner/ctx"]),
+        "text_prompts": count,
         "image_prompts": len(arrays["prompt_learner/ctx_visual"]),
         "layers": tuple(meta["layers"]),
         "fusion_axis": "batch",
@@ -58,6 +58,7 @@ def recorded_method(arrays: Arrays, **others: Any) -> SEP:
         "image_weight": meta["W_V"],
         **others,
     }
+    tokenizer = RecordedTokenizer(words, prompts[0])
     method = build_method("sep", clip_backbone(arrays.group("clip/"), meta, tokenizer), names, **options)
     assert isinstance(method, SEP)
     state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.group("prompt_learner/").items()}

@@ -21,7 +21,7 @@ from selfprompt.models.open_clip_vit import block_parts, block_weights
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.optim import build_optimizer
 from selfprompt.training.schedule import learning_rate, set_learning_rate
-from tests.parity.rebuild import clip_backbone, config_of, related_file
+from tests.parity.rebuild import RecordedTokenizer, clip_backbone, config_of, related_file, words_of
 from tests.parity.report import Arrays, Report
 from tests.parity.text_heads import PRECISIONS, compare
 
@@ -76,7 +76,7 @@ class Recorded:
         self.labels = self.arrays.tensor("labels")
 
     def backbone(self) -> Backbone:
-        """Return the CLIP, with a tokenizer that returns the recorded ids."""
+        """Return the CLIP, with a tokenizer that knows the recorded texts."""
         meta, weights = config_of(self.arrays), self.arrays.group("w.")
         weights.pop("visual.proj_rep", None)
         sizes = {"embed": meta["emb"], "res": meta["img"], "ctxlen": meta["ctx"]}
@@ -85,11 +85,8 @@ class Recorded:
             "tl": meta["layers"],
             **{key: meta[key] for key in ("vw", "tw", "patch", "vocab")},
         }
-        rows = dict(zip(self.names, self.ids, strict=True))
-
-        def tokenizer(texts: Sequence[str]) -> Tensor:
-            return torch.stack([rows.get(text, torch.zeros_like(self.ids[0])) for text in texts])
-
+        words = {"": [], **dict(zip(self.names, map(words_of, self.ids), strict=True))}
+        tokenizer = RecordedTokenizer(words, self.ids[0])
         frozen = clip_backbone(weights, sizes, tokenizer)
         return replace(frozen, scale=math.exp(float(weights["logit_scale"])))  # in float64
 

@@ -29,8 +29,11 @@ class Letters:
     """A tokenizer of one id a letter: 58 opens a text, 59 ends it, 0 fills it up."""
 
     def __call__(self, texts: list[str]) -> Tensor:
-        rows = [[58, *(1 + ord(letter) % 50 for letter in text.replace(" ", "")), 59] for text in texts]
+        rows = [[58, *self.encode(text), 59] for text in texts]
         return torch.tensor([row + [0] * (30 - len(row)) for row in rows])
+
+    def encode(self, text: str) -> list[int]:
+        return [1 + ord(letter) % 50 for letter in text.lower().replace(" ", "")]
 
 
 def clip_of(pool: str) -> Backbone:

@@ -14,7 +14,7 @@ from selfprompt.data.loading.feature_cache import Encoder
 from selfprompt.data.views import Views
 from selfprompt.methods.checks import check_blocks, check_classes
 from selfprompt.methods.class_feature_cache import ClassFeatureCache
-from selfprompt.methods.class_texts import TEXT_MEMORY, ClassTexts, mean_of_texts, tokenize_for_tower
+from selfprompt.methods.class_texts import TEXT_MEMORY, ClassTexts, PromptedText, mean_of_texts, tokenize_for_tower
 from selfprompt.methods.frozen_features import make_encoder
 from selfprompt.methods.heads import pooling_for
 from selfprompt.methods.traits import Traits
@@ -159,18 +159,24 @@ class Method(nn.Module, Generic[OptionsT]):
             generator: Random generator for every initial value.
         """
 
-    def register_texts(self, texts: ClassTexts, written: Sequence[str] | None = None, min_length: int = 0) -> None:
+    def register_texts(
+        self, texts: ClassTexts, written: Sequence[str | PromptedText] | None = None, min_length: int = 0
+    ) -> Tensor:
         """Register the token ids of the class texts, ``ids``, and the class of each, ``owners``, for ``encode_texts``.
 
         Args:
             texts: The texts of the classes.
-            written: The same texts with placeholders for prompts, if there are any.
+            written: The same texts with prompts in them, if there are any.
             min_length: Positions that a prompter reads.
+
+        Returns:
+            The positions of the prompts, (T, P).
         """
-        ids = tokenize_for_tower(self.backbone, texts.texts if written is None else written, min_length)
+        ids, positions = tokenize_for_tower(self.backbone, texts.texts if written is None else written, min_length)
         owners = texts.owners()
         self.register_buffer("ids", ids, persistent=False)
         self.register_buffer("owners", None if owners is None else owners.to(ids.device), persistent=False)
+        return positions
 
     @property
     def name(self) -> str:

@@ -12,12 +12,11 @@ from selfprompt.data.class_names import clean_name
 from selfprompt.data.templates import PHOTO as PHOTO
 from selfprompt.data.templates import TEMPLATES as TEMPLATES
 from selfprompt.data.templates import check_template as check_template
-from selfprompt.models.loading.by_name import Backbone
+from selfprompt.models.loading.by_name import Backbone, Tokenizer
 from selfprompt.models.text_encoding import encode_in_buckets
 
-Tokenizer = Callable[[Sequence[str]], Tensor]
-
-PLACEHOLDER = "X"
+PLACEHOLDER = "x"
+"""A word with tokens of its own in each vocabulary."""
 TEXT_MEMORY = 2 * 10**9
 """Bytes of activations of class texts that are kept or held at once."""
 
@@ -100,22 +99,74 @@ def fill_template(template: str, names: Sequence[str]) -> list[str]:
     return [template.replace("{}", clean_name(name)) for name in names]
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Return token ids of the texts, (C, T).
+@dataclass(frozen=True)
+class PromptedText:
+    """A text with prompts in it.
+
+    Attributes:
+        parts: From left to right: words, or a number of prompts.
+    """
+
+    parts: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        """Return the text with a capital X for each prompt, for messages."""
+        shown = (part if isinstance(part, str) else " ".join(part * "X") for part in self.parts)
+        return " ".join(filter(None, shown))
+
+
+def tokenize(backbone: Backbone, texts: Sequence[str | PromptedText]) -> tuple[Tensor, Tensor]:
+    """Return token ids of the texts, (T, context), and the positions of their prompts, (T, P).
+
+    Prompts hold the places of a word that occurs nowhere in a text; whatever stands there is replaced.
 
     Raises:
-        ValueError: If a text is longer than the context; tokenizers truncate such texts silently.
+        ValueError: If a text is longer than the context, where tokenizers truncate silently, or the tokenizer joins
+            the words behind prompts with what is in front of them.
     """
-    ids = tokenizer(list(texts))
-    encode = getattr(tokenizer, "encode", None)
+    tower, tokenizer = backbone.text_side()
+    (empty,) = tokenizer([""]).tolist()
+    before, behind = empty[: tower.layout.start], empty[tower.layout.start :]
+    rows, positions = [], []
     for text in texts:
-        if encode is not None and len(encode(text)) + 2 > ids.shape[1]:  # SOS and EOT
-            shown = text if len(text) <= 400 else f"{text[:397]}..."
+        words, places = _encode_parts(tokenizer, text.parts if isinstance(text, PromptedText) else (text,))
+        if len(before) + len(words) + 1 > len(empty):
+            shown = str(text) if len(str(text)) <= 400 else f"{str(text)[:397]}..."
             raise ValueError(
-                f"The text {shown!r} does not fit the model's {ids.shape[1]} text tokens; "
+                f"The text {shown!r} does not fit the model's {len(empty)} text tokens; "
                 "shorten the name or description, or use fewer prompts."
             )
-    return ids
+        rows.append([*before, *words, *behind][: len(empty)])
+        positions.append([len(before) + place for place in places])
+    return torch.tensor(rows), torch.tensor(positions, dtype=torch.long)
+
+
+def _encode_parts(tokenizer: Tokenizer, parts: Sequence[str | int]) -> tuple[list[int], list[int]]:
+    """Return the ids of a text without start and end, and the places of its prompts among them."""
+    words: list[int] = []
+    places: list[int] = []
+    for part in parts:
+        if isinstance(part, int):
+            places += range(len(words), len(words) + part)
+            words += part * tokenizer.encode(PLACEHOLDER)[-1:]
+        else:
+            words += _encode_behind_prompts(tokenizer, part) if words else tokenizer.encode(part)
+    return words, places
+
+
+def _encode_behind_prompts(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of words that do not open a text; some vocabularies have others for those that do.
+
+    Raises:
+        ValueError: If the tokenizer joins the words with those in front of them.
+    """
+    front, whole = tokenizer.encode(PLACEHOLDER), tokenizer.encode(f"{PLACEHOLDER} {text}")
+    if not front or whole[: len(front)] != front:
+        raise ValueError(
+            f"Text prompts need a tokenizer that keeps the placeholder {PLACEHOLDER!r} apart from the words behind it, "
+            f"as CLIP's does; this backbone's does not before {text!r}."
+        )
+    return whole[len(front) :]
 
 
 def check_distinct_tokens(backbone: Backbone, names: Sequence[str]) -> None:
@@ -124,7 +175,7 @@ def check_distinct_tokens(backbone: Backbone, names: Sequence[str]) -> None:
     Tokenizers ignore case and drop the words of some languages. Classes with the same tokens have the same logits, so
     one of them is never predicted.
     """
-    nothing, *rows = tokenize(backbone.text_side()[1], ["", *names]).tolist()
+    nothing, *rows = tokenize(backbone, ["", *names])[0].tolist()
     first: dict[tuple[int, ...], str] = {tuple(nothing): ""}
     for name, row in zip(names, rows, strict=True):
         other = first.setdefault(tuple(row), name)
@@ -137,64 +188,18 @@ def check_distinct_tokens(backbone: Backbone, names: Sequence[str]) -> None:
             )
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Return the number of tokens of each text without SOS and EOT, (C,)."""
-    return tokenizer(list(texts)).argmax(dim=-1) - 1
-
-
-def add_placeholders(names: Sequence[str], count: int, position: str = "end") -> list[str]:
-    """Return class texts with ``count`` placeholders, ``X X X X cat.``
+def add_prompts(names: Sequence[str], count: int, position: str = "end") -> list[PromptedText]:
+    """Return class texts with ``count`` prompts, ``X X X X cat.``
 
     Args:
         names: Class names.
-        count: Placeholders per text.
-        position: Position of the class name: "end" (after the placeholders), "middle" (after half of them) or "front".
+        count: Prompts per text.
+        position: Position of the class name: "end" (after the prompts), "middle" (after half of them) or "front".
     """
     before = {"end": count, "middle": count // 2, "front": 0}[position]
-    marks = [PLACEHOLDER] * count
-    return [" ".join([*marks[:before], clean_name(name), *marks[before:]]) + "." for name in names]
-
-
-def locate_placeholders(name_lengths: Tensor, count: int, position: str = "end") -> Tensor:
-    """Return the token positions of the placeholders of ``add_placeholders``, (C, count).
-
-    Args:
-        name_lengths: Number of tokens of each class name, (C,).
-        count: Placeholders per text.
-        position: Position of the class name: "end", "middle" or "front".
-    """
-    before = {"end": count, "middle": count // 2, "front": 0}[position]
-    steps = torch.arange(count)
-    after_name = (steps >= before).long()
-    return 1 + steps + after_name * name_lengths[:, None]
-
-
-def check_placeholders(ids: Tensor, positions: Tensor) -> None:
-    """Raise ValueError unless all positions, (C, count), of the texts hold the same token, the placeholder."""
-    tokens = ids.gather(1, positions)
-    if not bool((tokens == tokens[0, 0]).all()):
-        raise ValueError(
-            "Text prompts need a tokenizer that starts a text with one token of its own and keeps the "
-            f"placeholders {PLACEHOLDER!r} apart, as CLIP's does; this backbone's does not."
-        )
-
-
-def find_ends(ids: Tensor) -> Tensor:
-    """Return the position of EOT, the token with the largest id, (C,)."""
-    return ids.argmax(dim=-1)
-
-
-def useful_length(ids: Tensor, min_length: int = 0) -> int:
-    """Return how many positions of causal texts affect the result; later ones can be cut off.
-
-    Args:
-        ids: Token ids, (C, T).
-        min_length: Positions that a prompter reads, padding included; SEP reads 1 + 2P.
-
-    Returns:
-        max(EOT + 1, min_length), at most T.
-    """
-    return min(max(int(find_ends(ids).max()) + 1, min_length), ids.shape[1])
+    if before == count:
+        return [PromptedText((count, f"{clean_name(name)}.")) for name in names]
+    return [PromptedText((before, clean_name(name), count - before, ".")) for name in names]
 
 
 @torch.no_grad()
@@ -222,7 +227,7 @@ def encode_template(
     described = [ClassDescription((one,)) if isinstance(one, str) else one for one in classes]
     texts = filled_templates([template] if isinstance(template, str) else template, described)
     tower, owners = backbone.text_side()[0], texts.owners()
-    ids = tokenize_for_tower(backbone, texts.texts)
+    ids, _ = tokenize_for_tower(backbone, texts.texts)
     if owners is None:
         features: Tensor = tower(ids, pooling=pooling)
         return features / features.norm(dim=-1, keepdim=True) if normalize else features
@@ -238,58 +243,61 @@ def encode_template(
     return result
 
 
-def tokenize_for_tower(backbone: Backbone, texts: Sequence[str], min_length: int = 0) -> Tensor:
-    """Return token ids on the text tower's device, (C, L), cut to ``useful_length`` if the tower is causal.
+def tokenize_for_tower(
+    backbone: Backbone, texts: Sequence[str | PromptedText], min_length: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return token ids, (T, L), cut behind what has an influence, and the positions of prompts, (T, P).
 
     Args:
-        backbone: Its tokenizer and text tower are used.
-        texts: One text per class.
-        min_length: Positions that a prompter reads.
+        backbone: Its tokenizer and text tower are used, and the tower's device.
+        texts: The texts.
+        min_length: Positions that a prompter reads, padding included; SEP reads those of as many words as prompts.
 
     Raises:
         ValueError: If a text or ``min_length`` exceeds the context.
     """
-    text, tokenizer = backbone.text_side()
-    ids = tokenize(tokenizer, texts)
+    text, _ = backbone.text_side()
+    ids, positions = tokenize(backbone, texts)
     if min_length > ids.shape[1]:
         raise ValueError(
             f"The prompts read {min_length} text positions, the model has {ids.shape[1]}; use fewer prompts."
         )
-    if text.causal:
-        ids = ids[:, : useful_length(ids, min_length)]
-    return ids.to(next(text.parameters()).device)
+    ids = ids[:, : int(text.layout.lengths(ids, min_length).max())]
+    device = next(text.parameters()).device
+    return ids.to(device), positions.to(device)
 
 
-@torch.no_grad()
 def embed_text(backbone: Backbone, text: str) -> Tensor:
-    """Return the token embeddings of a text, without SOS, EOT and positions, (number of tokens, D).
+    """Return the token embeddings of a text, without start, end and positions, (number of tokens, D).
 
     Raises:
-        ValueError: If the text has no tokens.
+        ValueError: If the text has no tokens, or more than the context holds.
     """
-    tower, tokenizer = backbone.text_side()
-    ids = tokenize(tokenizer, [text])
-    count = int(find_ends(ids)) - 1
-    if count < 1:
+    tokenize(backbone, [text])  # refuses a long one
+    words = backbone.text_side()[1].encode(text)
+    if not words:
         raise ValueError(f"init_text must hold at least one word, got {text!r}.")
-    tokens = tower.embed(ids[:, : count + 2].to(next(tower.parameters()).device))
-    return tokens.x[0, 1 : 1 + count].float().clone()
+    return _embed_words(backbone, words).float().clone()
+
+
+def embed_distinct_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
+    """Return embeddings of the distinct tokens of some texts, without start, end and positions, (M, D), by id."""
+    encode = backbone.text_side()[1].encode
+    return _embed_words(backbone, sorted({word for text in texts for word in encode(text)}))
 
 
 @torch.no_grad()
-def embed_distinct_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
-    """Return embeddings of the distinct tokens of some texts, without SOS, EOT and positions, (M, D), ordered by id."""
-    text, tokenizer = backbone.text_side()
-    ids = tokenize(tokenizer, texts)
-    position = torch.arange(ids.shape[1])
-    tokens = ids[(position > 0) & (position < find_ends(ids)[:, None])].unique()
-    return text.embed(tokens[:, None].to(next(text.parameters()).device)).x[:, 0]
+def _embed_words(backbone: Backbone, words: Sequence[int]) -> Tensor:
+    """Return the token embeddings of ids, (M, D)."""
+    tower = backbone.text_side()[0]
+    ids = torch.tensor(words, device=next(tower.parameters()).device)
+    return tower.embed(ids[:, None]).x[:, 0]
 
 
 def init_text_prompts(
     backbone: Backbone, names: Sequence[str], init_text: str, count: int, generator: torch.Generator
-) -> tuple[list[str], Tensor]:
-    """Return class texts whose first tokens, at positions 1..count, are prompts, and the first prompts, (P, D).
+) -> tuple[Sequence[str | PromptedText], Tensor]:
+    """Return class texts whose first ``count`` words are prompts, and the first prompts, (P, D).
 
     Args:
         backbone: Its tokenizer and text tower are used.
@@ -300,13 +308,10 @@ def init_text_prompts(
         generator: Random generator.
 
     Raises:
-        ValueError: If ``init_text`` has fewer than ``count`` tokens, or the tokenizer does not work like CLIP's.
+        ValueError: If ``init_text`` has fewer than ``count`` tokens.
     """
-    texts = add_placeholders(names, count)
-    ids = tokenize_for_tower(backbone, texts)
-    check_placeholders(ids, 1 + torch.arange(count).expand(len(ids), -1).to(ids.device))
     if not init_text:
-        return texts, 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
+        return add_prompts(names, count), 0.02 * torch.randn(count, backbone.text_side()[0].width, generator=generator)
     start = embed_text(backbone, init_text)
     if len(start) < count:
         raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.class_texts import add_placeholders, check_placeholders, embed_text, names_and_sentences
+from selfprompt.methods.class_texts import add_prompts, embed_text, names_and_sentences
 from selfprompt.methods.heads import linear_layer, unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Static, normal_prompts
@@ -61,9 +61,8 @@ class CoCoOp(Method[CoCoOpOptions]):
             nn.ReLU(),
             linear_layer(hidden, self.text.width, generator=generator),
         )
-        count, texts = len(self.context), names_and_sentences(self.descriptions)
-        self.register_texts(texts, add_placeholders(texts.texts, count))
-        check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
+        texts = names_and_sentences(self.descriptions)
+        self.register_texts(texts, add_prompts(texts.texts, len(self.context)))
 
     def image_contexts(self, features: Tensor) -> Tensor:
         """Compute the contexts of images, (B, M, D), from unit features, (B, E)."""

@@ -9,14 +9,7 @@ from torch import Tensor, nn
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.class_texts import (
-    add_placeholders,
-    check_placeholders,
-    count_tokens,
-    embed_text,
-    locate_placeholders,
-    names_and_sentences,
-)
+from selfprompt.methods.class_texts import add_prompts, embed_text, names_and_sentences
 from selfprompt.methods.heads import unit
 from selfprompt.methods.traits import Traits
 from selfprompt.prompts.static import Scatter, normal_prompts
@@ -61,10 +54,8 @@ class CoOp(Method[CoOpOptions]):
         self.context = self.init_context(generator)
         count = self.context.shape[-2]
         position, texts = self.options.class_token_position, names_and_sentences(self.descriptions)
-        self.register_texts(texts, add_placeholders(texts.texts, count, position))
-        positions = locate_placeholders(count_tokens(self.backbone.text_side()[1], texts.texts), count, position)
-        self.register_buffer("slots", positions.to(self.ids.device), persistent=False)
-        check_placeholders(self.ids, self.slots)
+        positions = self.register_texts(texts, add_prompts(texts.texts, count, position))
+        self.register_buffer("slots", positions, persistent=False)
 
     def init_context(self, generator: torch.Generator) -> nn.Parameter:
         """Return the initial context: embeddings of ``init_text``, or random values."""

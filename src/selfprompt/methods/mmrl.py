@@ -1,6 +1,6 @@
 """MMRL: tokens from a shared space enter the later blocks of both CLIP towers, and a second projection reads them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -111,8 +111,6 @@ class MMRL(Method[MMRLOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
-        if not self.text.causal:
-            raise ValueError(f"mmrl needs a causal text tower; that of {self.backbone.name} is not.")
         self.tokens = normal_prompts(options.tokens, options.width, generator=generator)
         self.image_maps, self.text_maps = (
             TokenMaps(min(options.last, tower.depth - 1), tower.width, options.width, generator)
@@ -127,12 +125,24 @@ class MMRL(Method[MMRLOptions]):
         self.register_buffer("known", self.keys.clone())
 
     def encode_classes(self) -> Tensor:
-        with torch.no_grad():  # SOS sees itself alone
-            streams = self.text.shared_prefix(self.ids[:1, :1])
+        streams = self._start_streams()
         maps = self.text_maps(self.tokens)
         skipped = len(streams) - len(maps)
         prefix = [*streams[:skipped], *(torch.cat(pair) for pair in zip(streams[skipped:], maps, strict=True))]
-        return unit(self.encode_texts(lambda _, ids: self.text(ids, shared_prefix=prefix), prefix_length=1))
+        length = len(streams[0])
+        return unit(self.encode_texts(lambda _, ids: self.text(ids, shared_prefix=prefix), prefix_length=length))
+
+    @torch.no_grad()
+    def _start_streams(self) -> Sequence[Tensor]:
+        """Return what the tokens stand behind in each block, (S, D): SOS, which sees itself alone in a causal tower.
+
+        Where all tokens see all, or texts have no start, the place of the tokens does not matter.
+        """
+        start = self.text.layout.start
+        if self.text.causal and start:
+            streams: Sequence[Tensor] = self.text.shared_prefix(self.ids[:1, :start])
+            return streams
+        return [self.texts.new_zeros(0, self.text.width)] * self.text.depth
 
     def image_features(self, views: Views) -> tuple[Tensor, Tensor]:
         """Return unit features of the class token and of the tokens, (B, E) each."""

@@ -80,7 +80,7 @@ class PromptSRC(IVLP):
                     self.frozen_texts = encode_template(self.backbone, templates(), self.descriptions)
                 else:
                     texts = (tokenize_for_tower(self.backbone, fill_template(t, self.classes)) for t in templates())
-                    self.frozen_texts = unit(torch.stack([self.text(ids) for ids in texts]).mean(dim=0))
+                    self.frozen_texts = unit(torch.stack([self.text(ids) for ids, _ in texts]).mean(dim=0))
         return self.frozen_texts
 
     def loss(self, views: Views) -> LossTerms:

@@ -14,14 +14,12 @@ from selfprompt.methods.base import LossTerms, Method, TrainingSource
 from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import (
     PHOTO,
-    add_placeholders,
-    check_placeholders,
+    add_prompts,
     check_template,
     embed_distinct_tokens,
     embed_text,
     encode_template,
     filled_templates,
-    find_ends,
     names_and_sentences,
 )
 from selfprompt.methods.heads import unit
@@ -141,13 +139,14 @@ class SEP(Method[SEPOptions]):
         if options.init_text:
             self._start_from_text(options.init_text)
         texts = names_and_sentences(self.descriptions)
-        min_length = 1 + 2 * options.text_prompts  # refreshed prompts read P positions after them
-        self.register_texts(texts, add_placeholders(texts.texts, options.text_prompts), min_length)
-        positions = 1 + torch.arange(options.text_prompts, device=self.ids.device)
-        check_placeholders(self.ids, positions.expand(len(self.ids), -1))
+        self.register_texts(texts, add_prompts(texts.texts, options.text_prompts), self._text_positions_read())
         frozen = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("frozen_texts", frozen, persistent=False)
         self.prototypes = nn.Parameter(frozen.clone())
+
+    def _text_positions_read(self) -> int:
+        """Return how many positions of a text refreshed prompts read: as many behind the prompts as there are."""
+        return int(self.text.layout.start) + 2 * self.options.text_prompts
 
     def _start_from_text(self, text: str) -> None:
         start = embed_text(self.backbone, text)
@@ -219,8 +218,9 @@ class SEP(Method[SEPOptions]):
 
     def prompted_texts(self) -> Tensor:
         """Compute features of the classes with prompts, not normalised, (C, E)."""
-        fusions, count = by_layer(self.text_layers, self.text_fusions), self.options.text_prompts
-        prefix = self.text.shared_prefix(self.ids[:1, :1]) if self.text.causal else ()  # SOS attends only to itself
+        fusions, start = by_layer(self.text_layers, self.text_fusions), self.text.layout.start
+        shares = self.text.causal and start  # SOS attends only to itself
+        prefix = self.text.shared_prefix(self.ids[:1, :start]) if shares else ()
 
         def encode(rows: Tensor, ids: Tensor) -> Tensor:
             select = partial(self._text_tokens, ids=ids)
@@ -231,14 +231,15 @@ class SEP(Method[SEPOptions]):
 
         if self.options.fusion_axis == "batch":  # as released: the classes depend on one another
             return self.mean_of_texts(encode(torch.arange(len(self.ids)), self.ids))
-        return self.encode_texts(encode, min_length=1 + 2 * count, prefix_length=len(prefix[0]) if prefix else 0)
+        read = self._text_positions_read()
+        return self.encode_texts(encode, min_length=read, prefix_length=len(prefix[0]) if prefix else 0)
 
     def _text_tokens(self, tokens: Tokens, ids: Tensor) -> Tensor:
         """Return the n tokens after the prompts; with "valid", EOT replaces the positions after it."""
         count = self.options.text_prompts
         if self.options.text_tokens == "following":
             return tokens.body[:, :count]
-        last = find_ends(ids) - 1 - count
+        last = self.text.layout.ends(ids) - self.text.layout.start - count
         index = torch.arange(count, device=last.device).minimum(last[:, None])
         return tokens.body.gather(1, index[..., None].expand(-1, -1, tokens.x.shape[-1]))
 

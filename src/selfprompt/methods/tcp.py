@@ -13,8 +13,7 @@ from selfprompt.methods.base import LossTerms, Method
 from selfprompt.methods.checks import check_positive
 from selfprompt.methods.class_texts import (
     PHOTO,
-    PLACEHOLDER,
-    check_placeholders,
+    PromptedText,
     check_template,
     encode_template,
     filled_templates,
@@ -103,15 +102,12 @@ class TCP(Method[TCPOptions]):
         hidden = max(1, self.text.features // options.reduction)
         self.down = linear_layer(self.text.features, hidden, generator=generator)
         self.up = linear_layer(hidden, count * width, generator=generator)
-        marks = " ".join([PLACEHOLDER] * count)
         texts = filled_templates(
-            [f"{marks} {options.text or skip_words(options.template, count)}"],
+            [options.text or skip_words(options.template, count)],
             self.descriptions,
-            adapt=lambda template: f"{marks} {skip_words(template, count)}",
-            sentence=f"{marks} {{}}",
+            adapt=lambda template: skip_words(template, count),
         )
-        self.register_texts(texts)
-        check_placeholders(self.ids, 1 + torch.arange(count, device=self.ids.device).expand(len(self.ids), -1))
+        self.register_texts(texts, [PromptedText((count, text)) for text in texts.texts])
         frozen = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("frozen_texts", frozen, persistent=False)
 

@@ -3,18 +3,25 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from selfprompt.models.tower import Pooling, TextTower, Tower, VisionTower
 
-Tokenizer = Callable[[Sequence[str]], Tensor]
-"""Texts -> ids, (N, context), int64."""
+
+class Tokenizer(Protocol):
+    """Texts -> ids, (N, context), int64: ``start | words | end | padding``."""
+
+    def __call__(self, texts: Sequence[str], /) -> Tensor:
+        """Return the ids of texts; too long ones are cut."""
+
+    def encode(self, text: str, /) -> list[int]:
+        """Return the ids of the words of a text of any length."""
 
 
 @dataclass(frozen=True)

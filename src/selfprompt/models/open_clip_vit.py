@@ -3,7 +3,8 @@
 open_clip is imported only where its classes are distinguished; the embedded CLIP has the same names and works without.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from selfprompt.models.block import (
     with_weights,
 )
 from selfprompt.models.feature_tower import FeatureTower
+from selfprompt.models.text_layout import TextFormat, TextLayout
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
 
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
     from selfprompt.models.embedded_clip import EmbeddedClip, EmbeddedVision
 
 
-def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]:
+def clip_towers(model: "CLIP | CustomTextCLIP", text_format: TextFormat | None = None) -> tuple[VisionTower, TextTower]:
     """Wrap an open_clip model in two towers that share its weights; freezes it in place.
+
+    Args:
+        model: The model.
+        text_format: What its tokenizer puts around the words of a text; None for CLIP's tokenizer.
 
     Raises:
         TypeError: If prompts cannot enter its text side (Hugging Face text, CoCa, ...).
@@ -42,7 +48,7 @@ def clip_towers(model: "CLIP | CustomTextCLIP") -> tuple[VisionTower, TextTower]
         raise TypeError("CoCa is not supported: its text tower appends a class token behind the padding.")
     if type(model) not in (CLIP, CustomTextCLIP):
         raise TypeError(f"{type(model).__name__} is not supported. Supported: CLIP and CustomTextCLIP.")
-    return vision_tower(model.visual), OpenClipText(model)
+    return vision_tower(model.visual), OpenClipText(model, text_format)
 
 
 def vision_tower(visual: nn.Module) -> VisionTower:
@@ -168,12 +174,14 @@ class OpenClipText(TextTower):
 
     Args:
         model: The model, whose text side is frozen in place.
+        text_format: What its tokenizer puts around the words of a text; None for CLIP's tokenizer.
 
     Raises:
         TypeError: If the text side is not open_clip's plain ``TextTransformer``.
+        ValueError: If it pools another token than that with which the tokenizer ends a text.
     """
 
-    def __init__(self, model: "CLIP | CustomTextCLIP | EmbeddedClip") -> None:
+    def __init__(self, model: "CLIP | CustomTextCLIP | EmbeddedClip", text_format: TextFormat | None = None) -> None:
         super().__init__()
         text: Any = getattr(model, "text", model)  # CLIP has no module for its text side
         if text is not model:
@@ -193,6 +201,9 @@ class OpenClipText(TextTower):
         self.width = self.token_embedding.embedding_dim
         self.context = len(self.positional_embedding)
         self.causal = self.mask is not None
+        self.text_format = text_format
+        greatest = self.token_embedding.num_embeddings - 1
+        self.layout = _text_layout(self.pool_type, self.eos, greatest, self.causal, text_format)
         self.freeze()
         self.features = self._project(self.ln_final.weight.new_zeros(1, self.width)).shape[-1]
 
@@ -205,7 +216,7 @@ class OpenClipText(TextTower):
         if inputs.shape[1] > self.context:
             raise ValueError(f"Texts must have at most {self.context} tokens, got {inputs.shape[1]}.")
         dtype = self.transformer.resblocks[0].mlp.c_fc.weight.dtype
-        return Tokens(self.token_embedding(inputs).to(dtype), prefix=1)
+        return Tokens(self.token_embedding(inputs).to(dtype), prefix=self.layout.start)
 
     def enter(self, tokens: Tokens) -> Tokens:
         """Add the positions."""
@@ -240,12 +251,6 @@ class OpenClipText(TextTower):
         """Return the end of the message that refuses a block."""
         return _requirement(self.transformer.resblocks[index])
 
-    def ends(self, ids: Tensor) -> Tensor:
-        """Return the position of the token that upstream pools, (C,)."""
-        if self.pool_type in ("first", "last"):
-            return torch.full_like(ids[:, 0], 0 if self.pool_type == "first" else ids.shape[1] - 1)
-        return (ids if self.pool_type == "argmax" else (ids == self.eos).int()).argmax(dim=-1)
-
     def pool(self, tokens: Tokens, inputs: Tensor, pooling: str = "native") -> Tensor:
         """Apply final norm and projection to the token that upstream pools, (C, E); "unprojected" has no projection.
 
@@ -254,7 +259,8 @@ class OpenClipText(TextTower):
         """
         if pooling not in ("native", "unprojected"):
             raise ValueError(f"Texts have only the poolings 'native' and 'unprojected', got {pooling!r}.")
-        last = tokens.x if tokens.x.shape[1] == 1 else pick(tokens.x, self.ends(inputs)[:, None])
+        rows = self.pooled_rows(tokens, inputs, "native")
+        last = tokens.x if tokens.x.shape[1] == 1 or rows is None else pick(tokens.x, rows)
         pooled: Tensor = self.ln_final(last[:, 0])
         return self._project(pooled) if pooling == "native" else pooled
 
@@ -284,7 +290,23 @@ class OpenClipText(TextTower):
             "pool": self.pool_type,
             "eos": self.eos if self.pool_type == "eos" else None,
             "causal": self.causal,
+            **({} if self.text_format is None else {"tokenizer": asdict(self.text_format)}),
         }
+
+
+def _text_layout(pool: str, eos: int, greatest: int, causal: bool, text_format: TextFormat | None) -> TextLayout:
+    """Return the layout of texts of a tokenizer in a tower that pools as open_clip's word ``pool`` says."""
+    reads: Literal["end", "last", "start"] = "start" if pool == "first" else "last" if pool == "last" else "end"
+    read = greatest if pool == "argmax" else eos
+    if text_format is not None and reads == "end" and text_format.end != read:
+        raise ValueError(
+            f"The text side reads the token {read}, and the tokenizer ends a text with {text_format.end}: they do not "
+            "belong together; check pool_type, eos_id and the tokenizer of the model's configuration."
+        )
+    cut: Literal["end", "never"] = "end" if causal and reads == "end" else "never"
+    if text_format is None:
+        return TextLayout(end=eos if pool == "eos" else None, cut=cut, reads=reads)
+    return TextLayout(len(text_format.start), text_format.end, text_format.pad, cut, reads)
 
 
 def _check_text(text: nn.Module) -> None:

@@ -23,14 +23,14 @@ def encode_in_buckets(
 ) -> Tensor:
     """Encode texts in buckets of similar length.
 
-    In a causal tower each bucket is cut behind the end of its longest text. Buckets keep what gradients need until the
-    budget is used up; the others are recomputed in the backward pass.
+    Each bucket is cut behind the end of its longest text, where the tower's layout allows it. Buckets keep what
+    gradients need until the budget is used up; the others are recomputed in the backward pass.
 
     Args:
         tower: The tower that ``encode`` runs.
         ids: Token ids, (C, L).
         encode: Encodes some of the texts; the features of a text must not depend on the others.
-        min_length: Positions that a prompter reads whatever the text (see ``class_texts.useful_length``).
+        min_length: Positions that a prompter reads whatever the text (see ``TextLayout.lengths``).
         prefix_length: Tokens of the shared prefix, which are not run here.
         memory: Bytes that may be kept for gradients.
 
@@ -42,8 +42,7 @@ def encode_in_buckets(
     fits = len(ids) * longest * cost <= memory or not torch.is_grad_enabled()
     if torch.compiler.is_compiling() or (fits and len(ids) <= MIN_BUCKET):
         return encode(torch.arange(len(ids), device=ids.device), ids)
-    lengths = (tower.ends(ids) + 1).clamp(min=min_length, max=ids.shape[1]) - prefix_length
-    lengths, order = (lengths if tower.causal else torch.full_like(lengths, longest)).sort(descending=True, stable=True)
+    lengths, order = (tower.layout.lengths(ids, min_length) - prefix_length).sort(descending=True, stable=True)
     most = min(MAX_BUCKET, max(MIN_BUCKET, memory // (2 * cost * longest)))  # a recomputed bucket must fit, too
     sizes, left = bucket_sizes(lengths.tolist(), most), memory - most * longest * cost
     features = []
@@ -73,7 +72,7 @@ def encode_with_shared_prefix(
     if not tower.causal or torch.compiler.is_compiling():  # the compiler needs lengths that do not depend on values
         return encode_in_buckets(tower, ids, lambda _, bucket: tower(bucket, prompter), memory=memory)
     alike = (ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum()
-    length = int(alike.minimum(tower.ends(ids).min()))  # each text keeps at least one token: its end
+    length = int(alike.minimum(tower.layout.ends(ids).min()))  # each text keeps at least one token: its end
     prefix = tower.shared_prefix(ids[:1, :length], prompter)
 
     def encode(_: Tensor, bucket: Tensor) -> Tensor:

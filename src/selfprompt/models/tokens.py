@@ -10,11 +10,11 @@ class Tokens(NamedTuple):
     """A token sequence laid out as ``prefix | prompts | body``.
 
     A block without a mask is permutation-equivariant, so prompts always follow the prefix. Text prompts have real
-    positions, 1..P, directly behind SOS, which is the same layout.
+    positions, directly behind the ids that start a text (SOS in CLIP, none in SigLIP), which is the same layout.
 
     Attributes:
         x: The sequence, (B, L, D).
-        prefix: Number of CLS and register tokens, or 1 for SOS.
+        prefix: Number of CLS and register tokens, or of those that start a text.
         count: Number of prompts, 0 before any are inserted.
     """
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfprompt.models.block import BlockParts, QKVDelta, Weights, attention_weights, pick, run_block
+from selfprompt.models.text_layout import TextLayout
 from selfprompt.models.tokens import Tokens
 
 Pooling = Literal["native", "cls", "avg", "patches", "prompts", "unprojected"]
@@ -391,15 +392,13 @@ class TextTower(Tower):
 
     Attributes:
         context: Greatest number of tokens.
-        causal: Whether a token attends only to those before it; cutting off padding is exact only then.
+        causal: Whether a token attends only to those before it.
+        layout: Where the words of a text stand, and what the tower reads of it.
     """
 
     context: int
     causal: bool
-
-    def ends(self, ids: Tensor) -> Tensor:
-        """Return the position of the token that represents each text, (C,)."""
-        raise NotImplementedError
+    layout: TextLayout
 
     def projection(self) -> Tensor:
         """Return the last matrix, (U, E): "unprojected" features times it are the "native" ones.
@@ -410,8 +409,9 @@ class TextTower(Tower):
         raise ValueError("A CLIP is needed whose pooled text features are multiplied by one matrix and nothing else.")
 
     def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor | None:
-        """Return the position of the one token that represents each text, (C, 1)."""
-        return self.ends(inputs)[:, None]
+        """Return the position of the one token that represents each text, (C, 1); None if all do."""
+        positions = self.layout.read_positions(inputs)
+        return None if positions is None else positions[:, None]
 
     def shared_prefix(self, ids: Tensor, prompter: Prompter | None = None) -> tuple[Tensor, ...]:
         """Encode the first tokens of many causal texts once for all of them.

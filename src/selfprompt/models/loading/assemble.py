@@ -107,7 +107,7 @@ def clip_backbone(
         TypeError: If prompts cannot enter its text side.
         ValueError: If its images are not square.
     """
-    vision, text = clip_towers(model)
+    vision, text = clip_towers(model, getattr(tokenizer, "text_format", None))
     preprocess = Preprocess(
         _square(vision),
         tuple(images.get("mean", OPENAI_CLIP_MEAN)),

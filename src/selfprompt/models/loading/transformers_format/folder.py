@@ -34,6 +34,7 @@ from selfprompt.models.loading.transformers_format.siglip import (
 from selfprompt.models.loading.transformers_format.vit import build_vit, convert_dinov2, convert_vit
 from selfprompt.models.loading.transformers_format.weights import read_tensors, weight_files
 from selfprompt.models.open_clip_vit import OpenClipText, OpenClipVision, clip_towers
+from selfprompt.models.text_layout import TextFormat
 from selfprompt.models.timm_eva import timm_tower
 from selfprompt.models.timm_vit import TimmViT
 from selfprompt.models.tower import Pooling, TextTower, VisionTower
@@ -91,7 +92,7 @@ def load_transformers(source: ModelFolder) -> Backbone:
 def _backbone(
     name: str, config: Config, model: Any, tokenizer: Tokenizer | None, preprocess_file: Path | None
 ) -> Backbone:
-    vision, text = _towers(model)
+    vision, text = _towers(model, getattr(tokenizer, "text_format", None))
     size = vision.image_size[0]
     preprocess = images.at_size(images.USUAL[config.kind], size)
     if preprocess_file is not None:
@@ -129,12 +130,12 @@ def _filled(config: Config, tensors: State, path: Path) -> Any:
     return model
 
 
-def _towers(model: Any) -> tuple[VisionTower, TextTower | None]:
+def _towers(model: Any, text_format: TextFormat | None) -> tuple[VisionTower, TextTower | None]:
     if isinstance(model, Siglip):
         trunk: Any = model.visual["trunk"]
-        return TimmViT(trunk), OpenClipText(model)
+        return TimmViT(trunk), OpenClipText(model, text_format)
     if isinstance(model, CLIP):
-        return clip_towers(model)
+        return clip_towers(model, text_format)
     return (OpenClipVision(model) if isinstance(model, VisionTransformer) else timm_tower(model)), None
 
 
