@@ -170,6 +170,20 @@ def test_image_sides_alone(name: str, prefix: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_the_image_side_of_chinese_clip(tmp_path: Path) -> None:
+    def with_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        image = {key: x for key, x in state.items() if not key.startswith("text_model.")}
+        return {**image, "text_model.embeddings.word_embeddings.weight": torch.zeros(8, 4)}
+
+    folder = with_tensors(changed("clip_quickgelu", tmp_path / "model", model_type="chinese_clip"), with_bert)
+    backbone, recorded = load(folder), arrays("clip_quickgelu")
+    close(backbone.vision(recorded["images"]), recorded["image_features"])
+    assert "the text side of chinese_clip is not read" in backbone.note
+    with pytest.raises(ValueError, match="A CLIP backbone is needed"):
+        backbone.text_side()
+
+
+@torch.no_grad()
 def test_an_image_side_without_projection(tmp_path: Path) -> None:
     name = "clip_quickgelu"
     config = json.loads((GOLDEN / name / "config.json").read_bytes())
@@ -352,6 +366,14 @@ def test_prefixes_and_layers_of_models_for_one_task(tmp_path: Path) -> None:
 
     folder = with_tensors(changed("vit_base", tmp_path / "model"), change)
     assert load(folder).fingerprint == load(GOLDEN / "vit_base").fingerprint
+
+
+def test_a_file_alone_is_not_enough() -> None:
+    path = GOLDEN / "siglip" / "model.safetensors"
+    with pytest.raises(ValueError, match=rf"under transformers' names.* Load the folder: file/{path.parent}\."):
+        load_backbone(f"file/{path}")
+    with pytest.raises(ValueError, match="under transformers' names"):
+        load_backbone(f"file/{GOLDEN / 'vit_base' / 'model.safetensors'}")
 
 
 # config.json

@@ -19,6 +19,8 @@ _SHOWN = 5
 # keys under which training scripts store weights, in order of preference: DINO's result is its teacher
 _KEYS = ("state_dict", "model", "model_state_dict", "model_state", "teacher", "ema", "model_ema", "module", "student")
 _DEEPEST = 4
+# parts of names that files of transformers have
+_TRANSFORMERS_MARKS = ("embeddings.patch_embedding.weight", "embeddings.patch_embeddings.")
 # names that identify the image side, after any prefix of a training script
 _MARKS = ("patch_embed.proj.weight", "visual.conv1.weight", "visual.trunk.patch_embed.proj.weight")
 
@@ -73,6 +75,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def check_layout(checkpoint: Checkpoint) -> None:
     """Raise ValueError if the arrays of a file are neither a ViT's nor a CLIP's."""
     if checkpoint.layout == "unknown":
+        if any(mark in key for key in checkpoint.state for mark in _TRANSFORMERS_MARKS):
+            raise ValueError(
+                f"{checkpoint.path} holds tensors under transformers' names, which need a config.json beside them. "
+                f"Load the folder: file/{checkpoint.path.parent}."
+            )
         raise ValueError(
             f"{checkpoint.path} has none of the known layouts (timm, open_clip, OpenAI CLIP, MAE, MoCo v3, ViT .npz); "
             f"its keys begin with {_first(list(checkpoint.state))}. If it holds another model of timm, name that: "

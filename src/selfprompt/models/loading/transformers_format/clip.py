@@ -72,12 +72,15 @@ def convert_clip(config: Config, tensors: State) -> tuple[dict[str, Any], State]
 
 
 def convert_clip_image(config: Config, tensors: State) -> tuple[dict[str, Any], State]:
-    """Return the arguments of open_clip's CLIP and the weights of its image side alone; "projected" says if it has all.
+    """Return the arguments of open_clip's CLIP, and the weights of its image side alone.
+
+    The argument "projected" says whether there is a projection.
 
     Raises:
         ValueError: If the activation is none of a CLIP.
     """
-    rest = without_prefix(without(tensors, IGNORED), ("vision_model.",))
+    text_side = () if config.kind == "clip_vision_model" else ("text_model.*", "text_projection.*", "logit_scale")
+    rest = without_prefix(without(tensors, (*IGNORED, *text_side)), ("vision_model.",))
     state = _take_image(rest, config.image, "", "")
     return {**_image_arguments(config.image), "projected": "proj" in state}, state | rest
 

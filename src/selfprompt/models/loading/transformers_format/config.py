@@ -105,6 +105,7 @@ DEFAULTS: dict[str, tuple[Side, Side | None]] = {
     "siglip": (_SIGLIP, _SIGLIP),
     "siglip2": (_SIGLIP, _SIGLIP),
     "clip_vision_model": (_CLIP, None),
+    "chinese_clip": (_CLIP, None),
     "siglip_vision_model": (_SIGLIP, None),
     "siglip2_vision_model": (_SIGLIP, None),
     "vit": (_VIT, None),
@@ -114,6 +115,9 @@ DEFAULTS: dict[str, tuple[Side, Side | None]] = {
     "dinov3_vit": (_DINOV3, None),
 }
 """Defaults of the image and the text side of each supported ``model_type``."""
+
+IMAGE_SIDES_OF = ("chinese_clip",)
+"""Types with two sides of which only the image side is read."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "hidden_size": (1, 1 << 14),
@@ -153,11 +157,11 @@ def read_config(path: Path, name: str) -> Config:
     if not isinstance(kind, str) or kind not in DEFAULTS:
         raise TypeError(f"{name} is not supported: {_why_unsupported(raw)}.")
     image, text = DEFAULTS[kind]
-    if text is None:
+    if text is None and kind not in IMAGE_SIDES_OF:
         return Config(kind, _side(raw, image, path))
     shared = {"projection_dim": raw.get("projection_dim")}  # the sides repeat it, and it is not used there
-    sides = [_section(raw, side, path) | shared for side in ("vision", "text")]
-    return Config(kind, _side(sides[0], image, path), _side(sides[1], text, path))
+    vision = _side(_section(raw, "vision", path) | shared, image, path)
+    return Config(kind, vision, None if text is None else _side(_section(raw, "text", path) | shared, text, path))
 
 
 def read_object(path: Path) -> dict[str, Any]:

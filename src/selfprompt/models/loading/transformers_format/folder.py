@@ -22,7 +22,7 @@ from selfprompt.models.loading.transformers_format.clip import (
     convert_clip,
     convert_clip_image,
 )
-from selfprompt.models.loading.transformers_format.config import CONFIG, Config, Side, read_config
+from selfprompt.models.loading.transformers_format.config import CONFIG, IMAGE_SIDES_OF, Config, Side, read_config
 from selfprompt.models.loading.transformers_format.dinov3 import build_dinov3, convert_dinov3
 from selfprompt.models.loading.transformers_format.keys import State
 from selfprompt.models.loading.transformers_format.siglip import (
@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[Convert, Callable[[dict[str, Any]], nn.Module]]] = {
     "siglip": (convert_siglip, build_siglip),
     "siglip2": (convert_siglip, build_siglip),
     "clip_vision_model": (convert_clip_image, build_clip_image),
+    "chinese_clip": (convert_clip_image, build_clip_image),
     "siglip_vision_model": (convert_siglip_image, build_vit),
     "siglip2_vision_model": (convert_siglip_image, build_vit),
     "vit": (convert_vit, build_vit),
@@ -100,6 +101,7 @@ def _backbone(
     notes = {
         f"it has no {images.FILES[0]}; images are prepared as is usual for {config.kind}": preprocess_file is None,
         f"its images have {size} pixels, and {images.FILES[0]} is for {preprocess.size}": preprocess.size != size,
+        f"the text side of {config.kind} is not read": config.kind in IMAGE_SIDES_OF,
         f"it has no {TOKENIZER}, so class names cannot be read": text is not None and tokenizer is None,
     }
     return Backbone(

@@ -20,6 +20,7 @@ _SIGLIP = Preprocess(224, *HALF, mode="squash")
 USUAL = {
     "clip": Preprocess(224, *OPENAI),
     "clip_vision_model": Preprocess(224, *OPENAI),
+    "chinese_clip": Preprocess(224, *OPENAI),
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,
     "siglip2": _SIGLIP2,
