@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import Ran
+from tests.models import vocabularies
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "backbones"
 pytestmark = pytest.mark.slow
@@ -29,6 +30,21 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((folder / "config.json").read_bytes())
     for key in ("vocab_size", "max_position_embeddings"):
         del config["text_config"][key]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded SigLIP with a tokenizer and SigLIP's context."""
+    folder = tmp_path_factory.mktemp("models") / "siglip"
+    shutil.copytree(GOLDEN / "siglip", folder)
+    vocabularies.t5(folder / "tokenizer.json")
+    state, name = load_file(folder / "model.safetensors"), "text_model.embeddings.position_embedding.weight"
+    state[name] = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    save_file(state, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_bytes())
+    del config["text_config"]["max_position_embeddings"]
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -62,6 +78,14 @@ def test_methods_of_a_clip(
     method: str, clip_folder: Path, run: Callable[..., Ran], photos: Path, tmp_path: Path
 ) -> None:
     trains_and_predicts(run, photos, tmp_path / "out", method, clip_folder)
+
+
+@pytest.mark.parametrize("method", ["coop", "sep", "spt-deep"])
+def test_methods_of_a_siglip(
+    method: str, siglip_folder: Path, run: Callable[..., Ran], photos: Path, tmp_path: Path
+) -> None:
+    options = ("--options.prompts", "2") if method == "spt-deep" else ()
+    trains_and_predicts(run, photos, tmp_path / "out", method, siglip_folder, *options)
 
 
 def test_another_folder_is_recognised(run: Callable[..., Ran], photos: Path, tmp_path: Path) -> None:
