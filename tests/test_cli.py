@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import resource
 import shutil
 import signal
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 import selfprompt
 from selfprompt.cli.main import COMMANDS, main
 from selfprompt.methods import option_texts
+from selfprompt.models.loading import coverage
 from selfprompt.recipes.recipe import load_recipe, recipe_names
 from tests.conftest import COLOURS, FAST, photo, ran, started, write_photos
 
@@ -174,7 +176,7 @@ USAGE = {
     "no such bench": (["report", "none"], 1, "none"),
     "no such root": (["data", "check", "none"], 1, "none is not a folder"),
     "unknown method to list": (["methods", "seep"], 2, "Did you mean 'sep'?"),
-    "unknown backbone to list": (["backbones", "zzz"], 2, "No listed backbone has 'zzz' in its name"),
+    "unknown backbone to list": (["backbones", "zzz"], 2, "No name of a backbone contains 'zzz'"),
 }
 
 
@@ -311,7 +313,24 @@ def test_methods_lists_all_and_shows_one(run):
 def test_backbones_lists_forms_and_models_in_full(run):
     listed = run("backbones").out
     assert all(name in listed for name in ("embedded/mae", "file/<path>", "timm/vit_base_patch16_224.augreg_in21k"))
-    assert "embedded/mae" not in run("backbones", "clip").out
+    assert "embedded/mae" not in run("backbones", "ViT-S-32").out
+
+
+def test_backbones_searches_published_names_and_shows_what_works(run, monkeypatch):
+    monkeypatch.setattr(coverage, "support_of", lambda model: coverage.Support(True, model.startswith("open_clip")))
+    listed = run("backbones", "mobileclip2-b").out
+    assert "open_clip/MobileCLIP2-B/TAG" in listed
+    assert "apple/MobileCLIP2-B" in listed
+    assert "= open_clip/MobileCLIP2-B/dfndr2b" in listed
+    assert "heads, text, image prompts, both" in listed
+    assert re.search(r"both: .*\bsep\b", listed), "which methods these are"
+    assert re.search(r"\.\.\. and \d+ more of timm: give a longer word", run("backbones", "vit_").out)
+
+
+def test_backbones_counts_what_works(run):
+    listed = run("backbones", "vit_tiny_patch16_224", "--coverage").out
+    assert re.search(r"timm/vit_tiny_patch16_224 *\W *2 \W *yes \W *\W *yes", listed)
+    assert re.search(r"timm: architectures .*1 of 1 .*0 of 1 .*1 of 1", listed)
 
 
 class TestConfig:

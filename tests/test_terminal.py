@@ -107,7 +107,7 @@ def test_warnings_hold_names(name: tuple[str, str], run, monkeypatch: pytest.Mon
             warnings.warn(f"{name[0]} is dark", stacklevel=1)
         return 0
 
-    monkeypatch.setattr("selfprompt.cli.listing.backbones", command)
+    monkeypatch.setattr("selfprompt.cli.backbones.backbones", command)
     shown = warnings.showwarning
     assert run("backbones").err == f"selfprompt: warning: {name[1]} is dark\n"
     assert warnings.showwarning is shown

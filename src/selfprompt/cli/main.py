@@ -31,7 +31,7 @@ COMMANDS = {
     "analyze": "show what the prompts of a saved classifier do",
     "data": "list, show, check and download data sets",
     "methods": "list the methods, or the options of one",
-    "backbones": "list the names of frozen models",
+    "backbones": "search the names of frozen models, and what works with them",
     "demo": "run everything once on small images, without downloads",
 }
 RESUME_HINTS = {
@@ -39,7 +39,7 @@ RESUME_HINTS = {
     "bench": " Repeat the command to continue.",
     "predict": " Repeat the command to continue a job with --out.",
 }
-MODULES = {"eval": "evaluate", "methods": "listing", "backbones": "listing"}
+MODULES = {"eval": "evaluate"}
 
 
 class NoteHandler(logging.Handler):

@@ -29,10 +29,10 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     check_name(name, model_name)
     if file:
         checkpoint = read_checkpoint(file)
-        model = _random_clip(model_name)
+        model = random_clip(model_name)
         assemble.fill_clip(model, checkpoint)
     elif tag == "random":
-        model = _random_clip(model_name)
+        model = random_clip(model_name)
     else:
         model = _pretrained_clip(name, model_name, tag, say)
     with downloading(f"the tokenizer of {name}", "a model whose tokenizer ships with open_clip (no SigLIP)"):
@@ -42,9 +42,10 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     return assemble.clip_backbone(name, model, tokenizer, images=images, note=note)
 
 
-def _random_clip(model_name: str) -> Any:
+def random_clip(model_name: str, device: str = "cpu") -> Any:
+    """Build a model with random weights; on the device "meta" without any."""
     with seeded(), _without_random_warning():
-        return open_clip.create_model(model_name, pretrained_text=False)
+        return open_clip.create_model(model_name, device=device, pretrained_text=False)
 
 
 def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:

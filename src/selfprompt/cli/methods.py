@@ -1,4 +1,4 @@
-"""``selfprompt methods`` and ``selfprompt backbones``: list methods, their options, and backbones."""
+"""``selfprompt methods``: lists the methods, and the options of one."""
 
 import inspect
 from argparse import SUPPRESS
@@ -8,17 +8,15 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from selfprompt.cli.console import make_console
-from selfprompt.cli.usage import UsageError, usage
+from selfprompt.cli.usage import usage
 from selfprompt.methods import list_methods
 from selfprompt.recipes.options import AutoOptions
 from selfprompt.recipes.recipe import AUTO, Recipe, load_recipe, recipe_names
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
-    """Declare the commands' arguments."""
-    of_methods = parser.prog.endswith("methods")
-    text = "method or recipe whose options to show" if of_methods else "list only names that contain this text"
-    parser.add_argument("name", type=str | None, nargs="?", help=text)
+    """Declare the command's arguments."""
+    parser.add_argument("name", type=str | None, nargs="?", help="method or recipe whose options to show")
 
 
 def methods(options: Namespace) -> int:
@@ -62,19 +60,3 @@ def _documentation(recipe: Recipe) -> tuple[str, type]:
     with usage():
         method = find_method(recipe.method)
     return inspect.getdoc(method) or "", method.Options
-
-
-def backbones(options: Namespace) -> int:
-    """List the forms of names, and recommended models."""
-    from selfprompt.models.loading.by_name import list_backbones
-
-    rows = [row for row in list_backbones() if not options.name or options.name in row[0]]
-    if not rows:
-        raise UsageError(f"No listed backbone has {options.name!r} in its name. List all: selfprompt backbones.")
-    listed = Table(title="backbones", title_justify="left")
-    listed.add_column("name", no_wrap=True)
-    listed.add_column("description")
-    for row in rows:
-        listed.add_row(*row)
-    make_console().print(listed)
-    return 0
