@@ -406,7 +406,8 @@ def test_absent_values_are_the_defaults_of_the_class(tmp_path: Path) -> None:
         ({"num_channels": 1}, "'num_channels' must be 3, got 1"),
         ({"hidden_act": "relu"}, r"'hidden_act' must be one of gelu, .*, got 'relu'; for another model use its timm/"),
         ({"hidden_act": {"a": 1}}, "'hidden_act' must be one of"),
-        ({"hidden_size": 16384, "image_size": 8192}, "does not fit VisionTransformer"),
+        ({"hidden_size": 16384, "image_size": 2048}, "does not fit VisionTransformer"),
+        ({"image_size": 4096}, "'image_size' must be at most 256 patches, got 4096 pixels with patches of 8"),
     ],
 )
 def test_values_out_of_range(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -420,7 +421,7 @@ def test_values_out_of_range(settings: dict[str, Any], message: str, tmp_path: P
         ({"model_type": "bert"}, r"must be one of clip, siglip, .*, got 'bert'; for another model use its timm/<name>"),
         ({"model_type": None}, "must be one of clip, siglip, .*, got None"),
         ({"model_type": ["vit"]}, "must be one of clip, siglip"),
-        ({"model_type": None, "architecture": "vit_tiny"}, r"is timm's; use timm/vit_tiny@<file>"),
+        ({"model_type": None, "architecture": "vit_tiny"}, r"in the layout of timm; load it with timm/local-dir:/"),
     ],
 )
 def test_other_models(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -429,7 +430,7 @@ def test_other_models(settings: dict[str, Any], message: str, tmp_path: Path) ->
 
 
 def test_a_folder_without_config(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"must hold config\.json, .* with open_clip/local-dir:FOLDER"):
+    with pytest.raises(FileNotFoundError, match=r"must hold config\.json, .* load it with open_clip/local-dir:/"):
         load(tmp_path)
 
 
@@ -637,7 +638,10 @@ def test_a_refused_model_costs_no_download(hub: Callable[[Path], list[str]], tmp
     log = hub(changed("vit_base", tmp_path / "commit", model_type="bert"))
     with pytest.raises(TypeError, match="hf/org/model is not supported"):
         load_backbone("hf/org/model")
-    assert log == ["config.json at None"]
+    (tmp_path / "commit" / "config.json").write_text('{"architecture": "vit_tiny_patch16_224"}')
+    with pytest.raises(TypeError, match="load it with timm/hf-hub:org/model"):
+        load_backbone("hf/org/model")
+    assert log == 2 * ["config.json at None"]
 
 
 def test_terms_that_were_not_accepted(hub: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

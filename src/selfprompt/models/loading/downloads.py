@@ -35,6 +35,10 @@ class ModelFolder:
     say: Say | None = None
     revision: str | None = None
 
+    def named(self, library: str) -> str:
+        """Return the backbone's name in the layout of "timm" or "open_clip"."""
+        return f"{library}/{LOCAL}{self.folder}" if self.folder is not None else f"{library}/{HUB}{self.repository}"
+
     def find(self, *names: str, optional: bool = False) -> Path | None:
         """Return the first of these files that exists; a repository's is fetched into the hub's cache.
 

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from selfprompt.models.loading.downloads import ModelFolder
 from selfprompt.models.loading.infer_architecture import LONGEST_TEXT
 from selfprompt.utils.json_files import read_json
 
 CONFIG = "config.json"
 LARGEST_JSON = 1 << 24
 """Bytes of a JSON file beside weights; those of the hub have up to one megabyte."""
+FINEST_GRID = 256
+"""Patches in a row; published models have less than half."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 """Least and greatest value of each number."""
 
 
-def read_config(path: Path, name: str) -> Config:
+def read_config(path: Path, source: ModelFolder) -> Config:
     """Read and check a config.json. Keys that ask for code, such as ``auto_map``, are never read.
 
     Args:
         path: Path of the file.
-        name: Name of the backbone, for messages.
+        source: Where it comes from, for messages.
 
     Raises:
         ValueError: If the file is damaged, or a value is of the wrong type or out of range.
@@ -155,7 +158,7 @@ def read_config(path: Path, name: str) -> Config:
     raw = read_object(path)
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in DEFAULTS:
-        raise TypeError(f"{name} is not supported: {_why_unsupported(raw)}.")
+        raise TypeError(f"{source.name} is not supported: {_why_unsupported(raw, source)}.")
     image, text = DEFAULTS[kind]
     if text is None and kind not in IMAGE_SIDES_OF:
         return Config(kind, _side(raw, image, path))
@@ -198,6 +201,11 @@ def _side(raw: Mapping[str, Any], defaults: Side, path: Path) -> Side:
             f"{path}: 'hidden_size' must be a multiple of 'num_attention_heads', got {side.hidden_size} and "
             f"{side.num_attention_heads}."
         )
+    if side.image_size > FINEST_GRID * side.patch_size:
+        raise ValueError(
+            f"{path}: 'image_size' must be at most {FINEST_GRID} patches, got {side.image_size} pixels with patches of "
+            f"{side.patch_size}."
+        )
     return side
 
 
@@ -225,10 +233,10 @@ def _checked(key: str, value: Any, default: Any, path: Path) -> Any:
     return type(default)(value)
 
 
-def _why_unsupported(raw: Mapping[str, Any]) -> str:
+def _why_unsupported(raw: Mapping[str, Any], source: ModelFolder) -> str:
     """Return why a configuration is refused, and what to type instead, as a clause."""
-    if isinstance(raw.get("architecture"), str) and "model_type" not in raw:
-        return f"its {CONFIG} is timm's; use timm/{short(raw['architecture'])[1:-1]}@<file> with its weight file"
+    if "architecture" in raw and "model_type" not in raw:
+        return f"its {CONFIG} is in the layout of timm; load it with {source.named('timm')}"
     return (
         f"the model_type in its {CONFIG} must be one of {', '.join(DEFAULTS)}, got {short(raw.get('model_type'))}; "
         "for another model use its timm/<name> or open_clip/<model>/<tag>"

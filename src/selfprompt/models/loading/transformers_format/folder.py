@@ -75,11 +75,11 @@ def load_transformers(source: ModelFolder) -> Backbone:
     path = source.find(CONFIG)
     if path is None:
         raise FileNotFoundError(
-            f"{source.name} must hold {CONFIG}, and there is none. A folder in the layout of open_clip is loaded with "
-            "open_clip/local-dir:FOLDER, a repository with open_clip/hf-hub:org/name."
+            f"{source.name} must hold {CONFIG}, and there is none. If it holds open_clip_config.json, load it with "
+            f"{source.named('open_clip')}."
         )
     source = source.at_revision_of(path)
-    config = read_config(path, source.name)
+    config = read_config(path, source)
     preprocess_file = source.find(*images.FILES, optional=True)
     tokenizer = None if config.text is None else _tokenizer(config.kind, config.text, source)
     tensors = read_tensors(weight_files(source))
