@@ -139,17 +139,10 @@ def fetch_tokenizer(name: str, repository: str, say: Say) -> Path:
     Raises:
         RuntimeError: If it cannot be downloaded, or is not in the cache without a network.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    cached = try_to_load_from_cache(repository, "tokenizer.json")
-    if isinstance(cached, str):
-        return Path(cached)
-    if not HF_HUB_OFFLINE:
-        say(f"downloading the tokenizer of {name} from {repository} on the Hugging Face hub; it is cached")
-    instead = f"a copy in the hub's cache (hf download {repository} tokenizer.json), or a model with CLIP's tokenizer"
+    source = ModelFolder(name, None, repository, say=say)
+    instead = f"a copy in the hub's cache (`hf download {repository} tokenizer.json`), or a model with CLIP's tokenizer"
     with downloading(f"the tokenizer of {name}", instead):
-        return Path(hf_hub_download(repository, "tokenizer.json"))
+        return source._fetch("tokenizer.json")
 
 
 @contextmanager

@@ -64,8 +64,9 @@ class JsonTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Number of ids, those of tokens that no text has included."""
-        return int(self._words.get_vocab_size())
+        """Number of ids that texts can have: T5's files count up to 100 that no text has."""
+        unused = (f"{mark}<extra_id_{number}>" for mark in ("", "▁") for number in range(100))
+        return int(self._words.get_vocab_size()) - sum(self._words.token_to_id(token) is not None for token in unused)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text of any length, without start and end."""

@@ -6,18 +6,20 @@ none. Here the configuration is read as data, the model is built from it, and th
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
-import open_clip
 import timm
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
-from selfprompt.models.backbone import Backbone, Tokenizer
+from selfprompt.models.backbone import Backbone
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import Checkpoint, read_checkpoint
-from selfprompt.models.loading.downloads import ModelFolder, Say, announce, model_folder, seeded
-from selfprompt.models.loading.folder_configs import ClipConfig, read_clip_config, read_timm_config
+from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
+from selfprompt.models.loading.downloads import ModelFolder, Say, announce, fetch_tokenizer, model_folder, seeded
+from selfprompt.models.loading.folder_configs import read_clip_config, read_timm_config
+from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
 from selfprompt.models.loading.licences import say_licence
 
 # in the order in which the libraries look for them
@@ -47,7 +49,13 @@ def load_clip_folder(name: str, source: str, check: Callable[[str, dict[str, Any
     folder = model_folder(name, source)
     config = read_clip_config(folder)
     check(name, config.model | {"text_cfg": {**config.model["text_cfg"], "hf_model_name": config.text_model}})
-    tokenizer = _tokenizer(name, config)
+    tokenizer = clip_tokenizer(
+        name,
+        config.model["text_cfg"],
+        config.tokenizer,
+        config.tokenizer_options,
+        lambda: _tokenizer_file(folder, config.tokenizer, say),
+    )
     checkpoint = _weights(folder, _CLIP_WEIGHTS, say)
     model = _built(folder, checkpoint, lambda: (CustomTextCLIP if config.custom_text else CLIP)(**config.model))
     assemble.fill_clip(model, checkpoint)
@@ -65,6 +73,14 @@ def load_vit_folder(name: str, source: str, check: Callable[[str, str], None], s
     assemble.fill_vit(model, checkpoint)
     mae = config.tag.startswith("mae")
     return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
+
+
+def _tokenizer_file(folder: ModelFolder, source: str, say: Say) -> Path:
+    """Return the tokenizer.json beside the weights, or for a repository without one that of the named source."""
+    path = folder.find(TOKENIZER)
+    if path is None and folder.folder is not None:
+        raise FileNotFoundError(f"{folder.name} must hold {TOKENIZER}, and there is none; put that of {source} there.")
+    return path or fetch_tokenizer(folder.name, source, say)
 
 
 def _weights(folder: ModelFolder, names: tuple[str, ...], say: Say) -> Checkpoint:
@@ -100,20 +116,3 @@ def _built(folder: ModelFolder, checkpoint: Checkpoint, build: Callable[[], Any]
         )
     with seeded():
         return build()
-
-
-def _tokenizer(name: str, config: ClipConfig) -> Tokenizer:
-    if config.tokenizer:
-        raise TypeError(
-            f"{name} is not supported: its tokenizer is {config.tokenizer}, and only CLIP's own can be built here. "
-            "Use a model with CLIP's tokenizer."
-        )
-    text = config.model["text_cfg"]
-    tokenizer: Any = open_clip.SimpleTokenizer(
-        context_length=text.get("context_length", 77), **config.tokenizer_options
-    )
-    if text.get("vocab_size", tokenizer.vocab_size) < tokenizer.vocab_size:
-        raise ValueError(
-            f"The vocabulary of {name} must be at least CLIP's {tokenizer.vocab_size} tokens, got {text['vocab_size']}."
-        )
-    return cast(Tokenizer, tokenizer)

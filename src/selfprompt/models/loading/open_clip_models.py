@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import open_clip
 import timm
 
-from selfprompt.models.backbone import Backbone
+from selfprompt.models.backbone import Backbone, Tokenizer
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
-from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
+from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
+from selfprompt.models.loading.downloads import Say, announce, downloading, fetch_tokenizer, seeded
 from selfprompt.models.loading.library_folders import load_clip_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note, shown
@@ -29,17 +31,27 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     check_name(name, model_name)
     if file:
         checkpoint = read_checkpoint(file)
+    elif tag != "random":
+        _check_tag(name, model_name, tag)
+    tokenizer = _tokenizer(name, model_name, say)
+    if file:
         model = random_clip(model_name)
         assemble.fill_clip(model, checkpoint)
     elif tag == "random":
         model = random_clip(model_name)
     else:
         model = _pretrained_clip(name, model_name, tag, say)
-    with downloading(f"the tokenizer of {name}", "a model whose tokenizer ships with open_clip (no SigLIP)"):
-        tokenizer = open_clip.get_tokenizer(model_name)
     images = model.visual.preprocess_cfg if tag not in ("", "random") else images_of(model_name)
     note = checkpoint.note if file else random_note(name) if tag == "random" else ""
     return assemble.clip_backbone(name, model, tokenizer, images=images, note=note)
+
+
+def _tokenizer(name: str, model_name: str, say: Say) -> Tokenizer:
+    """Build the tokenizer of a model, before its weights are asked for."""
+    text = open_clip.get_model_config(model_name)["text_cfg"]
+    source = text.get("hf_tokenizer_name", "")
+    find = partial(fetch_tokenizer, name, source, say)
+    return clip_tokenizer(name, text, source, text.get("tokenizer_kwargs", {}), find)
 
 
 def random_clip(model_name: str, device: str = "cpu") -> Any:
@@ -48,10 +60,13 @@ def random_clip(model_name: str, device: str = "cpu") -> Any:
         return open_clip.create_model(model_name, device=device, pretrained_text=False)
 
 
-def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
+def _check_tag(name: str, model_name: str, tag: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
         raise unknown(name, [f"open_clip/{model_name}/{known}" for known in [*tags, "random"]])
+
+
+def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
     # OpenAI's weights need QuickGELU; open_clip 3.3 only warns if the model's config lacks it
     record = open_clip.get_pretrained_cfg(model_name, tag)
     quick = bool(record.get("quick_gelu"))
