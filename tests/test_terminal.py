@@ -9,7 +9,7 @@ import pytest
 
 from selfprompt.cli.console import Console, Output, table
 from selfprompt.cli.main import main
-from selfprompt.cli.terminal_text import printable
+from selfprompt.utils.wording import printable
 
 NAMES = {
     "escape": ("a\x1b[2Jb", r"a\x1b[2Jb"),

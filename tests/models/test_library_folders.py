@@ -243,7 +243,7 @@ def test_without_a_network(family: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("hf-hub:", "must be followed by a repository as org/name, without a tag or revision, got ''"),
+        ("hf-hub:", "is written org/name, without a tag or revision, got ''"),
         ("hf-hub:name", "got 'name'"),
         ("hf-hub:org/name@main", "got 'org/name@main'"),
         ("hf-hub:../../x", r"got '\.\./\.\./x'"),

@@ -137,6 +137,10 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hf-hub:somebody/model", "hf/somebody/model"),
         ("local-dir:/models/clip", "'open_clip/local-dir:/models/clip'"),
         ("embeded/clip", "embedded/clip"),
+        ("TIMM/vit_tiny_patch16_224/random", "timm/vit_tiny_patch16_224/random"),
+        ("timm/vit_base_patch16_224.", "timm/vit_base_patch16_224"),
+        ("clip-ViT-B-32", "open_clip/ViT-B-32/openai"),
+        ("facebook/dinov2-bass", "facebook/dinov2-base? A repository"),
         ("dinov2", "selfprompt backbones dinov2"),
         ("timm/dinov2_vits14", "selfprompt backbones dinov2"),
         ("\x1b[31mx\u202e", "Forms: embedded/clip, "),
@@ -154,6 +158,31 @@ def test_a_path_names_its_form(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
     with pytest.raises(ValueError, match=rf"A local file or folder is loaded with 'file/{tmp_path}/weights\.pth'\.$"):
         load_backbone(f"{tmp_path}/weights.pth")
+
+
+def test_errors_quote_no_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "two\nlines.pth").touch()
+    with pytest.raises(ValueError, match=r"two\\nlines\.pth is empty"):
+        load_backbone(f"file/{tmp_path}/two\nlines.pth")
+
+
+def test_a_file_that_must_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(by_name, "read_checkpoint", refuse)
+    with pytest.raises(RuntimeError, match=r"^A file of 'file/secret\.pth' cannot be read: Permission denied\.$"):
+        load_backbone("file/secret.pth")
+
+
+NO_FILES = ["timm/vit_tiny_patch16_224@", "open_clip/ViT-B-32@", "timm/local-dir:", "file/~nobody-here/x"]
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_names_no_file_is_not_fetched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreachable(monkeypatch)
+    with pytest.raises(FileNotFoundError, match="must be"):
+        load_backbone(name)
 
 
 def test_a_name_must_be_text(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from selfprompt.cli.bench_plan import Plan, make_plan, override_types
 from selfprompt.cli.console import Console, make_console
 from selfprompt.cli.parsing import Parser
-from selfprompt.cli.terminal_text import printable
 from selfprompt.cli.usage import UsageError
 from selfprompt.recipes.renamed import RECIPE_KEYS
-from selfprompt.utils.wording import plural
+from selfprompt.utils.wording import plural, printable
 
 if TYPE_CHECKING:
     from selfprompt.benchmarks.cells import Cell

@@ -19,7 +19,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from selfprompt.cli.terminal_text import fill, printable
+from selfprompt.cli.terminal_text import fill
+from selfprompt.utils.wording import printable
 
 CSV_GUARD = "in CSV, put an apostrophe before names that a spreadsheet may evaluate as formulas (= + - @)"
 """Help text of --csv-guard."""

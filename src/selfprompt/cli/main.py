@@ -17,9 +17,10 @@ from types import ModuleType
 from jsonargparse import Namespace, set_parsing_settings
 
 from selfprompt.cli.parsing import Parser, check_arguments, explain_parse_error, note, underscored, with_present_names
-from selfprompt.cli.terminal_text import printable, wrapped
+from selfprompt.cli.terminal_text import wrapped
 from selfprompt.cli.usage import UsageError, check_not_empty
 from selfprompt.utils.suggestions import did_you_mean
+from selfprompt.utils.wording import printable
 
 COMMANDS = {
     "train": "tune a backbone on a folder of labelled images",

@@ -13,10 +13,10 @@ from rich.table import Table
 from selfprompt.cli.console import CSV_GUARD, Output, make_console, table
 from selfprompt.cli.predict_steps import PredictionCounter, load_classifier, stream
 from selfprompt.cli.saved_classifier import CLASSES_HELP, add_classifier_argument, add_loading_options
-from selfprompt.cli.terminal_text import printable
 from selfprompt.cli.usage import UsageError, check_at_least, usage
 from selfprompt.inference.predictions import Prediction, Request, as_csv, as_lines, as_record, csv_header
 from selfprompt.utils.files import to_json
+from selfprompt.utils.wording import printable
 
 MAX_LIST_IN_MEMORY = 1 << 20
 """Bytes of the list of images that are kept in memory; a longer list goes to a temporary file."""

@@ -9,8 +9,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from selfprompt.cli.console import CSV_GUARD, Console, make_console
-from selfprompt.cli.terminal_text import printable
 from selfprompt.reports.tables import Table, lay_out
+from selfprompt.utils.wording import printable
 
 if TYPE_CHECKING:
     from selfprompt.benchmarks.results import GridResults

@@ -1,27 +1,8 @@
-"""Text for a terminal: control characters are escaped, and long lines are broken between words."""
+"""Text for a terminal: long lines are broken between words."""
 
 import shutil
 import textwrap
-import unicodedata
 from typing import TextIO
-
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories without a glyph: controls, formats (bidirectional, zero-width), surrogates, line separators."""
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    """Escape control characters, direction overrides, line breaks and the like as ``\\x1b``, ``\\u202e``, ``\\n``.
-
-    Args:
-        text: A name or a message, which may contain anything.
-        keep: Such characters to leave as they are.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter in keep or unicodedata.category(letter) not in HIDDEN else ascii(letter)[1:-1]
-        for letter in text
-    )
 
 
 def fill(line: str, width: int) -> str:

@@ -5,7 +5,8 @@ timm and open_clip are imported where they are used, which takes longer than pre
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
@@ -14,8 +15,9 @@ from selfprompt.models.loading import embedded
 from selfprompt.models.loading.aliases import find_alias
 from selfprompt.models.loading.checkpoint_files import load_strict, read_checkpoint
 from selfprompt.models.loading.downloads import Say, model_folder, seeded
-from selfprompt.models.loading.names import HUB, LOCAL, list_backbones
+from selfprompt.models.loading.names import HUB, LOCAL, list_backbones, shown
 from selfprompt.models.loading.unknown_names import unknown
+from selfprompt.utils.wording import printable
 
 __all__ = ["Backbone", "Preprocess", "Tokenizer", "list_backbones", "load_backbone"]
 
@@ -34,10 +36,33 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
         ValueError: For a name of no known form, an unknown model, or a file that does not fit.
         TypeError: For a CLIP whose text side is not open_clip's own, or a model without one vector per image.
         FileNotFoundError: If a local file is missing.
-        RuntimeError: If pretrained weights or a tokenizer cannot be downloaded.
+        RuntimeError: If pretrained weights or a tokenizer cannot be downloaded, or a file cannot be read.
+        ImportError: If the tokenizer needs a package that is not installed.
     """
     if not isinstance(name, str):
         raise TypeError(f"A backbone's name must be text, got {type(name).__name__}.")
+    with _readable_errors(name):
+        backbone = _load(name, say)
+        backbone.check_finite()
+    return backbone
+
+
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    """Escape control characters in messages, which may quote names and files of strangers; explain errors of files."""
+    kinds = (ValueError, TypeError, FileNotFoundError, RuntimeError, ImportError)
+    try:
+        yield
+    except kinds as error:
+        if str(error).isprintable():
+            raise
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(printable(str(error))) from error
+    except OSError as error:
+        raise RuntimeError(f"A file of {shown(name)} cannot be read: {error.strerror or error}.") from error
+
+
+def _load(name: str, say: Say) -> Backbone:
     alias = find_alias(name)
     if alias:
         say(str(alias))
@@ -52,9 +77,7 @@ def load_backbone(name: str, *, say: Say = logger.info) -> Backbone:
     }
     if family not in loaders or not rest:
         raise unknown(name)
-    backbone = loaders[family](name, rest, say)
-    backbone.check_finite()
-    return backbone
+    return loaders[family](name, rest, say)
 
 
 def _load_file(name: str, rest: str, say: Say) -> Backbone:
@@ -67,6 +90,9 @@ def _load_file(name: str, rest: str, say: Say) -> Backbone:
 
 
 def _load_hub(name: str, rest: str, say: Say) -> Backbone:
+    from selfprompt.models.loading.licences import say_licence
+
+    say_licence(name, rest, say)
     return _load_transformers(name, f"{HUB}{rest}", say)
 
 

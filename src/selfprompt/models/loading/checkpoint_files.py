@@ -60,7 +60,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read.
     """
-    path, name = _split_name(Path(path).expanduser())
+    path, name = _split_name(Path(os.path.expanduser(path)))
     kind, raw = read_weights(path)
     if kind == "npz":
         return Checkpoint(path, "npz", {}, dict(raw))

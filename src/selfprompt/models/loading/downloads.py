@@ -95,14 +95,15 @@ def model_folder(name: str, source: str) -> ModelFolder:
         ValueError: If it is not the name of a repository.
     """
     if source.startswith(LOCAL):
-        folder = Path(source.removeprefix(LOCAL)).expanduser()
+        folder = os.path.expanduser(source.removeprefix(LOCAL))
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"{LOCAL} must be followed by a folder, and {shown(folder)} is none.")
-        return ModelFolder(name, folder)
+        return ModelFolder(name, Path(folder))
     repository = source.removeprefix(HUB)
     if not REPOSITORY.fullmatch(repository):
         raise ValueError(
-            f"{HUB} must be followed by a repository as org/name, without a tag or revision, got {shown(repository)}."
+            "A repository of the Hugging Face hub is written org/name, without a tag or revision, "
+            f"got {shown(repository)}."
         )
     return ModelFolder(name, None, repository)
 

@@ -24,12 +24,12 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     """Load ``<model>/<tag>``, ``<model>@<file>``, ``<model>/random``, or a folder; see ``load_backbone``."""
     if rest.startswith((LOCAL, HUB)):
         return load_clip_folder(name, rest, check_config, say)
-    model_name, _, file = rest.partition("@")
+    model_name, at, file = rest.partition("@")
     tag = ""
-    if not file:
+    if not at:
         model_name, _, tag = model_name.partition("/")
     check_name(name, model_name)
-    if file:
+    if at:
         checkpoint = read_checkpoint(file)
     elif tag != "random":
         _check_tag(name, model_name, tag)
@@ -42,7 +42,7 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     else:
         model = _pretrained_clip(name, model_name, tag, say)
     images = model.visual.preprocess_cfg if tag not in ("", "random") else images_of(model_name)
-    note = checkpoint.note if file else random_note(name) if tag == "random" else ""
+    note = checkpoint.note if at else random_note(name) if tag == "random" else ""
     return assemble.clip_backbone(name, model, tokenizer, images=images, note=note)
 
 

@@ -18,14 +18,14 @@ def load_timm(name: str, rest: str, say: Say) -> Backbone:
     """Load ``<name>``, ``<name>@<file>``, ``<name>/random``, or a folder; see ``load_backbone``."""
     if rest.startswith((LOCAL, HUB)):
         return load_vit_folder(name, rest, check_name, say)
-    model_name, _, file = rest.partition("@")
-    random = not file and model_name.endswith("/random")
+    model_name, at, file = rest.partition("@")
+    random = not at and model_name.endswith("/random")
     model_name = model_name.removesuffix("/random")
     check_name(name, model_name)
     mae = ".mae" in model_name
-    if file:
-        model = _random_model(model_name)
+    if at:
         checkpoint = read_checkpoint(file)
+        model = _random_model(model_name)
         assemble.fill_vit(model, checkpoint)
         return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
     if random:
@@ -45,11 +45,11 @@ def _random_model(model_name: str) -> Any:
 
 def check_name(name: str, model_name: str) -> None:
     """Refuse unknown names and images that are not square before anything is downloaded."""
-    architecture, _, tag = model_name.partition(".")
+    architecture, dot, _ = model_name.partition(".")
     if not timm.is_model(architecture):
         raise unknown(name)
     known = [full for full in timm.list_pretrained() if full.partition(".")[0] == architecture]
-    if tag and model_name not in known:
+    if dot and model_name not in known:
         raise unknown(name, [f"timm/{full}" for full in known])
     height, width = getattr(timm.get_pretrained_cfg(model_name), "input_size", (3, 0, 0))[-2:]
     if height != width:

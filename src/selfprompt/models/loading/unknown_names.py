@@ -58,7 +58,8 @@ def _elsewhere(name: str, typed: str) -> str:
             f"A folder is loaded with {shown(f'open_clip/{typed}')} or {shown(f'timm/{typed}')}, or with file/FOLDER."
         )
     if REPOSITORY.fullmatch(typed):
-        return (
+        known = get_close_matches(typed, [alias.typed for alias in list_aliases()], n=1, cutoff=0.85)
+        return (f"Did you mean {known[0]}? " if known else "") + (
             f"A repository of the Hugging Face hub is loaded with hf/{typed} (in the layout of transformers), "
             f"open_clip/hf-hub:{typed} or timm/hf-hub:{typed}."
         )
@@ -92,7 +93,7 @@ def _spelled(typed: str) -> list[str]:
 def _keys(name: str) -> Iterator[str]:
     """Yield what names have in common that somebody may take for each other."""
     words = re.findall(r"[a-z0-9]+", name.lower())
-    for start in (["timm"], ["open", "clip"], ["openclip"]):
+    for start in (["timm"], ["open", "clip"], ["openclip"], ["clip"]):
         if words[: len(start)] == start:
             words = words[len(start) :]
     if words:
@@ -103,9 +104,10 @@ def _keys(name: str) -> Iterator[str]:
 @cache
 def _by_key() -> dict[str, tuple[str, ...]]:
     import open_clip
+    import timm
 
     table: dict[str, list[str]] = {}
-    for name in _names():
+    for name in (*_names(), *(f"timm/{name}/random" for name in timm.list_models())):
         for key in _keys(name):
             table.setdefault(key, []).append(name)
     for model in open_clip.list_models():
