@@ -135,7 +135,7 @@ def test_mmrl_where_all_tokens_see_all(family: str) -> None:
     assert_same(encoded(method), unit(wanted))
 
 
-@pytest.mark.parametrize("family", ["siglip2", "clipa", "metaclip2", "metaclip2-mt5"])
+@pytest.mark.parametrize("family", ["siglip2", "clipa", "metaclip2", "metaclip2-mt5", "bert", "nllb"])
 @pytest.mark.parametrize("name", READERS)
 def test_every_reader_of_texts_trains_and_takes_new_names(family: str, name: str) -> None:
     backbone, model = loaded(family)
@@ -160,7 +160,7 @@ def test_every_reader_of_texts_trains_and_takes_new_names(family: str, name: str
         assert not found[:, 0].allclose(kept[:, 0])
 
 
-@pytest.mark.parametrize("family", ["siglip2", "metaclip2"])
+@pytest.mark.parametrize("family", ["siglip2", "metaclip2", "bert"])
 def test_an_artifact_comes_back(family: str, tmp_path: Path) -> None:
     backbone = loaded(family)[0]
     method = built("sep", family, text_prompts=2)

@@ -44,6 +44,9 @@ class TestSupport:
             ("timm/resnet10t", Support(blocks=False, text=False)),
             ("open_clip/ViT-S-32", Support(blocks=True, text=True)),
             ("open_clip/RN50", Support(blocks=False, text=True)),
+            ("open_clip/xlm-roberta-base-ViT-B-32", Support(blocks=True, text=True)),
+            ("open_clip/nllb-clip-large-siglip", Support(blocks=True, text=True)),
+            ("open_clip/mt5-xl-ViT-H-14", Support(blocks=True, text=True)),
         ],
     )
     def test_of_an_architecture(self, model: str, support: Support) -> None:

@@ -4,26 +4,26 @@ import pytest
 import torch
 
 from selfprompt.methods.class_texts import add_prompts, encode_template, tokenize, tokenize_for_tower
+from selfprompt.methods.heads import unit
 from selfprompt.models.loading import assemble
 from selfprompt.models.text_layout import TextLayout
 from tests.models import tiny
 from tests.models.tiny import assert_same
-from tests.models.tiny_texts import CONTEXT, FAMILIES, loaded
+from tests.models.tiny_texts import CONTEXT, FAMILIES, loaded, upstream
 
 NAMES = ("cat", "Great-White dog", "x")
 every = pytest.mark.parametrize("family", FAMILIES)
 
 
 @every
-def test_features_are_open_clips(family: str) -> None:
+def test_features_are_upstreams(family: str) -> None:
     backbone, model = loaded(family)
     text, tokenizer = backbone.text_side()
     texts = [f"a photo of a {name}." for name in NAMES]
-    with torch.no_grad():
-        whole = model.encode_text(tokenizer(texts), normalize=True)
+    whole = unit(upstream(model, tokenizer(texts), torch.zeros(len(texts), 0, dtype=torch.long), torch.zeros(0, 64)))
     assert_same(encode_template(backbone, "a photo of a {}.", NAMES), whole)
     ids, _ = tokenize_for_tower(backbone, texts)
-    assert (ids.shape[1] < CONTEXT) == (text.layout.cut == "end")
+    assert (ids.shape[1] < CONTEXT) == (text.layout.cut != "never")
     assert (whole[0] - whole[1]).abs().max() > 1e-3
 
 

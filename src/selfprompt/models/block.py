@@ -1,4 +1,4 @@
-"""The pre-norm transformer block of timm and open_clip as one function that computes only the tokens that are read.
+"""The transformer block of all libraries as one function that computes only the tokens that are read.
 
 Upstream computes every token of a block. Here tokens may serve as keys and values alone (deep prompts, whose outputs
 the next block discards), and the last block may compute the pooled tokens alone. Results equal upstream's up to float
@@ -29,6 +29,11 @@ FEW_KEYS = 32
 Map = Callable[[Tensor], Tensor]
 
 
+def identity(x: Tensor) -> Tensor:
+    """Return the tokens as they are."""
+    return x
+
+
 class Rotary(NamedTuple):
     """Rotary position embedding: queries and keys of the patches, the last N tokens of a stream, are rotated.
 
@@ -48,6 +53,8 @@ class Rotary(NamedTuple):
 class BlockParts:
     """The parts of a block ``x + out_proj(attention(norm(x)))``, then ``x + mlp(x)``; width D outside, A inside.
 
+    A block of the first transformers (BERT) has no norm in front; there each of the two sums is normed.
+
     Attributes:
         norm: Norm before the attention.
         weight: Stacked projection to q, k and v, (3A, D).
@@ -59,6 +66,8 @@ class BlockParts:
             residual.
         mlp: Norm, MLP and scale: the second residual.
         rotary: Rotation of normed queries and keys; None for blocks that know no positions.
+        norm_attended: Norm of the first sum.
+        norm_output: Norm of the second sum.
     """
 
     norm: Map
@@ -70,6 +79,8 @@ class BlockParts:
     out_proj: Callable[[Tensor, Tensor], Tensor]
     mlp: Map
     rotary: Rotary | None = None
+    norm_attended: Map = identity
+    norm_output: Map = identity
 
 
 def layer_weights(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -140,8 +151,8 @@ def run_block(
     mask = None if mask is None else mask.to(q.dtype)
     attended = attend(q, k, v, mask)  # (B, heads, R, A / heads)
     x = x if rows is None else pick(x, rows)
-    x = x + block.out_proj(attended.transpose(1, 2).flatten(2), queries)
-    return x + block.mlp(x)
+    x = block.norm_attended(x + block.out_proj(attended.transpose(1, 2).flatten(2), queries))
+    return block.norm_output(x + block.mlp(x))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

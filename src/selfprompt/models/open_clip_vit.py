@@ -20,6 +20,7 @@ from selfprompt.models.block import (
     with_weights,
 )
 from selfprompt.models.feature_tower import FeatureTower
+from selfprompt.models.hf_text import HfText, HfTextModel
 from selfprompt.models.text_layout import TextFormat, TextLayout
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
@@ -48,6 +49,9 @@ def clip_towers(model: "CLIP | CustomTextCLIP", text_format: TextFormat | None =
         raise TypeError("CoCa is not supported: its text tower appends a class token behind the padding.")
     if type(model) not in (CLIP, CustomTextCLIP):
         raise TypeError(f"{type(model).__name__} is not supported. Supported: CLIP and CustomTextCLIP.")
+    text = getattr(model, "text", None)
+    if isinstance(text, HfTextModel):
+        return vision_tower(model.visual), HfText(text, text_format)
     return vision_tower(model.visual), OpenClipText(model, text_format)
 
 

@@ -16,11 +16,13 @@ class Tokens(NamedTuple):
         x: The sequence, (B, L, D).
         prefix: Number of CLS and register tokens, or of those that start a text.
         count: Number of prompts, 0 before any are inserted.
+        padding: Which tokens no token attends to, (B, L), bool; None if there are none of this kind.
     """
 
     x: Tensor
     prefix: int
     count: int = 0  # type: ignore[assignment]  # a tuple's own count() is not used
+    padding: Tensor | None = None
 
     @property
     def prompts(self) -> Tensor:
@@ -34,9 +36,7 @@ class Tokens(NamedTuple):
 
     def others(self) -> Tensor:
         """Return all tokens but the prompts, (B, prefix + N, D)."""
-        if self.count == 0:
-            return self.x
-        return torch.cat([self.x[:, : self.prefix], self.body], dim=1)
+        return self._without_prompts(self.x)
 
     def insert(self, prompts: Tensor) -> "Tokens":
         """Insert prompts between prefix and body.
@@ -66,7 +66,8 @@ class Tokens(NamedTuple):
 
     def drop(self) -> "Tokens":
         """Remove the prompts."""
-        return Tokens(self.others(), self.prefix)
+        padding = None if self.padding is None else self._without_prompts(self.padding)
+        return Tokens(self.others(), self.prefix, padding=padding)
 
     def mark(self, count: int) -> "Tokens":
         """Declare the first ``count`` body tokens to be prompts (the placeholders of a text).
@@ -78,11 +79,20 @@ class Tokens(NamedTuple):
             raise ValueError(f"The sequence holds {self.count} prompts already.")
         if count > self.body.shape[1]:
             raise ValueError(f"{count} prompts need as many body tokens, and there are {self.body.shape[1]}.")
-        return Tokens(self.x, self.prefix, count)
+        return self._replace(count=count)
 
     def _with(self, prompts: Tensor) -> "Tokens":
         if prompts.shape[-1] != self.x.shape[-1]:
             raise ValueError(f"Prompts have width {prompts.shape[-1]}, the tokens {self.x.shape[-1]}.")
         prompts = prompts.to(self.x.dtype).expand(self.x.shape[0], -1, -1)
-        parts = [self.x[:, : self.prefix], prompts, self.body]
-        return Tokens(torch.cat(parts, dim=1), self.prefix, prompts.shape[1])
+        padding = self.padding
+        if padding is not None:
+            padding = self._with_rows(padding, padding.new_zeros(prompts.shape[:2]))
+        return Tokens(self._with_rows(self.x, prompts), self.prefix, prompts.shape[1], padding)
+
+    def _with_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Return a sequence laid out as this one with other rows in the place of the prompts."""
+        return torch.cat([x[:, : self.prefix], rows, x[:, self.prefix + self.count :]], dim=1)
+
+    def _without_prompts(self, x: Tensor) -> Tensor:
+        return x if self.count == 0 else torch.cat([x[:, : self.prefix], x[:, self.prefix + self.count :]], dim=1)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, Self, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.models.block import BlockParts, QKVDelta, Weights, attention_weights, pick, run_block
@@ -150,9 +151,7 @@ class Tower(nn.Module):
         extra_kv = None if extra_kv is None else extra_kv.to(tokens.x.dtype)
         before = 0 if extra_kv is None else extra_kv.shape[-2]
         if parts is not None:
-            mask = self.attention_mask(before, tokens.x.shape[1])
-            if mask is not None and rows is not None:
-                mask = mask[rows][:, None]  # (B, 1, R, P + L)
+            mask = self._mask(before, tokens, rows)
             options = {"temperature": temperature, "qkv_delta": qkv_delta, "extra_kv": extra_kv, "rows": rows}
             return tokens._replace(x=self.run_block(parts, tokens.x, mask, **options))
         if temperature is not None or qkv_delta is not None or weights is not None:
@@ -209,9 +208,21 @@ class Tower(nn.Module):
         """Return the mask of ``length`` tokens that attend to ``before`` earlier tokens and to themselves.
 
         Returns:
-            What is added to the attention logits, (length, before + length), or None if every token sees all.
+            What is added to the attention logits, (length, before + length) or (heads, length, before + length); None
+            if every token sees all.
         """
         return None
+
+    def _mask(self, before: int, tokens: Tokens, rows: Tensor | None) -> Tensor | None:
+        """Return what is added to the attention logits of some rows, padding included; see ``run_block``."""
+        mask = self.attention_mask(before, tokens.x.shape[1])
+        if mask is not None and rows is not None:
+            mask = mask.view(-1, *mask.shape[-2:])[:, rows].transpose(0, 1)  # (B, 1 or heads, R, P + L)
+        if tokens.padding is None:
+            return mask
+        hidden = F.pad(tokens.padding, (before, 0))[:, None, None]  # (B, 1, 1, P + L)
+        keys = torch.zeros_like(hidden, dtype=tokens.x.dtype).masked_fill(hidden, float("-inf"))
+        return keys if mask is None else mask + keys
 
     def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor | None:
         """Return the indices of the tokens that ``pool`` reads, (R,) or (B, R); None for all."""
@@ -241,7 +252,8 @@ class Tower(nn.Module):
 
 def _behind(count: int, tokens: Tokens, ids: Tensor) -> tuple[Tokens, Tensor]:
     """Return texts without their first ``count`` tokens."""
-    return Tokens(tokens.x[:, count:], max(0, tokens.prefix - count), tokens.count), ids[:, count:]
+    padding = None if tokens.padding is None else tokens.padding[:, count:]
+    return Tokens(tokens.x[:, count:], max(0, tokens.prefix - count), tokens.count, padding), ids[:, count:]
 
 
 class VisionTower(Tower):

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from selfprompt.models.backbone import Backbone, Preprocess, Tokenizer
 from selfprompt.models.feature_tower import FeatureTower
+from selfprompt.models.hf_text import HfTextModel
 from selfprompt.models.loading.checkpoint_files import Checkpoint, check_layout, load_strict
 from selfprompt.models.loading.infer_architecture import (
     NAME_CLIP,
@@ -266,10 +267,19 @@ def fill_clip(model: CLIP | CustomTextCLIP, checkpoint: Checkpoint) -> None:
     state = dict(checkpoint.state)
     if isinstance(model, CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
-    for key, expected in model.state_dict().items():
+    known = model.state_dict()
+    if isinstance(getattr(model, "text", None), HfTextModel):
+        state = {key: value for key, value in state.items() if key in known or not _unused_text(key)}
+    for key, expected in known.items():
         if key in ("logit_scale", "logit_bias") and key in state:
             state[key] = state[key].reshape(expected.shape)  # files have a scalar or one element
     load_strict(model, state, checkpoint.path)
+
+
+def _unused_text(key: str) -> bool:
+    """Return whether older files have a tensor that no output of a text side of Hugging Face depends on."""
+    key = key.removeprefix("text.transformer.")
+    return key in ("embeddings.position_ids", "embed_positions.weights") or key.startswith("pooler.")
 
 
 def _square(vision: VisionTower) -> int:

@@ -5,6 +5,7 @@ none. Here the configuration is read as data, the model is built from it, and th
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 
 from selfprompt.models.backbone import Backbone
+from selfprompt.models.hf_text import EncoderConfig
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import Checkpoint, read_checkpoint
 from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
 from selfprompt.models.loading.downloads import ModelFolder, Say, announce, fetch_tokenizer, model_folder, seeded
-from selfprompt.models.loading.folder_configs import read_clip_config, read_timm_config
+from selfprompt.models.loading.folder_configs import ClipConfig, read_clip_config, read_timm_config
+from selfprompt.models.loading.hf_encoders import build_clip, encoder_config
 from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
 from selfprompt.models.loading.licences import say_licence
 
@@ -48,16 +51,15 @@ def load_clip_folder(name: str, source: str, check: Callable[[str, dict[str, Any
     """
     folder = model_folder(name, source)
     config = read_clip_config(folder)
-    check(name, config.model | {"text_cfg": {**config.model["text_cfg"], "hf_model_name": config.text_model}})
-    tokenizer = clip_tokenizer(
-        name,
-        config.model["text_cfg"],
-        config.tokenizer,
-        config.tokenizer_options,
-        lambda: _tokenizer_file(folder, config.tokenizer, say),
-    )
+    check(name, config.model)
+    text, source = config.model["text_cfg"], config.tokenizer or config.text_model
+    encoder = encoder_config(name, config.text_model, folder) if config.text_model else None
+    if encoder is not None:
+        text = text | {"vocab_size": encoder.vocabulary}
+    find = partial(_tokenizer_file, folder, source, say)
+    tokenizer = clip_tokenizer(name, text, source, config.tokenizer_options, find)
     checkpoint = _weights(folder, _CLIP_WEIGHTS, say)
-    model = _built(folder, checkpoint, lambda: (CustomTextCLIP if config.custom_text else CLIP)(**config.model))
+    model = _built(folder, checkpoint, partial(_build_clip, config, encoder))
     assemble.fill_clip(model, checkpoint)
     return assemble.clip_backbone(name, model, tokenizer, images=config.images, note=checkpoint.note)
 
@@ -73,6 +75,12 @@ def load_vit_folder(name: str, source: str, check: Callable[[str, str], None], s
     assemble.fill_vit(model, checkpoint)
     mae = config.tag.startswith("mae")
     return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
+
+
+def _build_clip(config: ClipConfig, encoder: EncoderConfig | None) -> CLIP | CustomTextCLIP:
+    if encoder is not None:
+        return build_clip(config.model, encoder)
+    return (CustomTextCLIP if config.custom_text else CLIP)(**config.model)
 
 
 def _tokenizer_file(folder: ModelFolder, source: str, say: Say) -> Path:

@@ -1,19 +1,22 @@
 """open_clip's models by name: pretrained, random, or with the weights of a local file."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import open_clip
 import timm
+import torch
 
 from selfprompt.models.backbone import Backbone, Tokenizer
+from selfprompt.models.hf_text import EncoderConfig
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
 from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
 from selfprompt.models.loading.downloads import Say, announce, downloading, fetch_tokenizer, seeded
+from selfprompt.models.loading.hf_encoders import build_clip, encoder_config
 from selfprompt.models.loading.library_folders import load_clip_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note, shown
@@ -48,7 +51,9 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
 
 def _tokenizer(name: str, model_name: str, say: Say) -> Tokenizer:
     """Build the tokenizer of a model, before its weights are asked for."""
-    text = open_clip.get_model_config(model_name)["text_cfg"]
+    text, encoder = open_clip.get_model_config(model_name)["text_cfg"], _encoder(model_name)
+    if encoder is not None:
+        text["vocab_size"] = encoder.vocabulary
     source = text.get("hf_tokenizer_name", "")
     find = partial(fetch_tokenizer, name, source, say)
     return clip_tokenizer(name, text, source, text.get("tokenizer_kwargs", {}), find)
@@ -56,8 +61,18 @@ def _tokenizer(name: str, model_name: str, say: Say) -> Tokenizer:
 
 def random_clip(model_name: str, device: str = "cpu") -> Any:
     """Build a model with random weights; on the device "meta" without any."""
+    encoder = _encoder(model_name)
     with seeded(), _without_random_warning():
-        return open_clip.create_model(model_name, device=device, pretrained_text=False)
+        if encoder is None:
+            return open_clip.create_model(model_name, device=device, pretrained_text=False)
+        with torch.device(device):
+            return build_clip(open_clip.get_model_config(model_name), encoder)
+
+
+def _encoder(model_name: str) -> EncoderConfig | None:
+    """Return the text encoder of a model whose text side is one of Hugging Face's; None for open_clip's own."""
+    text_model = open_clip.get_model_config(model_name)["text_cfg"].get("hf_model_name")
+    return encoder_config(model_name, text_model) if text_model else None
 
 
 def _check_tag(name: str, model_name: str, tag: str) -> None:
@@ -74,15 +89,23 @@ def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
     say_licence(name, repository, say)
     announce(name, repository, say)
     with downloading(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
-        return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
+        if _encoder(model_name) is None:
+            return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
+        path = open_clip.download_pretrained(record)
+    model = random_clip(model_name)
+    assemble.fill_clip(model, read_checkpoint(path))
+    model.visual.preprocess_cfg = _images(record)
+    return model
+
+
+def _images(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in record}
 
 
 def images_of(model_name: str) -> dict[str, Any]:
     """Return open_clip's preprocessing for a model if all its tags agree on it; empty otherwise (then OpenAI's)."""
-    keys = ("mean", "std", "interpolation", "resize_mode")
     tags = open_clip.list_pretrained_tags_by_model(model_name)
-    records = [open_clip.get_pretrained_cfg(model_name, tag) for tag in tags]
-    choices = [{key: record[key] for key in keys if key in record} for record in records]
+    choices = [_images(open_clip.get_pretrained_cfg(model_name, tag)) for tag in tags]
     return choices[0] if choices and all(choice == choices[0] for choice in choices) else {}
 
 
@@ -100,14 +123,10 @@ def check_config(name: str, config: dict[str, Any]) -> None:
     trunk = config["vision_cfg"].get("timm_model_name")
     if "multimodal_cfg" in config:
         reason = "CoCa's text side appends a class token behind the padding"
-    elif config["text_cfg"].get("hf_model_name"):
-        reason = "its text side comes from Hugging Face and is not open_clip's own"
     elif trunk and not timm.is_model(trunk):
         reason = f"timm has no model {shown(trunk)}, of which its image side is made"
     if reason:
-        raise TypeError(
-            f"{name} is not supported: {reason}. Supported: the models of open_clip with its own text side."
-        )
+        raise TypeError(f"{name} is not supported: {reason}. Use another model of open_clip.")
 
 
 @contextmanager
