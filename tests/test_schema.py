@@ -73,6 +73,7 @@ WRONG: dict[str, list[Any]] = {
     "preprocess.std": [None, [0, 1, 1], [-0.5] * 3, [0.0] * 3, [1e-30] * 3, {"r": 1}],
     "preprocess.interpolation": [None, "cubic", 3],
     "preprocess.mode": [None, "stretch", True],
+    "backbone.image_size": [0, -1, True, "64", 32.0, 10**9],
     "preprocess.resize": [63, True, "72", 10**9],
     "batch_size": [None, 0, -1, True, False, 1e9, 10**9, "100", 1.5, [100]],
     "sample_wise": [None, 1, "true"],

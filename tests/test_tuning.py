@@ -12,6 +12,7 @@ from PIL import Image
 import selfprompt
 from selfprompt import tune
 from selfprompt.data.views import Views
+from selfprompt.inference.artifact import read_artifact
 from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.recipe import load_recipe
 from tests.conftest import COLOURS, photo, write_photos
@@ -244,6 +245,41 @@ class TestResizing:
         with pytest.raises(ValueError, match="resize was 'pad' and is absent"):
             tune(panoramas, **settings | {"resize": "backbone"}, resume=True)
         tune(panoramas, **settings, resume=True)
+
+
+class TestImageSize:
+    def test_is_stored_and_read_back(self, photos, tmp_path):
+        tuned = tune(photos, **RIDGE, image_size=32, out=tmp_path / "out")
+        loaded = selfprompt.load(tmp_path / "out")
+        assert (loaded.preprocess.size, loaded.method.image_size, loaded.recipe["image_size"]) == (32, (32, 32), 32)
+        assert (
+            tuned.results["backbone"]["image_size"] == read_artifact(tmp_path / "out").config["backbone"]["image_size"]
+        )
+        assert loaded.evaluate(photos).accuracy == tuned.evaluate(photos).accuracy
+        own = tune(photos, **RIDGE, out=tmp_path / "own")
+        assert own.results["backbone"]["fingerprint"] != tuned.results["backbone"]["fingerprint"]
+        assert "image_size" not in read_artifact(tmp_path / "own").config["backbone"]
+        assert load_recipe(str(tmp_path / "out" / "recipe.yaml")).image_size == 32
+
+    def test_of_a_loaded_backbone_is_kept(self, photos, tmp_path):
+        backbone = load_backbone("embedded/mae", image_size=32)
+        tuned = tune(photos, **RIDGE | {"backbone": backbone}, out=tmp_path / "out")
+        assert selfprompt.load(tmp_path / "out").method.backbone.fingerprint == tuned.method.backbone.fingerprint
+        assert tuned.recipe["image_size"] == 32
+        with pytest.raises(
+            ValueError, match=r"64 for a loaded one of 32 pixels; use load_backbone\('embedded/mae', image"
+        ):
+            tune(photos, **RIDGE | {"backbone": backbone}, image_size=64)
+
+    def test_must_suit_the_patches(self, photos):
+        with pytest.raises(ValueError, match=r"image_size must be a multiple of 8, .*: 32 or 40, got 33"):
+            tune(photos, **RIDGE, image_size=33)
+        with pytest.raises(ValueError, match="image_size must be a whole number or null, got '32'"):
+            tune(photos, **RIDGE, image_size="32")
+
+    def test_holds_for_the_candidates_of_auto(self, photos):
+        tuned = tune(photos, backbone="embedded/mae", image_size=32, options={"candidates": ["ridge"], "views": []})
+        assert (tuned.method.image_size, tuned.recipe["image_size"]) == ((32, 32), 32)
 
 
 class TestInterrupted:

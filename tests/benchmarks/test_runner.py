@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfprompt.benchmarks.protocols import build_grid
+from selfprompt.benchmarks.results import read_results
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.models.loading.by_name import load_backbone
@@ -150,6 +151,15 @@ def test_jobs_of_a_cluster_one_of_them_killed(root, tmp_path, journal):
     assert done == len(list(tmp_path.rglob("result.json"))) >= 2, "all but the cell of the one that was killed, or all"
     states = [outcome.state for outcome in run_grid(cells, tmp_path, RunCache(root))]
     assert sorted(states) == ["done"] * (3 - done) + ["skipped"] * done
+
+
+def test_rows_may_have_image_sizes_of_their_own(root, tmp_path):
+    rows = "zero-shot[backbone=embedded/clip],zero-shot[backbone=embedded/clip,image_size=32]"
+    _, results = bench(root, tmp_path, rows)
+    own, small = (result["backbone"] for result in results.values())
+    assert ("image_size" in own, small["image_size"]) == (False, 32)
+    assert own["fingerprint"] != small["fingerprint"]
+    assert not any("different weights" in note for note in read_results(tmp_path).notes)
 
 
 def test_the_command_line(root, tmp_path, run):

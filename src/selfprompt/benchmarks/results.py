@@ -271,7 +271,9 @@ def result_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = list(dict.fromkeys(record["backbone"]["note"] for record in records if record["backbone"]["note"]))
     fingerprints: dict[str, set[str]] = {}
     for record in records:
-        fingerprints.setdefault(record["backbone"]["name"], set()).add(record["backbone"]["fingerprint"])
+        backbone = record["backbone"]
+        size = f" at {backbone['image_size']} pixels" if backbone.get("image_size") else ""
+        fingerprints.setdefault(f"{backbone['name']}{size}", set()).add(backbone["fingerprint"])
     notes += [
         f"Results of {name} come from {len(prints)} different weights: run the older cells again."
         for name, prints in fingerprints.items()

@@ -67,7 +67,7 @@ class RunCache:
         self.root = root
         self._loader = loader or (lambda suite, name, root: load_task(f"{suite}/{name}", root))
         self._tasks: dict[tuple[str, str], SuiteTask] = {}
-        self._backbones: dict[str, Backbone] = {}
+        self._backbones: dict[tuple[str, int | None], Backbone] = {}
         self._stores: tuple[str, ImageStore, FeatureStore] = ("", ImageStore(0), FeatureStore(0))
 
     def get_task(self, suite: str, name: str) -> SuiteTask:
@@ -76,16 +76,19 @@ class RunCache:
             self._tasks[suite, name] = self._loader(suite, name, self.root)
         return self._tasks[suite, name]
 
-    def get_backbone(self, name: str, say: Callable[[str], None] = logger.info) -> Backbone:
+    def get_backbone(
+        self, name: str, image_size: int | None = None, say: Callable[[str], None] = logger.info
+    ) -> Backbone:
         """Return a backbone, loading it the first time; it is frozen, so cells cannot change it.
 
         Args:
             name: Name of the backbone.
+            image_size: Pixels of its images; None for its own size.
             say: Called with a line about each download.
         """
-        if name not in self._backbones:
-            self._backbones[name] = load_backbone(name, say=say)
-        return self._backbones[name]
+        if (name, image_size) not in self._backbones:
+            self._backbones[name, image_size] = load_backbone(name, image_size=image_size, say=say)
+        return self._backbones[name, image_size]
 
     def get_stores(self, dataset: str, options: DataOptions) -> tuple[ImageStore, FeatureStore]:
         """Return the stores of a data set's images and features, dropping those of the previous data set."""
@@ -189,7 +192,8 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     drawn = draw_images(cell, task, store, reporter)
     data = RunData(select_base_new(drawn, cell.recipe.data.classes), store, features, "")
     recipe = fitted_recipe(cell, cell_recipe(cell, task, len(data.dataset.train)), data.dataset)
-    backbone = prepare_backbone(cache.get_backbone(recipe.backbone, reporter.message), recipe, cell.preprocessing)
+    loaded = cache.get_backbone(recipe.backbone, recipe.image_size, reporter.message)
+    backbone = prepare_backbone(loaded, recipe, cell.preprocessing)
     choice = resolve_recipe(recipe, backbone, data, fabric, None, reporter)
     recipe = choice.recipe
     classifier = build_classifier(recipe, backbone, data.dataset.described_classes, fabric.device, check=False)

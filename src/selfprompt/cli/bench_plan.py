@@ -29,7 +29,7 @@ def override_types() -> dict[str, Any]:
     """Return the values of a recipe that can be set for all rows, with their types."""
     options = [f.name for f in (*fields(DataOptions), *fields(TrainOptions)) if f.name not in NOT_OVERRIDABLE]
     hints = {name: hint for kind in (Recipe, DataOptions, TrainOptions) for name, hint in get_type_hints(kind).items()}
-    return {name: hints[name] for name in ("backbone", "eval_batch_size", "statistics", *options)}
+    return {name: hints[name] for name in ("backbone", "image_size", "eval_batch_size", "statistics", *options)}
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument("--config", type=str | None, help="recipe file (.yaml); other options override it")
     parser.add_argument("--backbone", type=str, help="name of the frozen model (see selfprompt backbones)")
     parser.add_argument(
+        "--image_size",
+        type=int | None,
+        help="height and width of the backbone's images in pixels, a multiple of its patch size; default: its own",
+    )
+    parser.add_argument(
         "--statistics", type=Literal["backbone", "imagenet"], help="mean and std for normalising images"
     )
     parser.add_argument("--budget", type=str | None, help="with --method auto: time to compare methods, such as 10min")

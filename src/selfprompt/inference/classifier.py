@@ -291,7 +291,7 @@ class Classifier:
             "method": self.method.name,
             "options": asdict(self.method.options),
             "backbone": {
-                "name": backbone.name,
+                **backbone.source,
                 "fingerprint": backbone.fingerprint,
                 "architecture": backbone.architecture,
                 "note": backbone.note,

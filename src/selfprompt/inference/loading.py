@@ -64,7 +64,8 @@ def _load_backbone(config: Mapping[str, Any], given: str | None, say: Callable[[
     """Load the backbone that the caller names, or the one that the artifact names if it is a published model."""
     if given is None:
         check_backbone(config["backbone"]["name"])
-    return load_backbone(given or config["backbone"]["name"], say=say)
+    backbone = config["backbone"]
+    return load_backbone(given or backbone["name"], image_size=backbone.get("image_size"), say=say)
 
 
 def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Classifier:

@@ -59,6 +59,7 @@ class _BackboneKeys:
     fingerprint: str
     architecture: str = ""
     note: str = ""
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check(_PreprocessKeys, config["preprocess"], "preprocess")
     _check_text("method", config["method"])
     _check_text("backbone.name", config["backbone"]["name"])
+    if config["backbone"].get("image_size") is not None:
+        _check_range("backbone.image_size", config["backbone"]["image_size"], 1, MAX_IMAGE_SIZE)
     for key, value in (
         ("tensors_sha256", config["tensors_sha256"]),
         ("backbone.fingerprint", config["backbone"]["fingerprint"]),

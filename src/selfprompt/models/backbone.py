@@ -45,6 +45,11 @@ class Preprocess:
     mode: str = "shortest"
     resize: int | None = None
 
+    def at_size(self, size: int) -> Self:
+        """Return the preprocessing for images of another size, which show the same part of a photo."""
+        resize = self.resize and max(size, round(self.resize * size / self.size))
+        return replace(self, size=size, resize=resize)
+
     def record(self) -> dict[str, Any]:
         """Return the values for JSON; an absent key stands for None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -64,6 +69,7 @@ class Backbone:
         pooling: Pooling that suits the checkpoint when a method trains a head on it.
         bias: Logit bias of a SigLIP, else 0.0.
         note: A remark that every output must show; empty for a pretrained backbone.
+        image_size: Pixels of the images, if they were given to ``load_backbone``; None for the model's own size.
     """
 
     name: str
@@ -75,6 +81,23 @@ class Backbone:
     pooling: Pooling = "native"
     bias: float = 0.0
     note: str = ""
+    image_size: int | None = None
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of ``load_backbone`` for this backbone, as JSON values."""
+        size = {} if self.image_size is None else {"image_size": self.image_size}
+        return {"name": self.name, **size}
+
+    def with_image_size(self, size: int) -> Self:
+        """Return the backbone for square images of another size; its vision tower is changed in place.
+
+        Raises:
+            ValueError: If the vision tower cannot take this size.
+        """
+        remark = self.vision.set_image_size(size) if (size, size) != self.vision.image_size else ""
+        note = ". ".join(filter(None, (self.note, remark)))
+        return replace(self, preprocess=self.preprocess.at_size(size), note=note, image_size=size)
 
     def text_side(self) -> tuple[TextTower, Tokenizer]:
         """Return the text tower and its tokenizer.

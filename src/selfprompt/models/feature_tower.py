@@ -6,7 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from selfprompt.models.image_size import check_multiple
 from selfprompt.models.tower import NoPrompts, Pooling, Prompter, VisionTower
+
+CONVOLUTIONS = 32
+"""Pixels of an image that become one of the last feature map of nearly all networks."""
 
 
 class FeatureTower(VisionTower):
@@ -56,6 +60,22 @@ class FeatureTower(VisionTower):
         self.check_pooling(pooling)
         features: Tensor = self.network(inputs)
         return features
+
+    def set_image_size(self, size: int) -> str:
+        """Take images of another size; networks of convolutions alone take any multiple of 32."""
+        if (size, size) == self.image_size:
+            return ""
+        pixels, probed = self.image_size[0], -(-size // CONVOLUTIONS) * CONVOLUTIONS
+        self.image_size = (probed, probed)
+        try:
+            self._measure()
+        except ValueError as error:
+            raise ValueError(
+                f"image_size must be {pixels}, as {type(self.network).__name__} takes no other images, got {size}; "
+                "leave it out, or use a ViT or a ConvNeXt."
+            ) from error
+        check_multiple(size, CONVOLUTIONS, "the step of networks of convolutions")
+        return ""
 
     def check_pooling(self, pooling: Pooling) -> None:
         """Raise ValueError for any other pooling than "native"."""

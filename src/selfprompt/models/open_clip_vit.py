@@ -21,6 +21,7 @@ from selfprompt.models.block import (
 )
 from selfprompt.models.feature_tower import FeatureTower
 from selfprompt.models.hf_text import HfText, HfTextModel
+from selfprompt.models.image_size import check_multiple, resampled
 from selfprompt.models.text_layout import TextFormat, TextLayout
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import TextTower, VisionTower
@@ -103,6 +104,18 @@ class OpenClipVision(VisionTower):
         self.prefix = 1
         self.class_token = True
         self.freeze()
+
+    def set_image_size(self, size: int) -> str:
+        """Resample the positions as open_clip does."""
+        check_multiple(size, self.patch_size[0], "the patch size of this backbone")
+        old, new = (
+            (height // self.patch_size[0], width // self.patch_size[1])
+            for height, width in (self.image_size, (size, size))
+        )
+        positions = resampled(self.visual.positional_embedding.detach(), old, new)
+        self.visual.positional_embedding = nn.Parameter(positions, requires_grad=False)
+        self.image_size = self.visual.image_size = (size, size)
+        return ""
 
     def patches(self, images: Tensor) -> Tensor:
         """Embed the patches alone, (B, N, D)."""

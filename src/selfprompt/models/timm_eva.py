@@ -1,7 +1,7 @@
 """timm's Eva as a tower: EVA, EVA-02, their CLIPs, Perception Encoder, ROPE-ViT, DINOv3 and LingBot."""
 
 import hashlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.layers import AttentionRope, RotaryEmbeddingDinoV3, get_mixed_freqs
@@ -50,9 +50,16 @@ class TimmEva(TimmViT):
         super().__init__(vit, head)
         if any(getattr(block.attn, "num_kv_groups", 1) > 1 for block in vit.blocks):
             raise TypeError("Eva is not supported with keys that several heads share (Sapiens2); use DINOv3.")
-        rope: Any = None if vit.rope_mixed else vit.rope
-        table = None if rope is None else rope.get_embed(shape=list(vit.patch_embed.grid_size))[None]
-        self.register_buffer("table", table, persistent=False)  # (1, N, 2 D / heads)
+        self.register_buffer("table", _fixed_table(vit), persistent=False)  # (1, N, 2 D / heads)
+
+    def set_image_size(self, size: int) -> str:
+        """Resample the absolute positions, if there are any, and compute the rotary ones for the new grid."""
+        old = self.image_size[0]
+        super().set_image_size(size)
+        self.table = _fixed_table(self.vit)
+        if not cast(Any, self.vit).rope_mixed or size <= old:
+            return ""
+        return f"rotary positions beyond the {old} pixels of the pretraining are extrapolated"
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Embed patches, add prefix and positions, apply ``norm_pre``: (B, 3, H, W) -> (B, prefix + N, D).
@@ -97,6 +104,14 @@ class TimmEva(TimmViT):
             "pool_heads": None if pool is None else pool.num_heads,
             "rotary": None if rope is None else {"half": attn.rotate_half, **_rotary_facts(rope, self.table)},
         }
+
+
+def _fixed_table(vit: Any) -> Tensor | None:
+    """Return the rotations of the patches of all blocks; None if there are none, or each block has its own."""
+    if vit.rope is None or vit.rope_mixed:
+        return None
+    table: Tensor = vit.rope.get_embed(shape=list(vit.patch_embed.grid_size))
+    return table[None]
 
 
 def block_parts(block: Any, rotary: Rotary | None, weights: Weights | None = None) -> BlockParts:

@@ -17,6 +17,7 @@ from selfprompt.models.block import (
     layer_weights,
     with_weights,
 )
+from selfprompt.models.image_size import check_multiple
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import VisionTower
 
@@ -87,6 +88,13 @@ class TimmViT(VisionTower):
         """Embed patches, add prefix and positions, apply ``norm_pre``: (B, 3, H, W) -> (B, prefix + N, D)."""
         x = self.vit._pos_embed(self.vit.patch_embed(inputs))
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
+
+    def set_image_size(self, size: int) -> str:
+        """Resample the positions as timm does."""
+        check_multiple(size, self.patch_size[0], "the patch size of this backbone")
+        self.vit.set_input_size(img_size=(size, size))
+        self.image_size = (size, size)
+        return ""
 
     def block_parts(self, index: int, weights: Weights | None = None) -> BlockParts | None:
         """Return the parts of a block, if it is timm's plain ``Block`` with ``Attention``."""

@@ -347,6 +347,23 @@ class VisionTower(Tower):
             return self.project(self._pool_native(tokens.others()))
         return self.project(self._pool_mean(self._rows(tokens, pooling)))
 
+    def set_image_size(self, size: int) -> str:
+        """Take square images of another size from now on; call it at most once, before anything is computed.
+
+        Positions are resampled from the grid that the weights were read with (bicubic, with antialiasing), rotary ones
+        are computed anew; all other weights stay as they are.
+
+        Args:
+            size: Height and width in pixels.
+
+        Returns:
+            A remark for the user, or an empty text.
+
+        Raises:
+            ValueError: If the size is not a multiple of the patch size, or belongs to the weights.
+        """
+        raise NotImplementedError
+
     def check_pooling(self, pooling: Pooling) -> None:
         """Raise ValueError for a pooling that this tower does not have, whatever the images and prompts."""
         if pooling == "cls" and not self.class_token:

@@ -9,7 +9,7 @@ from selfprompt.utils.validation import check_types
 
 LATER_OPTIONS = {
     **{"views": 0, "compile": False, "on_empty_class": "skip"},
-    **{"resize": "backbone", "crop": None, "flip": None, "calibrate": "auto"},
+    **{"resize": "backbone", "crop": None, "flip": None, "calibrate": "auto", "image_size": None},
 }
 """Options added later, with the default that keeps the old behaviour: ids and checkpoints leave them out at it."""
 

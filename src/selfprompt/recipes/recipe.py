@@ -1,6 +1,6 @@
 """Recipes: every setting of a run in one record that is written to and read from YAML; imports no torch.
 
-A recipe file is flat: its keys are ``method``, ``options``, ``backbone``, ``statistics``, ``seed``,
+A recipe file is flat: its keys are ``method``, ``options``, ``backbone``, ``image_size``, ``statistics``, ``seed``,
 ``eval_batch_size``, ``calibrate``, and the fields of ``DataOptions`` and ``TrainOptions``.
 """
 
@@ -41,6 +41,8 @@ class Recipe:
     """Options of the method."""
     backbone: str = "open_clip/ViT-B-16/openai"
     """Name of the frozen backbone (see `selfprompt backbones`)."""
+    image_size: int | None = None
+    """Height and width of the backbone's images in pixels, a multiple of its patch size; null for its own."""
     statistics: Literal["backbone", "imagenet"] = "backbone"
     """Normalise images with the mean and std of the backbone, or of ImageNet as in some papers."""
     seed: int = 1
@@ -56,6 +58,8 @@ class Recipe:
         check_types(type(self), vars(self))
         if not 1 <= self.eval_batch_size <= 10_000:
             raise ValueError(f"eval_batch_size must lie in 1..10000, got {self.eval_batch_size}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0..2**63 - 1, got {self.seed}.")
         for name, value in self.options.items():

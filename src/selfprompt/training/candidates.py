@@ -47,6 +47,7 @@ def make_candidate(base: Recipe, name: str, images: int) -> Candidate:
     recipe = replace(
         recipe,
         backbone=base.backbone,
+        image_size=base.image_size,
         statistics=base.statistics,
         seed=base.seed,
         eval_batch_size=base.eval_batch_size,

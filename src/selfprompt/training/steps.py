@@ -287,7 +287,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "eval_batch_size": classifier.batch_size,
         "sample_wise": method.traits.batch_independent,
         "preprocess": classifier.preprocess.record(),
-        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint, "note": backbone.note},
+        "backbone": {**backbone.source, "fingerprint": backbone.fingerprint, "note": backbone.note},
         "notes": list(dataset.notes),
         "versions": library_versions(),
     }

@@ -99,7 +99,7 @@ def tune(
     start = time.monotonic()
     with _folder_held(folder, fabric, resume):
         model = _prepared_backbone(backbone, recipe, reporter)
-        recipe = recipe.changed({"backbone": model.name})  # not another name that it is known by
+        recipe = recipe.changed({"backbone": model.name, "image_size": model.image_size})  # not a name known elsewhere
         if folder is not None and fabric.is_global_zero and not (folder / CHECKPOINT).exists():
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
@@ -185,14 +185,19 @@ def data_path(data: Any) -> str:
 
 def _prepared_backbone(given: str | Backbone | None, recipe: Recipe, reporter: Reporter) -> Backbone:
     """Load the recipe's backbone unless a loaded one was given; check its weights and set the image statistics."""
-    backbone = given if isinstance(given, Backbone) else _load_backbone(recipe.backbone, reporter)
+    if isinstance(given, Backbone) and recipe.image_size not in (None, given.preprocess.size):
+        raise ValueError(
+            f"image_size needs the name of a backbone, got {recipe.image_size} for a loaded one of "
+            f"{given.preprocess.size} pixels; use load_backbone({given.name!r}, image_size={recipe.image_size})."
+        )
+    backbone = given if isinstance(given, Backbone) else _load_backbone(recipe, reporter)
     backbone.check_finite()
     return with_preprocessing(backbone, recipe)
 
 
-def _load_backbone(name: str, reporter: Reporter) -> Backbone:
-    with reporter.stage(f"loading {name}"):
-        backbone = load_backbone(name, say=reporter.message)
+def _load_backbone(recipe: Recipe, reporter: Reporter) -> Backbone:
+    with reporter.stage(f"loading {recipe.backbone}"):
+        backbone = load_backbone(recipe.backbone, image_size=recipe.image_size, say=reporter.message)
     if backbone.note:
         reporter.message(backbone.note)
     return backbone

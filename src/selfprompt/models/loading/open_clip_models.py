@@ -12,6 +12,7 @@ import torch
 
 from selfprompt.models.backbone import Backbone, Tokenizer
 from selfprompt.models.hf_text import EncoderConfig
+from selfprompt.models.image_size import check_multiple
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
 from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
@@ -21,10 +22,14 @@ from selfprompt.models.loading.library_folders import load_clip_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note, shown
 from selfprompt.models.loading.unknown_names import unknown
+from selfprompt.models.open_clip_vit import vision_tower
 
 
-def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
-    """Load ``<model>/<tag>``, ``<model>@<file>``, ``<model>/random``, or a folder; see ``load_backbone``."""
+def load_open_clip(name: str, rest: str, image_size: int | None, say: Say) -> Backbone:
+    """Load ``<model>/<tag>``, ``<model>@<file>``, ``<model>/random``, or a folder; see ``load_backbone``.
+
+    ``image_size`` is only checked, before a download.
+    """
     if rest.startswith((LOCAL, HUB)):
         return load_clip_folder(name, rest, check_config, say)
     model_name, at, file = rest.partition("@")
@@ -32,6 +37,8 @@ def load_open_clip(name: str, rest: str, say: Say) -> Backbone:
     if not at:
         model_name, _, tag = model_name.partition("/")
     check_name(name, model_name)
+    if image_size is not None:
+        _check_image_size(model_name, image_size)
     if at:
         checkpoint = read_checkpoint(file)
     elif tag != "random":
@@ -115,6 +122,16 @@ def check_name(name: str, model_name: str) -> None:
     if config is None:
         raise unknown(name)
     check_config(name, config)
+
+
+def _check_image_size(model_name: str, image_size: int) -> None:
+    """Raise ValueError if a model cannot take images of this size; builds it without memory for weights."""
+    with torch.device("meta"):
+        tower = vision_tower(random_clip(model_name, device="meta").visual)
+    if tower.has_blocks:
+        check_multiple(image_size, tower.patch_size[0], "the patch size of this backbone")
+    else:
+        tower.set_image_size(image_size)
 
 
 def check_config(name: str, config: dict[str, Any]) -> None:

@@ -3,8 +3,12 @@
 from typing import Any
 
 import timm
+import torch
+from timm.data import resolve_model_data_config
 
 from selfprompt.models.backbone import Backbone
+from selfprompt.models.feature_tower import FeatureTower
+from selfprompt.models.image_size import check_multiple
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
 from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
@@ -12,20 +16,28 @@ from selfprompt.models.loading.library_folders import load_vit_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note
 from selfprompt.models.loading.unknown_names import unknown
+from selfprompt.models.timm_eva import has_blocks
 
 
-def load_timm(name: str, rest: str, say: Say) -> Backbone:
-    """Load ``<name>``, ``<name>@<file>``, ``<name>/random``, or a folder; see ``load_backbone``."""
+def load_timm(name: str, rest: str, image_size: int | None, say: Say) -> Backbone:
+    """Load ``<name>``, ``<name>@<file>``, ``<name>/random``, or a folder; see ``load_backbone``.
+
+    ``image_size`` is only checked, before a download, and given to a model whose file may have yet another grid.
+    """
     if rest.startswith((LOCAL, HUB)):
         return load_vit_folder(name, rest, check_name, say)
     model_name, at, file = rest.partition("@")
     random = not at and model_name.endswith("/random")
     model_name = model_name.removesuffix("/random")
     check_name(name, model_name)
+    if image_size is not None:
+        check_image_size(model_name, image_size)
     mae = ".mae" in model_name
     if at:
         checkpoint = read_checkpoint(file)
         model = _random_model(model_name)
+        if image_size is not None and has_blocks(model):
+            model.set_input_size(img_size=(image_size, image_size))  # so that the file's positions are resampled once
         assemble.fill_vit(model, checkpoint)
         return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
     if random:
@@ -41,6 +53,17 @@ def load_timm(name: str, rest: str, say: Say) -> Backbone:
 def _random_model(model_name: str) -> Any:
     with seeded():
         return timm.create_model(model_name, num_classes=0)
+
+
+def check_image_size(model_name: str, image_size: int) -> None:
+    """Raise ValueError if a model cannot take images of this size; builds it without memory for weights."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(model_name, num_classes=0)
+    if has_blocks(model):
+        check_multiple(image_size, model.patch_embed.feat_ratio(as_scalar=False)[0], "the patch size of this backbone")
+    else:
+        size = tuple(resolve_model_data_config(model)["input_size"][-2:])
+        FeatureTower(model, size).set_image_size(image_size)
 
 
 def check_name(name: str, model_name: str) -> None:

@@ -62,8 +62,12 @@ KINDS: dict[str, tuple[Convert, Callable[[dict[str, Any]], nn.Module]]] = {
 _POOLINGS: dict[str, Pooling] = {"vit_mae": "avg", "dinov3_vit": "cls"}
 
 
-def load_transformers(source: ModelFolder) -> Backbone:
+def load_transformers(source: ModelFolder, image_size: int | None = None) -> Backbone:
     """Load a folder or repository in transformers' format; files that may be large are read last.
+
+    Args:
+        source: The folder or repository.
+        image_size: The size that the images will get, for the note on sizes that differ.
 
     Raises:
         ValueError: If a file is damaged or does not fit.
@@ -87,21 +91,27 @@ def load_transformers(source: ModelFolder) -> Backbone:
         model = _filled(config, tensors, path)
     except RuntimeError as error:  # tensors of impossible shapes
         raise ValueError(f"{path.parent}: its tensors do not form a model ({error}). Download it again.") from error
-    return _backbone(source.name, config, model, tokenizer, preprocess_file)
+    return _backbone(source.name, config, model, tokenizer, preprocess_file, image_size)
 
 
 def _backbone(
-    name: str, config: Config, model: Any, tokenizer: Tokenizer | None, preprocess_file: Path | None
+    name: str,
+    config: Config,
+    model: Any,
+    tokenizer: Tokenizer | None,
+    preprocess_file: Path | None,
+    image_size: int | None,
 ) -> Backbone:
     vision, text = _towers(model, getattr(tokenizer, "text_format", None))
     size = vision.image_size[0]
-    preprocess = images.at_size(images.USUAL[config.kind], size)
+    preprocess = images.USUAL[config.kind].at_size(size)
     if preprocess_file is not None:
         preprocess = images.read_preprocess(preprocess_file, preprocess)
     notes = {
         f"it has no {images.FILES[0]}; images are prepared as is usual for {config.kind}": preprocess_file is None,
-        f"its images have {size} pixels, and {images.FILES[0]} is for {preprocess.size}": preprocess.size != size,
         f"the text side of {config.kind} is not read": config.kind in IMAGE_SIDES_OF,
+        f"its images have {size} pixels, and {images.FILES[0]} is for {preprocess.size}: image_size={preprocess.size} "
+        "takes those": preprocess.size not in (size, image_size),
         f"it has no {TOKENIZER}, so class names cannot be read": text is not None and tokenizer is None,
     }
     return Backbone(
@@ -110,7 +120,7 @@ def _backbone(
         text,
         tokenizer,
         1.0 if text is None else float(model.logit_scale.detach().exp()),
-        images.at_size(preprocess, size),
+        preprocess.at_size(size),
         _POOLINGS.get(config.kind, "native"),
         bias=float(model.logit_bias.detach()) if isinstance(model, Siglip) else 0.0,
         note=". ".join(f"{name}: {note}" for note, holds in notes.items() if holds),

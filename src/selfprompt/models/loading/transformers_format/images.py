@@ -63,12 +63,6 @@ def read_preprocess(path: Path, usual: Preprocess) -> Preprocess:
         raise ValueError(f"{path}: {error}") from error
 
 
-def at_size(preprocess: Preprocess, size: int) -> Preprocess:
-    """Return the preprocessing for images of another size, which show the same part of a photo."""
-    resize = preprocess.resize and max(size, round(preprocess.resize * size / preprocess.size))
-    return replace(preprocess, size=size, resize=resize)
-
-
 def _with_sizes(preprocess: Preprocess, raw: dict[str, Any]) -> Preprocess:
     """Add the sizes: a crop, the size before it, and whether the whole image is squashed."""
     size, crop = raw.get("size"), raw.get("crop_size") if raw.get("do_center_crop") is not False else None
