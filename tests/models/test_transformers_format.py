@@ -122,7 +122,7 @@ class TestRecordedOutputs:
         prompted = vision(recorded["images"], Insert(recorded["image_prompts"]), pooling="cls")
         close(prompted, recorded["prompted_tokens"][:, 0])
 
-    @pytest.mark.parametrize("name", CLIPS)
+    @pytest.mark.parametrize("name", [*CLIPS, "chinese_clip"])
     @torch.no_grad()
     def test_features_and_logits(self, name: str) -> None:
         backbone, recorded = load(GOLDEN / name), arrays(name)
@@ -133,14 +133,16 @@ class TestRecordedOutputs:
         cosines = nn.functional.normalize(images, dim=-1) @ nn.functional.normalize(texts, dim=-1).T
         close(backbone.scale * cosines + backbone.bias, recorded["logits"])
 
-    @pytest.mark.parametrize("name", ["clip_quickgelu", "siglip"])
+    @pytest.mark.parametrize("name", ["clip_quickgelu", "siglip", "chinese_clip"])
     @torch.no_grad()
     def test_prompts_among_patches(self, name: str) -> None:
         recorded = arrays(name)
         features = load(GOLDEN / name).vision(recorded["images"], Insert(recorded["image_prompts"]))
         close(features, recorded["prompted_image_features"])
 
-    @pytest.mark.parametrize(("name", "position"), [("clip_quickgelu", 1), ("siglip", 0), ("siglip2_naflex", 0)])
+    @pytest.mark.parametrize(
+        ("name", "position"), [("clip_quickgelu", 1), ("siglip", 0), ("siglip2_naflex", 0), ("chinese_clip", 1)]
+    )
     @torch.no_grad()
     def test_prompts_among_words(self, name: str, position: int) -> None:
         text, recorded = load(GOLDEN / name).text, arrays(name)
@@ -169,18 +171,28 @@ def test_image_sides_alone(name: str, prefix: str, tmp_path: Path) -> None:
     assert backbone.text is backbone.tokenizer is None
 
 
-@torch.no_grad()
-def test_the_image_side_of_chinese_clip(tmp_path: Path) -> None:
-    def with_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        image = {key: x for key, x in state.items() if not key.startswith("text_model.")}
-        return {**image, "text_model.embeddings.word_embeddings.weight": torch.zeros(8, 4)}
-
-    folder = with_tensors(changed("clip_quickgelu", tmp_path / "model", model_type="chinese_clip"), with_bert)
-    backbone, recorded = load(folder), arrays("clip_quickgelu")
-    close(backbone.vision(recorded["images"]), recorded["image_features"])
-    assert "the text side of chinese_clip is not read" in backbone.note
-    with pytest.raises(ValueError, match="A CLIP backbone is needed"):
+def test_chinese_clip_reads_texts_by_either_file_of_its_tokenizer(tmp_path: Path) -> None:
+    folder = changed("chinese_clip", tmp_path / "model")
+    backbone = load(folder)
+    assert "it has no tokenizer.json, so class names cannot be read" in backbone.note
+    with pytest.raises(ValueError, match=r"put the model's tokenizer\.json beside"):
         backbone.text_side()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "猫", "狗", "一", "张", "photo", "##s"]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    by_words = load(folder)
+    ids = by_words.text_side()[1](["一张猫", "Photos of 狗"])
+    assert ids[:, :7].tolist() == [[2, 6, 7, 4, 3, 0, 0], [2, 8, 9, 1, 5, 3, 0]]
+    assert ids.shape == (2, 20)
+    vocabularies.wordpiece(folder / "tokenizer.json")
+    with pytest.raises(ValueError, match="must have at most the 50 ids"):
+        load(folder)
+
+
+def test_an_activation_that_a_bert_cannot_have_is_refused(tmp_path: Path) -> None:
+    config = json.loads((GOLDEN / "chinese_clip" / "config.json").read_bytes())["text_config"]
+    folder = changed("chinese_clip", tmp_path / "model", text_config=config | {"hidden_act": "quick_gelu"})
+    with pytest.raises(ValueError, match=r"'hidden_act' of the text side must be one of gelu, .*, got quick_gelu"):
+        load(folder)
 
 
 @torch.no_grad()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FILE = "tokenizer.json"
+VOCABULARY = "vocab.txt"
+"""The older file of BERT's tokenizers, with a token in each line, for texts in lower case."""
 LARGEST = 256 * 2**20
 """Bytes of the largest file that is read: three times that of the largest published vocabulary, XLM-V's."""
 EXTRA = "pip install 'selfprompt[tokenizers]'"
@@ -77,7 +79,7 @@ class JsonTokenizer:
 def json_tokenizer(
     path: Path, context: int, *, clean: str = "whitespace", kind: Kind = "plain", language: str = ""
 ) -> JsonTokenizer:
-    """Read a tokenizer.json.
+    """Read a tokenizer.json, or a vocab.txt of BERT's.
 
     Args:
         path: The file.
@@ -112,13 +114,17 @@ def require_tokenizers(what: str) -> None:
 
 
 def _read(path: Path) -> "Tokenizer":
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     size = path.stat().st_size
     if size > LARGEST:
         raise ValueError(f"{path} must have at most {LARGEST // 2**20} MB, and it has {size / 2**20:.0f}.")
     try:
-        return Tokenizer.from_file(str(path))
+        if path.suffix == ".json":
+            return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        return tokenizer
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # panics of the Rust library are no Exception

@@ -24,7 +24,7 @@ FORMS = (
     ("open_clip/hf-hub:<org>/<name>", "a repository of the Hugging Face hub in open_clip's layout; local-dir:<folder>"),
     ("timm/hf-hub:<org>/<name>", "a repository of the Hugging Face hub in timm's layout; local-dir:<folder>"),
     ("file/<path>", "a local file that implies its architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
-    ("file/<folder>", "a folder in transformers' format: CLIP, SigLIP, ViT, MAE, DINOv2, DINOv3"),
+    ("file/<folder>", "a folder in transformers' format: CLIP, Chinese-CLIP, SigLIP, ViT, MAE, DINOv2, DINOv3"),
     ("hf/<org>/<name>", "the same on the Hugging Face hub, such as hf/google/vit-base-patch16-224"),
     ("timm/<name>/random", "random weights, always the same: for benchmarks and tests"),
     ("open_clip/<model>/random", "random weights, always the same: for benchmarks and tests"),

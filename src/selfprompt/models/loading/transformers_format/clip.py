@@ -56,7 +56,7 @@ def convert_clip(config: Config, tensors: State) -> tuple[dict[str, Any], State]
     image, text = config.image, config.text
     state = take(rest, _SHARED) | take(rest, TEXT_ENDS, "text_model.")
     state |= take_blocks(rest, BLOCK, text.num_hidden_layers, "text_model.encoder.layers.", "transformer.resblocks.")
-    state |= _take_image(rest, image, "vision_model.", "visual.")
+    state |= take_image(rest, image, "vision_model.", "visual.")
     change(state, "text_projection", lambda x: x.t())
     change(state, "logit_scale", lambda x: x.reshape(()))
     if image.hidden_act != text.hidden_act:
@@ -68,7 +68,7 @@ def convert_clip(config: Config, tensors: State) -> tuple[dict[str, Any], State]
         **_pooling(text),
         **_arguments(text),
     }
-    return {**_image_arguments(image), "text_cfg": text_arguments}, state | rest
+    return {**image_arguments(image), "text_cfg": text_arguments}, state | rest
 
 
 def convert_clip_image(config: Config, tensors: State) -> tuple[dict[str, Any], State]:
@@ -79,10 +79,9 @@ def convert_clip_image(config: Config, tensors: State) -> tuple[dict[str, Any], 
     Raises:
         ValueError: If the activation is none of a CLIP.
     """
-    text_side = () if config.kind == "clip_vision_model" else ("text_model.*", "text_projection.*", "logit_scale")
-    rest = without_prefix(without(tensors, (*IGNORED, *text_side)), ("vision_model.",))
-    state = _take_image(rest, config.image, "", "")
-    return {**_image_arguments(config.image), "projected": "proj" in state}, state | rest
+    rest = without_prefix(without(tensors, IGNORED), ("vision_model.",))
+    state = take_image(rest, config.image, "", "")
+    return {**image_arguments(config.image), "projected": "proj" in state}, state | rest
 
 
 def build_clip(arguments: dict[str, Any]) -> CLIP:
@@ -102,14 +101,16 @@ def build_clip_image(arguments: dict[str, Any]) -> nn.Module:
     return cast(nn.Module, visual)
 
 
-def _take_image(tensors: State, side: Side, old: str, new: str) -> State:
+def take_image(tensors: State, side: Side, old: str, new: str) -> State:
+    """Move the tensors of the image side; ``old`` and ``new`` are put in front of their names."""
     state = take(tensors, {f"{new}proj": "visual_projection.weight"}) | take(tensors, _IMAGE_ENDS, old, new)
     change(state, f"{new}proj", lambda x: x.t())
     blocks = f"{old}encoder.layers.", f"{new}transformer.resblocks."
     return state | take_blocks(tensors, BLOCK, side.num_hidden_layers, *blocks)
 
 
-def _image_arguments(side: Side) -> dict[str, Any]:
+def image_arguments(side: Side) -> dict[str, Any]:
+    """Return open_clip's arguments for the image side."""
     vision = {
         "image_size": side.image_size,
         "patch_size": side.patch_size,

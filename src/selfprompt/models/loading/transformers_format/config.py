@@ -38,6 +38,8 @@ class Side:
         rope_theta: Base of DINOv3's rotation.
         vocab_size: Number of token ids.
         max_position_embeddings: Tokens per text.
+        type_vocab_size: Token types of BERT.
+        pad_token_id: Padding, which BERT masks.
         eos_token_id: End of text, whose token CLIP pools; 2 is an old configuration's mark for the largest id.
         projection_dim: Size of CLIP's features.
         projection_size: Size of SigLIP's features; 0 for ``hidden_size``.
@@ -60,6 +62,8 @@ class Side:
     rope_theta: float = 100.0
     vocab_size: int = 32000
     max_position_embeddings: int = 64
+    type_vocab_size: int = 2
+    pad_token_id: int = 0
     eos_token_id: int = 49407
     projection_dim: int = 512
     projection_size: int = 0
@@ -99,6 +103,7 @@ _CLIP_TEXT = Side(
     vocab_size=49408,
     max_position_embeddings=77,
 )
+_BERT = Side(layer_norm_eps=1e-12, vocab_size=30522, max_position_embeddings=512)
 _SIGLIP = Side(hidden_act="gelu_pytorch_tanh")
 _VIT = Side(layer_norm_eps=1e-12)
 _DINOV3 = Side(hidden_size=384, intermediate_size=1536, num_attention_heads=6, layer_norm_eps=1e-5)
@@ -108,7 +113,7 @@ DEFAULTS: dict[str, tuple[Side, Side | None]] = {
     "siglip": (_SIGLIP, _SIGLIP),
     "siglip2": (_SIGLIP, _SIGLIP),
     "clip_vision_model": (_CLIP, None),
-    "chinese_clip": (_CLIP, None),
+    "chinese_clip": (_CLIP, _BERT),
     "siglip_vision_model": (_SIGLIP, None),
     "siglip2_vision_model": (_SIGLIP, None),
     "vit": (_VIT, None),
@@ -118,9 +123,6 @@ DEFAULTS: dict[str, tuple[Side, Side | None]] = {
     "dinov3_vit": (_DINOV3, None),
 }
 """Defaults of the image and the text side of each supported ``model_type``."""
-
-IMAGE_SIDES_OF = ("chinese_clip",)
-"""Types with two sides of which only the image side is read."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "hidden_size": (1, 1 << 14),
@@ -137,6 +139,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "rope_theta": (1e-3, 1e9),
     "vocab_size": (1, 1 << 22),
     "max_position_embeddings": (1, LONGEST_TEXT),
+    "type_vocab_size": (1, 1 << 10),
+    "pad_token_id": (0, 1 << 22),
     "eos_token_id": (0, 1 << 22),
     "projection_dim": (1, 1 << 14),
     "projection_size": (0, 1 << 14),
@@ -160,11 +164,11 @@ def read_config(path: Path, source: ModelFolder) -> Config:
     if not isinstance(kind, str) or kind not in DEFAULTS:
         raise TypeError(f"{source.name} is not supported: {_why_unsupported(raw, source)}.")
     image, text = DEFAULTS[kind]
-    if text is None and kind not in IMAGE_SIDES_OF:
+    if text is None:
         return Config(kind, _side(raw, image, path))
     shared = {"projection_dim": raw.get("projection_dim")}  # the sides repeat it, and it is not used there
     vision = _side(_section(raw, "vision", path) | shared, image, path)
-    return Config(kind, vision, None if text is None else _side(_section(raw, "text", path) | shared, text, path))
+    return Config(kind, vision, _side(_section(raw, "text", path) | shared, text, path))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
@@ -14,15 +14,17 @@ from selfprompt.models.backbone import Backbone, Tokenizer
 from selfprompt.models.loading.checkpoint_files import check_fit, load_strict
 from selfprompt.models.loading.downloads import ModelFolder, seeded
 from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
-from selfprompt.models.loading.json_tokenizer import json_tokenizer
+from selfprompt.models.loading.json_tokenizer import VOCABULARY, json_tokenizer
+from selfprompt.models.loading.json_tokenizer import Kind as Ends
 from selfprompt.models.loading.transformers_format import images
+from selfprompt.models.loading.transformers_format.chinese_clip import build_chinese_clip, convert_chinese_clip
 from selfprompt.models.loading.transformers_format.clip import (
     build_clip,
     build_clip_image,
     convert_clip,
     convert_clip_image,
 )
-from selfprompt.models.loading.transformers_format.config import CONFIG, IMAGE_SIDES_OF, Config, Side, read_config
+from selfprompt.models.loading.transformers_format.config import CONFIG, Config, Side, read_config
 from selfprompt.models.loading.transformers_format.dinov3 import build_dinov3, convert_dinov3
 from selfprompt.models.loading.transformers_format.keys import State
 from selfprompt.models.loading.transformers_format.siglip import (
@@ -50,7 +52,7 @@ KINDS: dict[str, tuple[Convert, Callable[[dict[str, Any]], nn.Module]]] = {
     "siglip": (convert_siglip, build_siglip),
     "siglip2": (convert_siglip, build_siglip),
     "clip_vision_model": (convert_clip_image, build_clip_image),
-    "chinese_clip": (convert_clip_image, build_clip_image),
+    "chinese_clip": (convert_chinese_clip, build_chinese_clip),
     "siglip_vision_model": (convert_siglip_image, build_vit),
     "siglip2_vision_model": (convert_siglip_image, build_vit),
     "vit": (convert_vit, build_vit),
@@ -59,6 +61,8 @@ KINDS: dict[str, tuple[Convert, Callable[[dict[str, Any]], nn.Module]]] = {
     "dinov2_with_registers": (convert_dinov2, build_vit),
     "dinov3_vit": (convert_dinov3, build_dinov3),
 }
+_TEXTS: dict[str, tuple[str, Ends]] = {"clip": ("lower", "plain"), "chinese_clip": ("whitespace", "plain")}
+"""How texts are cleaned, and how a model sees their ends, where it is no SigLIP."""
 _POOLINGS: dict[str, Pooling] = {"vit_mae": "avg", "dinov3_vit": "cls"}
 
 
@@ -109,7 +113,6 @@ def _backbone(
         preprocess = images.read_preprocess(preprocess_file, preprocess)
     notes = {
         f"it has no {images.FILES[0]}; images are prepared as is usual for {config.kind}": preprocess_file is None,
-        f"the text side of {config.kind} is not read": config.kind in IMAGE_SIDES_OF,
         f"its images have {size} pixels, and {images.FILES[0]} is for {preprocess.size}: image_size={preprocess.size} "
         "takes those": preprocess.size not in (size, image_size),
         f"it has no {TOKENIZER}, so class names cannot be read": text is not None and tokenizer is None,
@@ -146,7 +149,7 @@ def _towers(model: Any, text_format: TextFormat | None) -> tuple[VisionTower, Te
     if isinstance(model, Siglip):
         trunk: Any = model.visual["trunk"]
         return TimmViT(trunk), OpenClipText(model, text_format)
-    if isinstance(model, CLIP):
+    if isinstance(model, (CLIP, CustomTextCLIP)):
         return clip_towers(model, text_format)
     return (OpenClipVision(model) if isinstance(model, VisionTransformer) else timm_tower(model)), None
 
@@ -156,13 +159,12 @@ def _tokenizer(kind: str, side: Side, source: ModelFolder) -> Tokenizer | None:
     context = side.max_position_embeddings
     if kind == "clip" and side.vocab_size == CLIP_VOCABULARY:
         return open_clip.SimpleTokenizer(context_length=context)  # type: ignore[no-any-return]
-    path = source.find(TOKENIZER, optional=True)
+    files = (TOKENIZER, VOCABULARY) if kind == "chinese_clip" else (TOKENIZER,)
+    path = source.find(*files, optional=True)
     if path is None:
         return None
-    clip = kind == "clip"
-    tokenizer = json_tokenizer(
-        path, context, clean="lower" if clip else "canonicalize", kind="plain" if clip else "siglip"
-    )
+    clean, ends = _TEXTS.get(kind, ("canonicalize", "siglip"))
+    tokenizer = json_tokenizer(path, context, clean=clean, kind=ends)
     if tokenizer.vocabulary > side.vocab_size:
         raise ValueError(
             f"{path} must have at most the {side.vocab_size} ids of {CONFIG}, got {tokenizer.vocabulary}; "
