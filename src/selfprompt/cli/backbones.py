@@ -113,7 +113,8 @@ def _refusals(supports: Mapping[str, "Support"]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for model, support in supports.items():
         if support.refusal:
-            reasons.setdefault(support.refusal.removeprefix(f"{model} "), []).append(model)
+            reason = support.refusal.removeprefix(f"{model} ").removeprefix("is not supported: ")
+            reasons.setdefault(reason, []).append(model)
     return [f"{', '.join(models)}: {reason}" for reason, models in reasons.items()]
 
 
