@@ -93,8 +93,8 @@ _TRANSFORMERS_REPOSITORIES = (
 _REMARKS = {
     "google/siglip2-so400m-patch14-384": "378 pixels, not 384",
     "google/siglip2-so400m-patch16-naflex": "fixed at 256 pixels",
-    **dict.fromkeys((name for name in _TIMM if "/dinov2-" in name), "518 pixels; on the hub 224"),
-    **dict.fromkeys((name for name in _TIMM if "/dinov3-" in name), "256 pixels; on the hub 224"),
+    **dict.fromkeys((name for name in _TIMM if "/dinov2-" in name), "518 pixels; as on the hub with --image-size 224"),
+    **dict.fromkeys((name for name in _TIMM if "/dinov3-" in name), "256 pixels; as on the hub with --image-size 224"),
 }
 
 
