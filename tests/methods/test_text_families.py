@@ -135,10 +135,14 @@ def test_mmrl_where_all_tokens_see_all(family: str) -> None:
     assert_same(encoded(method), unit(wanted))
 
 
-@pytest.mark.parametrize("family", ["siglip2", "clipa", "metaclip2", "metaclip2-mt5", "bert", "nllb"])
+@pytest.mark.parametrize("family", ["siglip2", "clipa", "coca", "metaclip2", "metaclip2-mt5", "bert", "nllb"])
 @pytest.mark.parametrize("name", READERS)
 def test_every_reader_of_texts_trains_and_takes_new_names(family: str, name: str) -> None:
     backbone, model = loaded(family)
+    if (family, name) == ("coca", "mmrl"):
+        with pytest.raises(ValueError, match="attentional pooler has only the pooling 'native'; use another backbone"):
+            built(name, family)
+        return
     before, method = frozen(model), built(name, family)
     views = Views(images(8), labels=LABELS)
     if method.trainable():

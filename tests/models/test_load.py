@@ -294,7 +294,7 @@ def test_every_eva_is_supported_but_sapiens2() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("open_clip/coca_ViT-B-32/random", "CoCa"),
+        ("open_clip/coca_roberta-ViT-B-32/random", "CoCa"),
     ],
 )
 def test_unsupported_families(name: str, reason: str) -> None:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.coca_model import CoCa, MultimodalCfg
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 
 from selfprompt.models.open_clip_vit import OpenClipText, clip_towers
 from selfprompt.prompts.static import Static
-from tests.models.tiny import CONTEXT, VOCABULARY, assert_same, changed, clip, images, texts
+from tests.models.tiny import CONTEXT, VOCABULARY, assert_same, changed, clip, coca, images, texts
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP": {},
@@ -212,13 +211,28 @@ def test_describes_itself() -> None:
     assert vision.facts()["activation"] == text.facts()["activation"] == "QuickGELU"
 
 
-def test_refuses_coca() -> None:
-    sides = (
-        CLIPTextCfg(layers=1, embed_cls=True),
-        CLIPVisionCfg(layers=1, width=64, image_size=32, patch_size=8),
-    )
-    with pytest.raises(TypeError, match="CoCa is not supported"):
-        clip_towers(CoCa(16, MultimodalCfg(layers=1), *sides))
+@pytest.mark.parametrize("correct", [False, True])
+@pytest.mark.parametrize("length", [9, 12])
+def test_coca(correct: bool, length: int) -> None:
+    """Its class token, and the mask of padding, which is shifted in published weights; a text may fill the context."""
+    options = {
+        "layers": 3,
+        "context_length": CONTEXT,
+        "vocab_size": VOCABULARY,
+        "embed_cls": True,
+        "output_tokens": True,
+    }
+    model = coca(options)
+    model.text.correct_cls_mask = correct
+    vision, text = clip_towers(model)
+    ids = texts((5, length))
+    ids[:, :3] = ids[0, :3]
+    with torch.no_grad():
+        expected = model.encode_text(ids, normalize=False)
+        assert_same(text(ids), expected)
+        assert_same(text(ids, shared_prefix=text.shared_prefix(ids[:1, :3])), expected)
+        assert_same(vision(images()), model.encode_image(images(), normalize=False))
+    assert (text.context, text.facts()["shifted_mask"]) == (CONTEXT, not correct)
 
 
 def test_refuses_text_with_a_class_token() -> None:

@@ -41,6 +41,7 @@ def test_the_end_of_a_text_is_not_its_greatest_id() -> None:
     [
         ("clip", TextLayout()),
         ("mobileclip", TextLayout(cut="never")),
+        ("coca", TextLayout(cut="never", reads="last")),
         ("siglip", TextLayout(0, 1, 1, "never", "last")),
         ("siglip2", TextLayout(0, 1, 0, "never", "last")),
         ("clipa", TextLayout(1, 0, 0, "never", "last")),

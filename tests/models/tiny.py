@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from open_clip.coca_model import CoCa, MultimodalCfg
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
@@ -69,6 +70,17 @@ def resnet_clip(vocabulary: int = VOCABULARY) -> CLIP:
     vision = CLIPVisionCfg(layers=(1, 2, 1, 1), width=8, image_size=64)
     text = CLIPTextCfg(context_length=CONTEXT, vocab_size=vocabulary, width=64, heads=1, layers=2)
     model = CLIP(16, vision, text, quick_gelu=True)
+    shake(model)
+    return model.requires_grad_(False).eval()
+
+
+def coca(text: dict[str, Any]) -> CoCa:
+    """A CoCa of 64 channels and 3 blocks on the image side, features of 16; options of the text side as open_clip's."""
+    vision_cfg = CLIPVisionCfg(
+        layers=3, width=64, patch_size=8, image_size=32, attentional_pool=True, output_tokens=True
+    )
+    decoder = MultimodalCfg(layers=1, width=64, heads=1)
+    model = CoCa(16, decoder, CLIPTextCfg(**{"width": 64, "heads": 1, **text}), vision_cfg)
     shake(model)
     return model.requires_grad_(False).eval()
 

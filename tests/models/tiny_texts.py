@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from open_clip.coca_model import CoCa
 from open_clip.model import CustomTextCLIP
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ NLLB = EncoderConfig("m2m_100", 120, 64, 3, 2, 64, 96, 0, 0, 1e-5, "relu", pad=1
 FAMILIES = {
     "clip": Family({"vocab_size": 8192}),
     "mobileclip": Family({"vocab_size": 8192, "no_causal_mask": True}),
+    "coca": Family({"vocab_size": 8192, "embed_cls": True, "output_tokens": True}),
     "siglip": Family(SIGLIP, vocabularies.t5, SIGLIP_TOKENIZER),
     "siglip2": Family({**SIGLIP, "act_kwargs": {"approximate": "tanh"}}, vocabularies.gemma, SIGLIP_TOKENIZER),
     "clipa": Family({"no_causal_mask": True, "pool_type": "last"}, vocabularies.wordpiece, {"kind": "clipa"}),
@@ -75,11 +77,13 @@ _PARTS = {  # blocks; then in the order of PyTorch's names: q, k, v, out, both l
 
 
 @cache
-def loaded(family: str) -> tuple[Backbone, CustomTextCLIP]:
+def loaded(family: str) -> tuple[Backbone, CustomTextCLIP | CoCa]:
     """Return a backbone of a family, and the open_clip model that it shares weights with."""
     kind = FAMILIES[family]
     text = {"context_length": CONTEXT, "vocab_size": 120, "layers": 3, **kind.text}
-    if kind.encoder is None:
+    if family == "coca":
+        model = tiny.coca(text)
+    elif kind.encoder is None:
         model = tiny.clip(custom=True, bias="siglip" in family, vision={"layers": 3}, text=text)
     else:
         vision = {"image_size": 32, "layers": 3, "width": 64, "patch_size": 8}
@@ -87,12 +91,12 @@ def loaded(family: str) -> tuple[Backbone, CustomTextCLIP]:
         model = build_clip({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, kind.encoder)
         tiny.shake(model)
         model.requires_grad_(False).eval()
-    assert isinstance(model, CustomTextCLIP)
+    assert isinstance(model, (CustomTextCLIP, CoCa))
     return assemble.clip_backbone(f"tiny-{family}", model, kind.tokenizer(), images={}), model
 
 
 @torch.no_grad()
-def upstream(model: CustomTextCLIP, ids: Tensor, slots: Tensor, prompts: Tensor, *edits: Edit | None) -> Tensor:
+def upstream(model: CustomTextCLIP | CoCa, ids: Tensor, slots: Tensor, prompts: Tensor, *edits: Edit | None) -> Tensor:
     """Encode texts with open_clip alone.
 
     Args:

@@ -111,6 +111,7 @@ class MMRL(Method[MMRLOptions]):
 
     def build(self, generator: torch.Generator) -> None:
         options = self.options
+        self.vision.check_pooling("prompts")
         self.tokens = normal_prompts(options.tokens, options.width, generator=generator)
         self.image_maps, self.text_maps = (
             TokenMaps(min(options.last, tower.depth - 1), tower.width, options.width, generator)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfprompt.models.block import (
@@ -24,16 +25,19 @@ from selfprompt.models.hf_text import HfText, HfTextModel
 from selfprompt.models.image_size import check_multiple, resampled
 from selfprompt.models.text_layout import TextFormat, TextLayout
 from selfprompt.models.tokens import Tokens
-from selfprompt.models.tower import TextTower, VisionTower
+from selfprompt.models.tower import Pooling, Prompter, TextTower, VisionTower
 
 if TYPE_CHECKING:
+    from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
     from open_clip.transformer import VisionTransformer
 
     from selfprompt.models.embedded_clip import EmbeddedClip, EmbeddedVision
 
 
-def clip_towers(model: "CLIP | CustomTextCLIP", text_format: TextFormat | None = None) -> tuple[VisionTower, TextTower]:
+def clip_towers(
+    model: "CLIP | CustomTextCLIP | CoCa", text_format: TextFormat | None = None
+) -> tuple[VisionTower, TextTower]:
     """Wrap an open_clip model in two towers that share its weights; freezes it in place.
 
     Args:
@@ -41,15 +45,15 @@ def clip_towers(model: "CLIP | CustomTextCLIP", text_format: TextFormat | None =
         text_format: What its tokenizer puts around the words of a text; None for CLIP's tokenizer.
 
     Raises:
-        TypeError: If prompts cannot enter its text side (Hugging Face text, CoCa, ...).
+        TypeError: If prompts cannot enter its text side.
     """
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
 
-    if isinstance(model, CoCa):
-        raise TypeError("CoCa is not supported: its text tower appends a class token behind the padding.")
+    if type(model) is CoCa:
+        return vision_tower(model.visual), CoCaText(model, text_format)
     if type(model) not in (CLIP, CustomTextCLIP):
-        raise TypeError(f"{type(model).__name__} is not supported. Supported: CLIP and CustomTextCLIP.")
+        raise TypeError(f"{type(model).__name__} is not supported. Supported: CLIP, CustomTextCLIP and CoCa.")
     text = getattr(model, "text", None)
     if isinstance(text, HfTextModel):
         return vision_tower(model.visual), HfText(text, text_format)
@@ -159,9 +163,13 @@ class OpenClipVision(VisionTower):
     def _pool_native(self, x: Tensor) -> Tensor:
         return self.visual._pool(x)[0]
 
+    def check_pooling(self, pooling: Pooling) -> None:
+        """Raise ValueError for any pooling but upstream's where attention pools."""
+        if self.visual.attn_pool is not None and pooling not in ("native", "unprojected"):
+            raise ValueError("A CLIP with an attentional pooler has only the pooling 'native'; use another backbone.")
+        super().check_pooling(pooling)
+
     def _pool_mean(self, rows: Tensor) -> Tensor:
-        if self.visual.attn_pool is not None:
-            raise ValueError("A CLIP with an attentional pooler has only the pooling 'native'.")
         if self.visual.final_ln_after_pool:
             return cast(Tensor, self.visual.ln_post(rows.mean(dim=1)))
         return cast(Tensor, self.visual.ln_post(rows).mean(dim=1))
@@ -189,6 +197,9 @@ class OpenClipVision(VisionTower):
 class OpenClipText(TextTower):
     """The text side of an open_clip ``CLIP`` or ``CustomTextCLIP`` as a tower; shares the model's modules.
 
+    Attributes:
+        appends_class_token: Whether the token that is pooled stands behind each text.
+
     Args:
         model: The model, whose text side is frozen in place.
         text_format: What its tokenizer puts around the words of a text; None for CLIP's tokenizer.
@@ -198,17 +209,23 @@ class OpenClipText(TextTower):
         ValueError: If it pools another token than that with which the tokenizer ends a text.
     """
 
-    def __init__(self, model: "CLIP | CustomTextCLIP | EmbeddedClip", text_format: TextFormat | None = None) -> None:
+    appends_class_token = False
+
+    def __init__(
+        self, model: "CLIP | CustomTextCLIP | CoCa | EmbeddedClip", text_format: TextFormat | None = None
+    ) -> None:
         super().__init__()
         text: Any = getattr(model, "text", model)  # CLIP has no module for its text side
         if text is not model:
-            _check_text(text)
+            _check_text(text, self.appends_class_token)
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.transformer: Any = text.transformer
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
         self.pool_type: str = model.text_pool_type if text is model else text.pool_type
+        if self.appends_class_token:
+            self.pool_type = "last"
         self.eos: int = model.text_eos_id if text is model else text.eos_id
         self.mask: Tensor | None
         self.register_buffer("mask", text.attn_mask, persistent=False)
@@ -216,7 +233,7 @@ class OpenClipText(TextTower):
             raise TypeError("pool_type 'none' is not supported: the tower needs one vector per text.")
         self.depth = len(self.transformer.resblocks)
         self.width = self.token_embedding.embedding_dim
-        self.context = len(self.positional_embedding)
+        self.context = len(self.positional_embedding) - self.appends_class_token
         self.causal = self.mask is not None
         self.text_format = text_format
         greatest = self.token_embedding.num_embeddings - 1
@@ -311,6 +328,42 @@ class OpenClipText(TextTower):
         }
 
 
+class CoCaText(OpenClipText):
+    """CoCa's text side: a class token behind the padding reads the text and is pooled.
+
+    The mask that hides padding is shifted by one token in the published weights: the first padding is seen, the class
+    token sees itself only in a text that fills the context. ``correct_cls_mask`` of a model says that its mask is not.
+    """
+
+    appends_class_token = True
+
+    def __init__(self, model: "CoCa", text_format: TextFormat | None = None) -> None:
+        super().__init__(model, text_format)
+        text: Any = model.text
+        self.class_token = text.cls_emb
+        self.pad: int = text.pad_id
+        self.shifted = not text.correct_cls_mask
+
+    def embed(self, inputs: Tensor) -> Tokens:
+        """Embed tokens and append the class token, without positions: (C, L) -> (C, L + 1, D)."""
+        words = super().embed(inputs)
+        last = self.class_token.to(words.x.dtype).expand(len(inputs), 1, -1)
+        padding = F.pad(inputs == self.pad, (1, 0) if self.shifted else (0, 1))
+        return Tokens(torch.cat([words.x, last], dim=1), words.prefix, padding=padding)
+
+    def pooled_rows(self, tokens: Tokens, inputs: Tensor, pooling: Pooling) -> Tensor:
+        """Return the index of the class token, (1,)."""
+        return torch.tensor([tokens.x.shape[1] - 1], device=inputs.device)
+
+    def shared_prefix(self, ids: Tensor, prompter: Prompter | None = None) -> tuple[Tensor, ...]:
+        """Encode the first tokens of many texts once for all of them; the class token stands behind each text."""
+        return tuple(stream[:-1] for stream in super().shared_prefix(ids, prompter))
+
+    def facts(self) -> dict[str, object]:
+        """Return the architecture as JSON values."""
+        return {**super().facts(), "class_token": True, "shifted_mask": self.shifted}
+
+
 def _text_layout(pool: str, eos: int, greatest: int, causal: bool, text_format: TextFormat | None) -> TextLayout:
     """Return the layout of texts of a tokenizer in a tower that pools as open_clip's word ``pool`` says."""
     reads: Literal["end", "last", "start"] = "start" if pool == "first" else "last" if pool == "last" else "end"
@@ -326,16 +379,18 @@ def _text_layout(pool: str, eos: int, greatest: int, causal: bool, text_format: 
     return TextLayout(len(text_format.start), text_format.end, text_format.pad, cut, reads)
 
 
-def _check_text(text: nn.Module) -> None:
-    """Raise TypeError unless the text side is a plain ``TextTransformer``."""
+def _check_text(text: nn.Module, class_token: bool) -> None:
+    """Raise TypeError unless the text side is a ``TextTransformer``, plain or with a class token behind the text."""
     from open_clip.transformer import TextTransformer
 
     if type(text) is not TextTransformer:
         raise TypeError(
             f"{type(text).__name__} is not supported as a text tower. Supported: open_clip's own TextTransformer."
         )
-    if text.cls_emb is not None or text.use_pad_mask:
-        raise TypeError("A text tower that masks its padding or appends a class token is not supported.")
+    if (text.cls_emb is not None) != class_token or text.use_pad_mask:
+        raise TypeError(
+            "A text tower that masks its padding, or appends a class token outside of CoCa, is not supported."
+        )
 
 
 def block_parts(block: Any, weights: Weights | None = None) -> BlockParts | None:

@@ -138,8 +138,8 @@ def check_config(name: str, config: dict[str, Any]) -> None:
     """Refuse a configuration of an unsupported family."""
     reason = ""
     trunk = config["vision_cfg"].get("timm_model_name")
-    if "multimodal_cfg" in config:
-        reason = "CoCa's text side appends a class token behind the padding"
+    if "multimodal_cfg" in config and config["text_cfg"].get("hf_model_name"):
+        reason = "it is a CoCa whose text side is Hugging Face's"
     elif trunk and not timm.is_model(trunk):
         reason = f"timm has no model {shown(trunk)}, of which its image side is made"
     if reason:
