@@ -79,12 +79,7 @@ _POOLERS: dict[Kind, Pooler] = {
 _ROBERTA = {"layer_norm_eps": 1e-5, "max_position_embeddings": 514, "type_vocab_size": 1}
 _XLM_R = {"model_type": "xlm-roberta", "vocab_size": 250002, **_ROBERTA}
 _NLLB = {"model_type": "m2m_100", "vocab_size": 256206}
-KNOWN: dict[str, dict[str, Any]] = {
-    "bert-base-uncased": {"model_type": "bert"},
-    **{
-        f"microsoft/BiomedNLP-{name}-base-uncased-abstract": {"model_type": "bert"}
-        for name in ("BiomedBERT", "PubMedBERT")
-    },
+_ROBERTAS = {
     "roberta-base": {"model_type": "roberta", **_ROBERTA},
     "xlm-roberta-base": _XLM_R,
     "xlm-roberta-large": {
@@ -94,12 +89,21 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "num_hidden_layers": 24,
     },
+}
+KNOWN: dict[str, dict[str, Any]] = {
+    **_ROBERTAS,
+    **{f"FacebookAI/{name}": config for name, config in _ROBERTAS.items()},  # as the hub names them now
+    **dict.fromkeys(("bert-base-uncased", "google-bert/bert-base-uncased"), {"model_type": "bert"}),
+    **{
+        f"microsoft/BiomedNLP-{name}-base-uncased-abstract": {"model_type": "bert"}
+        for name in ("BiomedBERT", "PubMedBERT")
+    },
     "facebook/nllb-200-distilled-600M": _NLLB,
     "facebook/nllb-200-distilled-1.3B": {**_NLLB, "encoder_layers": 24, "encoder_ffn_dim": 8192},
     "google/mt5-base": {"model_type": "mt5", "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "google/mt5-xl": {"model_type": "mt5", "d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
 }
-"""What the configurations of the text models in open_clip's say, apart from defaults."""
+"""What the configurations of text models say, apart from defaults: those of open_clip's models, and a few others."""
 
 
 def encoder_config(name: str, text_model: str, folder: ModelFolder | None = None) -> EncoderConfig:
