@@ -93,10 +93,14 @@ _ROBERTAS = {
 KNOWN: dict[str, dict[str, Any]] = {
     **_ROBERTAS,
     **{f"FacebookAI/{name}": config for name, config in _ROBERTAS.items()},  # as the hub names them now
-    **dict.fromkeys(("bert-base-uncased", "google-bert/bert-base-uncased"), {"model_type": "bert"}),
     **{
-        f"microsoft/BiomedNLP-{name}-base-uncased-abstract": {"model_type": "bert"}
-        for name in ("BiomedBERT", "PubMedBERT")
+        name: {"model_type": "bert"}
+        for name in (
+            "bert-base-uncased",
+            "google-bert/bert-base-uncased",
+            "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+            "microsoft/BiomedNLP-PubMedBERT-base-uncased-abstract",
+        )
     },
     "facebook/nllb-200-distilled-600M": _NLLB,
     "facebook/nllb-200-distilled-1.3B": {**_NLLB, "encoder_layers": 24, "encoder_ffn_dim": 8192},
