@@ -1,5 +1,7 @@
 """Another image size: positions as timm and open_clip resample them, and refusals before anything is fetched."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import open_clip
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
 from timm.models.eva import Eva
@@ -21,6 +24,7 @@ from selfprompt.models.open_clip_vit import clip_towers
 from selfprompt.models.timm_eva import timm_tower
 from tests.models.tiny import Replace, assert_same, clip, images, resnet_clip, shake, texts, vit
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "backbones"
 VITS: dict[str, dict[str, Any]] = {
     "class token": {},
     "registers without positions": {"reg_tokens": 3, "no_embed_class": True},
@@ -123,6 +127,28 @@ def test_positions_of_a_file_are_resampled_once(tmp_path: Path) -> None:
     save_file(shown.state_dict(), tmp_path / "model.safetensors")
     ours = load_backbone(f"timm/test_vit@{tmp_path}/model.safetensors", image_size=96)  # the architecture's own is 160
     assert torch.equal(ours.vision.state_dict()["vit.pos_embed"], shown.pos_embed)
+
+
+def test_naflex_resamples_bilinearly() -> None:
+    folder = f"file/{GOLDEN}/siglip2_naflex"
+    own, larger = load_backbone(folder), load_backbone(folder, image_size=48)
+    grid = own.vision.state_dict()["vit.pos_embed"].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, size=(6, 6), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(larger.vision.state_dict()["vit.pos_embed"], expected, atol=1e-6, rtol=0)
+    assert larger.text is not None
+    assert own.text is not None
+    assert all(torch.equal(t, larger.text.state_dict()[name]) for name, t in own.text.state_dict().items())
+
+
+def test_a_folder_says_which_size_its_preprocessing_is_for(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "clip_quickgelu", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    config |= {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    own, small = load_backbone(f"file/{tmp_path}"), load_backbone(f"file/{tmp_path}", image_size=16)
+    assert "image_size=16 takes those" in own.note
+    assert "takes those" not in small.note
+    assert (small.preprocess.size, small.preprocess.resize) == (16, 20)
 
 
 @torch.no_grad()

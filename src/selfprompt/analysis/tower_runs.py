@@ -77,6 +77,8 @@ def run_with_prompts(method: Method, images: Tensor) -> TowerRun | None:
         method: The method, in eval mode.
         images: (B, 3, H, W), normalised.
     """
+    if not method.vision.has_blocks:
+        return None
     with recorded_runs(method.vision) as runs:
         method(images)
     return next((run for run in reversed(runs) if run.prompted), None)

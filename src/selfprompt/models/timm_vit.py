@@ -17,7 +17,7 @@ from selfprompt.models.block import (
     layer_weights,
     with_weights,
 )
-from selfprompt.models.image_size import check_multiple
+from selfprompt.models.image_size import check_multiple, resampled
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import VisionTower
 
@@ -44,6 +44,9 @@ class TimmViT(VisionTower):
 
     ``embed`` includes everything before block 0, also ``norm_pre``; prompts enter after it.
 
+    Attributes:
+        bilinear_positions: Whether another image size resamples the positions bilinearly (NaFlex), not bicubically.
+
     Args:
         vit: The model, frozen in place. Its classifier is not used.
         head: Applied to the pooled features; for a ViT that is the image side of a CLIP.
@@ -68,6 +71,7 @@ class TimmViT(VisionTower):
             raise ValueError("img_size must be given: the tower needs the size of its images.")
         self.vit: VisionTransformer = vit
         self.head = nn.Identity() if head is None else head
+        self.bilinear_positions = False
         self.depth = len(vit.blocks)
         self.width = vit.embed_dim
         self.image_size = tuple(vit.patch_embed.img_size)
@@ -90,9 +94,13 @@ class TimmViT(VisionTower):
         return Tokens(self.vit.norm_pre(self.vit.patch_drop(x)), self.prefix)
 
     def set_image_size(self, size: int) -> str:
-        """Resample the positions as timm does."""
+        """Resample the positions as timm does, or bilinearly for a model that was trained so."""
         check_multiple(size, self.patch_size[0], "the patch size of this backbone")
+        positions, grid = self.vit.pos_embed, self.vit.patch_embed.grid_size
         self.vit.set_input_size(img_size=(size, size))
+        if self.bilinear_positions and positions is not None:
+            values = resampled(positions[0], grid, self.vit.patch_embed.grid_size, "bilinear")
+            self.vit.pos_embed = nn.Parameter(values[None], requires_grad=False)
         self.image_size = (size, size)
         return ""
 

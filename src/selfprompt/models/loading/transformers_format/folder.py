@@ -28,6 +28,7 @@ from selfprompt.models.loading.transformers_format.config import CONFIG, Config,
 from selfprompt.models.loading.transformers_format.dinov3 import build_dinov3, convert_dinov3
 from selfprompt.models.loading.transformers_format.keys import State
 from selfprompt.models.loading.transformers_format.siglip import (
+    NAFLEX,
     Siglip,
     build_siglip,
     convert_siglip,
@@ -107,6 +108,8 @@ def _backbone(
     image_size: int | None,
 ) -> Backbone:
     vision, text = _towers(model, getattr(tokenizer, "text_format", None))
+    if isinstance(vision, TimmViT):
+        vision.bilinear_positions = config.kind in NAFLEX
     size = vision.image_size[0]
     preprocess = images.USUAL[config.kind].at_size(size)
     if preprocess_file is not None:
