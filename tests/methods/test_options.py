@@ -9,10 +9,14 @@ import torch
 from selfprompt.methods import list_methods
 from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method, find_method, make_options
+from selfprompt.methods.traits import Traits
+from selfprompt.models.loading.assemble import vit_backbone
 from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.models.tower import Pooling
 from selfprompt.utils.validation import TYPE_NAMES
 from tests.methods.custom import Bias
 from tests.methods.tiny import NAMES, backbone, images, small
+from tests.models.tiny import vit
 
 CUSTOM = "tests.methods.custom"
 
@@ -153,6 +157,20 @@ def test_lists_become_tuples_and_whole_numbers_do_for_floats() -> None:
 def test_a_wrong_value_is_named_with_the_rule(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_method(name, backbone("clip"), NAMES, **options)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "cls", "patches"])
+def test_class_texts_are_compared_with_native_features_alone(pooling: Pooling, monkeypatch: pytest.MonkeyPatch) -> None:
+    traits = Traits(inputs="features", needs_text=True, pooling=pooling)
+    monkeypatch.setattr(find_method("zero-shot"), "traits_for", classmethod(lambda cls, options: traits))
+    with pytest.raises(ValueError, match=f"image features of the pooling native, got '{pooling}'"):
+        build_method("zero-shot", backbone("clip"), NAMES)
+
+
+def test_a_pooling_that_a_backbone_lacks_is_refused_when_a_method_is_built() -> None:
+    averaging = vit_backbone("tiny", vit(class_token=False, global_pool="avg", img_size=224, patch_size=56))
+    with pytest.raises(ValueError, match="Pooling 'cls' needs a class token, and this backbone has none; use 'avg'"):
+        build_method("ridge", averaging, NAMES, pooling="cls")
 
 
 @pytest.mark.parametrize(
