@@ -74,14 +74,8 @@ def test_options_and_recipes_exist(page: Path) -> None:
         "--python-version",
         "--extra",
     }
-    known |= {
-        "--baselines",
-        "--mae-samples",
-        "--clip-samples",
-        "--ranks",
-        "--datasets",
-        "--folders",
-    }  # of pretraining, experiments
+    for file in (*(ROOT / "experiments").glob("*.py"), *(ROOT / "pretraining").glob("*.py")):
+        known |= set(re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8")))
     for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report, review, perf):
         parser = Parser(exit_on_error=False)
         command.add_arguments(parser, [])

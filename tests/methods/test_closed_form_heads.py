@@ -223,7 +223,7 @@ def test_logistic_regression_is_at_its_optimum(classes: int) -> None:
 
 
 @pytest.mark.parametrize("large", [0, 10**9], ids=["in float32", "in float64"])
-@pytest.mark.parametrize(("strength", "tolerance"), [(0.001, 1e-4), (0.1, 1e-3), (10.0, 3e-3)])
+@pytest.mark.parametrize(("strength", "tolerance"), [(0.001, 1e-4), (0.1, 1e-3), (10.0, 1e-2)])
 def test_logistic_regression_agrees_with_scikit_learn(
     monkeypatch, large: int, strength: float, tolerance: float
 ) -> None:
