@@ -12,7 +12,7 @@ import selfprompt
 from selfprompt.inference.artifact import CARD, CONFIG, HUB, MAX_BYTES, TENSORS, artifact_folder
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
-from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe
 from selfprompt.utils.trust import check_backbone
 
@@ -86,6 +86,7 @@ def test_code_in_the_folder_itself_is_never_imported(own, tmp_path, monkeypatch)
         "open_clip/ViT-B-32@weights.pt",
         "open_clip/local-dir:folder",
         "open_clip/hf-hub:owner/name",
+        "hf/owner/name",
         "timm/../secret",
         "open_clip/a/b/c",
         "embedded/clip\n",
@@ -120,6 +121,21 @@ def test_a_custom_backbone_is_used_only_if_it_is_named(name, linear, tmp_path, m
 )
 def test_published_backbones_are_used_as_named(name):
     check_backbone(name)
+
+
+def test_known_repositories_are_used_as_named(linear, tmp_path, monkeypatch):
+    stored = json.loads((linear / CONFIG).read_text(encoding="utf-8"))["backbone"]
+    classes, asked = selfprompt.load(linear).classes, []
+
+    def found(name: str, **_: object) -> Backbone:
+        asked.append(name)
+        return load_backbone("embedded/mae")
+
+    monkeypatch.setattr("selfprompt.inference.loading.load_backbone", found)
+    for number, name in enumerate(("open_clip/hf-hub:imageomics/bioclip", "hf/google/vit-base-patch16-224")):
+        folder = changed(linear, tmp_path / str(number), backbone=stored | {"name": name})
+        assert selfprompt.load(folder).classes == classes
+        assert asked[-1] == name
 
 
 def test_a_moved_backbone_file_is_given_with_the_option(photos, run, tmp_path, monkeypatch):

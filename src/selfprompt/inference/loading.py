@@ -17,6 +17,7 @@ from selfprompt.inference.artifact import (
 from selfprompt.inference.calibration import Calibration
 from selfprompt.inference.classifier import Classifier
 from selfprompt.methods.registry import build_method
+from selfprompt.models.loading.aliases import list_aliases
 from selfprompt.models.loading.by_name import Backbone, Preprocess, load_backbone
 from selfprompt.utils.trust import check_backbone, check_method
 
@@ -36,8 +37,8 @@ def load(
 
     Args:
         source: A folder, or a repository of the Hugging Face hub: "hf-hub:owner/name" or "hf-hub:owner/name@revision".
-        backbone: The backbone to use: a loaded one, or its name or path. Required if the artifact names a file or a
-            repository instead of a published model.
+        backbone: The backbone to use: a loaded one, or its name or path. Required if the artifact names a file or an
+            unknown repository instead of a published model.
         device: "cpu", "cuda", "cuda:NUMBER" or "mps"; "auto" uses a GPU if there is one.
         trust: Whether to import a method "package.module:Class" named by the artifact, which runs that module.
         say: Receives one line before each download.
@@ -63,7 +64,7 @@ def load(
 def _load_backbone(config: Mapping[str, Any], given: str | None, say: Callable[[str], None]) -> Backbone:
     """Load the backbone that the caller names, or the one that the artifact names if it is a published model."""
     if given is None:
-        check_backbone(config["backbone"]["name"])
+        check_backbone(config["backbone"]["name"], {alias.name for alias in list_aliases()})
     backbone = config["backbone"]
     return load_backbone(given or backbone["name"], image_size=backbone.get("image_size"), say=say)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 # timm/<name>, timm/<name>/random, open_clip/<model>/<tag>, embedded/<name>: models that a library lists, never files
@@ -36,13 +37,17 @@ def check_method(name: str, *, trust: bool, folder: Path) -> None:
         )
 
 
-def check_backbone(name: str) -> None:
+def check_backbone(name: str, known: Collection[str] = ()) -> None:
     """Raise ValueError unless the backbone of an artifact is a published model.
 
-    A file name would read a path of the author's choice, and a configuration from a folder or a hub repository can name
-    tokenizers that contain code.
+    A file name would read a path of the author's choice, and any other repository would be fetched at the author's
+    wish.
+
+    Args:
+        name: Name of the backbone.
+        known: Hub repositories of published models.
     """
-    if not _PUBLISHED.fullmatch(name):
+    if name not in known and not _PUBLISHED.fullmatch(name):
         raise ValueError(
             f"it was tuned on {name!r}, a local file or a repository, which is used only if you name it: "
             f"--backbone, or backbone=... (its fingerprint is checked)"
