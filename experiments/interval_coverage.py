@@ -81,6 +81,7 @@ def head(name: str, classes: int) -> Method:
     """Build a method of features on a backbone that has no tower."""
     vision = nn.Linear(1, 1).requires_grad_(False)
     vision.feature_size = lambda pooling: WIDTH  # type: ignore[assignment]
+    vision.check_pooling = lambda pooling: None  # type: ignore[assignment]
     backbone: Any = SimpleNamespace(name="simulated", vision=vision, text=None, pooling="native")
     kind = find_method(name)
     return kind(backbone, [str(n) for n in range(classes)], kind.Options(), torch.Generator().manual_seed(0)).eval()

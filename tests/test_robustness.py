@@ -114,12 +114,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], tuple[str, ...
     "unknown backbone": (
         lambda root: write_photos(root, TWO),
         ("--backbone", "embeded/mae"),
-        ("Unknown backbone 'embeded/mae'. Nearest: embedded/mae", "Forms: embedded/clip"),
+        ("Unknown backbone 'embeded/mae'. Did you mean embedded/mae?",),
     ),
     "unknown model of timm": (
         lambda root: write_photos(root, TWO),
         ("--backbone", "timm/vit_base_patch16_223"),
-        ("Nearest: timm/vit_base_patch16_224",),
+        ("Did you mean timm/vit_base_patch16_224",),
     ),
     "a backbone that prompts cannot enter": (
         lambda root: write_photos(root, TWO),

@@ -23,7 +23,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "proker": {},
     "prolip": {"rate": 1e-2},
     "semobridge": {},
-    "semobridge-t": {"rate": 1e-2},
+    "semobridge-t": {"rate": 1e-2, "iterations": 100},
     "ss-text": {},
     "tipx": {},
     "zs-lp": {"views": 2, "iterations": 3},

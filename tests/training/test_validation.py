@@ -30,6 +30,8 @@ UNTRAINED = (
     "gda",
     "ape",
     "tipx",
+    "semobridge",
+    "semobridge-t",
 )
 RECIPES = {name: load_recipe(name).train.optimizer for name in recipe_names() if name not in UNTRAINED}
 RUNS = [(name, optimizer) for name, own in RECIPES.items() for optimizer in sorted({own, "adam", "adamw"})]

@@ -15,9 +15,10 @@ from selfprompt.data.loading.transforms import eval_transform, train_transform
 from selfprompt.data.views import Views
 from selfprompt.methods.base import LossTerms, Method
 from selfprompt.methods.traits import Traits
+from selfprompt.models.backbone import Preprocess
 
 SIZE = 8
-PREPROCESS = SimpleNamespace(
+PREPROCESS = Preprocess(
     size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bicubic", mode="shortest"
 )
 
@@ -29,6 +30,9 @@ class TinyTower(nn.Linear):
         super().__init__(3 * SIZE * SIZE, 16)
         self.requires_grad_(False)
         self.seen = 0
+
+    def check_pooling(self, pooling: str) -> None:
+        """Accept any pooling."""
 
     def forward(self, images: Tensor, pooling: str = "native") -> Tensor:
         self.seen += len(images)
