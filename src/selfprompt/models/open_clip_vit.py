@@ -179,8 +179,10 @@ class OpenClipVision(VisionTower):
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
     def projection(self) -> Tensor:
-        """Return the projection, (U, E)."""
-        return super().projection() if self.visual.proj is None else self.visual.proj
+        """Return the projection, (U, E); the identity if there is none."""
+        if self.visual.proj is None:
+            return torch.eye(self.features, out=self.visual.conv1.weight.new_empty(0))
+        return self.visual.proj
 
     def facts(self) -> dict[str, object]:
         """Return the architecture as JSON values."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
+import torch
 from timm.layers import Attention, Mlp
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -142,9 +143,11 @@ class TimmViT(VisionTower):
         return cast(Tensor, self.head(pooled))
 
     def projection(self) -> Tensor:
-        """Return the matrix of the head, (U, E), if it is linear without a bias."""
+        """Return the matrix of the head, (U, E), if it is linear without a bias; the identity without a head."""
         layers = [layer for layer in self.head.modules() if not list(layer.children())]
-        layers = [layer for layer in layers if not isinstance(layer, (nn.Identity, nn.Dropout))]
+        layers = [layer for layer in layers if not isinstance(layer, (nn.Identity, nn.Dropout, nn.Sequential))]
+        if not layers:
+            return torch.eye(self.features, out=next(self.parameters()).new_empty(0))
         if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].bias is not None:
             return super().projection()
         return layers[0].weight.t()
