@@ -113,13 +113,10 @@ def tune(
         floors = floor_logits(classifier, images, recipe, fabric, reporter)
         result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
         classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
-        record = run_record(classifier, dataset, result)
-        tuned = _test_logits(classifier, images, reporter)
-        measured = comparison(
-            classifier, images, floors, tuned, _training_accuracy(classifier, images, recipe, fabric, reporter)
-        )
+        record = run_record(classifier, dataset, result) | choice.record
+        measured = _compare_with(floors, classifier, images, recipe, fabric, reporter)
         seconds, path = time.monotonic() - start, data_path(data)
-        classifier.results = record | choice.record | measured | _facts(classifier, images)
+        classifier.results = record | measured | _facts(classifier, images)
         classifier.results |= {"rates": [asdict(trial) for trial in trials], "seconds": seconds, "data": path}
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
@@ -209,11 +206,20 @@ def _with_rate(
     """Return the recipe with a rate for these images, and the trials; a resumed run keeps the rate that it had."""
     if folder is not None and (folder / CHECKPOINT).exists():
         stored = read_values(folder / RECIPE)  # of auto itself, if there were no trials
-        return (recipe.changed({"lr": stored["lr"]}) if stored["method"] == recipe.method else recipe), []
+        kept = "lr" in stored and stored.get("method") == recipe.method
+        return (recipe.changed({"lr": stored["lr"]}) if kept else recipe), []
     recipe, trials = search_rate(recipe, backbone, data, fabric, reporter)
     if folder is not None and trials:
         write_atomically(folder / RECIPE, recipe.to_yaml().encode())
     return recipe, trials
+
+
+def _compare_with(
+    floors: Mapping[str, Tensor], classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any, reporter: Reporter
+) -> dict[str, Any]:
+    """Return the accuracy on test and training images beside the floors; see ``floors.comparison``."""
+    tuned = _test_logits(classifier, data, reporter)
+    return comparison(classifier, data, floors, tuned, _training_accuracy(classifier, data, recipe, fabric, reporter))
 
 
 def _test_logits(classifier: Classifier, data: RunData, reporter: Reporter) -> Tensor | None:
