@@ -85,6 +85,7 @@ def within(name: str, patterns: tuple[str, ...]) -> bool:
 MAY_IMPORT = {
     "utils": (".utils",),
     "metrics": (),
+    "pages": (),
     "models": (".models", ".utils"),
     "prompts": (".models.tokens", ".models.tower", ".models.block", ".prompts"),
     "recipes": (".recipes", ".utils"),
