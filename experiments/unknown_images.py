@@ -66,7 +66,7 @@ def measure(method: str, backbone: Backbone, dataset: Dataset, far: Dataset, sho
         raise ValueError(f"{method} was not calibrated on {dataset.name}.")
     logits = [logits_on(classifier, part) for part in (known, near, far)]
     scaled = [part.double() / classifier.calibration.temperature for part in logits]
-    places = [classifier.calibration.typicality(part) for part in logits]
+    places = [torch.from_numpy(classifier.calibration.typicality(part)) for part in logits]
     found = [
         {PLACES: auroc(places[0], places[part])}
         | {name: auroc(score(scaled[0]), score(scaled[part])) for name, score in SCORES.items()}
@@ -74,8 +74,8 @@ def measure(method: str, backbone: Backbone, dataset: Dataset, far: Dataset, sho
     ]
     labels = torch.tensor([item.label for item in known.test])
     metrics = classifier.metrics(logits[0], labels)
-    refused = [100 * float(is_unknown(part, classifier.calibration, UNKNOWN_RATE).double().mean()) for part in logits]
-    sets = class_sets(logits[0], classifier.calibration, COVERAGE)
+    refused = [100 * float(is_unknown(part, classifier.calibration, UNKNOWN_RATE).mean()) for part in logits]
+    sets = torch.from_numpy(class_sets(logits[0], classifier.calibration, COVERAGE))
     return Outcome(
         method,
         near=found[0],

@@ -182,7 +182,7 @@ LIBRARIES = {
     "matplotlib": ("reports", "analysis"),
     "jinja2": ("reports",),
     "yaml": ("utils.yaml_text",),
-    "PIL": ("data", "inference.inputs", "reports"),
+    "PIL": ("data", "inference.answers", "inference.inputs", "reports"),
     "torchvision": (),
     "sklearn": ("training.selection", "methods.lpclip", "methods.ridge", "analysis", "reviewing"),
     "cleanlab": ("reviewing.problems",),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.data.loading import rgb, transforms
+from selfprompt.data.loading import image_views, rgb, transforms
 from selfprompt.data.loading.check_images import check_images
 from selfprompt.data.loading.image_files import BadImageError, open_image
 from selfprompt.data.loading.loader import Batches, ImageStore
@@ -78,7 +78,7 @@ def test_a_crop_is_the_same_whether_the_whole_image_was_resized(
     image = Image.fromarray(np.dstack([smooth] * 3).clip(0, 255).astype(np.uint8))
     transform = eval_transform(Preprocess(interpolation=interpolation))
     whole = transform.pixels(image).int()
-    monkeypatch.setattr(transforms, "MAX_RESIZED_PIXELS", 0)
+    monkeypatch.setattr(image_views, "MAX_RESIZED_PIXELS", 0)
     assert (transform.pixels(image).int() - whole).abs().max() <= 2  # PIL rounds a box's sides
 
 

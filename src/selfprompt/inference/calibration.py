@@ -3,19 +3,23 @@
 A calibration holds scores of images with known classes, each scored by a model trained without it. All promises
 compare the score of a new image with these. They hold on average over new images that are drawn like the known ones;
 scores from cross-validation make them approximate, since the models behind the scores differ a little from the final
-one.
+one. Everything is computed with numpy, in float64, so that `selfprompt.runtime` gives the same answers without torch;
+logits may be arrays or tensors on the CPU.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike
 
 from selfprompt.metrics import CalibrationCheck, Metrics, compute_metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Source = Literal["cross-validation", "validation images"]
 CROSS_VALIDATION: Source = "cross-validation"
@@ -47,7 +51,7 @@ class Calibration:
         """Number of images behind the promises."""
         return len(self.largest_logits)
 
-    def typicality(self, logits: Tensor) -> Tensor:
+    def typicality(self, logits: ArrayLike) -> np.ndarray:
         """Return how typical images are of the training classes, (N, C) to (N,), float64.
 
         An image has a place among the known ones by its largest logit, which is low for foreign images, and one by its
@@ -56,33 +60,24 @@ class Calibration:
         Source: Hendrycks et al. 2022 (arXiv 1911.11132) for the largest logit; Hendrycks and Gimpel 2017 (arXiv
         1610.02136) for the largest probability.
         """
-        return self._typicality(logits.double().amax(dim=-1), self.log_probabilities(logits).exp().amax(dim=-1))
+        largest = np.asarray(logits, dtype=np.float64).max(axis=-1)
+        return self._typicality(largest, np.exp(self.log_probabilities(logits)).max(axis=-1))
 
-    def _typicality(self, largest_logits: Tensor, largest_probabilities: Tensor) -> Tensor:
+    def _typicality(self, largest_logits: ArrayLike, largest_probabilities: ArrayLike) -> np.ndarray:
         by_logit, by_probability = self._sorted
-        places = [
-            torch.searchsorted(by_logit, largest_logits),
-            torch.searchsorted(by_probability, largest_probabilities),
-        ]
-        both = torch.stack(places).double()
-        return both.amin(dim=0) + both.amax(dim=0) / (self.images + 1)
+        places = np.searchsorted(by_logit, largest_logits), np.searchsorted(by_probability, largest_probabilities)
+        result: np.ndarray = np.minimum(*places) + np.maximum(*places) / (self.images + 1)
+        return result
 
     @cached_property
-    def _sorted(self) -> tuple[Tensor, Tensor]:
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """The largest logits and the largest probabilities of the known images, each ascending."""
-        logits, probabilities = self._known
-        return logits.sort().values, probabilities.sort().values
-
-    @property
-    def _known(self) -> tuple[Tensor, Tensor]:
-        """The largest logit and the largest probability of each known image."""
-        logits = torch.tensor(self.largest_logits, dtype=torch.float64)
-        return logits, torch.tensor(self.largest_probabilities, dtype=torch.float64)
+        return np.sort(self.largest_logits), np.sort(self.largest_probabilities)
 
     @cached_property
     def typicalities(self) -> tuple[float, ...]:
         """Typicality of each known image among the others, ascending."""
-        return tuple(self._typicality(*self._known).sort().values.tolist())
+        return tuple(np.sort(self._typicality(self.largest_logits, self.largest_probabilities)).tolist())
 
     def least_typicality(self, unknown: float) -> float:
         """Return the typicality below which an image is unknown, so that at most this share of known ones is.
@@ -125,9 +120,9 @@ class Calibration:
             )
         return found
 
-    def log_probabilities(self, logits: Tensor) -> Tensor:
+    def log_probabilities(self, logits: ArrayLike) -> np.ndarray:
         """Return the calibrated ``log p`` of logits, (..., C), float64."""
-        return (logits.double() / self.temperature).log_softmax(dim=-1)
+        return log_softmax(logits, self.temperature)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -140,18 +135,29 @@ class Calibration:
         return cls(**values)
 
 
-def is_unknown(logits: Tensor, calibration: Calibration, unknown: float) -> Tensor:
+def log_softmax(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
+    """Return ``log p`` of logits divided by a temperature, (..., C), float64."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    shifted = scaled - scaled.max(axis=-1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def is_unknown(logits: ArrayLike, calibration: Calibration, unknown: float) -> np.ndarray:
     """Return which images are unlike the training classes, (N, C) to (N,), bool."""
-    return calibration.typicality(logits) < calibration.least_typicality(unknown)
+    result: np.ndarray = calibration.typicality(logits) < calibration.least_typicality(unknown)
+    return result
 
 
-def class_sets(logits: Tensor, calibration: Calibration, coverage: float) -> Tensor:
+def class_sets(logits: ArrayLike, calibration: Calibration, coverage: float) -> np.ndarray:
     """Return which classes belong to each set, (N, C) to (N, C), bool; the most likely class always does."""
     log_p = calibration.log_probabilities(logits)
-    return (-log_p <= calibration.largest_surprise(coverage)) | (log_p == log_p.amax(dim=-1, keepdim=True))
+    likely = log_p == log_p.max(axis=-1, keepdims=True)
+    result: np.ndarray = likely | (-log_p <= calibration.largest_surprise(coverage))
+    return result
 
 
-def calibrated_metrics(logits: Tensor, labels: Tensor, names: tuple[str, ...], calibration: Calibration) -> Metrics:
+def calibrated_metrics(logits: "Tensor", labels: "Tensor", names: tuple[str, ...], calibration: Calibration) -> Metrics:
     """Compute metrics with calibrated probabilities, and check the promises on these images.
 
     Args:
@@ -162,14 +168,14 @@ def calibrated_metrics(logits: Tensor, labels: Tensor, names: tuple[str, ...], c
     """
     before = compute_metrics(logits, labels, names).calibration_error
     sets = class_sets(logits, calibration, COVERAGE)
-    covered = sets.gather(1, labels.to(sets.device)[:, None]).double().mean()
+    covered = np.take_along_axis(sets, np.asarray(labels)[:, None], axis=1).mean()
     check = CalibrationCheck(
         error_before=before,
         unknown=100 * UNKNOWN_RATE,
-        refused=100 * float(is_unknown(logits, calibration, UNKNOWN_RATE).double().mean()),
+        refused=100 * float(is_unknown(logits, calibration, UNKNOWN_RATE).mean()),
         coverage=100 * COVERAGE,
         covered=100 * float(covered),
-        set_size=float(sets.sum(dim=1).double().mean()),
+        set_size=float(sets.sum(axis=1).mean()),
         calibration_images=calibration.images,
     )
     return compute_metrics(logits, labels, names, temperature=calibration.temperature, check=check)

@@ -1,12 +1,13 @@
 """The trained classifier: predict, evaluate, save, load, and change class names."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,23 +15,14 @@ from selfprompt.data.class_description import description_record
 from selfprompt.data.class_names import ClassNames, other_classes
 from selfprompt.data.dataset import Item
 from selfprompt.data.loading.feature_cache import FeatureStore
-from selfprompt.data.loading.image_files import error_reason
-from selfprompt.data.loading.image_inputs import read_image
-from selfprompt.data.loading.image_remarks import remarks_on
 from selfprompt.data.loading.loader import Batches, ImageStore
-from selfprompt.data.loading.memory_limit import DecodingLimit
-from selfprompt.data.loading.prefetch import batched, prefetch
-from selfprompt.data.loading.transforms import Transform, eval_transform
-from selfprompt.inference.artifact import (
-    Artifact,
-    library_versions,
-    save_artifact,
-)
-from selfprompt.inference.calibration import Calibration, calibrated_metrics, class_sets, is_unknown
+from selfprompt.data.loading.transforms import eval_transform
+from selfprompt.inference.answers import Model, collect
+from selfprompt.inference.artifact import Artifact, library_versions, save_artifact
+from selfprompt.inference.calibration import Calibration, calibrated_metrics
 from selfprompt.inference.evaluation import EvaluationSplit, find_images, readable_images
-from selfprompt.inference.inputs import image_name, iterate_images
 from selfprompt.inference.notebook import classifier_table
-from selfprompt.inference.predictions import UNKNOWN, Prediction, Request
+from selfprompt.inference.predictions import Prediction, Request
 from selfprompt.methods.base import Method
 from selfprompt.metrics import Metrics, compute_metrics
 from selfprompt.models.loading.by_name import Preprocess
@@ -93,7 +85,9 @@ class Classifier:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of logits of all classes, (..., C): calibrated, float64, if the classifier is."""
-        return self.calibration.log_probabilities(logits).exp() if self.calibration else logits.softmax(dim=-1)
+        if self.calibration is None:
+            return logits.softmax(dim=-1)
+        return torch.from_numpy(self.calibration.log_probabilities(logits)).exp()
 
     def predict(
         self,
@@ -124,14 +118,8 @@ class Classifier:
             ValueError: If an argument is out of range, a folder has no images, or ``unknown`` or ``coverage`` is given
                 and the classifier is not calibrated.
         """
-        images = iterate_images(images)
-        total = len(images) if isinstance(images, Sized) else 0
-        predictions: list[Prediction] = []
-        for batch in self.stream(images, top=top, unknown=unknown, coverage=coverage):
-            predictions += batch
-            if progress:
-                progress(len(predictions), total or len(predictions))
-        return predictions
+        stream = partial(self.stream, top=top, unknown=unknown, coverage=coverage)
+        return collect(images, stream, progress)
 
     def stream(
         self,
@@ -162,10 +150,7 @@ class Classifier:
             logger.warning(remark)
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}.")
-        transform = eval_transform(self.preprocess)
-        read = partial(_read, transform, DecodingLimit())
-        batches = prefetch(read, batched(enumerate(iterate_images(images)), self.batch_size), workers)
-        return (self._predict_batch(batch, transform, request) for batch in batches)
+        return self._model().stream(images, request, workers)
 
     def check_request(self, request: Request) -> list[str]:
         """Return remarks on promises that the calibration keeps only trivially, because it has too few images.
@@ -173,39 +158,17 @@ class Classifier:
         Raises:
             ValueError: If the request needs a calibration and there is none.
         """
-        if not request.needs_calibration:
-            return []
-        if self.calibration is None:
-            raise ValueError(
-                "unknown and coverage need a calibrated classifier, and this one has no calibration. Train it again "
-                "with this version; a method that takes epochs also needs --calibrate always, or validation images. "
-                "Other class names than the trained ones have none."
-            )
-        return self.calibration.remarks(request.unknown, request.coverage)
+        return self._model().remarks(request)
 
-    def _predict_batch(
-        self, batch: Sequence[tuple[Prediction, Tensor | None]], transform: Transform, request: Request
-    ) -> list[Prediction]:
-        """Return the predictions of a batch of images that were read."""
-        pixels = [pixels for _, pixels in batch if pixels is not None]
-        if not pixels:
-            return [prediction for prediction, _ in batch]
-        logits = iter(self.logits(transform.batch(pixels, self.device)))
-        return [one if one.error else self._filled(one, next(logits), request) for one, _ in batch]
+    def _model(self) -> Model[Tensor]:
+        """Return what answers need of this classifier."""
+        transform = eval_transform(self.preprocess)
 
-    def _filled(self, empty: Prediction, logits: Tensor, request: Request) -> Prediction:
-        """Return a prediction with its classes and probabilities."""
-        scores, count = self.probabilities(logits), request.top
-        if not scores.isfinite().all():
-            return replace(empty, error="the model's scores for it are not finite numbers")
-        if self.calibration:
-            if request.unknown is not None and is_unknown(logits[None], self.calibration, request.unknown):
-                return replace(empty, label=UNKNOWN, unknown=True)
-            if request.coverage is not None:
-                count = int(class_sets(logits, self.calibration, request.coverage).sum())
-        best = scores.topk(min(count, len(scores)))
-        pairs = tuple((self.classes[i], float(p)) for p, i in zip(best.values, best.indices, strict=True))
-        return replace(empty, label=pairs[0][0], score=pairs[0][1], top=pairs)
+        def logits(pixels: Sequence[Tensor]) -> np.ndarray:
+            result: np.ndarray = self.logits(transform.batch(pixels, self.device)).numpy()
+            return result
+
+        return Model(self.classes, transform.pixels, logits, self.batch_size, self.calibration)
 
     def evaluate(
         self,
@@ -313,18 +276,6 @@ class Classifier:
 def _are_items(data: Any) -> bool:
     """Return whether these are items of a data set."""
     return isinstance(data, Sequence) and len(data) > 0 and all(isinstance(item, Item) for item in data)
-
-
-def _read(transform: Transform, decoding: DecodingLimit, numbered: tuple[int, Any]) -> tuple[Prediction, Tensor | None]:
-    """Return an empty prediction and the pixels of an image, (3, S, S), uint8; None if it cannot be read."""
-    number, image = numbered
-    empty = Prediction(image_name(image, number))
-    try:
-        with decoding.image() as reserve:
-            opened = read_image(image, reserve)
-            return replace(empty, remarks=remarks_on(opened)), transform.pixels(opened)
-    except Exception as error:  # decoders, arrays, open files and transforms raise almost anything
-        return replace(empty, error=error_reason(error)), None
 
 
 def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:

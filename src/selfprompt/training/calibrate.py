@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selfprompt.data.known_features import KnownFeatures
 from selfprompt.data.views import Views
-from selfprompt.inference.calibration import CROSS_VALIDATION, VALIDATION, Calibration, Source
+from selfprompt.inference.calibration import CROSS_VALIDATION, VALIDATION, Calibration, Source, log_softmax
 from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.inference.schema import MAX_CALIBRATION
 from selfprompt.methods.base import Method
@@ -194,7 +194,7 @@ def fit_calibration(
     if len(labels) > MAX_CALIBRATION:
         drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:MAX_CALIBRATION]
         logits, labels = logits[drawn], labels[drawn]
-    log_p = (logits.double() / temperature).log_softmax(dim=1)
+    log_p = torch.from_numpy(log_softmax(logits, temperature))
     surprises = -log_p.gather(1, labels[:, None])[:, 0].clamp(max=0)
     return Calibration(
         temperature,

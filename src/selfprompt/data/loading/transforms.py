@@ -15,38 +15,28 @@ cannot share. `CropFlip` draws the same numbers in the same order: a generator s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from selfprompt.data.loading.image_views import (
+    PreprocessLike,
+    centre_view,
+    check_resize,
+    filter_of,
+    mean_colour,
+    padded_view,
+    padded_window,
+)
+
 Augment = Literal["crop-flip", "half-crop-flip", "none"]
 SMALLEST = {"crop-flip": 0.08, "half-crop-flip": 0.5}
 """Smallest fraction of the area that a crop covers; the second is Tip-Adapter's."""
-MODES = ("shortest", "squash", "pad")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
-MAX_RESIZED_PIXELS = 1 << 24
-"""Largest image that is resized before it is cropped: at S = 224, one that is 334 times as long as it is wide."""
 MAX_ATTEMPTS = 10  # torchvision's number of draws before it falls back to a central crop
-
-
-class PreprocessLike(Protocol):
-    """A backbone's preprocessing; `selfprompt.models.loading.by_name.Preprocess` is one."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def mean(self) -> tuple[float, ...]: ...
-    @property
-    def std(self) -> tuple[float, ...]: ...
-    @property
-    def interpolation(self) -> str: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def resize(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -104,16 +94,7 @@ class Transform:
 
     def view(self, image: Image.Image) -> Image.Image:
         """Return the deterministic S x S view of an RGB image."""
-        size, short = self.size, min(image.size)
-        target = self.resize or size
-        width, height = (target if self.squash else target * side // short for side in image.size)
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        if width * height > MAX_RESIZED_PIXELS:  # a strip: scale only what the crop shows
-            across, down = image.width / width, image.height / height
-            box = (left * across, top * down, (left + size) * across, (top + size) * down)
-            return image.resize((size, size), self.interpolation, box)
-        resized = image.resize((width, height), self.interpolation)
-        return resized.crop((left, top, left + size, top + size))
+        return centre_view(image, self.size, self.interpolation, squash=self.squash, resize=self.resize)
 
     def batch(self, pixels: Sequence[Tensor], device: torch.device) -> Tensor:
         """Stack crops (3, S, S), uint8, and return normalised float32 pixels, (B, 3, S, S), on a device; B may be 0.
@@ -135,23 +116,12 @@ class PadTransform(Transform):
 
     def view(self, image: Image.Image) -> Image.Image:
         """Return an RGB image centred on an S x S square; its long side has S pixels, the short one at least 1."""
-        side = max(image.size)
-        return self.window(image, 0, 0, side, side)
+        return padded_view(image, self.size, self.interpolation, mean_colour(self.normalise.mean))
 
     def window(self, image: Image.Image, top: int, left: int, height: int, width: int) -> Image.Image:
-        """Return a window of the padded square of an RGB image, resized to S x S.
-
-        The square is as wide as the long side of the image. It is never built: of a strip it would be too large.
-        """
-        size, side = self.size, max(image.size)
-        result = Image.new("RGB", (size, size), mean_colour(self.normalise.mean))
-        across = _visible(image.width, left - (side - image.width) // 2, width, size)
-        down = _visible(image.height, top - (side - image.height) // 2, height, size)
-        if across and down:
-            part = image.crop((across.start, down.start, across.stop, down.stop))
-            scaled = part.resize((across.pixels, down.pixels), self.interpolation)
-            result.paste(scaled, (across.offset, down.offset))
-        return result
+        """Return a window of the padded square of an RGB image, resized to S x S."""
+        colour = mean_colour(self.normalise.mean)
+        return padded_window(image, (top, left, height, width), self.size, self.interpolation, colour)
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,38 +175,6 @@ class RandomView(Transform):
         return to_tensor(_mirrored_half_the_time(view, generator) if self.flip else view)
 
 
-@dataclass(frozen=True)
-class _Stretch:
-    """The part of one side of an image that a window shows: pixels start to stop, at an offset in the view."""
-
-    start: int
-    stop: int
-    offset: int
-    pixels: int
-
-
-def _visible(length: int, begin: int, extent: int, size: int) -> _Stretch | None:
-    """Return what a window of an extent shows of a side of an image; None for nothing.
-
-    Args:
-        length: Length of the side.
-        begin: Where the window begins, counted from the image's edge.
-        extent: Length of the window.
-        size: Length of the view that it is scaled to.
-    """
-    start, stop = max(0, begin), min(length, begin + extent)
-    if start >= stop:
-        return None
-    offset = min(size - 1, round((start - begin) * size / extent))
-    end = max(offset + 1, round((stop - begin) * size / extent))
-    return _Stretch(start, stop, offset, end - offset)
-
-
-def mean_colour(mean: Sequence[float]) -> tuple[int, ...]:
-    """Return a mean per channel, of values in [0, 1], as an 8-bit colour, which normalisation maps to about 0."""
-    return tuple(min(255, max(0, round(255 * value))) for value in mean)
-
-
 def _mirrored_half_the_time(image: Image.Image, generator: Generator | None) -> Image.Image:
     """Draw whether to mirror an image."""
     mirrored = torch.rand(1, generator=generator) < 0.5
@@ -265,8 +203,8 @@ def eval_transform(preprocess: PreprocessLike) -> Transform:
     Raises:
         ValueError: If the mode or the interpolation is unknown, or images are resized to less than their crop.
     """
-    interpolation = _checked_interpolation(preprocess)
-    _check_resize(preprocess)
+    interpolation = filter_of(preprocess)
+    check_resize(preprocess)
     kind = PadTransform if preprocess.mode == "pad" else Transform
     squash = preprocess.mode == "squash"
     return kind(preprocess.size, _normalise(preprocess), interpolation, squash, resize=preprocess.resize)
@@ -334,24 +272,3 @@ def _central_crop(height: int, width: int) -> tuple[int, int, int, int]:
 
 def _normalise(preprocess: PreprocessLike) -> Normalise:
     return Normalise(tuple(preprocess.mean), tuple(preprocess.std))
-
-
-def _check_resize(preprocess: PreprocessLike) -> None:
-    if preprocess.resize is None:
-        return
-    if preprocess.mode == "pad":
-        raise ValueError("The mode pad shows the whole image: resize must be None; use the mode shortest to crop.")
-    if preprocess.resize < preprocess.size:
-        raise ValueError(
-            f"Images must be resized to at least the {preprocess.size} pixels that are cropped, "
-            f"got {preprocess.resize}."
-        )
-
-
-def _checked_interpolation(preprocess: PreprocessLike) -> Image.Resampling:
-    if preprocess.mode not in MODES:
-        raise ValueError(f"Unknown resize mode {preprocess.mode!r}. Known: {', '.join(MODES)}.")
-    known = [mode.name.lower() for mode in Image.Resampling]
-    if preprocess.interpolation not in known:
-        raise ValueError(f"Unknown interpolation {preprocess.interpolation!r}. Known: {', '.join(known)}.")
-    return Image.Resampling[preprocess.interpolation.upper()]
