@@ -90,9 +90,9 @@ def test_ivlp_of_depth_1_is_shallow_on_both_sides() -> None:
     assert close(method.class_features(), coop.class_features())
     vpt = small("vpt-clip", prompts=2, deep=False)
     vpt.load_adapter_state_dict({"prompts": method.image_prompts})
-    expected = vpt.class_logits(method.image_features(Views(images(2))), vpt.texts)
+    expected = vpt.class_logits(method.encode_images(Views(images(2))), vpt.texts)
     assert vpt(images(2)).equal(expected)
-    assert close(method(images(2)), method.class_logits(method.image_features(Views(images(2))), coop.class_features()))
+    assert close(method(images(2)), method.class_logits(method.encode_images(Views(images(2))), coop.class_features()))
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def test_each_block_up_to_the_depth_gets_its_prompts() -> None:
             assert watched.inputs[index].prompts.equal(prompts[index].expand(len(inputs), -1, -1))
         assert watched.inputs[3].prompts.equal(watched.outputs[2].prompts)
     assert close(
-        method.image_features(Views(images(2))), F.normalize(method.vision(images(2), Static(method.image_prompts)))
+        method.encode_images(Views(images(2))), F.normalize(method.vision(images(2), Static(method.image_prompts)))
     )
 
 

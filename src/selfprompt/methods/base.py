@@ -215,13 +215,29 @@ class Method(nn.Module, Generic[OptionsT]):
         """
 
     def logits(self, views: Views) -> Tensor:
-        """Compute the logits of images, (B, C).
+        """Compute the logits of images, (B, C): by default those of ``encode_images`` and ``class_vectors``.
 
         Args:
             views: With pixels, (B, 3, H, W), features, (B, E), or both, according to the traits' ``inputs``. Features
                 may be missing; ``frozen_features(views)`` returns those that are there and computes the others.
         """
+        return self.class_logits(self.encode_images(views), self.class_vectors())
+
+    def encode_images(self, views: Views) -> Tensor:
+        """Compute the vectors of images that ``logits`` compares with those of the classes, (B, E).
+
+        They must not depend on the classes. Methods with ``logits`` of their own do not need it.
+        """
         raise NotImplementedError
+
+    def class_vectors(self) -> Tensor:
+        """Return the vectors of the classes that ``logits`` compares with those of images, (C, E)."""
+        return self.class_features()
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether the logits are CLIP's, of ``encode_images`` and ``class_vectors``, which an export keeps apart."""
+        return type(self).logits is Method.logits
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits of preprocessed images: (B, 3, H, W) to (B, C)."""

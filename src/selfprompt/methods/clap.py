@@ -124,9 +124,11 @@ class CLAP(Method[CLAPOptions]):
     def problems_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
         return super().problems_with(tensors) or unequal_rows(tensors, "known", "weight")
 
-    def logits(self, views: Views) -> Tensor:
-        weight = rows_by_name(self.keys, self.known, self.weight, self.texts)
-        return self.class_logits(unit(self.frozen_features(views)), unit(weight))
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.frozen_features(views))
+
+    def class_vectors(self) -> Tensor:
+        return unit(rows_by_name(self.keys, self.known, self.weight, self.texts))
 
 
 def zero_shot_confidence(features: Tensor, labels: Tensor, texts: Tensor, scale: float) -> Tensor:

@@ -104,5 +104,5 @@ class CLIPLoRA(Method[CLIPLoRAOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts(lambda rows, ids: self.text(ids, self.text_updates)))
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(unit(self.vision(views.pixels, self.image_updates)), self.class_features())
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.vision(views.pixels, self.image_updates))

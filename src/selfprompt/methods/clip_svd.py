@@ -119,8 +119,8 @@ class CLIPSVD(Method[CLIPSVDOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(self.text_values, throughout=True))
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(unit(self.vision(views.pixels, self.image_values)), self.class_features())
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.vision(views.pixels, self.image_values))
 
 
 def matrices(weights: dict[str, Tensor]) -> dict[str, Tensor]:

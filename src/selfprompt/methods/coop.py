@@ -81,9 +81,6 @@ class CoOp(Method[CoOpOptions]):
 
         return unit(self.encode_texts(encode))
 
-    def image_features(self, views: Views) -> Tensor:
+    def encode_images(self, views: Views) -> Tensor:
         """Return unit features of images from the frozen tower, (B, E)."""
         return unit(self.frozen_features(views))
-
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(self.image_features(views), self.class_features())

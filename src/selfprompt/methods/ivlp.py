@@ -61,9 +61,6 @@ class IVLP(Method[IVLPOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
-    def image_features(self, views: Views) -> Tensor:
+    def encode_images(self, views: Views) -> Tensor:
         """Compute unit features of images with prompts, (B, E)."""
         return unit(self.vision(views.pixels, Static(self.image_prompts)))
-
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(self.image_features(views), self.class_features())

@@ -51,7 +51,7 @@ class KgCoOp(CoOp):
 
     def loss(self, views: Views) -> LossTerms:
         texts = self.class_features()
-        logits = self.class_logits(self.image_features(views), texts)
+        logits = self.class_logits(self.encode_images(views), texts)
         terms = {
             "ce": F.cross_entropy(logits, views.labels),
             "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),

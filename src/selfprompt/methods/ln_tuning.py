@@ -63,8 +63,12 @@ class LNTuning(Method[LNTuningOptions]):
         """Return features of images from the tuned tower, not normalised, (B, E)."""
         return self.vision(views.pixels, self.image_weights, pooling=self.pooling)
 
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.image_features(views))
+
+    @property
+    def compares_vectors(self) -> bool:
+        return self.options.head != "linear"
+
     def logits(self, views: Views) -> Tensor:
-        features = self.image_features(views)
-        if self.options.head == "linear":
-            return self.head(features)
-        return self.class_logits(unit(features), self.class_features())
+        return super().logits(views) if self.compares_vectors else self.head(self.image_features(views))

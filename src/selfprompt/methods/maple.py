@@ -67,6 +67,5 @@ class MaPLe(Method[MaPLeOptions]):
     def encode_classes(self) -> Tensor:
         return unit(self.encode_texts_with_shared_prefix(Static(self.text_prompts, in_place=True)))
 
-    def logits(self, views: Views) -> Tensor:
-        features = unit(self.vision(views.pixels, Static(self.image_prompts())))
-        return self.class_logits(features, self.class_features())
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.vision(views.pixels, Static(self.image_prompts())))

@@ -152,18 +152,19 @@ class MMRL(Method[MMRLOptions]):
         features = self.vision(views.pixels, prompter)
         return unit(features), unit(self.vision.unprojected_prompts(prompter.outputs) @ self.projection)
 
+    def encode_images(self, views: Views) -> Tensor:
+        return torch.cat(self.image_features(views), dim=-1)  # (B, 2 E)
+
+    def class_vectors(self) -> Tensor:
+        """Return the class features weighted for f and for f_r, (C, 2 E); for f alone if a class was not trained."""
+        trained, texts = torch.isin(self.keys, self.known).all(), self.class_features()
+        share = torch.where(trained, self.options.alpha, 1.0).to(texts)
+        return torch.cat((share * texts, (1 - share) * texts), dim=-1)
+
     def both_logits(self, views: Views) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return unit features f and t, and the logits of f and of f_r."""
         (features, others), texts = self.image_features(views), self.class_features()
         return features, texts, self.class_logits(features, texts), self.class_logits(others, texts)
-
-    def blend(self, logits: Tensor, others: Tensor) -> Tensor:
-        """Return the weighted sum of both logits; those of f alone if a class was not trained."""
-        trained = (self.keys[:, None] == self.known).any(dim=1).all()
-        return torch.where(trained, self.options.alpha * logits + (1 - self.options.alpha) * others, logits)
-
-    def logits(self, views: Views) -> Tensor:
-        return self.blend(*self.both_logits(views)[2:])
 
     def loss(self, views: Views) -> LossTerms:
         options = self.options
@@ -175,4 +176,5 @@ class MMRL(Method[MMRLOptions]):
             "text": 1 - (texts * self.texts).sum(dim=-1).mean(),
         }
         weights = {"ce": options.alpha, "ce_tokens": 1 - options.alpha, "image": options.weight, "text": options.weight}
-        return LossTerms(terms, weights, self.blend(logits, others).detach())
+        blended = options.alpha * logits + (1 - options.alpha) * others
+        return LossTerms(terms, weights, blended.detach())

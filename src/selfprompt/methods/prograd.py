@@ -71,7 +71,7 @@ class ProGrad(CoOp):
         return nn.Parameter(F.pad(start, (0, 0, count - len(start), 0)))
 
     def loss(self, views: Views) -> LossTerms:
-        features = self.image_features(views)
+        features = self.encode_images(views)
         logits = self.class_logits(features, self.class_features())
         temperature = self.options.temperature
         student, teacher = (

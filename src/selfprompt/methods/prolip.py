@@ -104,8 +104,11 @@ class ProLIP(Method[ProLIPOptions]):
             report(encoded + done, total)
         self.projection.data = projection
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(unit(self.frozen_features(views) @ self.projection), self.texts)
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.frozen_features(views) @ self.projection)
+
+    def class_vectors(self) -> Tensor:
+        return self.texts
 
 
 def cosine_rates(steps: int, rate: float) -> list[float]:

@@ -84,7 +84,7 @@ class PromptSRC(IVLP):
         return self.frozen_texts
 
     def loss(self, views: Views) -> LossTerms:
-        features, texts = self.image_features(views), self.class_features()
+        features, texts = self.encode_images(views), self.class_features()
         with torch.no_grad():
             frozen, frozen_texts = unit(self.frozen_features(views)), self.text_targets()
             teacher = F.log_softmax(self.class_logits(frozen, frozen_texts), dim=-1)

@@ -252,8 +252,8 @@ class SEP(Method[SEPOptions]):
     def encode_classes(self) -> Tensor:
         return unit(unit(self.prompted_texts()) + self.frozen_texts)
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(self.image_features(views)[2], self.class_features())
+    def encode_images(self, views: Views) -> Tensor:
+        return self.image_features(views)[2]
 
     def loss(self, views: Views) -> LossTerms:
         frozen, prompted, mixed = self.image_features(views)

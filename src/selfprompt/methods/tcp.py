@@ -129,16 +129,13 @@ class TCP(Method[TCPOptions]):
 
         return unit(self.encode_texts(encode))
 
-    def image_features(self, views: Views) -> Tensor:
+    def encode_images(self, views: Views) -> Tensor:
         """Return unit features of images from the frozen tower, (B, E)."""
         return unit(self.frozen_features(views))
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(self.image_features(views), self.class_features())
-
     def loss(self, views: Views) -> LossTerms:
         texts = self.class_features()
-        logits = self.class_logits(self.image_features(views), texts)
+        logits = self.class_logits(self.encode_images(views), texts)
         terms = {
             "ce": F.cross_entropy(logits, views.labels),
             "text": 1 - (texts * self.frozen_texts).sum(dim=-1).mean(),

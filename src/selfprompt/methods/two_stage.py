@@ -95,7 +95,6 @@ class TwoStage(Method[TwoStageOptions]):
                 texts = self.encode_class_texts()
         return unit(rows_by_name(self.keys, self.known, self.classifier, texts))
 
-    def logits(self, views: Views) -> Tensor:
+    def encode_images(self, views: Views) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.second_stage):
-            features = unit(self.vision(views.pixels, self.image_weights))
-        return self.class_logits(features, self.class_features())
+            return unit(self.vision(views.pixels, self.image_weights))

@@ -53,5 +53,8 @@ class VPTCLIP(Method[VPTCLIPOptions]):
         texts = encode_template(self.backbone, options.template, self.descriptions)
         self.register_buffer("texts", texts, persistent=False)
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(unit(self.vision(views.pixels, Static(self.prompts))), self.texts)
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.vision(views.pixels, Static(self.prompts)))
+
+    def class_vectors(self) -> Tensor:
+        return self.texts

@@ -51,8 +51,11 @@ class ZeroShot(Method[ZeroShotOptions]):
             texts = unit(torch.stack(features).mean(dim=0))
         self.register_buffer("texts", texts, persistent=False)
 
-    def logits(self, views: Views) -> Tensor:
-        return self.class_logits(unit(self.frozen_features(views)), self.texts)
+    def encode_images(self, views: Views) -> Tensor:
+        return unit(self.frozen_features(views))
+
+    def class_vectors(self) -> Tensor:
+        return self.texts
 
 
 def ensemble(size: Literal["simple", "full"]) -> list[str]:
