@@ -195,7 +195,7 @@ LIBRARIES = {
         "models.loading.weight_files",
         "data.loading.feature_cache",
     ),
-    "huggingface_hub": ("inference.artifact", "models.loading.downloads"),
+    "huggingface_hub": ("inference.hub", "models.loading.downloads"),
     "filelock": ("utils.locks",),
     "scipy": ("benchmarks.results", "methods.softmax_regression", "metrics", "reviewing", "training.calibrate"),
     "submitit": ("benchmarks.cluster",),

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import selfprompt
-from selfprompt.inference.artifact import CARD, CONFIG, HUB, MAX_BYTES, TENSORS, artifact_folder
+from selfprompt.inference.artifact import CARD, CONFIG, TENSORS
 from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.hub import HUB, MAX_BYTES, artifact_folder
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.recipe import load_recipe
@@ -197,9 +198,7 @@ class TestHub:
 
     @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:dogs", "hf-hub:a/b/c", "hf-hub:../../x", "hf-hub:a/b@../c d"])
     def test_names_that_are_none(self, name):
-        with pytest.raises(
-            ValueError, match=r"^(A hub repository is written hf-hub:owner/name|hf-hub:.* could not be)"
-        ):
+        with pytest.raises(ValueError, match=r"^A repository of the hub is written hf-hub:owner/name"):
             artifact_folder(name)
 
     def fake(self, monkeypatch, folder: Path, sizes: dict[str, int]) -> list[tuple[object, ...]]:

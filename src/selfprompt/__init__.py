@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from selfprompt.data.readers.read import read_dataset
     from selfprompt.inference.classifier import Classifier
+    from selfprompt.inference.hub import push
     from selfprompt.inference.loading import load
     from selfprompt.inference.predictions import Prediction
     from selfprompt.methods import list_methods
@@ -36,6 +37,7 @@ _HOMES = {
     "load": "selfprompt.inference.loading",
     "load_backbone": "selfprompt.models.loading.by_name",
     "load_recipe": "selfprompt.recipes.recipe",
+    "push": "selfprompt.inference.hub",
     "read_dataset": "selfprompt.data.readers.read",
     "review": "selfprompt.reviewing.review",
     "tune": "selfprompt.training.tune",
@@ -51,6 +53,7 @@ __all__ = [
     "load",
     "load_backbone",
     "load_recipe",
+    "push",
     "read_dataset",
     "review",
     "tune",

@@ -90,7 +90,9 @@ class TestClip:
         backbone = load_backbone("open_clip/hf-hub:owner/name")
         assert backbone.name == "open_clip/hf-hub:owner/name"
         assert backbone.fingerprint == load_backbone(f"open_clip/local-dir:{folder}").fingerprint
-        assert asked == [("owner/name", name) for name in (CONFIG, WEIGHTS, "open_clip_pytorch_model.safetensors")]
+        names = (CONFIG, WEIGHTS, "open_clip_pytorch_model.safetensors")
+        assert list(dict.fromkeys(asked)) == [("owner/name", name) for name in names]
+        assert backbone.source == {"name": backbone.name, "revision": folder.name}
 
     def test_missing_weights_are_not_left_random(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / WEIGHTS).unlink()
@@ -190,7 +192,7 @@ class TestVit:
         asked = hub(monkeypatch, vit_folder)
         backbone = load_backbone("timm/hf-hub:owner/name")
         assert backbone.fingerprint == load_backbone(f"timm/local-dir:{vit_folder}").fingerprint
-        assert asked == [("owner/name", "config.json"), ("owner/name", "model.safetensors")]
+        assert list(dict.fromkeys(asked)) == [("owner/name", "config.json"), ("owner/name", "model.safetensors")]
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -243,9 +245,10 @@ def test_without_a_network(family: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("hf-hub:", "is written org/name, without a tag or revision, got ''"),
+        ("hf-hub:", "is written org/name or org/name@revision, got ''"),
         ("hf-hub:name", "got 'name'"),
-        ("hf-hub:org/name@main", "got 'org/name@main'"),
+        ("hf-hub:org/name@", "got 'org/name@'"),
+        ("hf-hub:org/name@../x", r"got 'org/name@\.\./x'"),
         ("hf-hub:../../x", r"got '\.\./\.\./x'"),
         ("local-dir:/no/such\x1b", r"must be followed by a folder, and '/no/such\\x1b' is none"),
     ],

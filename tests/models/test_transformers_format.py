@@ -607,7 +607,7 @@ def test_a_cached_repository_needs_no_network(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["hf/model", "hf/org/model/main", "hf/org/mo del", "hf/../model", "hf/org/"])
 def test_names_of_no_repository(name: str) -> None:
-    with pytest.raises(ValueError, match="is written org/name, without a tag or revision"):
+    with pytest.raises(ValueError, match="is written org/name or org/name@revision"):
         load_backbone(name)
 
 

@@ -84,7 +84,8 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
     Raises:
         UsageError: If a part would not hold whole batches.
     """
-    from selfprompt.inference.artifact import CONFIG, artifact_folder
+    from selfprompt.inference.artifact import CONFIG
+    from selfprompt.inference.hub import artifact_folder
     from selfprompt.inference.jobs import JobSpec
 
     batch = classifier.batch_size

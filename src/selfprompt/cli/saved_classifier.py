@@ -17,7 +17,7 @@ CLASSES_HELP = 'other class names, without training: a,b,"c, d"; or a classes.ya
 
 def add_classifier_argument(parser: ArgumentParser) -> None:
     """Declare the classifier, the first argument of a command."""
-    parser.add_argument("classifier", type=str, help="output folder of `selfprompt train`, or hf-hub:owner/name")
+    parser.add_argument("classifier", type=str, help="output folder of `selfprompt train`, or owner/name on the hub")
 
 
 def add_loading_options(parser: ArgumentParser) -> None:

@@ -9,13 +9,9 @@ so that an incomplete folder is rejected.
 """
 
 import hashlib
-import logging
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +21,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from selfprompt.inference.model_card import model_card
 from selfprompt.inference.schema import FORMAT, check_config
 from selfprompt.utils.files import write_atomically, write_json
 from selfprompt.utils.json_files import read_json
-from selfprompt.utils.suggestions import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 CONFIG, TENSORS, CARD = "config.json", "prompts.safetensors", "README.md"
 CHECKPOINT = "checkpoint.safetensors"  # present while the run is unfinished
-HUB = "hf-hub:"
-"""Prefix of owner/name for a repository of the Hugging Face hub, as in open_clip."""
-MAX_BYTES = {CONFIG: 1 << 28, TENSORS: 1 << 34, CARD: 1 << 24}
-"""The files that are downloaded from a repository, with their maximum sizes."""
 ALLOWED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
 """Data types that methods store."""
-USE = (
-    "```python",
-    "import selfprompt",
-    "",
-    'classifier = selfprompt.load("this/folder")',
-    'print(classifier.predict(["photo.jpg"]))',
-    "```",
-)
-"""Example in the model card."""
 ADVICE = "Restore it from a copy, or train again."
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ def save_artifact(folder: Path, artifact: Artifact) -> None:
     config = {**artifact.config, "format": FORMAT, "tensors_sha256": hashlib.sha256(content).hexdigest()}
     check_config(config)
     write_atomically(folder / TENSORS, content)
-    write_atomically(folder / CARD, model_card(config).encode(errors="backslashreplace"))
+    write_atomically(folder / CARD, model_card(config, TENSORS).encode(errors="backslashreplace"))
     write_json(folder / CONFIG, config)
 
 
@@ -120,75 +99,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def artifact_folder(source: str | Path, *, say: Callable[[str], None] = logger.info) -> Path:
-    """Return the folder of an artifact; download it if it is in a repository of the Hugging Face hub.
-
-    Args:
-        source: A local folder, "hf-hub:owner/name" or "hf-hub:owner/name@revision".
-        say: Receives one line before a download.
-
-    Raises:
-        ValueError: If there is no such folder or repository, or its files are too large.
-    """
-    if isinstance(source, str) and source.startswith(HUB):
-        return _download(source, say)
-    folder = Path(source)
-    if os.path.isdir(folder):  # also False for a name that is too long
-        return folder
-    if os.path.exists(folder):
-        raise ValueError(f"{source} is a file; give the folder of a saved classifier.")
-    raise ValueError(f"{source}: there is no such folder.{_similar_folder(folder)}{_as_repository(str(source))}")
-
-
-def _similar_folder(folder: Path) -> str:
-    """Suggest the sibling folder with the most similar name."""
-    try:
-        names = [entry.name for entry in islice(os.scandir(folder.parent), 10_000) if entry.is_dir()]
-    except OSError:
-        return ""
-    return did_you_mean(folder.name, names, folder.parent.joinpath)
-
-
-def _as_repository(source: str) -> str:
-    return f" A repository of the Hugging Face hub is written {HUB}{source}." if _REPOSITORY.fullmatch(source) else ""
-
-
-def _download(source: str, say: Callable[[str], None]) -> Path:
-    """Return the folder in the cache of the hub; download missing files."""
-    repository, _, revision = source.removeprefix(HUB).partition("@")
-    if not _REPOSITORY.fullmatch(repository):
-        raise ValueError(f"A hub repository is written {HUB}owner/name or {HUB}owner/name@revision, got {source}.")
-    try:
-        return _download_files(repository, revision or None, say)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{source} could not be downloaded from the Hugging Face hub: {reason}") from error
-
-
-def _download_files(repository: str, revision: str | None, say: Callable[[str], None]) -> Path:
-    """Return the folder of a repository at one commit; without a network, the one downloaded earlier."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import DryRunError
-
-    names = list(MAX_BYTES)
-    try:
-        planned = snapshot_download(repository, revision=revision, allow_patterns=names, dry_run=True)
-    except DryRunError:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=names, local_files_only=True))
-    missing = [file for file in planned if file.will_download]
-    for file in missing:
-        if (file.file_size or 0) > MAX_BYTES[file.filename]:
-            limit = f"more than the allowed {MAX_BYTES[file.filename]:,}"
-            raise ValueError(f"its {file.filename} has {file.file_size:,} bytes, {limit}")
-    if missing:
-        size = sum(file.file_size or 0 for file in missing)
-        listed = ", ".join(file.filename for file in missing)
-        say(f"downloading {listed} ({size:,} bytes) of {repository} from the Hugging Face hub")
-    if planned:
-        revision = planned[0].commit_hash  # exactly the commit that was checked
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
-
-
 def library_versions() -> dict[str, str]:
     """Return the versions of this library and of those that its results depend on."""
     result = {}
@@ -198,40 +108,3 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             result[name] = "unknown"
     return result
-
-
-def model_card(config: Mapping[str, Any]) -> str:
-    """Return a model card: what the classifier is, its accuracy, how to use it and how it was trained."""
-    backbone, classes = config["backbone"], config["classes"]
-    ellipsis = " ..." if len(classes) > 20 else ""
-    lines = [
-        "---",
-        "library_name: selfprompt",
-        "pipeline_tag: image-classification",
-        "---",
-        "",
-        f"# {config['method']} on {backbone['name']}",
-        "",
-        f"An image classifier for {len(classes)} classes: {', '.join(classes[:20])}{ellipsis}.",
-        f"Only the tensors in `{TENSORS}` were trained; the backbone is frozen and not part of this folder.",
-    ]
-    if backbone.get("note"):
-        lines += ["", f"**{backbone['note']}**"]
-    lines += ["", "## Accuracy", "", *_accuracy(config.get("results") or {})]
-    lines += ["", "## Use", "", *USE, "", "## Training", ""]
-    lines += [f"- {name}: {value}" for name, value in (config.get("recipe") or {}).items() if value not in ({}, None)]
-    lines += [f"- {note}" for note in (config.get("results") or {}).get("notes", [])]
-    return "\n".join(lines) + "\n"
-
-
-def _accuracy(results: Mapping[str, Any]) -> list[str]:
-    """Return the accuracy section of the model card."""
-    evaluated = [(name, results[name]) for name in ("zero_shot", "tuned") if results.get(name)]
-    if not evaluated:
-        return ["Not measured."]
-    table = ["| model | accuracy | 95 % interval | test images |", "|---|---|---|---|"]
-    for name, metrics in evaluated:
-        low, high = metrics["interval"]
-        label = "untuned" if name == "tuned" and results.get("weights") == "untouched" else name.replace("_", "-")
-        table.append(f"| {label} | {metrics['accuracy']:.1f} % | {low:.1f} to {high:.1f} % | {metrics['total']} |")
-    return table

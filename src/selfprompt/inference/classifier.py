@@ -43,6 +43,7 @@ class Classifier:
         recipe: The recipe it was trained with, as keys and values.
         results: The record of its training: metrics by name, notes, seconds.
         calibration: What its probabilities and promises are based on; None if it has none.
+        origin: Repository and commit on the Hugging Face hub that it was loaded from; empty if it was trained here.
     """
 
     method: Method
@@ -51,6 +52,7 @@ class Classifier:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    origin: str = ""
 
     def __repr__(self) -> str:
         tuned = self.results.get("tuned")
@@ -241,7 +243,8 @@ class Classifier:
             ValueError: If the head of the method was trained for its classes, or a class or the file is wrong.
         """
         method = self.method.with_classes(other_classes(classes, self.method.descriptions), check=check)
-        return Classifier(method, self.preprocess, self.batch_size, self.recipe)  # scores of others are not calibrated
+        # scores of other classes are not calibrated
+        return Classifier(method, self.preprocess, self.batch_size, self.recipe, origin=self.origin)
 
     def save(self, folder: str | Path) -> None:
         """Save the classifier to a folder: trained tensors, configuration and model card.
@@ -270,6 +273,8 @@ class Classifier:
         }
         if self.calibration:
             config["calibration"] = self.calibration.to_json()
+        if self.origin:
+            config["origin"] = self.origin
         save_artifact(Path(folder), Artifact(config, self.method.adapter_state_dict()))
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from selfprompt.inference.artifact import (
     CONFIG,
     TENSORS,
-    artifact_folder,
     read_artifact,
 )
 from selfprompt.inference.calibration import Calibration
 from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.hub import artifact_folder, origin_of
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.aliases import list_aliases
 from selfprompt.models.loading.by_name import Backbone, Preprocess, load_backbone
@@ -36,7 +36,7 @@ def load(
     """Load a classifier written by ``Classifier.save``. No code in the folder is run.
 
     Args:
-        source: A folder, or a repository of the Hugging Face hub: "hf-hub:owner/name" or "hf-hub:owner/name@revision".
+        source: A folder, or a repository of the Hugging Face hub: "owner/name" or "owner/name@revision".
         backbone: The backbone to use: a loaded one, or its name or path. Required if the artifact names a file or an
             unknown repository instead of a published model.
         device: "cpu", "cuda", "cuda:NUMBER" or "mps"; "auto" uses a GPU if there is one.
@@ -56,9 +56,11 @@ def load(
     try:
         check_method(artifact.config["method"], trust=trust, folder=folder)
         model = backbone if isinstance(backbone, Backbone) else _load_backbone(artifact.config, backbone, say)
-        return _rebuild(artifact.config, artifact.tensors, model).to(target)
+        classifier = _rebuild(artifact.config, artifact.tensors, model).to(target)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source} cannot be loaded: {str(error).rstrip('.')}.") from error
+    classifier.origin = origin_of(folder) or classifier.origin
+    return classifier
 
 
 def _load_backbone(config: Mapping[str, Any], given: str | None, say: Callable[[str], None]) -> Backbone:
@@ -66,7 +68,10 @@ def _load_backbone(config: Mapping[str, Any], given: str | None, say: Callable[[
     if given is None:
         check_backbone(config["backbone"]["name"], {alias.name for alias in list_aliases()})
     backbone = config["backbone"]
-    return load_backbone(given or backbone["name"], image_size=backbone.get("image_size"), say=say)
+    name = given or backbone["name"]
+    if name == backbone["name"] and backbone.get("revision"):
+        name = f"{name}@{backbone['revision']}"
+    return load_backbone(name, image_size=backbone.get("image_size"), say=say)
 
 
 def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone) -> Classifier:
@@ -98,7 +103,13 @@ def _rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor], backbone:
     stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["preprocess"].items()}
     calibration = Calibration.from_json(config["calibration"]) if config.get("calibration") else None
     return Classifier(
-        method, Preprocess(**stored), config["batch_size"], config["recipe"], config["results"], calibration
+        method,
+        Preprocess(**stored),
+        config["batch_size"],
+        config["recipe"],
+        config["results"],
+        calibration,
+        config.get("origin", ""),
     )
 
 

@@ -18,6 +18,8 @@ MAX_CLASSES = 100_000
 MAX_BATCH_SIZE = 10_000
 MAX_IMAGE_SIZE = 4096
 """Pixels per side."""
+MAX_REVISION = 200
+"""Letters of a revision of a repository."""
 MAX_OPTION = 10_000
 """Maximum of an integer option of a method: prompts, layers, ranks."""
 UNBOUNDED = ("options.images",)
@@ -51,6 +53,7 @@ class ConfigKeys:
     sample_wise: bool = True
     versions: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class _BackboneKeys:
     architecture: str = ""
     note: str = ""
     image_size: int | None = None
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_text("backbone.name", config["backbone"]["name"])
     if config["backbone"].get("image_size") is not None:
         _check_range("backbone.image_size", config["backbone"]["image_size"], 1, MAX_IMAGE_SIZE)
+    _check_range("the letters of origin", len(config.get("origin", "")), 0, MAX_LETTERS)
+    _check_range("the letters of backbone.revision", len(config["backbone"].get("revision", "")), 0, MAX_REVISION)
     for key, value in (
         ("tensors_sha256", config["tensors_sha256"]),
         ("backbone.fingerprint", config["backbone"]["fingerprint"]),

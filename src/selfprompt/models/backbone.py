@@ -70,6 +70,7 @@ class Backbone:
         bias: Logit bias of a SigLIP, else 0.0.
         note: A remark that every output must show; empty for a pretrained backbone.
         image_size: Pixels of the images, if they were given to ``load_backbone``; None for the model's own size.
+        revision: Commit of its repository on the Hugging Face hub; empty for other sources.
     """
 
     name: str
@@ -82,12 +83,13 @@ class Backbone:
     bias: float = 0.0
     note: str = ""
     image_size: int | None = None
+    revision: str = ""
 
     @property
     def source(self) -> dict[str, Any]:
-        """The arguments of ``load_backbone`` for this backbone, as JSON values."""
+        """Where the backbone is from, as JSON values: its name, and the image size and revision where it has them."""
         size = {} if self.image_size is None else {"image_size": self.image_size}
-        return {"name": self.name, **size}
+        return {"name": self.name, **size, **({"revision": self.revision} if self.revision else {})}
 
     def with_image_size(self, size: int) -> Self:
         """Return the backbone for square images of another size; its vision tower is changed in place.

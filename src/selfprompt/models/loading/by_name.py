@@ -109,7 +109,7 @@ def _load_file(name: str, rest: str, image_size: int | None, say: Say) -> Backbo
 def _load_hub(name: str, rest: str, image_size: int | None, say: Say) -> Backbone:
     from selfprompt.models.loading.licences import say_licence
 
-    say_licence(name, rest, say)
+    say_licence(name, rest.partition("@")[0], say)
     return _load_transformers(name, f"{HUB}{rest}", image_size, say)
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from selfprompt.models.loading.names import HUB, LOCAL, REPOSITORY, shown
+from selfprompt.models.loading.names import HUB, LOCAL, REPOSITORY, REVISION, shown
 
 Say = Callable[[str], None]
 _SEED = 0
@@ -25,7 +25,7 @@ class ModelFolder:
         repository: "org/name" on the hub; empty for a local folder.
         local_form: Form of the name of a local copy, for messages.
         say: Called with a line before each download; None if the caller announces it.
-        revision: Commit of the repository; None for its newest.
+        revision: Branch, tag or commit of the repository; None for its newest commit.
     """
 
     name: str
@@ -68,8 +68,13 @@ class ModelFolder:
         return None
 
     def at_revision_of(self, path: Path) -> Self:
-        """Return the same folder, with all files of a repository at the revision of one that was fetched."""
+        """Return the same folder, with all files of a repository at the commit of one that was fetched."""
         return self if self.folder is not None else replace(self, revision=path.parent.name)
+
+    def at_revision_with(self, name: str) -> Self:
+        """Return the same folder, with all files of a repository at the commit of its newest file of this name."""
+        path = None if self.folder is not None else self.find(name)
+        return self if path is None else self.at_revision_of(path)
 
     def _fetch(self, file: str) -> Path:
         from huggingface_hub import hf_hub_download
@@ -88,7 +93,9 @@ class ModelFolder:
 
 
 def model_folder(name: str, source: str) -> ModelFolder:
-    """Return the folder or repository that "local-dir:PATH" or "hf-hub:org/name" means; fetches nothing.
+    """Return the folder or repository that "local-dir:PATH" or "hf-hub:org/name[@revision]" means; fetches nothing.
+
+    The name of a repository's ``ModelFolder`` does not contain the revision.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -99,13 +106,13 @@ def model_folder(name: str, source: str) -> ModelFolder:
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"{LOCAL} must be followed by a folder, and {shown(folder)} is none.")
         return ModelFolder(name, Path(folder))
-    repository = source.removeprefix(HUB)
-    if not REPOSITORY.fullmatch(repository):
+    repository, at, revision = source.removeprefix(HUB).partition("@")
+    if not REPOSITORY.fullmatch(repository) or (at and not REVISION.fullmatch(revision)):
         raise ValueError(
-            "A repository of the Hugging Face hub is written org/name, without a tag or revision, "
-            f"got {shown(repository)}."
+            "A repository of the Hugging Face hub is written org/name or org/name@revision, "
+            f"got {shown(source.removeprefix(HUB))}."
         )
-    return ModelFolder(name, None, repository)
+    return ModelFolder(name.removesuffix(at + revision), None, repository, revision=revision or None)
 
 
 def announce(name: str, repository: str | None, say: Say) -> None:

@@ -5,6 +5,7 @@ none. Here the configuration is read as data, the model is built from it, and th
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -20,7 +21,13 @@ from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import Checkpoint, read_checkpoint
 from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
 from selfprompt.models.loading.downloads import ModelFolder, Say, announce, fetch_tokenizer, model_folder, seeded
-from selfprompt.models.loading.folder_configs import ClipConfig, read_clip_config, read_timm_config
+from selfprompt.models.loading.folder_configs import (
+    OPEN_CLIP_CONFIG,
+    TIMM_CONFIG,
+    ClipConfig,
+    read_clip_config,
+    read_timm_config,
+)
 from selfprompt.models.loading.hf_encoders import build_clip, encoder_config
 from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
 from selfprompt.models.loading.licences import say_licence
@@ -39,7 +46,7 @@ def load_clip_folder(name: str, source: str, check: Callable[[str, dict[str, Any
 
     Args:
         name: Name of the backbone.
-        source: "local-dir:PATH" or "hf-hub:org/name".
+        source: "local-dir:PATH", "hf-hub:org/name" or "hf-hub:org/name@revision".
         check: Raises TypeError for a configuration of an unsupported family.
         say: Called before a download.
 
@@ -49,8 +56,8 @@ def load_clip_folder(name: str, source: str, check: Callable[[str, dict[str, Any
         TypeError: If the family is not supported.
         RuntimeError: If it cannot be downloaded.
     """
-    folder = model_folder(name, source)
-    config = read_clip_config(folder)
+    folder = model_folder(name, source).at_revision_with(OPEN_CLIP_CONFIG)
+    name, config = folder.name, read_clip_config(folder)
     check(name, config.model)
     text, source = config.model["text_cfg"], config.tokenizer or config.text_model
     encoder = encoder_config(name, config.text_model, folder) if config.text_model else None
@@ -61,20 +68,22 @@ def load_clip_folder(name: str, source: str, check: Callable[[str, dict[str, Any
     checkpoint = _weights(folder, _CLIP_WEIGHTS, say)
     model = _built(folder, checkpoint, partial(_build_clip, config, encoder))
     assemble.fill_clip(model, checkpoint)
-    return assemble.clip_backbone(name, model, tokenizer, images=config.images, note=checkpoint.note)
+    backbone = assemble.clip_backbone(name, model, tokenizer, images=config.images, note=checkpoint.note)
+    return replace(backbone, revision=folder.revision or "")
 
 
 def load_vit_folder(name: str, source: str, check: Callable[[str, str], None], say: Say) -> Backbone:
     """Load a folder or repository with timm's ``config.json``; ``check`` takes the architecture, else as above."""
-    folder = model_folder(name, source)
-    config = read_timm_config(folder)
+    folder = model_folder(name, source).at_revision_with(TIMM_CONFIG)
+    name, config = folder.name, read_timm_config(folder)
     check(name, config.architecture)
     checkpoint = _weights(folder, _TIMM_WEIGHTS, say)
     options = {"num_classes": 0, "pretrained_cfg_overlay": config.images, **config.model}
     model = _built(folder, checkpoint, lambda: timm.create_model(config.architecture, **options))
     assemble.fill_vit(model, checkpoint)
     mae = config.tag.startswith("mae")
-    return assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
+    backbone = assemble.vit_backbone(name, model, layout=checkpoint.layout, mae=mae, note=checkpoint.note)
+    return replace(backbone, revision=folder.revision or "")
 
 
 def _build_clip(config: ClipConfig, encoder: EncoderConfig | None) -> CLIP | CustomTextCLIP:

@@ -6,6 +6,8 @@ LOCAL, HUB = "local-dir:", "hf-hub:"
 """How timm and open_clip mark a local folder and a repository of the Hugging Face hub."""
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 """A repository of the Hugging Face hub, org/name."""
+REVISION = re.compile(r"\w[\w-]*([./]\w[\w-]*)*", re.ASCII)
+"""A branch, tag or commit of a repository."""
 LONGEST_SHOWN = 300
 """Characters of a name that a message shows at most."""
 EMBEDDED = (
@@ -25,7 +27,10 @@ FORMS = (
     ("timm/hf-hub:<org>/<name>", "a repository of the Hugging Face hub in timm's layout; local-dir:<folder>"),
     ("file/<path>", "a local file that implies its architecture: OpenAI CLIP, MAE, MoCo v3, DINO, ViT .npz, ..."),
     ("file/<folder>", "a folder in transformers' format: CLIP, Chinese-CLIP, SigLIP, ViT, MAE, DINOv2, DINOv3"),
-    ("hf/<org>/<name>", "the same on the Hugging Face hub, such as hf/google/vit-base-patch16-224"),
+    (
+        "hf/<org>/<name>",
+        "the same on the Hugging Face hub, such as hf/google/vit-base-patch16-224; @<revision> may follow",
+    ),
     ("timm/<name>/random", "random weights, always the same: for benchmarks and tests"),
     ("open_clip/<model>/random", "random weights, always the same: for benchmarks and tests"),
 )

@@ -1,6 +1,7 @@
 """Backbones from the files of a folder or repository in transformers' format; nothing in them is run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def load_transformers(source: ModelFolder, image_size: int | None = None) -> Bac
         model = _filled(config, tensors, path)
     except RuntimeError as error:  # tensors of impossible shapes
         raise ValueError(f"{path.parent}: its tensors do not form a model ({error}). Download it again.") from error
-    return _backbone(source.name, config, model, tokenizer, preprocess_file, image_size)
+    backbone = _backbone(source.name, config, model, tokenizer, preprocess_file, image_size)
+    return replace(backbone, revision=source.revision or "")
 
 
 def _backbone(
