@@ -85,6 +85,7 @@ def within(name: str, patterns: tuple[str, ...]) -> bool:
 MAY_IMPORT = {
     "utils": (".utils",),
     "metrics": (),
+    "estimator": (".data", ".inference", ".models.backbone", ".training", ".utils"),
     "pages": (),
     "models": (".models", ".utils"),
     "prompts": (".models.tokens", ".models.tower", ".models.block", ".prompts"),
@@ -184,7 +185,7 @@ LIBRARIES = {
     "yaml": ("utils.yaml_text",),
     "PIL": ("data", "inference.answers", "inference.inputs", "reports"),
     "torchvision": (),
-    "sklearn": ("training.selection", "methods.lpclip", "methods.ridge", "analysis", "reviewing"),
+    "sklearn": ("estimator", "training.selection", "methods.lpclip", "methods.ridge", "analysis", "reviewing"),
     "cleanlab": ("reviewing.problems",),
     "torchmetrics": ("metrics",),
     "jsonargparse": ("cli",),

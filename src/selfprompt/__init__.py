@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from selfprompt.data.readers.read import read_dataset
+    from selfprompt.estimator import PromptClassifier
     from selfprompt.inference.classifier import Classifier
     from selfprompt.inference.hub import push
     from selfprompt.inference.loading import load
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "selfprompt.inference.classifier",
     "Prediction": "selfprompt.inference.predictions",
+    "PromptClassifier": "selfprompt.estimator",
     "Recipe": "selfprompt.recipes.recipe",
     "build_method": "selfprompt.methods.registry",
     "list_backbones": "selfprompt.models.loading.by_name",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "Classifier",
     "Prediction",
+    "PromptClassifier",
     "Recipe",
     "build_method",
     "list_backbones",
