@@ -200,7 +200,7 @@ LIBRARIES = {
     "huggingface_hub": ("inference.hub", "models.loading.downloads"),
     "filelock": ("utils.locks",),
     "scipy": ("benchmarks.results", "methods.softmax_regression", "metrics", "reviewing", "training.calibrate"),
-    "submitit": ("benchmarks.cluster", "engines.slurm"),
+    "submitit": ("engines.slurm",),
     "ray": ("engines.ray",),
     "pyarrow": ("data.readers.manifest",),
     "datasets": ("data",),

@@ -1,4 +1,4 @@
-"""Run a grid in processes that are killed, then in two at once; started by test_runner.py as ``python -m``.
+"""Run a grid in processes that are killed; started by test_runner.py as ``python -m``.
 
 Each process is a fork of this one, so that torch is imported once. Prints counts as JSON.
 """
@@ -17,7 +17,6 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.protocols import build_grid
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
-from tests.benchmarks.journal_methods import control_folder
 
 ROW = "tests.benchmarks.journal_methods:Quick[workers=0,backbone=embedded/mae]"
 
@@ -46,7 +45,7 @@ def results(out: Path) -> dict[str, int]:
 
 
 def main(root: Path, folder: Path) -> None:
-    """Kill at random moments until the grid is finished; then two processes on a fresh folder."""
+    """Kill at random moments until the grid is finished."""
     torch.set_num_threads(1)
     rng, kills, rewritten = random.Random(0), 0, []
     seen: dict[str, int] = {}
@@ -65,17 +64,11 @@ def main(root: Path, folder: Path) -> None:
         seen = now
         if not os.WIFSIGNALED(status):
             break
-    (control_folder() / "journal").unlink()
-    pids = [forked(root, folder / "together") for _ in range(2)]
-    for pid in pids:
-        os.waitpid(pid, 0)
-    journal = (control_folder() / "journal").read_text().split()
     counts = {
         "kills": kills,
         "rewritten": rewritten,
         "cells": len(cells()),
         "finished": len(seen),
-        "trained together": len(journal),
     }
     print(json.dumps(counts))
 

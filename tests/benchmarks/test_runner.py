@@ -13,6 +13,7 @@ from selfprompt.benchmarks.results import read_results
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.utils.locks import lock_folder
 from tests.benchmarks.drawn_suite import CLASSES, TEMPLATE, draw_suite
 
 ROOT = Path(__file__).parents[2]
@@ -118,8 +119,7 @@ def test_a_cell_with_a_damaged_result_runs_again(root, tmp_path, journal):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
-    """Finished cells are neither lost nor repeated; two processes never do the same one."""
+def test_killed_at_any_moment_finished_cells_are_neither_lost_nor_repeated(root, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.kill_and_resume", str(root), str(tmp_path)],
         cwd=ROOT,
@@ -132,25 +132,43 @@ def test_killed_at_any_moment_and_several_at_once(root, tmp_path):
     assert counts["kills"] >= 3
     assert counts["rewritten"] == []
     assert counts["finished"] == counts["cells"]
-    assert counts["trained together"] == counts["cells"], "once each"
+
+
+def three_cells(root, out, method, *options):
+    """The command line for three seeds of a method of journal_methods."""
+    row = f"tests.benchmarks.journal_methods:{method}[backbone=embedded/mae]"
+    words = ["bench", "base-to-new", "--root", root, "--datasets", "animals", "--shots", 2, "--epochs", 1]
+    return [*words, "--methods", row, "--trust", "--out", out, "--workers", 0, *options]
 
 
 @pytest.mark.slow
-def test_jobs_of_a_cluster_one_of_them_killed(root, tmp_path, journal):
-    """The other job continues, and the next call finishes the remaining cells."""
-    pytest.importorskip("submitit")
-    from selfprompt.benchmarks.cluster import failed_jobs, submit_jobs
-
+def test_processes_one_of_them_killed(root, tmp_path, journal, run):
     (tmp_path / "deadly").touch()
-    row = "tests.benchmarks.journal_methods:Deadly[backbone=embedded/mae]"
-    cells = build_grid("base-to-new", "embedded", parse_rows(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
-    jobs = submit_jobs(cells, tmp_path, root, cluster="local", jobs=2)
-    (line,) = failed_jobs(jobs)
-    (survivor,) = [job for job in jobs if not line.startswith(f"job {job.job_id}:")]
-    done = survivor.result()["done"]
-    assert done == len(list(tmp_path.rglob("result.json"))) >= 2, "all but the cell of the one that was killed, or all"
-    states = [outcome.state for outcome in run_grid(cells, tmp_path, RunCache(root))]
-    assert sorted(states) == ["done"] * (3 - done) + ["skipped"] * done
+    done = run(*three_cells(root, tmp_path / "out", "Deadly", "--jobs", 2))
+    assert done.status == 0, done.out + done.err
+    assert "A worker was killed, or ran out of memory; its work is done again." in done.out
+    assert "3/3" in done.out
+    assert len(list(tmp_path.rglob("result.json"))) == 3
+    assert not list(tmp_path.rglob(".lock"))
+
+
+@pytest.mark.slow
+def test_jobs_of_slurm_under_their_former_names(root, tmp_path, journal, run):
+    pytest.importorskip("submitit")
+    options = ["--cluster", "slurm", "--cluster-options", "{cluster: local}"]
+    done = run(*three_cells(root, tmp_path / "out", "Quick", *options))
+    assert done.status == 0, done.out + done.err
+    assert "--cluster is now called --engine" in done.err
+    assert "Submitted 1 jobs" in done.out
+    assert len(journal.read_text().split()) == len(list(tmp_path.rglob("result.json"))) == 3
+
+
+def test_two_commands_on_one_folder(root, tmp_path, journal, run):
+    with lock_folder(tmp_path):
+        done = run(*three_cells(root, tmp_path, "Quick"))
+        assert done.status == 1
+        assert "Another command runs a benchmark in" in done.err
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_rows_may_have_image_sizes_of_their_own(root, tmp_path):
@@ -197,6 +215,9 @@ def test_the_command_line(root, tmp_path, run):
         (["base-to-new", "--methods", "sepp"], "Did you mean 'sep'"),
         (["base-to-new", "--epochs", "0"], "epochs must be at least 1"),
         (["base-to-new"], "--out is needed"),
+        (["base-to-new", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["base-to-new", "--jobs", "1000"], "--jobs must be at most "),
+        (["base-to-new", "--engine-options", "{a: 1}"], "--engine-options are for --engine slurm and ray"),
         (
             ["base-to-new", "--methods", "coop[options.class_token_position=back]", "--out", "nowhere"],
             "class_token_position must be one of",

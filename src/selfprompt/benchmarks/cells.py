@@ -14,7 +14,7 @@ from selfprompt.recipes.recipe import Recipe
 from selfprompt.recipes.renamed import with_former_names
 from selfprompt.utils.json_files import parse_json
 
-RESULT, ERROR, SPLIT, LOCK = "result.json", "error.txt", "split.json", ".lock"
+RESULT, ERROR, SPLIT = "result.json", "error.txt", "split.json"
 """The files in a cell's folder."""
 NOT_IN_ID = (
     *("memory", "feature_cache", "device", "devices", "workers"),
@@ -111,12 +111,9 @@ def is_done(folder: Path, cell_id: str) -> bool:
         return False
 
 
-def error_time(folder: Path) -> float | None:
-    """Return when the cell failed, in seconds since 1970; None if it did not."""
-    try:
-        return (folder / ERROR).stat().st_mtime
-    except OSError:
-        return None
+def has_failed(folder: Path) -> bool:
+    """Return whether the cell ended in an error."""
+    return (folder / ERROR).exists()
 
 
 def error_summary(folder: Path) -> str:

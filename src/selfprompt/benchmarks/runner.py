@@ -1,4 +1,4 @@
-"""Running the cells of a grid, one after another, in any number of processes on one output folder."""
+"""Running the cells of a grid: a cell depends on its record alone, and is done when its result exists."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from selfprompt.benchmarks.cells import ERROR, LOCK, RESULT, SPLIT, Cell, error_time, is_done
+from selfprompt.benchmarks.cells import ERROR, RESULT, SPLIT, Cell, has_failed, is_done
 from selfprompt.benchmarks.protocols import (
     UNTRAINED,
     Evaluation,
@@ -44,15 +44,14 @@ from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_preprocessing
 from selfprompt.utils.files import to_json, write_atomically, write_json
-from selfprompt.utils.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
 CONFUSION_UP_TO = 60
 """Largest number of classes for which a result keeps the confusion matrix."""
 
-State = Literal["done", "skipped", "failed", "locked"]
-"""Run now; done before; ended in an error; being run by another process."""
+State = Literal["done", "skipped", "failed"]
+"""Run now; done before; ended in an error, now or before."""
 
 
 class RunCache:
@@ -115,9 +114,7 @@ def run_grid(
     reporter: Reporter | None = None,
     on_start: Callable[[Cell], None] = lambda cell: None,
 ) -> Iterator[Outcome]:
-    """Run the unfinished cells of a grid; several processes may share one output folder.
-
-    Cells that another process was running are tried again at the end, in case that process died.
+    """Run the unfinished cells of a grid one after another.
 
     Args:
         cells: The grid.
@@ -130,48 +127,61 @@ def run_grid(
     Yields:
         The outcome of each cell, once.
     """
-    started, waiting = time.time(), list(cells)
-    while waiting:
-        locked = []
-        for cell in waiting:
-            outcome = try_cell(cell, out, cache, started if retry_failed else None, reporter or LogReporter(), on_start)
-            if outcome.state == "locked":
-                locked.append(cell)
-            else:
-                yield outcome
-        if len(locked) == len(waiting):
-            yield from (Outcome(cell, "locked") for cell in locked)
-            return
-        waiting = locked
+    if retry_failed:
+        forget_failures(cells, out)
+    yield from (try_cell(cell, out, cache, reporter or LogReporter(), on_start) for cell in cells)
+
+
+def forget_failures(cells: Sequence[Cell], out: Path) -> None:
+    """Delete what failed cells have left, so that they run again."""
+    for folder in (out / cell.folder for cell in cells):
+        if has_failed(folder):
+            for name in (CHECKPOINT, ERROR):
+                (folder / name).unlink(missing_ok=True)
+
+
+def start_worker(
+    out: Path,
+    root: Path | None,
+    loader: TaskLoader | None,
+    threads: int = 0,
+    reporter: Reporter | None = None,
+    on_start: Callable[[Cell], None] = lambda cell: None,
+) -> Callable[[Cell], Outcome]:
+    """Return a function that runs a cell; its calls share what they load.
+
+    Args:
+        out: The output folder.
+        root: The folder with the data of suites that do not ship with the package.
+        loader: Reads a task; None for those of a suite.
+        threads: Threads of this process on the CPU; 0 for torch's choice.
+        reporter: Receives the progress of each run.
+        on_start: Called with each cell that starts.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    cache, reporter = RunCache(root, loader), reporter or LogReporter()
+    return lambda cell: try_cell(cell, out, cache, reporter, on_start)
 
 
 def try_cell(
-    cell: Cell, out: Path, cache: RunCache, retry: float | None, reporter: Reporter, on_start: Callable[[Cell], None]
+    cell: Cell, out: Path, cache: RunCache, reporter: Reporter, on_start: Callable[[Cell], None] = lambda cell: None
 ) -> Outcome:
-    """Run a cell unless it is done or locked, or failed before; errors older than the time ``retry`` do not count."""
+    """Run a cell unless it is done, or failed before."""
     folder = out / cell.folder
     if is_done(folder, cell.id):
         return Outcome(cell, "skipped")
-    with lock_file(folder / LOCK) as acquired:
-        if not acquired:
-            return Outcome(cell, "locked")
-        if is_done(folder, cell.id):  # finished between the first check and the lock
-            return Outcome(cell, "skipped")
-        failed = error_time(folder)
-        if failed is not None:
-            if retry is None or failed >= retry:
-                return Outcome(cell, "failed")
-            for name in (ERROR, CHECKPOINT):
-                (folder / name).unlink(missing_ok=True)
-        on_start(cell)
-        start = time.monotonic()
-        try:
-            run_cell(cell, folder, cache, reporter)
-        except Exception as error:  # whatever a method or a data set raises: the other cells still run
-            report = "".join(traceback.format_exception(error))
-            write_atomically(folder / ERROR, report.encode(errors="backslashreplace"))
-            return Outcome(cell, "failed", time.monotonic() - start)
-        return Outcome(cell, "done", time.monotonic() - start)
+    if has_failed(folder):
+        return Outcome(cell, "failed")
+    on_start(cell)
+    start = time.monotonic()
+    try:
+        run_cell(cell, folder, cache, reporter)
+    except Exception as error:  # whatever a method or a data set raises: the other cells still run
+        report = "".join(traceback.format_exception(error))
+        write_atomically(folder / ERROR, report.encode(errors="backslashreplace"))
+        return Outcome(cell, "failed", time.monotonic() - start)
+    return Outcome(cell, "done", time.monotonic() - start)
 
 
 @torch.random.fork_rng(devices=[])  # layers draw initial weights before ours; the caller's random state is restored

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from selfprompt.cli.bench_plan import Plan, make_plan, override_types
 from selfprompt.cli.console import Console, make_console
+from selfprompt.cli.engine import add_engine_options, check_engine, count_gpus, is_in_this_process, threads_per_job
 from selfprompt.cli.parsing import Parser
 from selfprompt.cli.usage import UsageError
 from selfprompt.recipes.renamed import RECIPE_KEYS
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    parser.former_names |= RECIPE_KEYS
+    parser.former_names |= {**RECIPE_KEYS, "cluster": "engine", "cluster_options": "engine_options"}
     from selfprompt.benchmarks.protocols import PROTOCOLS
     from selfprompt.data.suites import SUITES
     from selfprompt.data.suites.vtab import PREPROCESSING
@@ -55,13 +57,7 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     )
     parser.add_argument("--retry_failed", action="store_true", help="run failed cells again")
     parser.add_argument("--list", action="store_true", help="list the cells without running them")
-    parser.add_argument(
-        "--cluster", type=Literal["local", "slurm"] | None, help="run in separate jobs, started by submitit"
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="with --cluster: number of jobs that share the cells")
-    parser.add_argument(
-        "--cluster_options", type=dict[str, Any], default={}, help="with --cluster: {timeout_min: 60, ...}"
-    )
+    add_engine_options(parser, "cells")
     group = parser.add_argument_group("Values of the recipe for all rows (explained by selfprompt train --help-all)")
     for name, kind in override_types().items():
         group.add_argument(f"--{name}", type=kind | None, default=None)
@@ -72,6 +68,7 @@ def bench(options: Namespace) -> int:
     from selfprompt.benchmarks.cells import is_done
 
     console = make_console()
+    check_engine(options)
     plan = make_plan(options)
     cells = plan.cells
     for note in plan.notes:
@@ -86,13 +83,9 @@ def bench(options: Namespace) -> int:
     out = Path(options.out)
     remaining = [cell for cell in cells if not is_done(out / cell.folder, cell.id)]
     console.print(f"{plural(len(cells), 'cell')}, {len(cells) - len(remaining)} already done")
-    dead_jobs: list[str] = []
-    if options.cluster and remaining:
-        dead_jobs = run_jobs(remaining, out, plan, options, console)
-    elif remaining:
-        run_here(remaining, out, plan, options, console)
+    trouble = run_cells(remaining, out, plan, options, console) if remaining else ""
     unfinished = [cell for cell in remaining if not is_done(out / cell.folder, cell.id)]
-    return summarize(unfinished, out, dead_jobs, console)
+    return summarize(unfinished, out, trouble, console)
 
 
 def show_settings(cells: "Sequence[Cell]", console: Console) -> None:
@@ -144,7 +137,7 @@ class GridProgress:
         """Count a finished cell."""
         self.bar.advance(self.task)
         self.done += 1
-        if outcome.state in ("skipped", "locked") or (self.console.is_terminal and outcome.state == "done"):
+        if outcome.state == "skipped" or (self.console.is_terminal and outcome.state == "done"):
             return
         left = (self.total - self.done) * (time.monotonic() - self.start) / max(1, self.done - self.before)
         line = f"{self.done}/{self.total}  {outcome.cell}  {outcome.state} in {outcome.seconds:.1f} s"
@@ -161,66 +154,60 @@ class GridProgress:
         yield lambda done, total: self.bar.update(self.task, state=f"{name} {done}/{total}")
 
 
-def run_here(cells: "Sequence[Cell]", out: Path, plan: Plan, options: Namespace, console: Console) -> None:
-    """Run the cells in this process."""
-    from selfprompt.benchmarks.runner import RunCache, run_grid
+def run_cells(cells: "Sequence[Cell]", out: Path, plan: Plan, options: Namespace, console: Console) -> str:
+    """Run the cells; returns why workers or jobs ended early, or "".
+
+    Raises:
+        ValueError: If another command runs a benchmark in the folder.
+    """
+    from selfprompt.benchmarks.runner import forget_failures, start_worker
+    from selfprompt.engines.run import run_all
+    from selfprompt.engines.work import EngineError
+    from selfprompt.utils.locks import lock_folder
 
     progress = GridProgress(console, len(cells))
-    with progress.bar:
-        for outcome in run_grid(
-            cells,
-            out,
-            RunCache(plan.root, plan.loader),
-            retry_failed=options.retry_failed,
-            reporter=progress,
-            on_start=progress.begin,
-        ):
-            progress.end(outcome)
+    start = partial(start_worker, out, plan.root, plan.loader, threads_per_job(options))
+    if is_in_this_process(options):
+        start = partial(start, reporter=progress, on_start=progress.begin)
+    devices = {cell.recipe.train.device for cell in cells}
+    with lock_folder(out) as is_ours, progress.bar:
+        if not is_ours:
+            raise ValueError(f"Another command runs a benchmark in {out}. Wait until it has ended.")
+        if options.retry_failed:
+            forget_failures(cells, out)
+        try:
+            for _, outcome in run_all(
+                options.engine,
+                start,
+                cells,
+                options.jobs,
+                folder=out,
+                gpus=count_gpus(options, *devices),
+                options=options.engine_options,
+                alike=lambda cell: (cell.suite, cell.dataset, cell.recipe.backbone),
+                say=console.print_text,
+            ):
+                progress.end(outcome)
+        except EngineError as error:
+            cells_lost = "; ".join(map(str, error.items))
+            return f"{error} {cells_lost}: --jobs 1 shows why." if error.items else str(error)
+    return ""
 
 
-def run_jobs(cells: "Sequence[Cell]", out: Path, plan: Plan, options: Namespace, console: Console) -> list[str]:
-    """Run the cells in jobs and wait for them; returns one line for each job that failed."""
-    from selfprompt.benchmarks.cells import is_done
-    from selfprompt.benchmarks.cluster import failed_jobs, submit_jobs
-
-    jobs = submit_jobs(
-        cells,
-        out,
-        plan.root,
-        cluster=options.cluster,
-        jobs=options.jobs,
-        options=options.cluster_options,
-        retry_failed=options.retry_failed,
-        loader=plan.loader,
-    )
-    ids = ", ".join(str(job.job_id) for job in jobs)
-    console.print_text(f"submitted {len(jobs)} jobs ({ids}); logs: {out / 'jobs'}")
-    progress = GridProgress(console, len(cells))
-    with progress.bar:
-        while not all(job.done() for job in jobs):
-            done = sum(is_done(out / cell.folder, cell.id) for cell in cells)
-            progress.bar.update(
-                progress.task, completed=done, state=f"{sum(not job.done() for job in jobs)} jobs running"
-            )
-            time.sleep(1)
-    return failed_jobs(jobs)
-
-
-def summarize(unfinished: "Sequence[Cell]", out: Path, dead_jobs: Sequence[str], console: Console) -> int:
+def summarize(unfinished: "Sequence[Cell]", out: Path, trouble: str, console: Console) -> int:
     """Print how the grid ended; returns 1 if a cell or a job failed."""
-    from selfprompt.benchmarks.cells import error_summary, error_time
+    from selfprompt.benchmarks.cells import error_summary, has_failed
 
-    failed = [cell for cell in unfinished if error_time(out / cell.folder)]
+    failed = [cell for cell in unfinished if has_failed(out / cell.folder)]
     count = len(unfinished) - len(failed)
-    for line in dead_jobs:
-        console.print_text(f"A job ended early: {line}")
+    if trouble:
+        console.print_text(f"Ended early: {trouble}")
     for cell in failed:
         console.print_text(f"Failed: {cell}: {error_summary(out / cell.folder)}")
         console.print_text(f"  {out / cell.folder / 'error.txt'}")
     if failed:
         console.print_text(f"{plural(len(failed), 'cell')} failed; --retry-failed runs them again.")
     if count:
-        remedy = "repeat the command to run them" if dead_jobs else "other processes are running them"
-        console.print_text(f"{plural(count, 'cell')} unfinished: {remedy}.")
+        console.print_text(f"{plural(count, 'cell')} unfinished: repeat the command to run them.")
     console.print_text(f"For the tables: selfprompt report {out}")
-    return 1 if failed or dead_jobs else 0
+    return 1 if failed or trouble else 0
