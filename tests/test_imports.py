@@ -107,6 +107,7 @@ MAY_IMPORT = {
     ),
     "analysis": (".models", ".prompts", ".methods", ".analysis"),
     "inference": (".utils", ".models.loading", ".data", ".methods", ".metrics", ".inference"),
+    "serving": (".utils", ".data.loading", ".inference", ".pages", ".serving"),
     "training": (".utils", ".recipes", ".models.loading", ".data", ".methods", ".metrics", ".inference", ".training"),
     "reviewing": (
         ".utils",
@@ -202,6 +203,8 @@ LIBRARIES = {
     "scipy": ("benchmarks.results", "methods.softmax_regression", "metrics", "reviewing", "training.calibrate"),
     "submitit": ("engines.slurm",),
     "ray": ("engines.ray",),
+    "starlette": ("serving",),
+    "uvicorn": ("serving.server",),
     "pyarrow": ("data.readers.manifest",),
     "datasets": ("data",),
     "pillow_heif": ("data.loading.image_files",),
@@ -216,7 +219,7 @@ def test_a_library_is_imported_only_by_the_modules_named_for_it(library):
 
 LIGHT = ("__init__", "__main__", "utils", "recipes", "metrics", "cli", "methods", "reports")
 LIGHT += ("benchmarks.results", "benchmarks.published", "benchmarks.cells", "benchmarks.rows")  # what a report reads
-LIGHT += ("inference.predictions",)
+LIGHT += ("inference.predictions", "serving.limits")
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 
 

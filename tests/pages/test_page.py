@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 from PIL import Image
@@ -60,9 +61,13 @@ def picture() -> bytes:
     return written.getvalue()
 
 
+def wait_for(page, images):
+    page.locator("#status", has_text=re.compile(f"^{images} images? done")).wait_for()
+
+
 def give(page, *names):
     page.set_input_files("#files", [{"name": name, "mimeType": "image/png", "buffer": picture()} for name in names])
-    page.get_by_text(f"{len(names)} image{'s' if len(names) > 1 else ''} done").wait_for()
+    wait_for(page, len(names))
 
 
 def test_it_shows_what_the_classifier_is(page):
@@ -113,7 +118,7 @@ def test_the_camera_takes_a_photo_and_is_switched_off(page):
     page.locator("#shoot:enabled").wait_for()
     page.evaluate("window.stream = document.querySelector('video').srcObject")
     page.get_by_text("Take the photo").click()
-    page.get_by_text("1 image done").wait_for()
+    wait_for(page, 1)
     assert page.locator("#gallery h3").text_content() == "photo-1.jpg"
     assert page.evaluate("stream.getTracks().every(track => track.readyState === 'ended')")
 
@@ -123,7 +128,7 @@ def test_images_are_dropped_anywhere_on_the_page(page):
         """() => { const data = new DataTransfer(); data.items.add(new File(["x"], "dropped.txt"));
         document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})); }"""
     )
-    page.get_by_text("1 image done").wait_for()
+    wait_for(page, 1)
     assert page.locator(".picture").text_content() == "no preview"
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from selfprompt.data.loading.image_files import error_reason
 from selfprompt.data.loading.image_inputs import read_image
 from selfprompt.data.loading.image_remarks import remarks_on
-from selfprompt.data.loading.memory_limit import DecodingLimit
+from selfprompt.data.loading.memory_limit import DecodingLimit, Reserve
 from selfprompt.data.loading.prefetch import batched, prefetch
 from selfprompt.inference.calibration import Calibration, class_sets, is_unknown, log_softmax
 from selfprompt.inference.inputs import image_name, iterate_images
@@ -100,10 +100,20 @@ def read_view(
         numbered: The image's number, which names it if it has no path, and the image.
     """
     number, image = numbered
-    empty = Prediction(image_name(image, number))
+    return open_view(view, decoding, image_name(image, number), partial(read_image, image))
+
+
+def open_view(
+    view: Callable[[Image.Image], Pixels],
+    decoding: DecodingLimit,
+    name: str,
+    opener: Callable[[Reserve], Image.Image],
+) -> tuple[Prediction, Pixels | None]:
+    """Do the same for an image of this name that ``opener`` decodes."""
+    empty = Prediction(name)
     try:
         with decoding.image() as reserve:
-            opened = read_image(image, reserve)
+            opened = opener(reserve)
             return replace(empty, remarks=remarks_on(opened)), view(opened)
     except Exception as error:  # decoders, arrays, open files and views raise almost anything
         return replace(empty, error=error_reason(error)), None

@@ -152,7 +152,7 @@ class Classifier:
             logger.warning(remark)
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}.")
-        return self._model().stream(images, request, workers)
+        return self.model().stream(images, request, workers)
 
     def check_request(self, request: Request) -> list[str]:
         """Return remarks on promises that the calibration keeps only trivially, because it has too few images.
@@ -160,9 +160,9 @@ class Classifier:
         Raises:
             ValueError: If the request needs a calibration and there is none.
         """
-        return self._model().remarks(request)
+        return self.model().remarks(request)
 
-    def _model(self) -> Model[Tensor]:
+    def model(self) -> Model[Tensor]:
         """Return what answers need of this classifier."""
         transform = eval_transform(self.preprocess)
 

@@ -156,12 +156,9 @@ function work() {
 
 async function answer(entry) {
   const picture = showPicture(entry);
-  try {
-    entry.answer = await classify(entry.file, entry.name);
-  } catch (error) {
-    entry.answer = { error: error.message };
-  }
+  const given = await classify(entry.file, entry.name).catch((error) => ({ error: error.message }));
   await picture;
+  entry.answer = given;
   entry.file = null; // let the browser forget the photo
   if (!entries.includes(entry)) return; // cleared meanwhile
   showAnswer(entry);

@@ -95,13 +95,16 @@ def open_image(path: Path, reserve: Reserve = unbounded) -> Image.Image:
     raise BadImageError(BadImage(str(path), reason))
 
 
-def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Image.Image:
+def decode(
+    file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded, max_pixels: int | None = None
+) -> Image.Image:
     """Decode an open file as an upright RGB image.
 
     Args:
         file: A binary file at its start.
         suffix: Extension of its name, which distinguishes a camera raw file from a TIFF.
         reserve: See `open_image`.
+        max_pixels: Most pixels of an image, checked before it is decoded; None for `rgb.MAX_PIXELS`.
 
     Raises:
         Exception: Of nearly any type, if the file is damaged or not an image; see `error_reason`.
@@ -109,7 +112,7 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
     head = file.read(HEADER_BYTES)
     kind = detect_format(head, suffix)
     if kind == "HEIC":
-        return _read_heic(file, reserve)
+        return _read_heic(file, reserve, max_pixels)
     if kind == "camera raw" or (kind == "AVIF" and "avif" not in features.get_supported_modules()):
         raise ValueError(_no_decoder(kind))
     formats = ("AVIF",) if kind == "AVIF" else FORMATS
@@ -118,7 +121,7 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
     except UnidentifiedImageError:
         raise ValueError(_why_unidentified(head, kind, formats)) from None
     with image:
-        check_size(image.size)
+        check_size(image.size, max_pixels)
         _check_tiles(image)
         mode = raw_mode(image)
         reserve(decoded_bytes(image) + (4 * image.width * image.height if mode else 0))
@@ -134,17 +137,20 @@ def decode(file: BinaryIO, suffix: str = "", reserve: Reserve = unbounded) -> Im
 
 def _open_as(file: BinaryIO, formats: tuple[str, ...]) -> ImageFile:
     file.seek(0)
-    return Image.open(file, formats=formats)
+    try:
+        return Image.open(file, formats=formats)
+    except Image.DecompressionBombError:  # PIL's own limit, which a program may have lowered
+        raise ValueError("more pixels than can be opened safely; make it smaller") from None
 
 
-def _read_heic(file: BinaryIO, reserve: Reserve) -> Image.Image:
+def _read_heic(file: BinaryIO, reserve: Reserve, max_pixels: int | None) -> Image.Image:
     try:
         from pillow_heif import open_heif
     except ImportError:
         raise ValueError(_no_decoder("HEIC")) from None
     file.seek(0)
     heif = open_heif(file)
-    check_size(heif.size)
+    check_size(heif.size, max_pixels)
     reserve(20 * heif.size[0] * heif.size[1])
     image = heif.to_pillow()
     return apply_orientation(to_rgb(image), exif_orientation(image))

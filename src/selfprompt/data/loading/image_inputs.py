@@ -87,8 +87,8 @@ def read_open_file(file: Any) -> bytes:
     return bytes(data)
 
 
-def decode_bytes(data: bytes, reserve: Reserve = unbounded) -> Image.Image:
+def decode_bytes(data: bytes, reserve: Reserve = unbounded, max_pixels: int | None = None) -> Image.Image:
     """Decode the bytes of an image file as upright RGB."""
     if not data:
         raise ValueError("the file is empty")
-    return decode(BytesIO(data), reserve=reserve)
+    return decode(BytesIO(data), reserve=reserve, max_pixels=max_pixels)

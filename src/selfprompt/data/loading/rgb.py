@@ -37,17 +37,22 @@ DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 12}
 """Bytes per pixel that a format's decoder takes in addition to PIL's image."""
 
 
-def check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int], most: int | None = None) -> None:
     """Check the size (width, height) of an image before it is decoded.
 
+    Args:
+        size: Width and height in pixels.
+        most: Largest number of pixels; None, and anything above it, for `MAX_PIXELS`.
+
     Raises:
-        ValueError: If it has no pixels or more than `MAX_PIXELS`.
+        ValueError: If it has no pixels or too many.
     """
     width, height = size
+    most = min(most or MAX_PIXELS, MAX_PIXELS)
     if width < 1 or height < 1:
         raise ValueError(f"an image must have pixels, got {width} x {height}")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width:,} x {height:,} pixels are more than {MAX_PIXELS:,}; make it smaller")
+    if width * height > most:
+        raise ValueError(f"{width:,} x {height:,} pixels are more than {most:,}; make it smaller")
 
 
 def decoded_bytes(image: Image.Image) -> int:
