@@ -14,6 +14,7 @@ from rich.text import Text
 from perf.cases import SHAPES, WORKLOADS, Case, select_cases
 from selfprompt.cli.console import make_console
 from selfprompt.utils.files import write_json
+from selfprompt.utils.matmul import Float32
 from selfprompt.utils.wording import plural
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     parser.add_argument("--batch", type=str | None, help="batch sizes to use instead of the defaults: 4,32")
     parser.add_argument(
         "--precision", type=Literal["32-true", "bf16-mixed"], default="32-true", help="precision of both contenders"
+    )
+    parser.add_argument(
+        "--float32",
+        type=Float32,
+        default="auto",
+        help="path of the library's float32 products, as in training; the baseline takes torch's default",
     )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:NUMBER")
     parser.add_argument("--threads", type=int | None, help="CPU threads; default: torch's choice")
@@ -87,7 +94,9 @@ def run_cases(options: Namespace, cases: Sequence[Case]) -> dict[str, Any]:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    setup = PerfSetup(options.backbone, pick_device(options.device), options.precision, options.compile)
+    setup = PerfSetup(
+        options.backbone, pick_device(options.device), options.precision, options.compile, options.float32
+    )
     progress, budget = PerfProgress(make_console(), len(cases)), TimeBudget(options.rounds, options.seconds)
     with progress.bar:
         return measure_cases(setup, cases, budget, on_step=progress.step, on_done=progress.done)
@@ -196,6 +205,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     threads = f"{plural(settings['threads'], 'thread')} on {machine['cores']} cores"
     lines = [
         f"{settings['backbone']}, {settings['precision']}, {settings['device']}, {threads}, {processor}; "
+        f"float32 products by torch's path {settings['float32']}; "
         f"matmul {peak['best']['wall'] / 1e9:,.0f} GFLOP/s."
     ]
     for row in report["rows"]:

@@ -18,8 +18,9 @@ from perf.cases import Case, Size
 from perf.compare import max_or_nan
 from perf.memory import available_memory, can_reset_peak, peak_in_child, peak_memory
 from perf.setup import Contenders, PerfSetup
-from perf.timing import Lap, MedianRange, Work, extrapolate, probe_sizes, ratio_range, time_alternately
+from perf.timing import Clock, Lap, MedianRange, Work, extrapolate, probe_sizes, ratio_range, time_alternately
 from selfprompt.inference.artifact import library_versions
+from selfprompt.utils.matmul import matmul_path
 
 BUILDERS: dict[str, Callable[[PerfSetup, Size], Contenders]] = {
     "sep-step": clip_cases.sep_step,
@@ -99,6 +100,17 @@ class Measurement:
         return result
 
 
+def build_contenders(setup: PerfSetup, case: Case) -> Contenders:
+    """Return the contenders of a case; the library's products take the path of the setup."""
+    contenders = BUILDERS[case.workload.name](setup, case.size)
+
+    def ours() -> object:
+        with setup.products():
+            return contenders.ours()
+
+    return replace(contenders, ours=ours)
+
+
 def measure_case(
     setup: PerfSetup, case: Case, budget: TimeBudget, on_step: Callable[[str], object] = lambda _: None
 ) -> Measurement:
@@ -111,10 +123,10 @@ def measure_case(
         on_step: Called with a description of each step.
     """
     on_step("setting up")
-    build = BUILDERS[case.workload.name]
-    contenders = build(setup, case.size)
+    contenders = build_contenders(setup, case)
     on_step("comparing results")
-    differences = dict(contenders.compare())
+    with setup.products():
+        differences = dict(contenders.compare())
     equal = max_or_nan(differences.values()) <= case.workload.tolerance
     on_step("sizing the baseline")
     sizes = baseline_sizes(setup, case, contenders)
@@ -127,7 +139,7 @@ def measure_case(
     on_step("measuring memory and arithmetic")
     memory = _memory(setup, case, contenders, sizes, runs)
     uncompiled = replace(setup, compile=False)
-    operations = necessary_operations(setup, build(uncompiled, case.size) if setup.compile else contenders)
+    operations = necessary_operations(setup, build_contenders(uncompiled, case) if setup.compile else contenders)
     own, plain = laps["ours"], _line(case, sizes, [laps[name] for name in runs if name != "ours"])
     faster = ratio_range([one.wall for one in plain], [one.wall for one in own])
     on_cpu = setup.device.type == "cpu"
@@ -229,7 +241,7 @@ def _peak(setup: PerfSetup, case: Case, who: str, size: int, run: Work) -> int |
 
 def work_in_child(setup: PerfSetup, case: Case, who: str, size: int) -> tuple[Work, Work]:
     """Return what a child process runs: nothing first, then one contender."""
-    contenders = BUILDERS[case.workload.name](setup, case.size)
+    contenders = build_contenders(setup, case)
     return lambda: None, contenders.ours if who == "ours" else contenders.plain_at(size)
 
 
@@ -287,12 +299,14 @@ def measure_cases(
         ``rows`` (records of ``Measurement``), ``peak`` (matmul rates), ``settings``, ``machine`` and ``versions``.
     """
     clock = device_clock(setup.device)
-    rates = [matmul_rate(setup.device, setup.dtype, clock)]
+    rates = matmul_rates(setup, clock)
     rows = []
     for case in cases:
         rows.append(measure_case(setup, case, budget, partial(on_step, case)))
         on_done(rows[-1])
-    rates.append(matmul_rate(setup.device, setup.dtype, clock))
+    rates += matmul_rates(setup, clock)
+    with setup.products():
+        path = matmul_path(setup.device.type)
     peak = best_rate(*rates)
     return {
         "settings": {
@@ -300,6 +314,7 @@ def measure_cases(
             "device": str(setup.device),
             "precision": setup.precision,
             "compile": setup.compile,
+            "float32": path,
             "threads": torch.get_num_threads(),
             "targets_hold": targets_hold(setup),
             **asdict(budget),
@@ -309,6 +324,13 @@ def measure_cases(
         "peak": {"first": asdict(rates[0]), "last": asdict(rates[-1]), "best": asdict(peak)},
         "rows": [with_targets(row, peak, setup).to_json() for row in rows],
     }
+
+
+def matmul_rates(setup: PerfSetup, clock: Clock) -> list[Rate]:
+    """Return the machine's rate on torch's default path, and on that of the library."""
+    default = matmul_rate(setup.device, setup.dtype, clock)
+    with setup.products():
+        return [default, matmul_rate(setup.device, setup.dtype, clock)]
 
 
 def machine(device: torch.device) -> dict[str, Any]:

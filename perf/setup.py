@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from selfprompt.methods.base import Method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.optim import build_optimizer
+from selfprompt.utils.matmul import Float32, float32_products
 
 Precision = Literal["32-true", "bf16-mixed"]
 Loss = Callable[[], tuple[Tensor, Tensor | None]]
@@ -58,6 +60,7 @@ class PerfSetup:
         device: Device of both contenders.
         precision: Precision of both contenders; results are always compared in float32.
         compile: Whether to compile the library's blocks.
+        float32: Path of the library's float32 products; the baseline takes torch's default, as a plain program does.
 
     Raises:
         ValueError: For an unknown shape or precision.
@@ -67,12 +70,17 @@ class PerfSetup:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "32-true"
     compile: bool = False
+    float32: Float32 = "auto"
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"backbone must be {', '.join(SHAPES)}, got {self.shape!r}.")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, got {self.precision!r}.")
+
+    def products(self) -> AbstractContextManager[None]:
+        """Return a context with the path of the library's float32 products."""
+        return float32_products(self.float32, self.device.type)
 
     @cached_property
     def clip(self) -> Backbone:

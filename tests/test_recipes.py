@@ -36,6 +36,7 @@ MACHINE = {
         "calibrate",
         "accumulate",
         "precision",
+        "float32",
         "compile",
     ),
 }

@@ -294,6 +294,7 @@ def test_table_fits_and_plot_shows_every_row() -> None:
         "settings": {
             "backbone": "ViT-B-16",
             "precision": "32-true",
+            "float32": "highest",
             "device": "cpu",
             "threads": 2,
             "targets_hold": True,

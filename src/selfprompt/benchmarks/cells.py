@@ -17,7 +17,7 @@ from selfprompt.utils.json_files import parse_json
 RESULT, ERROR, SPLIT = "result.json", "error.txt", "split.json"
 """The files in a cell's folder."""
 NOT_IN_ID = (
-    *("memory", "feature_cache", "device", "devices", "workers"),
+    *("memory", "feature_cache", "device", "devices", "float32", "workers"),
     *("checkpoint_every", "keep_every", "log_tensorboard"),
 )
 """Values of a recipe that change a result by rounding at most; a cell's id leaves them out."""

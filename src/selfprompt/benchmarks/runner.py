@@ -44,6 +44,7 @@ from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import RunData, build_classifier, choose_images, run_record, train, with_preprocessing
 from selfprompt.utils.files import to_json, write_atomically, write_json
+from selfprompt.utils.matmul import float32_products
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,8 @@ def try_cell(
     on_start(cell)
     start = time.monotonic()
     try:
-        run_cell(cell, folder, cache, reporter)
+        with float32_products(cell.recipe.train.float32, cell.recipe.train.device):
+            run_cell(cell, folder, cache, reporter)
     except Exception as error:  # whatever a method or a data set raises: the other cells still run
         report = "".join(traceback.format_exception(error))
         write_atomically(folder / ERROR, report.encode(errors="backslashreplace"))

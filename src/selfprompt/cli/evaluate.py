@@ -50,6 +50,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 def eval(options: Namespace) -> int:
     """Run the command."""
     check_at_least(options, 1, "batch_size")
+    from selfprompt.data.loading.feature_cache import FeatureStore
     from selfprompt.data.loading.store import ImageStore
     from selfprompt.inference.evaluation import find_images, readable_images
     from selfprompt.inference.floors import floors_of_evaluation
@@ -73,16 +74,16 @@ def eval(options: Namespace) -> int:
         class_names=options.class_names,
         say=output.message,
     )
-    store = ImageStore()
+    store, features = ImageStore(), FeatureStore()
     with output.stage("reading images") as progress:
         items, bad = readable_images(images, store, on_bad=options.on_bad_image, progress=progress, say=output.message)
     for image in bad:
         output.message(f"skipped {image}")
     with output.stage("evaluating") as progress:
-        measured, judged = judge_images(classifier, items, store, progress)
+        measured, judged = judge_images(classifier, items, store, progress, features)
     metrics = measured.to_json()
     with output.stage("zero-shot on the same images") as progress:
-        floors = floors_of_evaluation(classifier, measured, judged, store, progress)
+        floors = floors_of_evaluation(classifier, measured, judged, store, progress, features)
     results = {"method": classifier.method.name, "classes": list(classifier.classes), "tuned": metrics, **floors}
     if options.html:
         write_evaluation_report(classifier, results, judged, images.split, options)

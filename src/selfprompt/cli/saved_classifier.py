@@ -2,12 +2,13 @@
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output
-from selfprompt.cli.usage import usage
+from selfprompt.cli.usage import UsageError, usage
+from selfprompt.utils.matmul import Float32
 
 if TYPE_CHECKING:
     from selfprompt.inference.classifier import Classifier
@@ -27,6 +28,18 @@ def add_loading_options(parser: ArgumentParser) -> None:
         "--trust", action="store_true", help="allow the classifier to import its method from another module"
     )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
+    parser.add_argument(
+        "--precision",
+        type=Literal["32-true", "bf16-mixed", "16-mixed"],
+        default="32-true",
+        help="bf16-mixed is faster on GPUs and on CPUs with bfloat16 units, and rounds; 16-mixed needs a GPU",
+    )
+    parser.add_argument(
+        "--float32",
+        type=Float32,
+        default="auto",
+        help="path of float32 products, in torch's words; auto: the fastest exact one on a CPU, TF32 on a GPU",
+    )
 
 
 def load_saved_classifier(options: Namespace, output: Output) -> "Classifier":
@@ -39,15 +52,19 @@ def load_saved_classifier(options: Namespace, output: Output) -> "Classifier":
     from selfprompt.inference.loading import load, pick_device
 
     with usage("device"):
-        pick_device(options.device)
+        device = pick_device(options.device)
+    if options.precision == "16-mixed" and device.type == "cpu":
+        raise UsageError("--precision 16-mixed needs a GPU. Use bf16-mixed or 32-true on a CPU.")
     with output.stage("loading"):
-        return load(
+        classifier = load(
             options.classifier,
             backbone=options.backbone,
             device=options.device,
             trust=options.trust,
             say=output.message,
         )
+    classifier.precision, classifier.float32 = options.precision, options.float32
+    return classifier
 
 
 def parse_classes(text: str) -> list[str] | Path:

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +27,16 @@ from selfprompt.inference.predictions import Prediction, Request
 from selfprompt.methods.base import Method
 from selfprompt.metrics import Metrics, compute_metrics
 from selfprompt.models.loading.by_name import Preprocess
+from selfprompt.utils.cores import reader_threads
+from selfprompt.utils.matmul import Float32, float32_products
 from selfprompt.utils.progress import Progress
 from selfprompt.utils.wording import listing
 
 logger = logging.getLogger(__name__)
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+LOW_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Type of the products under a mixed precision."""
 
 
 @dataclass(repr=False)
@@ -43,6 +50,8 @@ class Classifier:
         recipe: The recipe it was trained with, as keys and values.
         results: The record of its training: metrics by name, notes, seconds.
         calibration: What its probabilities and promises are based on; None if it has none.
+        precision: Precision of the computation: "32-true", "bf16-mixed", or "16-mixed" on a GPU.
+        float32: Path of float32 matrix products; "auto" is the fastest exact one on a CPU, TF32 on a GPU.
         origin: Repository and commit on the Hugging Face hub that it was loaded from; empty if it was trained here.
     """
 
@@ -53,6 +62,8 @@ class Classifier:
     results: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     origin: str = ""
+    precision: Precision = "32-true"
+    float32: Float32 = "auto"
 
     def __repr__(self) -> str:
         tuned = self.results.get("tuned")
@@ -83,7 +94,15 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits of preprocessed images, (B, 3, H, W) to (B, C), float32 on the CPU."""
         self.method.eval()
-        return self.method(images.to(self.device)).detach().float().cpu()
+        with self.computing():
+            return self.method(images.to(self.device)).detach().float().cpu()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Set the classifier's precision within the context."""
+        kind, low = self.device.type, LOW_PRECISION.get(self.precision)
+        with float32_products(self.float32, kind), torch.autocast(kind, low, enabled=low is not None):
+            yield
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of logits of all classes, (..., C): calibrated, float64, if the classifier is."""
@@ -205,9 +224,11 @@ class Classifier:
             for image in bad:
                 logger.warning("Left out %s", image)
         batches = self.batches(data, store, features)
-        if among is not None:
-            return evaluate(self.method, batches, among=among, progress=progress)
-        return self.metrics(compute_logits(self.method, batches, progress=progress), batches.labels)
+        with self.computing():
+            logits = compute_logits(self.method, batches, progress=progress)
+        if among is None:
+            return self.metrics(logits, batches.labels)
+        return compute_metrics(logits[:, list(among)], batches.labels, [self.classes[label] for label in among])
 
     def metrics(self, logits: Tensor, labels: Tensor) -> Metrics:
         """Compute metrics from logits of all classes, (N, C), and labels, (N,), with calibrated probabilities."""
@@ -226,6 +247,7 @@ class Classifier:
             transform,
             self.batch_size,
             shuffle=False,
+            workers=reader_threads(),
             features=features,
             device=self.device,
         )
@@ -243,8 +265,8 @@ class Classifier:
             ValueError: If the head of the method was trained for its classes, or a class or the file is wrong.
         """
         method = self.method.with_classes(other_classes(classes, self.method.descriptions), check=check)
-        # scores of other classes are not calibrated
-        return Classifier(method, self.preprocess, self.batch_size, self.recipe, origin=self.origin)
+        # what was measured and calibrated holds for the former classes
+        return replace(self, method=method, results={}, calibration=None)
 
     def save(self, folder: str | Path) -> None:
         """Save the classifier to a folder: trained tensors, configuration and model card.
@@ -296,19 +318,6 @@ def artifact_results(results: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def evaluate(
-    method: Method,
-    batches: Batches,
-    *,
-    among: Sequence[int] | None = None,
-    progress: Progress | None = None,
-) -> Metrics:
-    """Evaluate a method on batches whose labels index all classes, or only those of ``among``."""
-    chosen = list(range(len(method.classes)) if among is None else among)
-    logits = compute_logits(method, batches, progress=progress)
-    return compute_metrics(logits[:, chosen], batches.labels, [method.classes[label] for label in chosen])
-
-
 @torch.no_grad()
 def compute_logits(method: Method, batches: Batches, *, progress: Progress | None = None) -> Tensor:
     """Return the logits of all images in order, (N, C), float32, on the CPU."""
@@ -316,8 +325,8 @@ def compute_logits(method: Method, batches: Batches, *, progress: Progress | Non
     logits: list[Tensor] = []
     done = 0
     for views in method.views(batches, 0):
-        logits.append(method.logits(views).float().cpu())
+        logits.append(method.logits(views).float())  # on the device: a copy would wait for it
         done += len(views)
         if progress:
             progress(done, batches.size)
-    return torch.cat(logits)
+    return torch.cat(logits).cpu()

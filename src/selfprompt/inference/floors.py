@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.store import ImageStore
 from selfprompt.inference.classifier import Classifier
 from selfprompt.inference.judged_images import JudgedImage
@@ -19,6 +20,7 @@ def floors_of_evaluation(
     judged: Sequence[JudgedImage],
     store: ImageStore,
     progress: Progress | None = None,
+    features: FeatureStore | None = None,
 ) -> dict[str, Any]:
     """Return the floors of an evaluation as JSON values, by their keys in the results.
 
@@ -32,6 +34,7 @@ def floors_of_evaluation(
         judged: The images with their predictions.
         store: Keeps decoded images.
         progress: Called with (done, total) images.
+        features: Keeps frozen features of the images, which a head and zero-shot share.
     """
     then, now = classifier.results.get("tuned"), metrics.to_json()
     same = ("correct", "total", "per_class")
@@ -40,8 +43,9 @@ def floors_of_evaluation(
     shown = {"reference": then} if then else {}
     if classifier.method.name == "zero-shot":
         return shown
-    batches = classifier.batches([one.item for one in judged], store)
-    logits = zero_shot_logits(classifier, batches, check=False, progress=progress)
+    batches = classifier.batches([one.item for one in judged], store, features)
+    with classifier.computing():
+        logits = zero_shot_logits(classifier, batches, check=False, progress=progress)
     if logits is None:
         return shown
     hits = torch.tensor([not one.wrong for one in judged])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 
 from selfprompt.data.dataset import Item
+from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.store import ImageStore
 from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.metrics import Metrics
@@ -34,7 +35,11 @@ class JudgedImage:
 
 
 def judge_images(
-    classifier: Classifier, items: Sequence[Item], store: ImageStore, progress: Progress | None = None
+    classifier: Classifier,
+    items: Sequence[Item],
+    store: ImageStore,
+    progress: Progress | None = None,
+    features: FeatureStore | None = None,
 ) -> tuple[Metrics, list[JudgedImage]]:
     """Evaluate a classifier on labelled images, and keep the prediction of each.
 
@@ -43,9 +48,11 @@ def judge_images(
         items: Images with its labels, at least one.
         store: Keeps decoded images.
         progress: Called with (done, total) images.
+        features: Keeps frozen features of the images.
     """
-    batches = classifier.batches(items, store)
-    logits = compute_logits(classifier.method, batches, progress=progress)
+    batches = classifier.batches(items, store, features)
+    with classifier.computing():
+        logits = compute_logits(classifier.method, batches, progress=progress)
     names = classifier.classes
     best = classifier.probabilities(logits).topk(min(2, len(names)))
     judged = []

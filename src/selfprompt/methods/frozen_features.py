@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from selfprompt.data.loading.feature_cache import Encoder
+from selfprompt.utils.matmul import matmul_path
 
 
 def active_autocast(device_type: str) -> torch.dtype | None:
@@ -28,19 +29,5 @@ def make_encoder(encode: Callable[[Tensor], Tensor], weight: Tensor, *parts: str
         with torch.autocast(device_type, autocast, autocast is not None):
             return encode(pixels.to(weight.device))
 
-    precision = (weight.dtype, autocast, matmul_precision(device_type), device_type)
+    precision = (weight.dtype, autocast, matmul_path(device_type), device_type)
     return Encoder(" ".join(map(str, (*parts, *precision))), run)
-
-
-def matmul_precision(device_type: str) -> str:
-    """Return torch's precision of float32 matrix products on a type of device: "highest", "high" or "medium".
-
-    ``torch.get_float32_matmul_precision`` raises once torch's newer settings have been used, such as
-    ``torch.backends.cuda.matmul.fp32_precision = "tf32"``; so these are read if torch has them.
-    """
-    settings = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
-    newer = getattr(getattr(settings.get(device_type), "matmul", None), "fp32_precision", None)
-    if newer is None:
-        return torch.get_float32_matmul_precision() if device_type in settings else "highest"
-    result: str = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}.get(newer, newer)
-    return result

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from selfprompt.utils.matmul import Float32
 from selfprompt.utils.validation import check_types
 
 LATER_OPTIONS = {
@@ -89,6 +90,9 @@ class TrainOptions:
     """Number of parts that each batch is split into to save memory; the step still uses the whole batch."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Precision of the computation; trainable parameters are always float32. 16-mixed needs a GPU."""
+    float32: Float32 = "auto"
+    """Path of float32 matrix products, in torch's words: highest, high or medium. auto takes the fastest exact one on a
+    CPU, and high, which is TF32, on a GPU."""
     devices: int | str = 1
     """Number of devices on this machine, or 'auto' for all."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

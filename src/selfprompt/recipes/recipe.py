@@ -22,7 +22,10 @@ from selfprompt.utils.yaml_text import read_yaml, write_yaml
 
 AUTO = "auto"
 """The method that stands for the best of several, chosen by cross-validation."""
-FREE_WITH_AUTO = ("device", "devices", "precision", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
+FREE_WITH_AUTO = (
+    *("device", "devices", "precision", "float32", "workers"),
+    *("checkpoint_every", "keep_every", "log_tensorboard"),
+)
 """Training options that ``auto`` leaves to the user."""
 SHIPPED = files("selfprompt") / "recipes"
 MAX_METHOD_LENGTH = 300

@@ -26,6 +26,7 @@ from selfprompt.recipes.recipe import AUTO, Recipe
 from selfprompt.training.identity import run_identity
 from selfprompt.training.loop import CHECKPOINT, FitResult, fit
 from selfprompt.training.reporter import Reporter
+from selfprompt.utils.matmul import matmul_path
 from selfprompt.utils.wording import plural
 
 IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -149,7 +150,7 @@ def build_classifier(
     backbone = with_preprocessing(backbone, recipe)
     method = build_method(recipe.method, backbone, classes, seed=recipe.seed, check=check, **recipe.options)
     method.to(device)
-    return Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat())
+    return Classifier(method, backbone.preprocess, recipe.eval_batch_size, recipe.flat(), float32=recipe.train.float32)
 
 
 def train(
@@ -285,6 +286,7 @@ def run_record(classifier: Classifier, dataset: Dataset, result: FitResult | Non
         "history": list(result.history) if result else [],
         "train_seconds": result.seconds if result else 0.0,
         "eval_batch_size": classifier.batch_size,
+        "float32": matmul_path(classifier.device.type),
         "sample_wise": method.traits.batch_independent,
         "preprocess": classifier.preprocess.record(),
         "backbone": {**backbone.source, "fingerprint": backbone.fingerprint, "note": backbone.note},

@@ -38,6 +38,7 @@ from selfprompt.training.steps import (
 )
 from selfprompt.utils.files import write_atomically, write_json
 from selfprompt.utils.locks import lock_folder
+from selfprompt.utils.matmul import float32_products, remark
 
 RESULT, RECIPE = "result.json", "recipe.yaml"
 
@@ -97,7 +98,9 @@ def tune(
     if not fabric.is_global_zero:
         reporter, progress = LogReporter(), False
     start = time.monotonic()
-    with _folder_held(folder, fabric, resume):
+    with _folder_held(folder, fabric, resume), float32_products(recipe.train.float32, fabric.device.type):
+        if said := remark(fabric.device.type):
+            reporter.message(said)
         model = _prepared_backbone(backbone, recipe, reporter)
         recipe = recipe.changed({"backbone": model.name, "image_size": model.image_size})  # not a name known elsewhere
         if folder is not None and fabric.is_global_zero and not (folder / CHECKPOINT).exists():
