@@ -14,6 +14,7 @@ from experiments import (
     more_photos,
     planted_errors,
     sep_batches,
+    serving_load,
     unknown_images,
 )
 
@@ -98,3 +99,11 @@ def test_unknown_images(monkeypatch, capsys) -> None:
     assert "8 shots, 2 classifiers" in out
     assert "| largest logit |" in out
     assert "| ridge |" in out
+
+
+def test_serving_load(monkeypatch, capsys) -> None:
+    run(monkeypatch, serving_load, "--clients", 3, "--seconds", 2)
+    out = capsys.readouterr().out
+    assert "3 clients, 2 s: " in out
+    assert " right\n" in out, "no other outcome"
+    assert "exit status of the server: 0" in out
