@@ -205,7 +205,7 @@ LIBRARIES = {
     "ray": ("engines.ray",),
     "starlette": ("serving",),
     "uvicorn": ("serving.server",),
-    "pyarrow": ("data.readers.manifest",),
+    "pyarrow": ("data.readers.manifest", "data.loading.archived_images", "inference.parquet_rows"),
     "datasets": ("data",),
     "pillow_heif": ("data.loading.image_files",),
 }

@@ -1,12 +1,12 @@
-"""Predictions over many images: streamed, listed, in parts that survive a kill, by several processes."""
+"""Predictions over many images: streamed, listed, in shards that survive a kill, by several processes."""
 
 import csv
 import io
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -16,12 +16,7 @@ import pytest
 import selfprompt
 from selfprompt.data.loading.prefetch import BATCHES_AHEAD, batched, prefetch
 from selfprompt.inference.image_paths import image_paths
-from selfprompt.inference.jobs import JobSpec, finish_job, merged_file, open_job, run_job
-from selfprompt.inference.predictions import Prediction
-from selfprompt.utils.locks import lock_file
-from tests.conftest import COLOURS, photo, ran, write_photos
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import COLOURS, photo, started, write_photos
 
 
 @pytest.fixture
@@ -157,201 +152,75 @@ class TestPaths:
             list(image_paths([], str(tmp_path / "none.txt")))
 
 
-def job_spec(**changes):
-    return JobSpec(**{"classifier": "c0ffee", "classes": ("a", "b"), "top": 1, "form": "csv", "part_size": 2} | changes)
-
-
-def guesses(paths):
-    """Predictions without a model."""
-    yield from ([Prediction(path, "a", 0.5, (("a", 0.5),))] for path in paths)
-
-
-class TestJob:
-    def test_another_job_is_refused_in_a_sentence(self, tmp_path):
-        open_job(tmp_path, job_spec(), ["x", "y", "z"])
-        assert open_job(tmp_path, job_spec(), iter(["x", "y", "z"])).parts == 2
-        cases = {
-            "its top is 1, not 2": (job_spec(top=2), ["x", "y", "z"]),
-            "its form is 'csv', not 'jsonl'": (job_spec(form="jsonl"), ["x", "y", "z"]),
-            "its classes are not the same": (job_spec(classes=("a", "c")), ["x", "y", "z"]),
-            "its classifier is not the same": (job_spec(classifier="bad"), ["x", "y", "z"]),
-            "its count is 3, not 4; its list_sha256 is not the same": (job_spec(), ["x", "y", "z", "z"]),
-            "its list_sha256 is not the same": (job_spec(), ["x", "z", "y"]),
-            "its guard is False, not True": (job_spec(guard=True), ["x", "y", "z"]),
-        }
-        for message, (wanted, paths) in cases.items():
-            with pytest.raises(ValueError, match=f"{tmp_path} holds another job: {message}"):
-                open_job(tmp_path, wanted, paths)
-
-    def test_a_job_from_before_names_were_guarded_resumes(self, tmp_path):
-        open_job(tmp_path, job_spec(), ["x", "y", "z"])
-        record = json.loads((tmp_path / "job.json").read_text())
-        del record["guard"]
-        (tmp_path / "job.json").write_text(json.dumps(record))
-        assert open_job(tmp_path, job_spec(), ["x", "y", "z"]).parts == 2
-        with pytest.raises(ValueError, match="its guard is False, not True"):
-            open_job(tmp_path, job_spec(guard=True), ["x", "y", "z"])
-
-    @pytest.mark.parametrize("form", ["csv", "jsonl"])
-    def test_any_name_of_a_file_is_a_name(self, tmp_path, form):
-        names = [
-            "fine",
-            "two\nlines",
-            "end\r",
-            "\r\n",
-            "\n",
-            "#x",
-            ' "y" ',
-            "a\tb",
-            "a,b",
-            "猫",
-            "\u202e",
-            "\udcff",
-            "=1",
-        ]
-        job = open_job(tmp_path, job_spec(form=form, part_size=3), names)
-        assert [job.images(number) for number in range(job.parts)] == [names[at : at + 3] for at in range(0, 13, 3)]
-        run_job(job, guesses)
-        assert finish_job(job, merge=True)["labels"] == {"a": 13, "b": 0}
-        with merged_file(job).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
-        assert [row["image"] for row in rows] == [
-            name.replace("\udcff", "\\udcff" if form == "csv" else name) for name in names
-        ]
-
-    def test_guarded_names_are_counted_as_the_classes_they_are(self, tmp_path):
-        job = open_job(tmp_path, job_spec(classes=("=a", "b"), guard=True), ["x", "-y"])
-        run_job(job, lambda paths: ([Prediction(path, "=a", 0.5, (("=a", 0.5),))] for path in paths))
-        assert job.path(0).read_text().splitlines()[1:] == ["x,1,'=a,0.500000,", "'-y,1,'=a,0.500000,"]
-        assert finish_job(job)["labels"] == {"=a": 2, "b": 0}
-
-    def test_no_images_begin_no_job(self, tmp_path):
-        with pytest.raises(ValueError, match="There are no images to predict"):
-            open_job(tmp_path, job_spec(), [])
-        with pytest.raises(ValueError, match="has a zero byte"):
-            open_job(tmp_path, job_spec(), ["fine", "not\0fine"])
-        assert open_job(tmp_path, job_spec(), ["fine"]).count == 1
-
-    def test_a_damaged_job_is_named(self, tmp_path):
-        open_job(tmp_path, job_spec(), ["x"])
-        (tmp_path / "job.json").write_text("{}")
-        with pytest.raises(ValueError, match=r"job\.json is damaged"):
-            open_job(tmp_path, job_spec(), ["x"])
-
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": "many", "parts": 1, "unreadable": 0}', "[" * 100_000])
-    def test_a_damaged_summary_is_named(self, text, tmp_path):
-        job = open_job(tmp_path, job_spec(), ["x"])
-        run_job(job, guesses)
-        (tmp_path / "summary.json").write_text(text)
-        with pytest.raises(ValueError, match=r"summary\.json is damaged: .*Delete it"):
-            finish_job(job)
-        (tmp_path / "summary.json").unlink()
-        assert finish_job(job)["images"] == 1
-
-    @pytest.mark.parametrize("form", ["csv", "jsonl"])
-    @pytest.mark.parametrize("content", [b"[1]\n", b"nonsense\nand more\n", b"\xff\n\xff\n", b"[" * 100_000])
-    def test_a_damaged_part_is_reported_and_rewritten(self, content, form, tmp_path):
-        job = open_job(tmp_path, job_spec(form=form), ["x"])
-        run_job(job, guesses)
-        whole = job.path(0).read_bytes()
-        job.path(0).write_bytes(content)
-        if form == "jsonl" or content.count(b"\n") > 1:  # a table of a header alone has no rows
-            with pytest.raises(ValueError, match=r"part-00000\.\w+ is damaged\. Delete it"):
-                finish_job(job)
-        job.path(0).unlink()
-        run_job(job, guesses)
-        assert job.path(0).read_bytes() == whole
-
-    def test_parts_that_are_there_are_left_alone(self, tmp_path):
-        job = open_job(tmp_path, job_spec(), list("uvwxy"))
-        job.path(1).write_text("by another process")
-        run_job(job, guesses)
-        assert job.path(1).read_text() == "by another process"
-        assert [len(job.path(number).read_text().splitlines()) for number in (0, 2)] == [3, 2]
-        assert job.finished() == 5
-        assert not list(tmp_path.glob(".part*")), "neither locks nor pieces stay"
-
-    def test_a_part_that_fails_is_not_there_and_is_made_later(self, tmp_path):
-        job = open_job(tmp_path, job_spec(), list("uvwxy"))
-
-        def breaks(paths):
-            for batch in guesses(paths):
-                if batch[0].image == "x":
-                    raise RuntimeError("broke")
-                yield batch
-
-        with pytest.raises(RuntimeError, match="broke"):
-            run_job(job, breaks)
-        assert sorted(path.name for path in tmp_path.glob("*part*.csv")) == ["part-00000.csv"]
-        run_job(job, guesses)
-        assert job.is_done
-
-    def test_a_claimed_part_is_waited_for(self, tmp_path, monkeypatch):
-        job = open_job(tmp_path, job_spec(), list("uvwxy"))
-        claim = lock_file(tmp_path / ".part-00001.csv.lock")
-        assert claim.__enter__()
-        seen = []
-
-        def other_dies(_):
-            seen.append(sorted(path.name for path in tmp_path.glob("part*")))
-            claim.__exit__(None, None, None)
-
-        monkeypatch.setattr("time.sleep", other_dies)
-        run_job(job, guesses)
-        assert seen == [["part-00000.csv", "part-00002.csv"]]
-        assert job.is_done
-
-    @pytest.mark.parametrize("form", ["csv", "jsonl"])
-    def test_one_file_holds_all_parts(self, tmp_path, form):
-        def some(paths):
-            yield [
-                Prediction(path, error="cut, off") if path == "w" else Prediction(path, 'a "b"', 0.5, (('a "b"', 0.5),))
-                for path in paths
-            ]
-
-        job = open_job(tmp_path, job_spec(form=form, classes=('a "b"', "c")), list("uvwxy"))
-        run_job(job, some)
-        assert finish_job(job, merge=True) == {"images": 5, "parts": 3, "unreadable": 1, "labels": {'a "b"': 4, "c": 0}}
-        with merged_file(job).open(newline="") as file:
-            rows = list(csv.DictReader(file)) if form == "csv" else [json.loads(line) for line in file]
-        assert [row["image"] for row in rows] == list("uvwxy")
-        assert [bool(row.get("error")) for row in rows] == [False, False, True, False, False]
-
-
 WRONG = {
-    "no folder for processes": (["x.png", "--devices", "2"], "--devices, --part-size and --merge need --out"),
-    "no processes": (["x.png", "--devices", "0"], "--devices must be at least 1, got 0."),
+    "no folder for processes": (["x.png", "--jobs", "2"], "--jobs and --engine need --out"),
+    "no folder for Parquet": (["x.png", "--format", "parquet"], "--format parquet needs --out"),
+    "no processes": (["x.png", "--jobs", "0"], "--jobs must be at least 1, got 0."),
+    "no shards": (["x.png", "--out", "o", "--shards", "0"], "--shards must be at least 1, got 0."),
     "negative threads": (["x.png", "--workers", "-1"], "--workers must be at least 0, got -1."),
-    "tables in parts": (
+    "tables in shards": (
         ["x.png", "--out", "o", "--format", "table"],
-        "--out writes csv or jsonl, got --format table.",
+        "--out writes csv, jsonl or parquet, got --format",
     ),
-    "half batches": (
-        ["x.png", "--out", "o", "--part-size", "10"],
-        "a multiple of the classifier's batch size 3, got 10",
+    "a shard from 0": (
+        ["x.png", "--out", "o", "--shard", "0/3"],
+        "from 1, and the number of shards, such as 3/64, got",
     ),
-    "too many processes": (
-        ["x.png", "--out", "o", "--devices", "1000", "--device", "cpu"],
-        "--devices must be at most ",
+    "a shard too far": (
+        ["x.png", "--out", "o", "--shard", "4/3"],
+        "from 1, and the number of shards, such as 3/64, got",
     ),
+    "two numbers": (["x.png", "--out", "o", "--shard", "1/3", "--shards", "4"], "give two numbers of shards"),
+    "merging one": (["x.png", "--out", "o", "--shard", "1/3", "--merge"], "--merge needs all shards"),
+    "too many processes": (["x.png", "--out", "o", "--jobs", "1000", "--device", "cpu"], "--jobs must be at most "),
     "an empty list": (["--list", os.devnull], "lists no images"),
+    "no images and no job": (["--out", "o"], "o holds no job: name the images, or give a list of them with --list"),
 }
+FAILS = ("an empty list", "no images and no job")
+
+
+def visible(folder):
+    """The files of a folder with their content, hidden ones apart."""
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*.*")}
 
 
 class TestCommand:
-    def test_rows_are_the_same_in_parts_as_without(self, run, small, pile, tmp_path):
+    @pytest.mark.parametrize("form", ["jsonl", "csv"])
+    def test_rows_are_the_same_in_shards_as_without(self, run, small, pile, tmp_path, form):
         plain = run("predict", small, pile, "--top", "2", "--format", "jsonl")
         assert [json.loads(line)["image"] for line in plain.out.splitlines()] == list(image_paths([str(pile)]))
-        options = ["--out", tmp_path / "out", "--part-size", "6", "--top", "2", "--format", "jsonl", "--merge"]
-        done = run("predict", small, pile, *options)
+        done = run("predict", small, pile, "--out", tmp_path / "out", "--shards", "2", "--top", "2", "--format", form)
         assert (done.status, done.out) == (0, "")
-        assert "8 of 9" not in done.err
         assert "9 of 10 images classified" in done.err
         assert "1 cannot be read" in done.err
-        assert (tmp_path / "out" / "predictions.jsonl").read_text() == plain.out
-        assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
-            *("job.json", "images.txt", "summary.json", "part-00000.jsonl", "part-00001.jsonl", "predictions.jsonl")
+        assert set(visible(tmp_path / "out")) == {
+            *("job.json", "images.txt", "images.index", "summary.json"),
+            *(f"shard-0000{k}-of-00002.{suffix}" for k in (1, 2) for suffix in (form, "json")),
         }
+        merged = run("predict", small, "--out", tmp_path / "out", "--top", "2", "--format", form, "--merge")
+        assert merged.status == 0, "without images, the list in the folder counts"
+        if form == "jsonl":
+            assert (tmp_path / "out" / "predictions.jsonl").read_text() == plain.out
+        assert not list((tmp_path / "out").glob(".*")), "no locks, and no pieces"
+
+    def test_shards_one_by_one_in_any_order_make_what_one_command_makes(self, run, small, pile, tmp_path):
+        whole = run("predict", small, pile, "--out", tmp_path / "whole", "--shards", "3")
+        assert whole.status == 0
+        for shard, images in (("3/3", [pile]), ("1/3", []), ("1/3", []), ("2/3", [pile])):
+            done = run("predict", small, *images, "--out", tmp_path / "single", "--shard", shard)
+            assert done.status == 0, done.err
+            assert f"shard-0000{shard[0]}-of-00003.csv" in done.err
+        assert not (tmp_path / "single" / "summary.json").exists()
+        assert (
+            "holds another job: its shards is 3, not 4"
+            in run("predict", small, pile, "--out", tmp_path / "single", "--shard", "1/4").err
+        )
+        photo(COLOURS["blue"], 9).save(pile / "new.png")
+        other = run("predict", small, pile, "--out", tmp_path / "single", "--shard", "1/3")
+        assert other.status == 1
+        assert "its count is 10, not 11" in other.err
+        assert run("predict", small, "--out", tmp_path / "single").status == 0
+        assert visible(tmp_path / "single") == visible(tmp_path / "whole")
 
     def test_a_finished_job_is_not_touched(self, run, small, pile, tmp_path):
         command = ["predict", small, pile, "--out", tmp_path / "out"]
@@ -365,12 +234,27 @@ class TestCommand:
         assert changed.status == 1
         assert "its count is 10, not 11" in changed.err
 
-    def test_csv_has_a_column_for_errors_in_parts(self, run, small, pile, tmp_path):
+    def test_csv_has_a_column_for_errors_in_shards(self, run, small, pile, tmp_path):
         assert run("predict", small, pile, "--out", tmp_path / "out").status == 0
-        with (tmp_path / "out" / "part-00000.csv").open(newline="") as file:
+        with (tmp_path / "out" / "shard-00001-of-00001.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == ["image", "rank", "label", "score", "error"]
         assert {row["error"] for row in rows} == {"", "not an image, or of an unknown format"}
+
+    def test_parquet_has_the_rows_of_csv(self, run, small, pile, tmp_path):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        for form in ("parquet", "csv"):
+            options = ["--out", tmp_path / form, "--shards", "2", "--top", "2", "--format", form, "--merge"]
+            assert run("predict", small, pile, *options).status == 0
+        found = parquet.read_table(tmp_path / "parquet" / "predictions.parquet").to_pylist()
+        with (tmp_path / "csv" / "predictions.csv").open(newline="") as file:
+            wanted = list(csv.DictReader(file))
+        assert [{**row, "score": row["score"] and f"{row['score']:.6f}"} for row in found] == [
+            {name: int(cell) if name == "rank" and cell else cell or None for name, cell in row.items()}
+            for row in wanted
+        ]
+        summaries = [json.loads((tmp_path / form / "summary.json").read_text()) for form in ("parquet", "csv")]
+        assert summaries[0] == summaries[1]
 
     def test_names_with_line_breaks_do_not_end_a_folder(self, run, small, pile, tmp_path):
         names = ["two\nlines.png", "end.png\r", "bell\a.png", "=1+2.png"]
@@ -397,7 +281,8 @@ class TestCommand:
         done = run("predict", small, pile, "--out", tmp_path / "out", "--on-bad-image", "fail")
         assert done.status == 1
         assert "cannot read" in done.err
-        assert not list((tmp_path / "out").glob("part*"))
+        assert f"cannot read {pile}/blue/2b.png: not an image" in done.err
+        assert not list((tmp_path / "out").glob("shard*"))
         shown = run("predict", small, pile, "--format", "csv", "--on-bad-image", "fail")
         assert shown.status == 1
         assert len(shown.out.splitlines()) == 1 + 3, "the batches before are shown"
@@ -412,44 +297,68 @@ class TestCommand:
     def test_wrong_usage_ends_with_one_sentence(self, case, run, small):
         arguments, message = WRONG[case]
         done = run("predict", small, *arguments)
-        assert done.status == (1 if case == "an empty list" else 2)
+        assert done.status == (1 if case in FAILS else 2)
         assert message in done.err
 
     @pytest.mark.slow
-    def test_several_processes_make_what_one_makes(self, run, small, pile, tmp_path):
-        assert run("predict", small, pile, "--out", tmp_path / "one", "--part-size", "3", "--device", "cpu").status == 0
-        two = ran(
-            *("predict", small, pile, "--out", tmp_path / "two", "--part-size", "3"),
-            *("--devices", "2", "--device", "cpu"),
-        )
-        assert two.status == 0, two.err
-        assert "ended with status" not in two.err
-        for part in (tmp_path / "one").glob("[!.]*"):
-            assert (tmp_path / "two" / part.name).read_bytes() == part.read_bytes(), part.name
+    def test_an_unreadable_image_stops_several_processes(self, run, small, pile, tmp_path):
+        options = ["--shards", "3", "--jobs", "2", "--device", "cpu", "--on-bad-image", "fail"]
+        done = run("predict", small, pile, "--out", tmp_path / "out", *options)
+        assert done.status == 1
+        assert f"cannot read {pile}/blue/2b.png: not an image" in done.err
+
+    @pytest.mark.slow
+    def test_jobs_of_slurm(self, run, small, pile, tmp_path):
+        pytest.importorskip("submitit")
+        options = ["--shards", "4", "--engine", "slurm", "--engine-options", "{cluster: local}"]
+        done = run("predict", small, pile, "--out", tmp_path / "out", *options)
+        assert done.status == 0, done.err
+        assert "Submitted 1 jobs" in done.err
+        assert "9 of 10 images classified" in done.err
+        assert run("predict", small, pile, "--out", tmp_path / "one", "--shards", "4").status == 0
+        submitted = visible(tmp_path / "out")
+        assert submitted.items() >= visible(tmp_path / "one").items()
+
+
+def children(process):
+    """The ids of the processes that a process feeds."""
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def wait_for_shards(process, folder, count):
+    """Until so many shards are done, or the process has ended."""
+    while len(list(folder.glob("shard-*.json"))) < count and process.poll() is None:
+        time.sleep(0.005)
 
 
 @pytest.mark.slow
-def test_jobs_that_are_killed_or_shared_end_as_one_that_is_not(tuned, tmp_path):
+def test_jobs_that_are_killed_end_as_one_that_is_not(tuned, tmp_path, run):
     tuned.batch_size = 5
     tuned.save(tmp_path / "small")
     write_photos(tmp_path / "many", dict.fromkeys(COLOURS, 60))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.job_killed", *(str(tmp_path / name) for name in ("small", "many", "jobs"))],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["parts"] == 24
-    assert told["kills"] == 5
-    assert told["rewritten"] == []
-    assert told["begun"]["straight"] == told["begun"]["together"] == 24, "two processes make no part twice"
-    assert 24 <= told["begun"]["killed"] <= 24 + 5
-    assert 24 <= told["begun"]["one_dies"] <= 24 + 1
-    straight = {path.name: path.read_bytes() for path in (tmp_path / "jobs" / "straight").glob("[!.]*")}
-    assert len(straight) == 24 + 4
-    for other in ("killed", "together", "one_dies"):
-        found = {path.name: path.read_bytes() for path in (tmp_path / "jobs" / other).glob("[!.]*")}
-        assert found == straight, other
+    command = ["predict", tmp_path / "small", tmp_path / "many", "--shards", "24", "--device", "cpu", "--merge"]
+    assert run(*command, "--out", tmp_path / "straight").status == 0
+    straight = visible(tmp_path / "straight")
+    assert len(straight) == 2 * 24 + 5
+
+    out = tmp_path / "worker killed"
+    process = started(*command, "--out", out, "--devices", "2")
+    wait_for_shards(process, out, 3)
+    os.kill(children(process)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "--devices is now called --jobs" in said
+    assert "A worker was killed, or ran out of memory; its work is done again." in said
+    assert visible(out) == straight
+
+    out = tmp_path / "all killed"
+    process = started(*command, "--out", out, "--jobs", "2")
+    wait_for_shards(process, out, 3)
+    process.kill()
+    process.communicate(timeout=200)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.json")}
+    assert 3 <= len(before) < 24
+    assert run(*command, "--out", out).status == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was done is not done again"
+    assert visible(out) == straight

@@ -7,11 +7,13 @@ from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.table import Table
 
 from selfprompt.cli.console import CSV_GUARD, Output, make_console, table
-from selfprompt.cli.predict_steps import PredictionCounter, load_classifier, stream
+from selfprompt.cli.engine import add_engine_options, check_engine
+from selfprompt.cli.parsing import Parser
+from selfprompt.cli.predict_steps import PredictionCounter, image_columns, load_classifier, stream
 from selfprompt.cli.saved_classifier import CLASSES_HELP, add_classifier_argument, add_loading_options
 from selfprompt.cli.usage import UsageError, check_at_least, usage
 from selfprompt.inference.predictions import Prediction, Request, as_csv, as_lines, as_record, csv_header
@@ -22,12 +24,22 @@ MAX_LIST_IN_MEMORY = 1 << 20
 """Bytes of the list of images that are kept in memory; a longer list goes to a temporary file."""
 
 
-def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
-    listed = any(word.partition("=")[0] == "--list" for word in given)
+    parser.former_names["devices"] = "jobs"
+    listed = any(word.partition("=")[0] in ("--list", "--out") for word in given)
     add_classifier_argument(parser)
-    parser.add_argument("images", type=str, nargs="*" if listed else "+", help="image files, or folders of images")
-    parser.add_argument("--list", type=str | None, help="text file with more images, one path per line; - for stdin")
+    parser.add_argument(
+        "images",
+        type=str,
+        nargs="*" if listed else "+",
+        help="image files, folders of images, or files of images: photos-{000..099}.tar, photos.parquet",
+    )
+    parser.add_argument("--list", type=str | None, help="text file with more of these, one path per line; - for stdin")
+    parser.add_argument(
+        "--image_column", type=str, default="image", help="in Parquet files: column of the bytes of images"
+    )
+    parser.add_argument("--key_column", type=str | None, help="in Parquet files: column of the names of images")
     parser.add_argument("--classes", type=str | None, help=CLASSES_HELP)
     parser.add_argument(
         "--class_names",
@@ -48,22 +60,25 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--format",
-        type=Literal["table", "json", "jsonl", "csv"],
-        help="output format; jsonl: one line of JSON per image (default: table; csv with --out)",
+        type=Literal["table", "json", "jsonl", "csv", "parquet"],
+        help="output format; jsonl: one line of JSON per image (default: table; csv with --out); parquet: with --out",
     )
     parser.add_argument(
         "--out",
         type=str | None,
-        help="output folder for a large job, written in parts; repeating the command resumes it",
+        help="output folder for a large job, written in shards; repeating the command resumes it",
     )
     parser.add_argument(
-        "--part_size", type=int | None, help="with --out: images per part, a multiple of the batch size"
+        "--shards", type=int | None, help="with --out: number of shards (default: 1,000 images, or one file of images)"
+    )
+    parser.add_argument(
+        "--shard",
+        type=str | None,
+        help="with --out: predict only this shard, such as 3/64, the third of 64; shards are numbered from 1",
     )
     parser.add_argument("--csv_guard", action="store_true", help=CSV_GUARD)
-    parser.add_argument("--merge", action="store_true", help="with --out: also write all parts to one file")
-    parser.add_argument(
-        "--devices", type=int, default=1, help="with --out: number of processes, one per GPU, or sharing the CPU"
-    )
+    parser.add_argument("--merge", action="store_true", help="with --out: also write all shards to one file")
+    add_engine_options(parser, "shards")
     parser.add_argument("--workers", type=int | None, help="threads per process that read images (default: all cores)")
     add_loading_options(parser)
     parser.add_argument("--quiet", action="store_true", help="print results only")
@@ -77,7 +92,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
 
 def predict(options: Namespace) -> int:
     """Run the command; the exit status is 1 if no image can be read."""
-    check_at_least(options, 1, "top", "devices", "part_size")
+    check_at_least(options, 1, "top", "jobs", "shards")
     check_at_least(options, 0, "workers")
     with usage("top", "unknown", "coverage"):
         Request(options.top, options.unknown, options.coverage)
@@ -86,34 +101,39 @@ def predict(options: Namespace) -> int:
     if options.csv_guard and options.format not in (("csv",) if options.out is None else ("csv", None)):
         raise UsageError(f"--csv-guard is for CSV, got --format {options.format or 'table'}.")
     if options.out is not None:
-        from selfprompt.cli.predict_job import predict_parts
+        from selfprompt.cli.predict_job import predict_shards
 
-        return predict_parts(options)
-    if options.devices > 1 or options.merge or options.part_size:
-        raise UsageError("--devices, --part-size and --merge need --out.")
+        check_engine(options)
+        return predict_shards(options)
+    needs_out = ("shard", "shards", "merge", "engine_options")
+    if options.jobs > 1 or options.engine != "local" or any(options[name] for name in needs_out):
+        raise UsageError("--shard, --shards, --merge, --jobs and --engine need --out.")
+    if options.format == "parquet":
+        raise UsageError("--format parquet needs --out.")
     return predict_here(options)
 
 
 def predict_here(options: Namespace) -> int:
     """Write predictions to the standard output."""
+    from selfprompt.inference.image_groups import image_groups
     from selfprompt.inference.image_paths import PathIndex, ignored_summary, image_paths, read_lines
 
     out, form = sys.stdout, options.format or "table"
     output = Output(make_console(stderr=True), quiet=options.quiet)
     with SpooledTemporaryFile(MAX_LIST_IN_MEMORY) as spool:
-        index, ignored = PathIndex(sys.maxsize), Counter[str]()
-        spool.writelines(index.lines(image_paths(options.images, options.list, ignored)))
+        index, ignored, columns = PathIndex(), Counter[str](), image_columns(options)
+        spool.writelines(index.lines(image_paths(options.images, options.list, ignored, columns), mixed=True))
         if ignored:
             output.message(ignored_summary(ignored))
         spool.seek(0)
         if not index.count:
             raise ValueError(f"{options.list} lists no images.")
         classifier = load_classifier(options, output)
-        batches = stream(options, classifier)(read_lines(spool))
+        batches = stream(options, classifier)(image_groups(read_lines(spool), columns))
         streams_rows = form in ("csv", "jsonl") and out.isatty()  # a progress bar would disturb them
         with (Output(quiet=True) if streams_rows else output).stage("predicting") as progress:
             counter = PredictionCounter(
-                output, options.on_bad_image == "fail", lambda done: progress(done, index.count)
+                output, options.on_bad_image == "fail", lambda done: progress(done, max(done, index.count))
             )
             if form in ("csv", "jsonl"):
                 out.write(csv_header(errors=False) if form == "csv" else "")

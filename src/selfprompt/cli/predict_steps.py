@@ -1,6 +1,6 @@
-"""Steps of ``selfprompt predict`` that are the same for the standard output and for a folder of parts."""
+"""Steps of ``selfprompt predict`` that are the same for the standard output and for a folder of shards."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,10 @@ from selfprompt.inference.predictions import Prediction, Request
 from selfprompt.utils.cores import cores
 
 if TYPE_CHECKING:
+    from selfprompt.data.loading.archived_images import Columns
     from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.inference.classifier import Classifier
+    from selfprompt.inference.jobs import Predict
 
 MAX_READERS = 16
 """Largest default number of threads that read images."""
@@ -77,15 +79,23 @@ def load_classifier(options: Namespace, output: Output) -> "Classifier":
     return classifier
 
 
-def stream(options: Namespace, classifier: "Classifier") -> Callable[[Iterable[str]], Iterator[list[Prediction]]]:
-    """Return the function from paths to predictions that the options ask for."""
+def image_columns(options: Namespace) -> "Columns":
+    """Return the columns of Parquet files."""
+    from selfprompt.data.loading.archived_images import Columns
+
+    return Columns(options.image_column, options.key_column)
+
+
+def stream(options: Namespace, classifier: "Classifier") -> "Predict":
+    """Return the function from groups of images to predictions that the options ask for."""
     request = {"top": options.top, "unknown": options.unknown, "coverage": options.coverage}
-    return partial(classifier.stream, **request, workers=reader_threads(options))
+    return partial(classifier.stream_groups, **request, workers=reader_threads(options))
 
 
 def reader_threads(options: Namespace) -> int:
     """Return the number of threads that read images in one process."""
     if options.workers is not None:
         return int(options.workers)
-    result: int = min(MAX_READERS, max(1, cores() // options.devices))
+    processes = options.jobs if options.engine == "local" else 1
+    result: int = min(MAX_READERS, max(1, cores() // processes))
     return result

@@ -3,9 +3,10 @@
 Knows numpy and PIL only, so that `selfprompt.runtime` gives the same answers as `Classifier` without torch.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -61,9 +62,15 @@ class Model(Generic[Pixels]):
 
     def stream(self, images: Any, request: Request, workers: int = 0) -> Iterator[list[Prediction]]:
         """Yield predictions in order, in lists of ``batch_size``; see ``Classifier.stream``."""
+        return self.stream_groups([iterate_images(images)], request, workers)
+
+    def stream_groups(
+        self, groups: Iterable[Iterable[Any]], request: Request, workers: int = 0
+    ) -> Iterator[list[Prediction]]:
+        """Yield predictions like ``stream``, but begin a new batch with each group of images."""
         read = partial(read_view, self.view, DecodingLimit())
-        batches = prefetch(read, batched(enumerate(iterate_images(images)), self.batch_size), workers)
-        return (self.predict_batch(batch, request) for batch in batches)
+        batches = chain.from_iterable(batched(enumerate(group), self.batch_size) for group in groups)
+        return (self.predict_batch(batch, request) for batch in prefetch(read, batches, workers))
 
     def predict_batch(self, batch: Sequence[tuple[Prediction, Pixels | None]], request: Request) -> list[Prediction]:
         """Return the predictions of a batch of images that `read_view` has read; unreadable ones keep their error."""

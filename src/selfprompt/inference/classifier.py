@@ -1,7 +1,7 @@
 """The trained classifier: predict, evaluate, save, load, and change class names."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,6 +22,7 @@ from selfprompt.inference.answers import Model, collect
 from selfprompt.inference.artifact import Artifact, library_versions, save_artifact
 from selfprompt.inference.calibration import Calibration, calibrated_metrics
 from selfprompt.inference.evaluation import EvaluationSplit, find_images, readable_images
+from selfprompt.inference.inputs import iterate_images
 from selfprompt.inference.notebook import classifier_table
 from selfprompt.inference.predictions import Prediction, Request
 from selfprompt.methods.base import Method
@@ -166,12 +167,30 @@ class Classifier:
             ValueError: If an argument is out of range, or ``unknown`` or ``coverage`` is given and the classifier is
                 not calibrated.
         """
+        groups = [iterate_images(images)]
+        return self.stream_groups(groups, top=top, unknown=unknown, coverage=coverage, workers=workers)
+
+    def stream_groups(
+        self,
+        groups: Iterable[Iterable[Any]],
+        *,
+        top: int = 1,
+        unknown: float | None = None,
+        coverage: float | None = None,
+        workers: int = 0,
+    ) -> Iterator[list[Prediction]]:
+        """Classify groups of images as ``stream`` does, but begin a new batch with each group.
+
+        Args:
+            groups: Iterables of single images, such as those of an archive; consumed lazily, like the images in them.
+            top, unknown, coverage, workers: As for ``stream``.
+        """
         request = Request(top, unknown, coverage)
         for remark in self.check_request(request):
             logger.warning(remark)
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}.")
-        return self.model().stream(images, request, workers)
+        return self.model().stream_groups(groups, request, workers)
 
     def check_request(self, request: Request) -> list[str]:
         """Return remarks on promises that the calibration keeps only trivially, because it has too few images.

@@ -1,4 +1,4 @@
-"""Lists of image files of any length, from folders and text files; never held in memory."""
+"""Lists of images of any length, from names, folders and text files; never held in memory."""
 
 import codecs
 import hashlib
@@ -8,43 +8,57 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from selfprompt.data.loading.archived_images import Columns
 from selfprompt.data.loading.image_files import missing_path_hint
 from selfprompt.data.loading.image_formats import is_image
+from selfprompt.inference.image_groups import RANGE, archive_entries, expand, is_archive
 from selfprompt.utils.files import encoding_of
 from selfprompt.utils.wording import plural
 
 
 def image_paths(
-    names: Sequence[str], list_file: str | None = None, ignored: Counter[str] | None = None
+    names: Sequence[str],
+    list_file: str | None = None,
+    ignored: Counter[str] | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[str]:
     """Yield the given files, the images below the given folders, then the paths of a list; in a fixed order.
 
+    Tar and Parquet files give entries as in `image_groups`.
+
     Args:
-        names: Files and folders.
+        names: Files and folders, and patterns of tar and Parquet files, ``photos-{000..099}.tar``.
         list_file: A text file with one path per line, relative to the working folder; "-" is the standard input.
             Quotes and white space around a path, and lines that begin with "#", are ignored unless a file has that
             name.
         ignored: Counts the files in folders that are not images, by kind: ".txt", "hidden".
+        columns: Columns of Parquet files.
 
     Raises:
         ValueError: While iterating, if a file or folder does not exist or cannot be read, or a folder has no images.
+        ImportError: While iterating, if there is a Parquet file, and pyarrow is not installed.
     """
-    ignored = Counter() if ignored is None else ignored
-    for name in names:
+    ignored, columns = Counter() if ignored is None else ignored, columns or Columns()
+    for name in chain.from_iterable(map(expand, names)):
         path = Path(name)
         if os.path.isdir(path):
             yield from _images_in(path, ignored)
+        elif is_archive(name):
+            yield from archive_entries(str(path), columns)
         elif os.path.exists(path):
             yield str(path)
         else:
             raise ValueError(f"{path}: there is no such file or folder{missing_path_hint(path)}.")
-    if list_file is not None:
-        yield from _paths_in_list(list_file)
+    for path_in_list in () if list_file is None else _paths_in_list(list_file):
+        if not is_archive(path_in_list):
+            yield path_in_list
+            continue
+        for name in expand(path_in_list):
+            yield from archive_entries(name, columns)
 
 
 def ignored_summary(ignored: Counter[str]) -> str:
@@ -139,49 +153,60 @@ LINE_BREAKS = ((b"\0n", b"\n"), (b"\0r", b"\r"))
 """Escapes of line breaks in the lists that we write: no path has a zero byte."""
 
 
-@dataclass
 class PathIndex:
-    """An index of a list of paths in a file, to read any group of them.
+    """An index of a list in a file, made while the list is written.
+
+    Args:
+        stride: Entries between two indexed places.
 
     Attributes:
-        group_size: Paths per group.
-        count: Number of paths.
-        starts: Byte offset of the first path of each group.
+        count: Number of entries.
+        archives: Whether the entries are archives; None before the first.
+        starts: Byte offset of each entry whose number is a multiple of the stride.
+        size: Bytes of the list.
     """
 
-    group_size: int
-    count: int = 0
-    starts: "array[int]" = field(default_factory=lambda: array("Q"))
-
-    def __post_init__(self) -> None:
-        self._digest, self._size = hashlib.sha256(), 0
+    def __init__(self, stride: int = sys.maxsize) -> None:
+        self.stride = stride
+        self.count = self.size = 0
+        self.archives: bool | None = None
+        self.starts = array("Q")
+        self._digest = hashlib.sha256()
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the list, in hex."""
         return self._digest.hexdigest()
 
-    def lines(self, paths: Iterable[str]) -> Iterator[bytes]:
+    def lines(self, entries: Iterable[str], *, mixed: bool = False) -> Iterator[bytes]:
         """Yield the lines of the list and index them.
 
+        Args:
+            entries: Entries as `image_paths` yields them.
+            mixed: Whether image files and archives may come together.
+
         Raises:
-            ValueError: If a path has a zero byte, which no file name can have.
+            ValueError: If a path has a zero byte, which no file name can have, or image files and archives are mixed.
         """
-        for path in paths:
-            line = os.fsencode(path)
-            if b"\0" in line:
-                raise ValueError(f"{path!r} has a zero byte, so it cannot be the path of a file.")
-            for escape, line_break in LINE_BREAKS:
-                line = line.replace(line_break, escape)
-            line += b"\n"
-            if self.count % self.group_size == 0:
-                self.starts.append(self._size)
+        for entry in entries:
+            archive = is_archive(entry)
+            self.archives = archive if self.archives is None else self.archives
+            if archive != self.archives and not mixed:
+                raise ValueError(f"{entry.partition(chr(0))[0]}: put image files and archives of images into two jobs.")
+            line = _line(entry, archive)
+            if self.count % self.stride == 0:
+                self.starts.append(self.size)
             self.count += 1
-            self._size += len(line)
+            self.size += len(line)
             self._digest.update(line)
             yield line
 
-    def group(self, number: int, file: BinaryIO) -> list[str]:
-        """Read the paths of one group from the file that the lines were written to."""
-        file.seek(self.starts[number])
-        return list(islice(read_lines(file), self.group_size))
+
+def _line(entry: str, archive: bool) -> bytes:
+    path, zero, groups = entry.partition("\0")
+    if zero and not (archive and RANGE.fullmatch(zero + groups)):
+        raise ValueError(f"{entry!r} has a zero byte, so it cannot be the path of a file.")
+    line = os.fsencode(path)
+    for escape, line_break in LINE_BREAKS:
+        line = line.replace(line_break, escape)
+    return line + os.fsencode(zero + groups) + b"\n"

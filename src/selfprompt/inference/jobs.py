@@ -1,231 +1,387 @@
-"""Large prediction jobs: a folder with a list of images and parts that any number of processes write.
+"""Large predictions: a folder with a list of images, and shards that anybody may predict, in any order.
 
-    images.txt             the paths in order, one per line; a line break in a path is a zero byte and n or r
-    job.json               the specification of the job; written by the first process
-    part-00000.csv, ...    predictions of ``part_size`` images each, or .jsonl
-    summary.json           counts; written last, when all parts exist
+    images.txt                         the entries in order, one per line; see `image_paths` and `image_groups`
+    images.index                       byte offsets of entries in images.txt, 8 bytes each, the lowest first
+    job.json                           the specification; written last of these three
+    shard-00003-of-00064.csv           predictions of a shard, or .jsonl, or .parquet
+    shard-00003-of-00064.json          its counts and checksum: the shard is done; written after it
+    summary.json                       counts of the whole job, when all shards are done
 
-A part is written atomically, so an interrupted job resumes with the missing parts. A process locks the part that it
-writes; the lock dies with the process, so that another one can redo the part. Each part starts a new batch: it depends
-on its own images only.
+A shard is a pure function of the specification, the list and its number. Files are written under temporary names and
+renamed, so doing a shard twice, even at the same time, leaves one whole copy. Nothing is locked.
 """
 
-import csv
+import hashlib
 import json
-import os
-import time
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from selfprompt.inference.image_paths import PathIndex
-from selfprompt.inference.predictions import ERROR_COLUMN, Prediction, as_csv, as_lines, csv_header
-from selfprompt.utils.csv_text import guarded
-from selfprompt.utils.files import write_atomically, write_json
+from selfprompt.data.loading.archived_images import Columns
+from selfprompt.inference.image_groups import image_groups
+from selfprompt.inference.image_paths import PathIndex, read_lines
+from selfprompt.inference.parquet_rows import as_parquet, merged_parquet
+from selfprompt.inference.predictions import Prediction, as_csv, as_lines, csv_header
+from selfprompt.utils.files import to_json, write_atomically
 from selfprompt.utils.json_files import read_json
-from selfprompt.utils.locks import lock_file
 
-FORMAT = 1
-JOB, LIST, SUMMARY = "job.json", "images.txt", "summary.json"
-START_LOCK, END_LOCK = ".start.lock", ".end.lock"
-LATER_KEYS = {"guard": False, "unknown": None, "coverage": None}
-"""Keys that the specifications of older jobs do not have."""
+FORMAT = 2
+JOB, LIST, INDEX, SUMMARY = "job.json", "images.txt", "images.index", "summary.json"
+IMAGES_PER_SHARD = 1000
+"""Approximate number of image files in a shard by default."""
 ADVICE = "Delete it and repeat the command, which writes it again."
-POLL = 0.5
-"""Seconds between two checks of the parts that other processes are writing."""
 
-Predict = Callable[[Iterable[str]], Iterator[list[Prediction]]]
-"""From paths to predictions, batch by batch, in order."""
+Predict = Callable[[Iterable[Iterable[Any]]], Iterator[list[Prediction]]]
+"""From groups of images, each of which begins a new batch, to predictions, batch by batch, in order."""
+Form = Literal["csv", "jsonl", "parquet"]
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Everything besides the images that determines the content of the parts.
+    """Everything besides the images that determines the content of the shards.
 
     Attributes:
         classifier: Hash of the classifier's configuration, which has the hashes of its tensors and its backbone.
         classes: Class names, in order.
+        batch: Images per batch; a shard of image files has whole batches.
         top: Number of classes per image.
-        form: Format of the parts: "csv" or "jsonl".
-        part_size: Images per part.
+        form: Format of the shards.
         guard: Whether an apostrophe is put before names in CSV that a spreadsheet might run as formulas.
         unknown, coverage: As for ``Classifier.predict``.
+        image_column, key_column: See `Columns`.
     """
 
     classifier: str
     classes: tuple[str, ...]
-    top: int
-    form: Literal["csv", "jsonl"]
-    part_size: int
+    batch: int
+    top: int = 1
+    form: Form = "csv"
     guard: bool = False
     unknown: float | None = None
     coverage: float | None = None
+    image_column: str = "image"
+    key_column: str | None = None
 
 
+@dataclass(frozen=True)
 class Job:
-    """A prediction job in a folder, as ``open_job`` returns it."""
+    """A prediction job in a folder, as `open_job` returns it.
 
-    def __init__(self, folder: Path, spec: JobSpec, index: PathIndex) -> None:
-        self.folder = folder
-        self.spec = spec
-        self.count = index.count
-        self.parts = len(index.starts)
-        self._index = index
+    Attributes:
+        folder: Its folder.
+        spec: Its specification.
+        shards: Number of shards.
+        count: Number of entries in the list.
+        archives: Whether the entries are archives, or ranges of them, instead of image files.
+        list_sha256, list_bytes: Checksum and size of the list.
+    """
 
-    def path(self, number: int) -> Path:
-        """Return the path of a part, which may not exist yet."""
-        return self.folder / f"part-{number:05d}.{self.spec.form}"
-
-    def size(self, number: int) -> int:
-        """Return the number of images in a part."""
-        return min(self.spec.part_size, self.count - number * self.spec.part_size)
-
-    def images(self, number: int) -> list[str]:
-        """Return the paths of the images of a part."""
-        with (self.folder / LIST).open("rb") as file:
-            return self._index.group(number, file)
-
-    def finished(self) -> int:
-        """Return the number of images in the finished parts."""
-        existing = set(os.listdir(self.folder))
-        return sum(self.size(number) for number in range(self.parts) if self.path(number).name in existing)
+    folder: Path
+    spec: JobSpec
+    shards: int
+    count: int
+    archives: bool
+    list_sha256: str
+    list_bytes: int
 
     @property
-    def is_done(self) -> bool:
-        """Whether all parts exist."""
-        return all(self.path(number).exists() for number in range(self.parts))
+    def step(self) -> int:
+        """Entries that stay together: a batch of image files, or one archive."""
+        return 1 if self.archives else self.spec.batch
+
+    @property
+    def digest(self) -> str:
+        """Hash of the specification, the list and the number of shards."""
+        return hashlib.sha256(json.dumps(_record(self), sort_keys=True).encode()).hexdigest()
+
+    def name(self, number: int) -> str:
+        """Return the name of a shard's files, without extension; shards are numbered from 1."""
+        return f"shard-{number:05d}-of-{self.shards:05d}"
+
+    def path(self, number: int) -> Path:
+        """Return the path of a shard's predictions, which may not exist yet."""
+        return self.folder / f"{self.name(number)}.{self.spec.form}"
+
+    def marker(self, number: int) -> Path:
+        """Return the path of the file that says that a shard is done."""
+        return self.folder / f"{self.name(number)}.json"
+
+    def entries(self, number: int) -> Iterator[str]:
+        """Yield the entries of a shard.
+
+        Raises:
+            ValueError: If the list or its index is damaged.
+        """
+        chosen = shard_range(self.count, self.step, number, self.shards)
+        if not chosen:
+            return
+        content = (self.folder / INDEX).read_bytes()
+        if len(content) != 8 * -(-self.count // self.step):
+            raise ValueError(f"{self.folder / INDEX} is damaged. Use another folder with --out.")
+        index = array("Q", content)
+        if sys.byteorder == "big":
+            index.byteswap()
+        with (self.folder / LIST).open("rb") as file:
+            file.seek(index[chosen.start // self.step])
+            yield from islice(read_lines(file), len(chosen))
 
 
-def open_job(folder: Path, spec: JobSpec, paths: Iterable[str]) -> Job:
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of images in a shard or a job.
+
+    Attributes:
+        images: All.
+        unreadable: Those without a prediction.
+        unknown: Those unlike the trained classes.
+        labels: Those of each predicted class.
+    """
+
+    images: int = 0
+    unreadable: int = 0
+    unknown: int = 0
+    labels: Mapping[str, int] | None = None
+
+    def __add__(self, other: "Counts") -> "Counts":
+        labels = Counter(self.labels or {}) + Counter(other.labels or {})
+        sums = (self.images + other.images, self.unreadable + other.unreadable, self.unknown + other.unknown)
+        return Counts(*sums, dict(labels))
+
+
+def shard_range(count: int, step: int, number: int, shards: int) -> range:
+    """Return which entries of a list a shard has: neighbours, in whole steps, nearly as many in each shard.
+
+    Args:
+        count: Number of entries.
+        step: Entries that stay together.
+        number: The shard, 1 to ``shards``.
+        shards: Number of shards.
+
+    Raises:
+        ValueError: If there is no such shard.
+    """
+    if not 1 <= number <= shards:
+        raise ValueError(f"A shard must have a number from 1 to {shards}, got {number}.")
+    steps = -(-count // step)
+    first, end = (min(steps * k // shards * step, count) for k in (number - 1, number))
+    return range(first, end)
+
+
+def open_job(folder: Path, spec: JobSpec, entries: Iterable[str] | None = None, shards: int | None = None) -> Job:
     """Start a job, or open the one in the folder if it has the same specification and images.
 
     Args:
         folder: Folder of the job; it is created.
         spec: Specification of the job.
-        paths: Paths of the images; iterated once and not held in memory.
+        entries: Entries of the list, as `image_paths` yields them; iterated once and not held in memory. None for those
+            of the job in the folder, which are not read.
+        shards: Number of shards; None for that of the job in the folder, or about `IMAGES_PER_SHARD` image files or one
+            archive in each.
 
     Raises:
-        ValueError: If there are no images, or the folder holds another job.
+        ValueError: If there are no images, the folder holds another job, or none and no entries are given.
         RuntimeError: If a file cannot be written.
     """
-    index = PathIndex(spec.part_size)
-    lines = index.lines(paths)
     if not (folder / JOB).exists():
-        with lock_file(folder / START_LOCK, wait=True):
-            if not (folder / JOB).exists():
-                _start(folder, spec, index, lines)
-                return Job(folder, spec, index)
-    for _ in lines:
-        pass
-    _check_same(folder, _record(spec, index))
-    return Job(folder, spec, index)
+        if entries is None:
+            raise ValueError(f"{folder} holds no job: name the images, or give a list of them with --list.")
+        started = _start(folder, spec, entries, shards)
+        return _check_same(read_job(folder), started)  # another process may have started another one meanwhile
+    job = read_job(folder)
+    if not (folder / LIST).is_file() or (folder / LIST).stat().st_size != job.list_bytes:
+        raise ValueError(f"{folder / LIST} is damaged. Use another folder with --out.")
+    if entries is None:
+        asked = replace(job, spec=spec, shards=shards or job.shards)
+    else:
+        index = PathIndex()
+        for _ in index.lines(entries):
+            pass
+        asked = _listed(folder, spec, index, shards or job.shards)
+    return _check_same(job, asked)
 
 
-def _start(folder: Path, spec: JobSpec, index: PathIndex, lines: Iterator[bytes]) -> None:
-    first = next(lines, None)
+def _start(folder: Path, spec: JobSpec, entries: Iterable[str], shards: int | None) -> Job:
+    entries = iter(entries)
+    first = next(entries, None)
     if first is None:
         raise ValueError("There are no images to predict: the list is empty.")
-    write_atomically(folder / LIST, chain([first], lines))
-    write_json(folder / JOB, _record(spec, index))
+    archives = PathIndex()
+    next(archives.lines([first]))
+    index = PathIndex(1 if archives.archives else spec.batch)
+    write_atomically(folder / LIST, index.lines(chain([first], entries)), alone=False)
+    starts = array("Q", index.starts)
+    if sys.byteorder == "big":
+        starts.byteswap()
+    write_atomically(folder / INDEX, starts.tobytes(), alone=False)
+    job = _listed(folder, spec, index, shards)
+    _write(folder / JOB, _record(job))
+    return job
 
 
-def _record(spec: JobSpec, index: PathIndex) -> dict[str, Any]:
-    classes = list(spec.classes)
-    return {"format": FORMAT, **asdict(spec), "classes": classes, "count": index.count, "list_sha256": index.sha256}
+def _listed(folder: Path, spec: JobSpec, index: PathIndex, shards: int | None) -> Job:
+    archives = bool(index.archives)
+    size = -(-IMAGES_PER_SHARD // spec.batch) * spec.batch
+    shards = shards or (index.count if archives else -(-index.count // size))
+    return Job(folder, spec, shards, index.count, archives, index.sha256, index.size)
 
 
-def _check_same(folder: Path, expected: dict[str, Any]) -> None:
-    """Raise ValueError unless the folder holds the expected job."""
+def _record(job: Job) -> dict[str, Any]:
+    """Return a job as JSON values."""
+    record = {"format": FORMAT, **asdict(job.spec), "classes": list(job.spec.classes)}
+    own = ("shards", "count", "archives", "list_sha256", "list_bytes")
+    return record | {name: getattr(job, name) for name in own}
+
+
+def read_job(folder: Path) -> Job:
+    """Read the job in a folder.
+
+    Raises:
+        ValueError: If it is damaged, or of another version.
+    """
+    path = folder / JOB
     try:
-        stored = {**LATER_KEYS, **read_json(folder / JOB, advice="Use another folder.")}
-        different = [key for key in expected if stored[key] != expected[key]]
+        record = dict(read_json(path, advice="Use another folder."))
+        version = record.pop("format")
+        own = [record.pop(name) for name in ("shards", "count", "archives", "list_sha256", "list_bytes")]
+        spec = JobSpec(**record | {"classes": tuple(record["classes"])})
+        whole = all(type(number) is int and number > 0 for number in (own[0], own[1], spec.batch))
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{folder / JOB} is damaged ({error}); use another folder with --out.") from error
+        if isinstance(error, KeyError) and record.get("part_size"):
+            raise ValueError(f"{path} is of an earlier version: use another folder with --out.") from None
+        raise ValueError(f"{path} is damaged ({error}); use another folder with --out.") from error
+    if version != FORMAT or not whole:
+        raise ValueError(f"{path} is damaged, or of another version: use another folder with --out.")
+    return Job(folder, spec, *own)
+
+
+def _check_same(job: Job, asked: Job) -> Job:
+    """Return the job in the folder; raises ValueError unless it is the one asked for."""
+    stored, expected = _record(job), _record(asked)
+    different = [key for key in expected if stored[key] != expected[key]]
     if different:
         reasons = [
-            f"its {key} is {stored[key]!r}, not {expected[key]!r}"
-            if isinstance(expected[key], int) or key in ("form", "unknown", "coverage")
-            else f"its {key} {'are' if key == 'classes' else 'is'} not the same"
+            f"its {key} {'are' if key == 'classes' else 'is'} not the same"
+            if key in ("classes", "classifier", "list_sha256")
+            else f"its {key} is {stored[key]!r}, not {expected[key]!r}"
             for key in different
+            if key != "list_bytes"
         ]
         raise ValueError(
-            f"{folder} holds another job: {'; '.join(reasons)}. Repeat the first command to resume it, or use "
+            f"{job.folder} holds another job: {'; '.join(reasons)}. Repeat the first command to resume it, or use "
             "another folder with --out."
         )
+    return job
 
 
-def run_job(job: Job, predict: Predict, progress: Callable[[int], None] = lambda done: None) -> None:
-    """Write parts until all exist; several processes may work on one folder.
+def done_shards(job: Job) -> dict[int, Counts]:
+    """Return the shards that are done, by number, with their counts."""
+    found = ((number, read_counts(job, number)) for number in range(1, job.shards + 1))
+    return {number: counts for number, counts in found if counts is not None}
+
+
+def read_counts(job: Job, number: int) -> Counts | None:
+    """Return the counts of a shard; None if it is not done: without a marker of this job, or of another size."""
+    try:
+        marker = read_json(job.marker(number), advice=ADVICE)
+        if marker["job"] != job.digest or job.path(number).stat().st_size != marker["bytes"]:
+            return None
+        labels = {str(name): count for name, count in marker["labels"].items()}
+        counts = Counts(marker["images"], marker["unreadable"], marker["unknown"], labels)
+        numbers = (counts.images, counts.unreadable, counts.unknown, *labels.values())
+        return counts if all(type(number) is int and number >= 0 for number in numbers) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_shard(job: Job, number: int, predict: Predict, progress: Callable[[int], None] = lambda done: None) -> Counts:
+    """Predict a shard unless it is done, and return its counts.
 
     Args:
         job: The job.
-        predict: A function such as ``Classifier.stream``.
-        progress: Called with the number of images that this process has predicted in its current part.
+        number: The shard, from 1.
+        predict: A function such as ``Classifier.stream_groups``.
+        progress: Called with the number of images predicted so far.
 
     Raises:
-        RuntimeError: If a part cannot be written.
+        ValueError: If there is no such shard.
+        RuntimeError: If a file cannot be written.
     """
-    missing = list(range(job.parts))
-    while True:
-        missing = [number for number in missing if not _write_part(job, number, predict, progress)]
-        if not missing:
-            return
-        progress(0)
-        time.sleep(POLL)  # other processes write them; the lock of one that dies is released
+    if (counts := read_counts(job, number)) is not None:
+        return counts
+    labels, numbers, digest, size = Counter[str](), Counter[str](), hashlib.sha256(), 0
+    columns = Columns(job.spec.image_column, job.spec.key_column)
+
+    def counted() -> Iterator[list[Prediction]]:
+        for batch in predict(image_groups(job.entries(number), columns)):
+            for one in batch:
+                numbers.update(["unreadable" if one.error else "unknown" if one.unknown else "classified"])
+                labels.update([one.label] if one.label and not one.unknown else [])
+            yield batch
+            progress(numbers.total())
+
+    def hashed() -> Iterator[bytes]:
+        nonlocal size
+        for piece in _content(job.spec, counted()):
+            digest.update(piece)
+            size += len(piece)
+            yield piece
+
+    write_atomically(job.path(number), hashed(), alone=False)
+    counts = Counts(numbers.total(), numbers["unreadable"], numbers["unknown"], dict(labels))
+    _write(job.marker(number), {"job": job.digest, "bytes": size, "sha256": digest.hexdigest(), **asdict(counts)})
+    return counts
 
 
-def _write_part(job: Job, number: int, predict: Predict, progress: Callable[[int], None]) -> bool:
-    """Write a part unless it exists or is locked by another process; return whether it exists now."""
-    path = job.path(number)
-    if path.exists():
-        return True
-    lock = path.with_name(f".{path.name}.lock")
-    with lock_file(lock) as mine:
-        if not mine:
-            return False
-        if not path.exists():  # it may have been written since the check above
-            write_atomically(path, _content(job, predict(job.images(number)), progress))
-        lock.unlink(missing_ok=True)  # the part exists: a process that locks it again does nothing
-    return True
+def run_job(job: Job, predict: Predict, progress: Callable[[int], None] = lambda done: None) -> None:
+    """Predict the shards that are not done, one after another; see `write_shard`."""
+    for number in range(1, job.shards + 1):
+        write_shard(job, number, predict, progress)
 
 
-def _content(job: Job, batches: Iterator[list[Prediction]], progress: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield the bytes of a part, batch by batch."""
-    is_csv = job.spec.form == "csv"
-    if is_csv:
+def _content(spec: JobSpec, batches: Iterator[list[Prediction]]) -> Iterator[bytes]:
+    """Yield the bytes of a shard, batch by batch."""
+    if spec.form == "parquet":
+        yield from as_parquet(batches)
+        return
+    if spec.form == "csv":
         yield csv_header(errors=True).encode()
-    done = 0
     for batch in batches:
-        text = as_csv(batch, errors=True, guard=job.spec.guard) if is_csv else as_lines(batch)
+        text = as_csv(batch, errors=True, guard=spec.guard) if spec.form == "csv" else as_lines(batch)
         yield text.encode(errors="backslashreplace")  # file names may not be valid Unicode
-        done += len(batch)
-        progress(done)
+
+
+def _write(path: Path, value: Any) -> None:
+    """Write JSON that another process may be writing, too."""
+    write_atomically(path, (to_json(value, indent=2) + "\n").encode(errors="backslashreplace"), alone=False)
 
 
 def finish_job(job: Job, *, merge: bool = False) -> dict[str, Any]:
-    """Count the predictions in the parts and write ``summary.json``, if no other process has done so.
+    """Check the shards, add up their counts and write ``summary.json``.
 
     Args:
-        job: A job whose parts all exist.
-        merge: Whether to write all parts into one file, too: ``predictions.csv`` or ``.jsonl``.
+        job: A job whose shards are all done.
+        merge: Whether to write all shards into one file, too: ``predictions.csv``, ``.jsonl`` or ``.parquet``.
 
     Returns:
-        The summary: numbers of images, parts and unreadable images, and the number of images of each predicted class;
+        The summary: numbers of images, shards and unreadable images, and the number of images of each predicted class;
         of unknown images, too, if the job looks for them.
 
     Raises:
-        ValueError: If a part or the summary is damaged.
+        ValueError: If a shard is not done, or it or the summary is damaged.
     """
-    with lock_file(job.folder / END_LOCK, wait=True):
-        if not (job.folder / SUMMARY).exists():
-            write_json(job.folder / SUMMARY, _summary(job))
-        if merge and not merged_file(job).exists():
-            write_atomically(merged_file(job), _merged(job))
+    if not (job.folder / SUMMARY).exists():
+        _write(job.folder / SUMMARY, _summary(job))
+    if merge and not merged_file(job).exists():
+        write_atomically(merged_file(job), _merged(job), alone=False)
+    for leftover in job.folder.glob(".*.part"):  # of killed processes; all files are there
+        leftover.unlink(missing_ok=True)
     summary = read_json(job.folder / SUMMARY, advice=ADVICE)
-    counts = [summary.get(key) for key in ("images", "parts", "unreadable")] if isinstance(summary, dict) else [None]
+    counts = [summary.get(key) for key in ("images", "shards", "unreadable")] if isinstance(summary, dict) else [None]
     if not all(type(count) is int for count in counts):
         raise ValueError(f"{job.folder / SUMMARY} is damaged: it has no counts. {ADVICE}")
     return dict(summary)
@@ -237,47 +393,34 @@ def merged_file(job: Job) -> Path:
 
 
 def _merged(job: Job) -> Iterator[bytes]:
-    """Yield the lines of all parts, under one header."""
-    for number in range(job.parts):
-        with job.path(number).open("rb") as file:
+    """Yield the bytes of a file with the rows of all shards."""
+    parts = [job.path(number) for number in range(1, job.shards + 1)]
+    if job.spec.form == "parquet":
+        yield from merged_parquet(parts)
+        return
+    for number, part in enumerate(parts):
+        with part.open("rb") as file:
             if job.spec.form == "csv" and number:
                 file.readline()
             yield from file
 
 
 def _summary(job: Job) -> dict[str, Any]:
-    labels: Counter[str] = Counter()
-    unreadable = unknown = 0
-    for label in chain.from_iterable(_labels(job.path(number)) for number in range(job.parts)):
-        if label is None:
-            unreadable += 1
-        elif not label:  # class names are not empty
-            unknown += 1
-        else:
-            labels[label] += 1
-    is_guarded = job.spec.guard and job.spec.form == "csv"
-    counts = {name: labels[guarded(name) if is_guarded else name] for name in dict.fromkeys(job.spec.classes)}
-    summary = {"images": job.count, "parts": job.parts, "unreadable": unreadable}
-    return summary | ({} if job.spec.unknown is None else {"unknown": unknown}) | {"labels": counts}
+    total = Counts()
+    for number in range(1, job.shards + 1):
+        counts = read_counts(job, number)
+        if counts is None:
+            raise ValueError(f"{job.path(number)} is not done. Repeat the command to do it.")
+        _check_content(job, number)
+        total += counts
+    labels = {name: (total.labels or {}).get(name, 0) for name in dict.fromkeys(job.spec.classes)}
+    summary = {"images": total.images, "shards": job.shards, "unreadable": total.unreadable}
+    return summary | ({} if job.spec.unknown is None else {"unknown": total.unknown}) | {"labels": labels}
 
 
-def _labels(part: Path) -> Iterator[str | None]:
-    """Yield the most likely class of each image in a part; None for an unreadable image, "" for an unknown one.
-
-    Raises:
-        ValueError: If the part is damaged.
-    """
-    try:
-        with part.open(encoding="utf-8", newline="") as file:
-            if part.suffix == ".jsonl":
-                yield from ("" if record.get("unknown") else record.get("label") for record in map(json.loads, file))
-                return
-            for row in csv.DictReader(file):
-                if row[ERROR_COLUMN]:
-                    yield None
-                elif not row["rank"]:
-                    yield ""
-                elif row["rank"] == "1":
-                    yield row["label"]
-    except (ValueError, KeyError, AttributeError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{part} is damaged. {ADVICE}") from error
+def _check_content(job: Job, number: int) -> None:
+    """Raise ValueError if a shard has another checksum than its marker says."""
+    with job.path(number).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != read_json(job.marker(number), advice=ADVICE).get("sha256"):
+        raise ValueError(f"{job.path(number)} is damaged. {ADVICE}")

@@ -10,7 +10,7 @@ from selfprompt.utils.files import remove_link
 
 
 @contextmanager
-def lock_file(lock: Path, *, wait: bool = False) -> Iterator[bool]:
+def lock_file(lock: Path) -> Iterator[bool]:
     """Hold a lock file within the context; yields False if another process holds it.
 
     The operating system releases the lock of a process that dies. The lock file is not deleted: otherwise two processes
@@ -18,13 +18,12 @@ def lock_file(lock: Path, *, wait: bool = False) -> Iterator[bool]:
 
     Args:
         lock: Path of the lock file; its folder is created.
-        wait: Whether to wait for the other process instead of giving up.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     remove_link(lock)  # opening the lock file truncates it
     held = FileLock(lock)
     try:
-        held.acquire(blocking=wait)
+        held.acquire(blocking=False)
     except Timeout:
         yield False
         return

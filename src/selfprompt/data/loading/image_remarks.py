@@ -43,6 +43,13 @@ class RemarkCounter:
             if len(names) < MAX_NAMED:
                 names.append(image)
 
+    def update(self, other: "RemarkCounter") -> None:
+        """Add what another one has counted."""
+        self._counts.update(other._counts)
+        for remark, more in other._names.items():
+            names = self._names.setdefault(remark, [])
+            names += more[: MAX_NAMED - len(names)]
+
     def sentences(self) -> list[str]:
         """Return a sentence for each remark: ``2 images are of one colour throughout: a.png, b.png.``"""
         return [self._sentence(remark, count) for remark, count in self._counts.items()]
