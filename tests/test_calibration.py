@@ -18,7 +18,8 @@ from selfprompt.data.views import Views
 from selfprompt.inference.artifact import CONFIG
 from selfprompt.inference.calibration import Calibration, calibrated_metrics, class_sets, is_unknown
 from selfprompt.inference.predictions import UNKNOWN, Request
-from selfprompt.inference.schema import MAX_CALIBRATION, check_config
+from selfprompt.inference.record_checks import MAX_CALIBRATION
+from selfprompt.inference.schema import check_config
 from selfprompt.metrics import Metrics
 from selfprompt.training.calibrate import fit_calibration, fit_temperature, logits_in_scale
 from tests.conftest import ran, write_photos

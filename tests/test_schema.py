@@ -19,6 +19,7 @@ import selfprompt
 from selfprompt.inference import schema
 from selfprompt.inference.artifact import CONFIG, TENSORS, read_artifact
 from selfprompt.inference.classifier import Classifier
+from selfprompt.inference.record_checks import PreprocessKeys
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Preprocess, load_backbone
 from selfprompt.utils.json_files import read_json
@@ -213,7 +214,7 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path):
 
 
 def test_the_schema_matches_the_preprocessing_record():
-    assert [f.name for f in fields(schema._PreprocessKeys)] == [f.name for f in fields(Preprocess)]
+    assert [f.name for f in fields(PreprocessKeys)] == [f.name for f in fields(Preprocess)]
 
 
 def test_every_artifact_that_is_written_passes(linear, coop):

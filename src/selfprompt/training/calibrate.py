@@ -12,7 +12,7 @@ from selfprompt.data.known_features import KnownFeatures
 from selfprompt.data.views import Views
 from selfprompt.inference.calibration import CROSS_VALIDATION, VALIDATION, Calibration, Source, log_softmax
 from selfprompt.inference.classifier import Classifier, compute_logits
-from selfprompt.inference.schema import MAX_CALIBRATION
+from selfprompt.inference.record_checks import MAX_CALIBRATION
 from selfprompt.methods.base import Method
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.training.crossfit import Split, cross_fit_training, known_features, make_splits, needs_only_features
