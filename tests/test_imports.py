@@ -109,6 +109,25 @@ MAY_IMPORT = {
     "inference": (".utils", ".models.loading", ".data", ".methods", ".metrics", ".inference"),
     "serving": (".utils", ".data.loading", ".inference", ".pages", ".serving"),
     "training": (".utils", ".recipes", ".models.loading", ".data", ".methods", ".metrics", ".inference", ".training"),
+    "runtime": (
+        ".utils",
+        ".data.loading.image_views",
+        ".inference.answers",
+        ".inference.calibration",
+        ".inference.image_paths",
+        ".inference.predictions",
+        ".inference.record_checks",
+        ".runtime",
+    ),
+    "exporting": (
+        ".utils",
+        ".data",
+        ".methods",
+        ".inference",
+        ".training.reporter",
+        ".runtime",
+        ".exporting",
+    ),
     "reviewing": (
         ".utils",
         ".recipes",
@@ -185,7 +204,7 @@ LIBRARIES = {
     "matplotlib": ("reports", "analysis"),
     "jinja2": ("reports",),
     "yaml": ("utils.yaml_text",),
-    "PIL": ("data", "inference.answers", "inference.inputs", "reports"),
+    "PIL": ("data", "inference.answers", "inference.inputs", "reports", "runtime"),
     "torchvision": (),
     "sklearn": ("estimator", "training.selection", "methods.lpclip", "methods.ridge", "analysis", "reviewing"),
     "cleanlab": ("reviewing.problems",),
@@ -207,6 +226,9 @@ LIBRARIES = {
     "uvicorn": ("serving.server",),
     "pyarrow": ("data.readers.manifest", "data.loading.archived_images", "inference.parquet_rows"),
     "datasets": ("data",),
+    "onnx": ("exporting",),
+    "onnx_ir": ("exporting",),
+    "onnxruntime": ("exporting", "runtime.session"),
     "pillow_heif": ("data.loading.image_files",),
 }
 
@@ -248,6 +270,20 @@ def test_predicting_loads_what_it_needs(coop, photos):
     )
     assert (done.returncode, done.stderr.strip()) == (0, "")
     assert len(done.stdout.splitlines()) == 2
+
+
+WITHOUT_TORCH = {"numpy", "PIL", "onnxruntime"}
+
+
+def test_the_runtime_loads_numpy_pillow_and_onnxruntime_alone():
+    """Followed from module to module, also through imports inside functions."""
+    modules, found = {"runtime", "runtime.__main__"}, set[str]()
+    while left := modules - found:
+        found |= left
+        modules |= {one.name[1:] for one in imports() if one.importer in left and not one.typing and one.name[0] == "."}
+    used = [one for one in imports() if one.importer in found and not one.typing and one.name[0] != "."]
+    used = [one for one in used if one.first or within(one.importer, ("runtime",))]  # others only where they are used
+    assert {one.name.partition(".")[0] for one in used} - set(sys.stdlib_module_names) <= WITHOUT_TORCH
 
 
 def test_no_method_imports_another_one():
@@ -299,7 +335,7 @@ def test_only_the_command_line_and_the_report_print():
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         prints = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
-        assert not prints or path.parent.name in ("cli", "reports"), path
+        assert not prints or path.parent.name in ("cli", "reports") or path.match("runtime/__main__.py"), path
 
 
 def test_every_module_and_public_name_has_a_docstring():

@@ -21,12 +21,17 @@ def add_classifier_argument(parser: ArgumentParser) -> None:
     parser.add_argument("classifier", type=str, help="output folder of `selfprompt train`, or owner/name on the hub")
 
 
-def add_loading_options(parser: ArgumentParser) -> None:
-    """Declare how the classifier is loaded."""
+def add_backbone_options(parser: ArgumentParser) -> None:
+    """Declare where the backbone is, and whether code of others may be imported."""
     parser.add_argument("--backbone", type=str | None, help="present location of the backbone, if it has moved")
     parser.add_argument(
         "--trust", action="store_true", help="allow the classifier to import its method from another module"
     )
+
+
+def add_loading_options(parser: ArgumentParser) -> None:
+    """Declare how the classifier is loaded."""
+    add_backbone_options(parser)
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
     parser.add_argument(
         "--precision",

@@ -1,0 +1,128 @@
+"""``selfprompt export``: writes a saved classifier for use without torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from selfprompt.cli.console import Output, make_console, table
+from selfprompt.cli.saved_classifier import (
+    CLASSES_HELP,
+    add_backbone_options,
+    add_classifier_argument,
+    parse_classes,
+)
+from selfprompt.cli.usage import UsageError, usage
+
+if TYPE_CHECKING:
+    from selfprompt.exporting.measure import TestImages
+    from selfprompt.inference.classifier import Classifier
+    from selfprompt.runtime.folder import ExportRecord
+
+
+def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
+    """Declare the command's arguments."""
+    add_classifier_argument(parser)
+    parser.add_argument("--to", type=Literal["onnx"], default="onnx", help="onnx: a folder for selfprompt.runtime")
+    parser.add_argument("--out", type=str | None, help="output folder")
+    parser.add_argument(
+        "--precision",
+        type=str | None,
+        help="some of fp32, fp16 and int8; the first one is used unless another is asked for (default: all)",
+    )
+    parser.add_argument("--data", type=str | None, help="labelled images to measure the accuracy on, as for eval")
+    parser.add_argument(
+        "--split",
+        type=Literal["auto", "test", "val", "train", "all"],
+        default="auto",
+        help="auto: the test images if the data have any, otherwise all images",
+    )
+    parser.add_argument(
+        "--class_names", type=str | None, help="classes.txt or classes.yaml with the class names of the data"
+    )
+    parser.add_argument("--classes", type=str | None, help=CLASSES_HELP)
+    parser.add_argument(
+        "--classes_only",
+        action="store_true",
+        help="give an exported folder the classes of --classes, or of the classifier, without another export",
+    )
+    add_backbone_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+
+
+def export(options: Namespace) -> int:
+    """Run the command."""
+    if options.out is None:
+        raise UsageError("--out is needed: the folder to write to.")
+    if options.classes_only and (options.data or options.precision):
+        raise UsageError("--classes-only exports no model, so --precision and --data do not go with it.")
+    if options.data is not None and options.classes is not None:
+        raise UsageError("--data measures the trained classes, and --classes gives others: leave one of them out.")
+    from selfprompt.exporting.export import check_packages, checked_precisions, replace_classes
+    from selfprompt.exporting.export import export as export_classifier
+    from selfprompt.exporting.folder import check_new
+    from selfprompt.inference.loading import load
+    from selfprompt.runtime.folder import PRECISIONS
+
+    words = PRECISIONS if options.precision is None else tuple(map(str.strip, options.precision.split(",")))
+    with usage("precision"):
+        precisions = checked_precisions(words)
+    output = Output(make_console(stderr=True), quiet=options.quiet)
+    if not options.classes_only:
+        check_packages()
+        check_new(Path(options.out))
+    with output.stage("loading"):
+        classifier = load(
+            options.classifier, backbone=options.backbone, device="cpu", trust=options.trust, say=output.message
+        )
+    if options.classes is not None:
+        classes = parse_classes(options.classes)
+        with output.stage("encoding the class texts"):
+            classifier = classifier.with_classes(classes)
+    output.note(classifier.method, classifier.batch_size)
+    if options.classes_only:
+        record = replace_classes(options.out, classifier)
+        make_console().print_text(f"{options.out} has the classes {', '.join(record.classes)} now.")
+        return 0
+    images = None if options.data is None else _test_images(options, classifier, output)
+    record = export_classifier(classifier, options.out, precisions=precisions, images=images, reporter=output)
+    print_export(record, options.out)
+    return 0
+
+
+def _test_images(options: Namespace, classifier: "Classifier", output: Output) -> "TestImages":
+    """Read the labelled images that the accuracy is measured on."""
+    from selfprompt.data.loading.store import ImageStore
+    from selfprompt.exporting.measure import TestImages
+    from selfprompt.inference.evaluation import find_images, readable_images
+    from selfprompt.utils.wording import plural
+
+    images = find_images(
+        options.data,
+        classifier.classes,
+        classifier.recipe,
+        classifier.results,
+        split=options.split,
+        class_names=options.class_names,
+        say=output.message,
+    )
+    store = ImageStore()
+    with output.stage("reading images") as progress:
+        items, bad = readable_images(images, store, on_bad="skip", progress=progress, say=output.message)
+    for image in bad:
+        output.message(f"skipped {image}")
+    kind = "" if images.split == "all" else f"{images.split} "
+    return TestImages(items, store, f"{plural(len(items), f'{kind}image')} of {Path(options.data).name}")
+
+
+def print_export(record: "ExportRecord", folder: str) -> None:
+    """Print the table of precisions and how to go on."""
+    from selfprompt.exporting.readme import PRECISION_COLUMNS, measured_sentence, precision_rows
+
+    console = make_console()
+    console.print(table(folder, PRECISION_COLUMNS, precision_rows(record)))
+    console.print_text(measured_sentence(record))
+    if not record.measured_on:
+        console.print_text("--data FOLDER measures the accuracy on labelled images.")
+    console.print_text(f"Use it without torch: python -m selfprompt.runtime {folder} photo.jpg")
