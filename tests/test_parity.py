@@ -75,6 +75,8 @@ def corrupted(folder: Path, name: str, array: str, change: float) -> Path:
         ("two_stage.npz", "grad.transformer.resblocks.1.ln_2.bias_f64"),
         ("clipsvd.npz", "S3.mlp.c_proj_f64"),
         ("bpt.npz", "cls_deep.grad_B_f64"),
+        ("vipamin.npz", "match_k2_f64"),
+        ("vipamin.npz", "orthogonal_right_f64"),
         ("mmrl.npz", "grad_rep_text_bias_f64"),
         ("clap.npz", "plain.zs_l2_raw.weights_epoch20_f64"),
         ("proker.npz", "views.logits_shots16_f32"),

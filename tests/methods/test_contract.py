@@ -42,6 +42,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tcp, last block": ("tcp", {"layer": 3, "text": "{}, a type of thing."}),
     "ss-text, not plus": ("ss-text", {"plus": False}),
     "tip-adapter, keys trained": ("tip-adapter", {"finetune": True}),
+    "vfpt, shallow": ("vfpt", {"deep": False, "fourier": 1.0}),
+    "vipamin, deep": ("vipamin", {"deep": True}),
     "vpt, projected": ("vpt", {"deep": False, "project": 8}),
 }
 

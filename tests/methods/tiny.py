@@ -35,6 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
     "spt": {"prompts": 3},
     "tip-adapter": {"views": 2},
     "tipx": {"views": 2},
+    "vfpt": {"prompts": 3, "dropout": 0.0},
+    "vipamin": {"prompts": 3, "neighbours": 2},
     "vpt": {"prompts": 3, "dropout": 0.0},
 }
 

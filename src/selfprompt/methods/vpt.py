@@ -75,9 +75,14 @@ class VPT(Method[VPTOptions]):
             nn.init.uniform_(self.projection.bias, -(width**-0.5), width**-0.5, generator=generator)
         self.head = rare_class_head(self.feature_size, len(self.classes), generator=generator)
 
+    def block_prompts(self) -> Tensor:
+        """Return the prompts of each block, (1, P, D) or (depth, P, D)."""
+        prompts: Tensor = self.projection(self.prompts)
+        return prompts
+
     def logits(self, views: Views) -> Tensor:
         dropout = self.options.dropout if self.training else 0.0
-        prompter = Static(self.projection(self.prompts), dropout=dropout)
+        prompter = Static(self.block_prompts(), dropout=dropout)
         features = self.vision(views.pixels, prompter, pooling=self.pooling)
         norm = last_norm(self.vision) if self.options.reset_norm else None
         if norm is not None:  # undo the affine part of the norm
