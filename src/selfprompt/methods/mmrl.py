@@ -158,7 +158,7 @@ class MMRL(Method[MMRLOptions]):
     def class_vectors(self) -> Tensor:
         """Return the class features weighted for f and for f_r, (C, 2 E); for f alone if a class was not trained."""
         trained, texts = torch.isin(self.keys, self.known).all(), self.class_features()
-        share = torch.where(trained, self.options.alpha, 1.0).to(texts)
+        share = torch.where(trained, texts.new_tensor(self.options.alpha), 1.0)  # in the precision of the texts
         return torch.cat((share * texts, (1 - share) * texts), dim=-1)
 
     def both_logits(self, views: Views) -> tuple[Tensor, Tensor, Tensor, Tensor]:
