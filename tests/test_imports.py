@@ -201,6 +201,7 @@ LIBRARIES = {
     "regex": ("models.loading.bpe",),
     "open_clip": ("models", "methods.zero_shot", "methods.promptsrc"),  # templates, class names
     "lightning_fabric": ("training",),
+    "pytorch_lightning": ("training.logs",),
     "matplotlib": ("reports", "analysis"),
     "jinja2": ("reports",),
     "yaml": ("utils.yaml_text",),

@@ -31,7 +31,7 @@ MACHINE = {
         "class_names",
         "checkpoint_every",
         "keep_every",
-        "log_tensorboard",
+        "log_to",
         "holdout",
         "calibrate",
         "accumulate",

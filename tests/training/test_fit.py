@@ -418,27 +418,6 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_tensorboard_files_hold_the_curves(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    result = run(TinyMethod(), run_dir=tmp_path, epochs=2, log_tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    losses = [(event.step, event.value) for event in events.Scalars("loss")]
-    assert losses == [(record["epoch"], pytest.approx(record["loss"])) for record in result.history]
-
-
-def test_tensorboard_that_is_not_installed_is_a_clear_error(tmp_path, monkeypatch):
-    def missing(*_, **__):
-        raise ModuleNotFoundError("no tensorboard")
-
-    monkeypatch.setattr("selfprompt.training.logs.TensorBoardLogger", missing)
-    with pytest.raises(RuntimeError, match=r"Install selfprompt\[tensorboard\]"):
-        run(TinyMethod(), run_dir=tmp_path, log_tensorboard=True)
-    with pytest.raises(ValueError, match="log_tensorboard needs run_dir"):
-        run(TinyMethod(), log_tensorboard=True)
-
-
 def test_without_a_bar_there_is_one_line_per_epoch(capsys):
     lines: list[str] = []
     run(TinyMethod(), validation(), log=lines.append, progress=True)  # pytest's output is no terminal

@@ -18,7 +18,7 @@ RESULT, ERROR, SPLIT = "result.json", "error.txt", "split.json"
 """The files in a cell's folder."""
 NOT_IN_ID = (
     *("memory", "feature_cache", "device", "devices", "float32", "workers"),
-    *("checkpoint_every", "keep_every", "log_tensorboard"),
+    *("checkpoint_every", "keep_every", "log_to"),
 )
 """Values of a recipe that change a result by rounding at most; a cell's id leaves them out."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_SUITES = {"vtab": "vtab", "fgvc": "fgvc", "holdout": "folder"}
 DEFAULT_METHODS = {"vtab": "linear,vpt-deep,spt-deep", "fgvc": "linear,vpt-deep,spt-deep", "holdout": "ridge,auto"}
 DEFAULT_TEXT_METHODS = "zero-shot,coop,sep"
-NOT_OVERRIDABLE = {"shots", "classes", "class_names", "devices", "log_tensorboard"}
+NOT_OVERRIDABLE = {"shots", "classes", "class_names", "devices", "log_to"}
 
 
 def override_types() -> dict[str, Any]:

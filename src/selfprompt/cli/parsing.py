@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from selfprompt.cli.terminal_text import wrapped
+from selfprompt.recipes.renamed import present_value
 from selfprompt.utils.suggestions import did_you_mean
 from selfprompt.utils.yaml_text import check_plain
 
@@ -64,7 +65,9 @@ def with_present_names(arguments: Sequence[str], former_names: Mapping[str, str]
             break
         name, equals, value = argument.partition("=")
         if name in renamed:
-            result[index] = renamed[name] + equals + value
+            result[index] = renamed[name] + equals + str(present_value(name[2:], value))
+            if not equals and index + 1 < len(result):
+                result[index + 1] = str(present_value(name[2:], result[index + 1]))
             note(f"{dashed(name)} is now called {dashed(renamed[name])}.")
     return result
 

@@ -8,6 +8,8 @@ from typing import Literal
 from selfprompt.utils.matmul import Float32
 from selfprompt.utils.validation import check_types
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
 LATER_OPTIONS = {
     **{"views": 0, "compile": False, "on_empty_class": "skip"},
     **{"resize": "backbone", "crop": None, "flip": None, "calibrate": "auto", "image_size": None},
@@ -124,11 +126,19 @@ class TrainOptions:
     """Epochs between two resume checkpoints; the last epoch always writes one."""
     keep_every: int = 0
     """Epochs between two copies of the trained tensors in epochs/, for selfprompt analyze; 0 keeps none."""
-    log_tensorboard: bool = False
-    """Also write TensorBoard logs; needs the package tensorboard."""
+    log_to: Tracker | tuple[Tracker, ...] = ()
+    """Where to follow the run besides log.csv: tensorboard, wandb, mlflow, or a list of these; each needs the extra of
+    its name."""
+
+    @property
+    def trackers(self) -> tuple[Tracker, ...]:
+        """The trackers of ``log_to``."""
+        return (self.log_to,) if isinstance(self.log_to, str) else self.log_to
 
     def __post_init__(self) -> None:
         check_types(type(self), vars(self))
+        if isinstance(self.log_to, list):  # from YAML
+            object.__setattr__(self, "log_to", tuple(self.log_to))
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
             _check_range(name, getattr(self, name), at_least=1)
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad"):

@@ -24,7 +24,7 @@ AUTO = "auto"
 """The method that stands for the best of several, chosen by cross-validation."""
 FREE_WITH_AUTO = (
     *("device", "devices", "precision", "float32", "workers"),
-    *("checkpoint_every", "keep_every", "log_tensorboard"),
+    *("checkpoint_every", "keep_every", "log_to"),
 )
 """Training options that ``auto`` leaves to the user."""
 SHIPPED = files("selfprompt") / "recipes"

@@ -50,8 +50,10 @@ def _log_once(message: str) -> None:
     logger.warning(message)
 
 
-RECIPE_KEYS: Mapping[str, str] = {"accelerator": "device"}
+RECIPE_KEYS: Mapping[str, str] = {"accelerator": "device", "log_tensorboard": "log_to"}
 """Former and present names of renamed recipe keys; none of them is part of an id or of a checkpoint."""
+FORMER_VALUES: Mapping[str, Mapping[str, Any]] = {"log_tensorboard": {"true": "tensorboard", "false": []}}
+"""Former names of recipe keys whose values have changed, too, with their values as text and the present ones."""
 
 
 def with_present_keys(values: Mapping[str, Any], *, log: bool = True) -> dict[str, Any]:
@@ -65,4 +67,9 @@ def with_present_keys(values: Mapping[str, Any], *, log: bool = True) -> dict[st
             raise ValueError(f"{former} is the former name of {present}, and both are given: keep {present}.")
         if log and former in values:
             _log_once(f"{former} is now called {present}.")
-    return {RECIPE_KEYS.get(key, key): value for key, value in values.items()}
+    return {RECIPE_KEYS.get(key, key): present_value(key, value) for key, value in values.items()}
+
+
+def present_value(key: str, value: Any) -> Any:
+    """Return what is now written for the value of a recipe key that may be a former one."""
+    return FORMER_VALUES.get(key, {}).get(str(value).lower(), value)

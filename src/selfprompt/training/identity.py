@@ -16,7 +16,7 @@ from selfprompt.recipes.renamed import with_former_names
 if TYPE_CHECKING:
     from selfprompt.methods.base import Method
 
-CHANGEABLE = ("devices", "device", "float32", "workers", "checkpoint_every", "keep_every", "log_tensorboard")
+CHANGEABLE = ("devices", "device", "float32", "workers", "checkpoint_every", "keep_every", "log_to")
 """Options that a resumed run may change: they alter the result by rounding at most."""
 
 

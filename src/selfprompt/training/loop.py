@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from selfprompt.data.views import Views
 from selfprompt.recipes.options import TrainOptions
 from selfprompt.training.distributed import average_gradients, make_fabric, mean_over_processes
 from selfprompt.training.identity import checkpoint_identity
-from selfprompt.training.logs import RunLog
+from selfprompt.training.logs import RunLog, check_trackers
 from selfprompt.training.meter import Meter, accuracy
 from selfprompt.training.progress_bar import ProgressBar, epoch_summary
 from selfprompt.training.schedule import learning_rate, set_learning_rate
@@ -67,6 +68,7 @@ def fit(
     progress: bool = True,
     fabric: Fabric | None = None,
     log: Callable[[str], None] = logger.info,
+    logs: RunLog | None = None,
 ) -> FitResult:
     """Train a method in place; on return it holds the final weights.
 
@@ -82,6 +84,7 @@ def fit(
         progress: Whether to show a progress bar, in a terminal.
         fabric: A launched Fabric from ``make_fabric``; None makes one, for a single device.
         log: Receives one line per epoch if no bar is shown.
+        logs: Where to log the epochs; the caller closes it. None logs to the folder, as the options say.
 
     Raises:
         ValueError: If the arguments are inconsistent, or the checkpoint is damaged or belongs to another run.
@@ -99,7 +102,9 @@ def fit(
                 raise ValueError(f"{run_dir} already holds a run. Resume it, or use another folder.")
             state.restore(path)
         resumed_from = state.epoch
-        _train(state, train, val, path, progress=progress, log=log)
+        folder = Path(run_dir) if run_dir is not None and fabric.is_global_zero else None
+        with nullcontext(logs) if logs else RunLog(folder, options.trackers) as opened:
+            _train(state, train, val, path, opened, progress=progress, log=log)
     return FitResult(tuple(state.history), state.seconds, state.finish(), state.best_epoch, resumed_from)
 
 
@@ -108,16 +113,16 @@ def _train(
     train: "Batches",
     val: "Batches | None",
     path: Path | None,
+    logs: RunLog,
     *,
     progress: bool,
     log: Callable[[str], None],
 ) -> None:
     """Train the remaining epochs; write a checkpoint and logs after each."""
     options, first = state.options, state.fabric.is_global_zero
-    folder = path.parent if path is not None and first else None
-    logs = RunLog(folder, tensorboard=options.log_tensorboard, finished=state.epoch)
     bar = ProgressBar(progress and first, epochs=options.epochs, steps=len(train), finished=state.epoch)
-    with logs, bar:
+    with bar:
+        logs.start(state.epoch)
         logs.write_csv(state.history)
         if path is not None and state.epoch == 0:
             state.keep(path.parent)
@@ -234,8 +239,7 @@ def _check(
     """Raise ValueError if the arguments are inconsistent."""
     if options.select == "best-val" and val is None:
         raise ValueError("select 'best-val' needs validation images. Add a val split, or use select 'last'.")
-    if options.log_tensorboard and run_dir is None:
-        raise ValueError("log_tensorboard needs run_dir, the folder to write to.")
+    check_trackers(options.trackers, run_dir)
     if train.world != fabric.world_size:
         raise ValueError(f"The batches are split for {train.world} processes, but there are {fabric.world_size}.")
     for name, parameter in method.trainable().items():

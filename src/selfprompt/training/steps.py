@@ -24,6 +24,7 @@ from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import AUTO, Recipe
 from selfprompt.training.identity import run_identity
+from selfprompt.training.logs import RunLog
 from selfprompt.training.loop import CHECKPOINT, FitResult, fit
 from selfprompt.training.reporter import Reporter
 from selfprompt.utils.matmul import matmul_path
@@ -163,6 +164,7 @@ def train(
     *,
     resume: bool,
     progress: bool,
+    logs: RunLog | None = None,
 ) -> FitResult | None:
     """Prepare the classifier's method and train it in place.
 
@@ -175,6 +177,7 @@ def train(
         reporter: Receives messages and stages.
         resume: Whether to resume from the checkpoint in the folder, if there is one.
         progress: Whether to show a progress bar, in a terminal.
+        logs: Where to log the epochs; None logs to the folder only.
 
     Returns:
         The outcome; None if the method needs no epochs.
@@ -208,6 +211,7 @@ def train(
         progress=progress,
         fabric=fabric,
         log=reporter.message,
+        logs=logs,
     )
 
 

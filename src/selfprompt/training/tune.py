@@ -22,6 +22,7 @@ from selfprompt.training.calibrate import calibrate
 from selfprompt.training.distributed import make_fabric
 from selfprompt.training.floors import comparison, floor_logits
 from selfprompt.training.folder_recipe import folder_recipe
+from selfprompt.training.logs import RunLog, check_trackers
 from selfprompt.training.loop import CHECKPOINT
 from selfprompt.training.rate_search import Trial, search_rate
 from selfprompt.training.reporter import LogReporter, Reporter
@@ -88,6 +89,7 @@ def tune(
     recipe = _merged_recipe(recipe or load_recipe(method), backbone, options, overrides)
     folder = None if out is None else Path(out)
     _check_folder(folder, resume)
+    check_trackers(recipe.train.trackers, folder)
     check_options(recipe)  # wrong options and missing images fail before any costly step
     dataset = choose_images(data, recipe)
     given = {*overrides, *file_values(method), *(f"options.{name}" for name in options or ())}
@@ -114,13 +116,18 @@ def tune(
         with reporter.stage(f"building {recipe.method}"):  # takes long if it reads many class texts
             classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
         floors = floor_logits(classifier, images, recipe, fabric, reporter)
-        result = train(classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress)
-        classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
-        record = run_record(classifier, dataset, result) | choice.record
-        measured = _compare_with(floors, classifier, images, recipe, fabric, reporter)
-        seconds, path = time.monotonic() - start, data_path(data)
-        classifier.results = record | measured | _facts(classifier, images)
-        classifier.results |= {"rates": [asdict(trial) for trial in trials], "seconds": seconds, "data": path}
+        log_folder = folder if fabric.is_global_zero else None
+        with RunLog(log_folder, recipe.train.trackers, recipe.flat()) as logs:
+            result = train(
+                classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress, logs=logs
+            )
+            classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
+            record = run_record(classifier, dataset, result) | choice.record
+            measured = _compare_with(floors, classifier, images, recipe, fabric, reporter)
+            seconds, path = time.monotonic() - start, data_path(data)
+            classifier.results = record | measured | _facts(classifier, images)
+            classifier.results |= {"rates": [asdict(trial) for trial in trials], "seconds": seconds, "data": path}
+            logs.add_results(classifier.results)
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
     return classifier
