@@ -121,7 +121,7 @@ USAGE = {
         2,
         "--augment must be one of crop-flip, half-crop-flip, none, got 'crop-flop'. Did you mean crop-flip?",
     ),
-    "no format": (["predict", "a", "b", "--format", "xml"], 2, "must be one of table, json, jsonl, csv, parquet, got 'xml'."),
+    "no format": (["predict", "a", "b", "--format", "xml"], 2, "one of table, json, jsonl, csv, parquet, got 'xml'."),
     "a word too many": (["train", "my", "photos"], 2, "unexpected 'photos'. See selfprompt train --help."),
     "no images": (["predict", "a"], 2, "the following arguments are required: images. See selfprompt predict --help."),
     "no data": (["train", "--out", "x"], 2, "Images are needed: selfprompt train PHOTOS --out OUT"),
