@@ -13,6 +13,7 @@ from experiments import (
     interval_coverage,
     more_photos,
     planted_errors,
+    prediction_rates,
     sep_batches,
     serving_load,
     unknown_images,
@@ -107,3 +108,11 @@ def test_serving_load(monkeypatch, capsys) -> None:
     assert "3 clients, 2 s: " in out
     assert " right\n" in out, "no other outcome"
     assert "exit status of the server: 0" in out
+
+
+def test_prediction_rates(monkeypatch, capsys) -> None:
+    pytest.importorskip("pyarrow")
+    run(monkeypatch, prediction_rates, "--images", 12, "--batch", 4, "--device", "cpu", "--workers", 1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[3:]]
+    assert [row[0] for row in rows] == ["read", "embedded/clip"]
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[1:])

@@ -2,13 +2,19 @@
 
 import importlib.util
 import os
+import signal
+import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+import selfprompt
 from selfprompt.engines.run import run_all
 from selfprompt.engines.work import EngineError
+from tests.conftest import ran, started
 from tests.engines.tasks import squares
 from tests.engines.test_engines import lines
 
@@ -31,3 +37,35 @@ def test_a_killed_actor_is_replaced_and_each_item_is_done(tmp_path):
 def test_an_error_is_told_in_its_own_words(tmp_path):
     with pytest.raises(EngineError, match=r"^2 is wrong$"):
         list(run_all("ray", partial(squares, tmp_path, wrong=2), range(3), 1, folder=tmp_path))
+
+
+def test_predictions_of_actors_are_those_of_one_process(linear, photos, tmp_path, monkeypatch):
+    """The command line, with relative paths; one of the actors is killed in the middle."""
+    loaded = selfprompt.load(linear, device="cpu")
+    loaded.batch_size = 2
+    loaded.save(tmp_path / "small")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos)
+    words = ("predict", "small", "photos", "--device", "cpu", "--shards", "16", "--merge")
+    assert ran(*words, "--out", "one").status == 0
+    process = started(*words, "--out", "two", "--engine", "ray", "--jobs", "2")
+    while len(list((tmp_path / "two").glob("shard-*.json"))) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    os.kill(actors_of(process.pid)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "A worker was killed, or ran out of memory; its work is done again." in said
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).glob("[!.]*")} for name in ("one", "two"))
+    assert one == two
+
+
+def actors_of(parent: int) -> list[int]:
+    """The processes of actors that descend from a process; Ray names each by its class."""
+    found, pending = [], [parent]
+    while pending:
+        pid = pending.pop()
+        with suppress(OSError):
+            pending += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            found += [pid] if b"ray::Actor" in Path(f"/proc/{pid}/cmdline").read_bytes() else []
+    return found

@@ -44,7 +44,7 @@ def predict_shards(options: Namespace) -> int:
     number = parse_shard(options)
     output = Output(make_console(stderr=True), quiet=options.quiet)
     here = number is not None or is_in_this_process(options)
-    classifier = load_classifier(options if here else changed(options, device="cpu"), output)
+    classifier = load_classifier(options if here else changed(options, device="cpu", precision="32-true"), output)
     with output.stage("listing images"):
         entries = entries_of_job(options, ignored := Counter[str]())
         job = open_job(Path(options.out), job_spec(options, classifier), entries, options.shards)
@@ -109,6 +109,7 @@ def job_spec(options: Namespace, classifier: "Classifier") -> "JobSpec":
         options.coverage,
         options.image_column,
         options.key_column,
+        options.precision,
     )
 
 

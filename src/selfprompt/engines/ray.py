@@ -74,7 +74,7 @@ class Actors(Generic[Item, Result]):
 
     def begin(self, place: int) -> None:
         """Start an actor."""
-        self._running[place] = self._class.remote(self._start)
+        self._running[place] = self._class.remote(self._start, os.getcwd())
 
     def send(self, place: int, item: Item) -> None:
         """Give an actor its next item."""
@@ -98,7 +98,9 @@ class Actors(Generic[Item, Result]):
 class Actor:
     """Does items; keeps what it has loaded for the first."""
 
-    def __init__(self, start: Start[Any, Any]) -> None:
+    def __init__(self, start: Start[Any, Any], folder: str) -> None:
+        if os.path.isdir(folder):
+            os.chdir(folder)  # relative paths mean the same everywhere
         self._begin = cache(start)
 
     def do(self, item: Any) -> Outcome[Any]:

@@ -54,6 +54,7 @@ class JobSpec:
         guard: Whether an apostrophe is put before names in CSV that a spreadsheet might run as formulas.
         unknown, coverage: As for ``Classifier.predict``.
         image_column, key_column: See `Columns`.
+        precision: As for ``Classifier``.
     """
 
     classifier: str
@@ -66,6 +67,7 @@ class JobSpec:
     coverage: float | None = None
     image_column: str = "image"
     key_column: str | None = None
+    precision: str = "32-true"
 
 
 @dataclass(frozen=True)
