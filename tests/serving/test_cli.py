@@ -4,6 +4,7 @@ import http.client
 import json
 import signal
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -123,6 +124,27 @@ def test_wrong_usage_is_reported_before_anything_is_loaded(words, run, tmp_path)
 def test_a_folder_without_a_classifier_is_an_error(run, tmp_path):
     done = run("serve", tmp_path / "nothing", "--port", 0)
     assert (done.status, "nothing" in done.err) == (1, True)
+
+
+def test_an_exported_classifier_is_served_without_torch(linear, photos, run, tmp_path):
+    exported = tmp_path / "exported"
+    assert run("export", linear, "--out", exported, "--precision", "fp32", "--quiet").status == 0
+    code = (
+        "import sys\nfrom selfprompt.cli.main import main\nstatus = main(sys.argv[1:])\n"
+        "print(*{'torch', 'timm', 'open_clip', 'sklearn'} & set(sys.modules))\nsys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, "serve", str(exported), "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        port = int(process.stdout.readline().partition("127.0.0.1:")[2].partition(";")[0])
+        status, [record] = upload(port, photos / "blue" / "0.png", top=4)
+        assert get(port, "/classes")["note"].startswith("embedded/mae")
+        assert stop(process) == (0, "\n", "")
+    [told] = json.loads(run("predict", linear, photos / "blue" / "0.png", "--top", 4, "--format", "json").out)
+    assert (status, record["label"]) == (200, told["label"])
+    assert record["score"] == pytest.approx(told["score"], abs=1e-3)  # logits differ by up to 1e-4 times the scale
+    done = run("serve", exported, "--port", 0, "--classes", "a,b")
+    assert (done.status, "--classes does not go with" in done.err) == (2, True)
 
 
 def test_a_missing_package_is_named(run, tmp_path, monkeypatch):

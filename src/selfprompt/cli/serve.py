@@ -4,10 +4,10 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -26,13 +26,30 @@ from selfprompt.utils.cores import cores
 from selfprompt.utils.wording import plural, printable
 
 if TYPE_CHECKING:
-    from selfprompt.inference.classifier import Classifier
+    from selfprompt.inference.answers import Model
 
 TOKEN = "SELFPROMPT_TOKEN"
 PACKAGES = ("starlette", "uvicorn", "python_multipart")
 MAX_PORT = 65535
 MAX_DECODERS = 4
 """Largest number of threads that decode images."""
+FOR_SAVED = {"classes": None, "backbone": None, "trust": False, "device": "auto", "precision": "32-true"}
+"""Options of saved classifiers that exported ones do not have, with their defaults."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served.
+
+    Attributes:
+        model: The classifier.
+        note: A sentence that users must read; "" for none.
+        sample_wise: Whether a prediction depends on its image alone.
+    """
+
+    model: "Model[Any]"
+    note: str
+    sample_wise: bool
 
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
@@ -125,40 +142,59 @@ def run(
     from selfprompt.serving.server import address, is_local, make_server, run_server
 
     errors = Output(output.console)
-    classifier = load_classifier(options, output, default)
+    served = load_served(options, output)
+    for remark in served.model.remarks(default):
+        output.message(f"Note: {remark}")
     if token is None and not is_local(listening):
         errors.message("Warning: everyone who reaches this address can use the classifier; --token asks for a token.")
     warnings.filterwarnings("ignore", module=r"PIL\b")  # on what was uploaded: the answer has the reason
     predictor = Predictor(
-        classifier.model(),
-        max_batch=batch_limit(classifier.method.traits.batch_independent, options.max_batch, output),
+        served.model,
+        max_batch=batch_limit(served.sample_wise, options.max_batch, output),
         max_wait=options.max_wait / 1000,
         max_pixels=limits.max_pixels,
         decoders=min(MAX_DECODERS, cores()),
     )
-    about = About(Path(options.classifier).resolve().name, classifier.method.backbone.note, default)
+    about = About(Path(options.classifier).resolve().name, served.note, default)
     hosts = {name.strip().lower() for name in (options.allow_host or "").split(",")} - {""} | {options.host.lower()}
     app = make_app(predictor, about, limits, hosts=hosts, token=token, say=errors.message)
-    line = f"Serving {about.title} ({plural(len(classifier.classes), 'class')}) at {address(listening)}; Ctrl-C stops."
+    line = (
+        f"Serving {about.title} ({plural(len(served.model.classes), 'class')}) at {address(listening)}; Ctrl-C stops."
+    )
     try:
         run_server(make_server(app, limits, lambda: print(printable(line), flush=True)), listening)
     finally:
         predictor.close()
 
 
-def load_classifier(options: Namespace, output: Output, default: Request) -> "Classifier":
-    """Load the classifier, with other class names if the options give some."""
-    classifier = load_saved_classifier(options, output)
-    if options.classes is not None:
-        with output.stage("encoding the class texts"):
-            classifier = classifier.with_classes(parse_classes(options.classes))
-    for remark in classifier.check_request(default):
-        output.message(f"Note: {remark}")
-    return classifier
+def load_served(options: Namespace, output: Output) -> Served:
+    """Load a saved classifier, or an exported one, which needs no torch.
+
+    Raises:
+        UsageError: If an option does not go with an exported classifier.
+        ValueError: If it cannot be loaded.
+    """
+    from selfprompt.runtime.folder import RECORD
+
+    if not (Path(options.classifier) / RECORD).is_file():
+        classifier = load_saved_classifier(options, output)
+        if options.classes is not None:
+            with output.stage("encoding the class texts"):
+                classifier = classifier.with_classes(parse_classes(options.classes))
+        method = classifier.method
+        return Served(classifier.model(), method.backbone.note, method.traits.batch_independent)
+    for name, default in FOR_SAVED.items():
+        if options[name] != default:
+            raise UsageError(f"--{name} does not go with {options.classifier}, which is an exported classifier.")
+    from selfprompt.runtime import load
+
+    with output.stage("loading"):
+        exported = load(options.classifier)
+    return Served(exported.model(), exported.record.note, exported.record.sample_wise)
 
 
-def batch_limit(batch_independent: bool, asked: int, output: Output) -> int:
+def batch_limit(sample_wise: bool, asked: int, output: Output) -> int:
     """Return how many images the model may get at a time: 1 if it would mix images of different requests."""
-    if not batch_independent:
+    if not sample_wise:
         output.message("Note: its predictions depend on the other images of a batch, so each image is predicted alone.")
-    return asked if batch_independent else 1
+    return asked if sample_wise else 1
