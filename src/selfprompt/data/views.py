@@ -55,8 +55,11 @@ class Views:
 
     def to(self, device: torch.device | str) -> "Views":
         """Return the views on another device."""
-        overlap = torch.device(device).type == "cuda"  # copies to other devices may race with their use
-        return self._each(lambda tensor: tensor.to(device, non_blocking=overlap))
+        if torch.device(device).type != "cuda":  # copies to other devices that do not wait may race with their use
+            return self._each(lambda tensor: tensor.to(device))
+        return self._each(
+            lambda tensor: (tensor.pin_memory() if tensor.is_cpu else tensor).to(device, non_blocking=True)
+        )
 
     def chunk(self, count: int) -> list["Views"]:
         """Split into at most ``count`` parts of nearly equal size, in order."""

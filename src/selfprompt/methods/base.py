@@ -175,6 +175,7 @@ class Method(nn.Module, Generic[OptionsT]):
         ids, positions = tokenize_for_tower(self.backbone, texts.texts if written is None else written, min_length)
         owners = texts.owners()
         self.register_buffer("ids", ids, persistent=False)
+        self.host_ids = ids.cpu()  # stays there when the method moves
         self.register_buffer("owners", None if owners is None else owners.to(ids.device), persistent=False)
         return positions
 
@@ -327,13 +328,19 @@ class Method(nn.Module, Generic[OptionsT]):
             min_length=min_length,
             prefix_length=prefix_length,
             memory=self.text_cache_bytes,
+            host_ids=self.host_ids,
         )
         return self.mean_of_texts(features)
 
     def encode_texts_with_shared_prefix(self, prompter: Prompter, *, throughout: bool = False) -> Tensor:
         """Encode class texts that begin with the same tokens (``encode_with_shared_prefix``), as ``encode_texts``."""
         features = encode_with_shared_prefix(
-            self.text, self.ids, prompter, throughout=throughout, memory=self.text_cache_bytes
+            self.text,
+            self.ids,
+            prompter,
+            throughout=throughout,
+            memory=self.text_cache_bytes,
+            host_ids=self.host_ids,
         )
         return self.mean_of_texts(features)
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 class Meter:
     """Sums losses and correct predictions over an epoch, on the device, so that no step waits for a transfer.
 
-    Sums are float64 (float32 on MPS).
+    Sums are float64 (float32 on MPS). Those of steps with the same terms are one vector, so that a step adds a few
+    small kernels, not a few for each term.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self.sums: dict[str, Tensor] = {}
+        self.images = 0
+        self.sums: dict[tuple[str, ...], Tensor] = {}
 
     @torch.no_grad()
     def add(self, terms: "LossTerms", loss: Tensor, labels: Tensor, count: int) -> None:
@@ -34,27 +36,29 @@ class Meter:
             labels: Class indices, (B,).
             count: Number of images that it counts for: B, or 0 to ignore it.
         """
-        self._add("images", torch.ones((), device=self.device), count)
-        self._add("loss", loss, count)
+        values = {"loss": loss}
         if len(terms.terms) > 1:
-            for name, term in terms.terms.items():
-                self._add(f"loss_{name}", term, count)
+            values |= {f"loss_{name}": term for name, term in terms.terms.items()}
         if terms.logits is not None:
-            self._add("train_accuracy", (terms.logits.argmax(dim=-1) == labels).to(self.dtype).mean(), count)
+            values["train_accuracy"] = (terms.logits.argmax(dim=-1) == labels).float().mean()
+        names = tuple(values)
+        means = torch.stack([value.detach().float() for value in values.values()]).to(self.dtype)
+        self.sums[names] = self.sums[names].add(means, alpha=count) if names in self.sums else means * count
+        self.images += count
 
     def means(self, fabric: Fabric | None = None) -> dict[str, float]:
         """Return the mean of each sum per image, and the number of images; over all processes if given a fabric."""
-        names = sorted(self.sums)
-        sums = torch.stack([self.sums[name] for name in names])
+        totals: dict[str, Tensor] = {}
+        for names, values in self.sums.items():
+            for name, value in zip(names, values, strict=True):
+                totals[name] = totals[name] + value if name in totals else value
+        order = sorted(totals)
+        images = torch.tensor(float(self.images), dtype=self.dtype, device=self.device)
+        sums = torch.stack([images, *(totals[name] for name in order)])
         if fabric is not None:
             sums = sum_over_processes(fabric, sums)
-        values = dict(zip(names, sums.tolist(), strict=True))
-        images = values.pop("images")
-        return {"images": images} | {name: value / max(images, 1) for name, value in values.items()}
-
-    def _add(self, name: str, mean: Tensor, count: int) -> None:
-        value = mean.detach().to(self.dtype) * count
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        count, *rest = sums.tolist()
+        return {"images": count} | {name: value / max(count, 1) for name, value in zip(order, rest, strict=True)}
 
 
 @torch.no_grad()
