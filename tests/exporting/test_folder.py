@@ -155,6 +155,12 @@ def test_other_models_are_refused(tmp_path):
         open_session(path, 8, classes=3, vectors=None)
 
 
+def test_an_onnxruntime_that_reads_other_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxruntime.__version__", "1.23.2")
+    with pytest.raises(ImportError, match=r"onnxruntime 1\.23\.2 may read files outside"):
+        open_session(tmp_path / "model.onnx", 8, classes=3, vectors=None)
+
+
 @pytest.mark.slow
 def test_other_class_names_need_no_new_export(exported, folder, run, photos):
     names = ["blue", "green apple", "a photo of the sea"]

@@ -29,7 +29,6 @@ def _write_half(source: Path, path: Path) -> None:
 
 
 def _write_int8(source: Path, path: Path) -> None:
-    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory() as folder:
@@ -42,12 +41,6 @@ def _write_int8(source: Path, path: Path) -> None:
             )
         finally:
             logging.getLogger().removeFilter(_not_pre_processing)
-    model = onnx.load(path)
-    used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]  # the folding declares all that onnxruntime knows
-    model.opset_import.extend(kept)
-    onnx.save(model, path)
 
 
 def _not_pre_processing(record: logging.LogRecord) -> bool:
@@ -56,6 +49,8 @@ def _not_pre_processing(record: logging.LogRecord) -> bool:
 
 
 def _fold_constants(source: Path, path: Path) -> None:
+    """Write a model whose operators on constants are computed, by onnxruntime's basic optimisation."""
+    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -63,3 +58,10 @@ def _fold_constants(source: Path, path: Path) -> None:
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    model = onnx.load(path)
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]  # it declares all that onnxruntime knows
+    model.opset_import.extend(kept)
+    del model.graph.value_info[:]  # the quantiser turns matrices around, and would find their former shapes here
+    onnx.save(model, path)

@@ -3,8 +3,8 @@
 from selfprompt.runtime.folder import RECORD, ExportRecord
 from selfprompt.utils.wording import listing, plural, printable
 
-REQUIREMENTS = "numpy>=2.0\npillow>=11\nonnxruntime>=1.20\n"
-"""What the folder needs besides selfprompt itself; the lower bounds are those of pyproject.toml."""
+REQUIREMENTS = "numpy>=2.0\npillow>=11\nonnxruntime>=1.24.1\n"
+"""What the folder needs besides selfprompt itself."""
 
 USE = {
     "onnx": """## Use

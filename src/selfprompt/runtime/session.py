@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 IMAGES, CLASS_VECTORS, LOGITS = "images", "class_vectors", "logits"
 """Names of the inputs and the output of an exported model."""
+OLDEST = (1, 24)
+"""Versions of onnxruntime before this one open any file that a model names for its weights."""
 ERRORS_ONLY = 3  # onnxruntime's level: its warnings are about its own optimisations
 
 
@@ -67,6 +69,11 @@ def open_session(
         import onnxruntime
     except ImportError:
         raise ImportError("An exported model needs the package onnxruntime: pip install onnxruntime") from None
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
+        raise ImportError(
+            f"onnxruntime {onnxruntime.__version__} may read files outside of the model's folder. Install 1.24 or newer: "
+            "pip install -U onnxruntime"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads
