@@ -20,17 +20,27 @@ if TYPE_CHECKING:
     from selfprompt.inference.classifier import Classifier
     from selfprompt.runtime.folder import ExportRecord
 
+USES = {"onnx": "python -m selfprompt.runtime {} photo.jpg", "triton": "tritonserver --model-repository={}"}
+"""How to go on, by the kind of folder."""
+
 
 def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     add_classifier_argument(parser)
-    parser.add_argument("--to", type=Literal["onnx"], default="onnx", help="onnx: a folder for selfprompt.runtime")
+    parser.add_argument(
+        "--to",
+        type=Literal["onnx", "triton"],
+        default="onnx",
+        help="onnx: for selfprompt.runtime and other programs; triton: a model repository",
+    )
     parser.add_argument("--out", type=str | None, help="output folder")
     parser.add_argument(
         "--precision",
         type=str | None,
-        help="some of fp32, fp16 and int8; the first one is used unless another is asked for (default: all)",
+        help="some of fp32, fp16 and int8; the first one is used unless another is asked for (default: all; for triton "
+        "fp32)",
     )
+    parser.add_argument("--name", type=str, default="classifier", help="name of the model in Triton")
     parser.add_argument("--data", type=str | None, help="labelled images to measure the accuracy on, as for eval")
     parser.add_argument(
         "--split",
@@ -62,12 +72,13 @@ def export(options: Namespace) -> int:
     from selfprompt.exporting.export import check_packages, checked_precisions, replace_classes
     from selfprompt.exporting.export import export as export_classifier
     from selfprompt.exporting.folder import check_new
+    from selfprompt.exporting.triton import check_model_name
     from selfprompt.inference.loading import load
-    from selfprompt.runtime.folder import PRECISIONS
 
-    words = PRECISIONS if options.precision is None else tuple(map(str.strip, options.precision.split(",")))
-    with usage("precision"):
-        precisions = checked_precisions(words)
+    words = None if options.precision is None else tuple(map(str.strip, options.precision.split(",")))
+    with usage("precision", "name"):
+        precisions = checked_precisions(words, options.to)
+        check_model_name(options.name)
     output = Output(make_console(stderr=True), quiet=options.quiet)
     if not options.classes_only:
         check_packages()
@@ -86,7 +97,15 @@ def export(options: Namespace) -> int:
         make_console().print_text(f"{options.out} has the classes {', '.join(record.classes)} now.")
         return 0
     images = None if options.data is None else _test_images(options, classifier, output)
-    record = export_classifier(classifier, options.out, precisions=precisions, images=images, reporter=output)
+    record = export_classifier(
+        classifier,
+        options.out,
+        to=options.to,
+        precisions=precisions,
+        name=options.name,
+        images=images,
+        reporter=output,
+    )
     print_export(record, options.out)
     return 0
 
@@ -125,4 +144,8 @@ def print_export(record: "ExportRecord", folder: str) -> None:
     console.print_text(measured_sentence(record))
     if not record.measured_on:
         console.print_text("--data FOLDER measures the accuracy on labelled images.")
-    console.print_text(f"Use it without torch: python -m selfprompt.runtime {folder} photo.jpg")
+    uses = {
+        "onnx": f"python -m selfprompt.runtime {folder} photo.jpg",
+        "triton": f"tritonserver --model-repository={folder}",
+    }
+    console.print_text(f"Use it without torch: {uses[record.target]}")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from selfprompt.exporting.measure import TestImages, check_equal, largest_differ
 from selfprompt.exporting.network import Network, write_network
 from selfprompt.exporting.precision import write_precision
 from selfprompt.exporting.readme import REQUIREMENTS, USE, readme
+from selfprompt.exporting.triton import arrange_for_triton, check_model_name
 from selfprompt.inference.classifier import Classifier
 from selfprompt.inference.record_checks import PreprocessKeys
 from selfprompt.runtime.folder import (
@@ -24,6 +24,7 @@ from selfprompt.runtime.folder import (
     ExportRecord,
     Precision,
     StoredModel,
+    Target,
     read_export,
 )
 from selfprompt.runtime.session import Session, open_session
@@ -41,16 +42,21 @@ def export(
     classifier: Classifier,
     folder: str | Path,
     *,
-    precisions: Sequence[str] = PRECISIONS,
+    to: Target = "onnx",
+    precisions: Sequence[str] | None = None,
+    name: str = "classifier",
     images: TestImages | None = None,
     reporter: Reporter | None = None,
 ) -> ExportRecord:
-    """Export a classifier to a folder for `selfprompt.runtime`.
+    """Export a classifier to a folder, which `selfprompt.runtime` can load whatever it is for.
 
     Args:
         classifier: The classifier; it is exported on the CPU.
         folder: The folder to write; it must be new or empty.
-        precisions: Some of "fp32", "fp16" and "int8"; the first one is used unless another is asked for.
+        to: "onnx" for `selfprompt.runtime` and other programs, or "triton" for a model repository of Triton.
+        precisions: Some of "fp32", "fp16" and "int8"; the first one is used unless another is asked for. None for all,
+            or for "fp32" where a folder holds one model.
+        name: Name of the model in Triton.
         images: Test images to measure the accuracy on; None measures none.
         reporter: Receives messages and progress; None logs them.
 
@@ -58,17 +64,27 @@ def export(
         What was written to export.json.
 
     Raises:
-        ValueError: If a precision is unknown, or the folder holds something.
+        ValueError: If an argument is wrong, the folder holds something, or predictions depend on the other images of a
+            batch, and batches are made elsewhere.
         RuntimeError: If the method cannot be expressed in ONNX, its model is not equal to the classifier, or the folder
             cannot be written. Nothing is written then.
         ImportError: If a package of the extra "export" is missing.
     """
-    chosen, reporter = checked_precisions(precisions), reporter or LogReporter()
+    chosen, reporter = checked_precisions(precisions, to), reporter or LogReporter()
     check_packages()
+    if to == "triton":
+        check_model_name(name)
+    if to != "onnx" and not classifier.method.traits.batch_independent:
+        raise ValueError(
+            f"A prediction of this {classifier.method.name} depends on the other images of its batch, so it cannot be "
+            f"exported to {to}. Export it to onnx, or train it without this option."
+        )
     classifier = on_cpu(classifier)
     with new_folder(Path(folder)) as temporary:
-        record = write_models(classifier, temporary, chosen, images, reporter)
-        write_atomically(temporary / "README.md", readme(record, USE["onnx"]).encode(errors="backslashreplace"))
+        record, use = write_models(classifier, temporary, chosen, images, reporter, vectors_apart=to != "triton"), USE
+        if to == "triton":
+            record, use = arrange_for_triton(temporary, record, name)
+        write_atomically(temporary / "README.md", readme(record, use).encode(errors="backslashreplace"))
         write_atomically(temporary / "requirements.txt", REQUIREMENTS.encode())
         write_record(temporary, record)
     return record
@@ -81,7 +97,7 @@ def write_models(
     images: TestImages | None,
     reporter: Reporter,
     *,
-    vectors_apart: bool = True,
+    vectors_apart: bool,
 ) -> ExportRecord:
     """Write the models and class vectors of a classifier, and return the record of the folder, which is not written."""
     network = Network(classifier.method, classifier.preprocess).eval()
@@ -175,19 +191,21 @@ def identity(classifier: Classifier) -> str:
     return digest.hexdigest()
 
 
-def checked_precisions(precisions: Sequence[str]) -> tuple[Precision, ...]:
-    """Return the precisions in their order.
+def checked_precisions(precisions: Sequence[str] | None, to: Target) -> tuple[Precision, ...]:
+    """Return the precisions of an export in their order.
 
     Raises:
-        ValueError: If there is none, or one is unknown or repeated.
+        ValueError: If there is none, one is unknown or repeated, or there are several where a folder holds one.
     """
-    known = get_args(Precision)
-    wrong = [name for name in precisions if name not in known]
-    if wrong or not precisions or len(set(precisions)) < len(precisions):
-        raise ValueError(
-            f"precision must be some of {', '.join(known)}, each once, got {', '.join(map(str, precisions)) or 'none'}."
-        )
-    return tuple(name for name in precisions if name in known)  # type: ignore[misc]
+    if precisions is None:
+        return PRECISIONS if to == "onnx" else ("fp32",)
+    given = ", ".join(map(str, precisions)) or "none"
+    chosen = tuple(name for name in PRECISIONS if name in precisions)
+    if not chosen or len(chosen) < len(precisions):
+        raise ValueError(f"precision must be some of {', '.join(PRECISIONS)}, each once, got {given}.")
+    if to != "onnx" and len(chosen) > 1:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)} for {to}, got {given}.")
+    return tuple(sorted(chosen, key=list(precisions).index))
 
 
 def check_packages() -> None:

@@ -6,8 +6,7 @@ from selfprompt.utils.wording import listing, plural, printable
 REQUIREMENTS = "numpy>=2.0\npillow>=11\nonnxruntime>=1.24.1\n"
 """What the folder needs besides selfprompt itself."""
 
-USE = {
-    "onnx": """## Use
+USE = """## Use
 
 With Python 3.11 or newer, without torch:
 
@@ -22,8 +21,10 @@ import selfprompt.runtime
 for prediction in selfprompt.runtime.load(".").predict("photo.jpg", top=3):
     print(prediction.label, prediction.score)
 ```
-""",
-}
+
+Other programs give the model the bytes of RGB images as it sees them, `images` (N, S, S, 3), and, where it has that
+input, the class vectors of the file, `class_vectors` (C, E). It returns `logits` (N, C), and normalises itself.
+"""
 
 
 def readme(record: ExportRecord, use: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from selfprompt.data.loading.image_inputs import read_image
 from selfprompt.data.loading.image_views import view_of
 from selfprompt.inference.answers import Model, collect
 from selfprompt.inference.predictions import Prediction, Request
@@ -46,8 +47,15 @@ class ExportedClassifier:
         """Class names in the order of the logits."""
         return self.record.classes
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """Return the bytes of an RGB image that the model reads, (S, S, 3), uint8: resized and cropped."""
+    def pixels(self, image: Any) -> np.ndarray:
+        """Return the bytes that the model reads, (S, S, 3), uint8, of an image of any kind that ``predict`` takes.
+
+        Raises:
+            ValueError: If the image cannot be read.
+        """
+        return self._view(read_image(image))
+
+    def _view(self, image: Image.Image) -> np.ndarray:
         return np.asarray(view_of(self.record.preprocess)(image))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
@@ -113,7 +121,7 @@ class ExportedClassifier:
             return self.logits(np.stack(pixels))
 
         record = self.record
-        return Model(record.classes, self.pixels, logits, record.batch_size, record.calibration)
+        return Model(record.classes, self._view, logits, record.batch_size, record.calibration)
 
 
 def load(

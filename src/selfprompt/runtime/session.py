@@ -71,7 +71,7 @@ def open_session(
         raise ImportError("An exported model needs the package onnxruntime: pip install onnxruntime") from None
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < OLDEST:
         raise ImportError(
-            f"onnxruntime {onnxruntime.__version__} may read files outside of the model's folder. Install 1.24 or newer: "
+            f"onnxruntime {onnxruntime.__version__} may read files outside of the model's folder, and 1.24 does not: "
             "pip install -U onnxruntime"
         )
     options = onnxruntime.SessionOptions()
