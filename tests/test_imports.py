@@ -111,6 +111,7 @@ MAY_IMPORT = {
     "training": (".utils", ".recipes", ".models.loading", ".data", ".methods", ".metrics", ".inference", ".training"),
     "runtime": (
         ".utils",
+        ".data.loading.image_inputs",
         ".data.loading.image_views",
         ".inference.answers",
         ".inference.calibration",
