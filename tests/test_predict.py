@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -241,7 +242,7 @@ class TestCommand:
         assert list(rows[0]) == ["image", "rank", "label", "score", "error"]
         assert {row["error"] for row in rows} == {"", "not an image, or of an unknown format"}
 
-    def test_parquet_has_the_rows_of_csv(self, run, small, pile, tmp_path):
+    def test_parquet_has_the_rows_of_csv(self, run, small, pile, tmp_path, monkeypatch):
         parquet = pytest.importorskip("pyarrow.parquet")
         for form in ("parquet", "csv"):
             options = ["--out", tmp_path / form, "--shards", "2", "--top", "2", "--format", form, "--merge"]
@@ -253,6 +254,12 @@ class TestCommand:
             {name: int(cell) if name == "rank" and cell else cell or None for name, cell in row.items()}
             for row in wanted
         ]
+        page = (Path(__file__).parents[1] / "docs" / "large-archives.md").read_text(encoding="utf-8")
+        (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dataset" in block)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "found").symlink_to(tmp_path / "parquet")
+        exec(code, names := {})
+        assert len(names["best"]) == 9
         summaries = [json.loads((tmp_path / form / "summary.json").read_text()) for form in ("parquet", "csv")]
         assert summaries[0] == summaries[1]
 

@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -58,6 +61,23 @@ def test_predictions_of_actors_are_those_of_one_process(linear, photos, tmp_path
     assert "A worker was killed, or ran out of memory; its work is done again." in said
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).glob("[!.]*")} for name in ("one", "two"))
     assert one == two
+
+
+def test_the_pipeline_of_the_page_runs(linear, photos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    page = (Path(__file__).parents[2] / "docs" / "large-archives.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import ray" in block)
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "dogs").symlink_to(linear)
+    (tmp_path / "page.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "page.py"],
+        cwd=tmp_path,
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(parquet.read_table(tmp_path / "labels")) == 32
 
 
 def actors_of(parent: int) -> list[int]:
