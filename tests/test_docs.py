@@ -74,6 +74,7 @@ def test_options_and_recipes_exist(page: Path) -> None:
         "--python-version",
         "--extra",
         "--data-binary",
+        "--no-deps",
     }
     for file in (*(ROOT / "experiments").glob("*.py"), *(ROOT / "pretraining").glob("*.py")):
         known |= set(re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8")))

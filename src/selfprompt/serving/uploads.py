@@ -22,6 +22,8 @@ from selfprompt.serving.limits import Limits
 IMAGES = "images"
 OPTIONS = {"top": int, "unknown": float, "coverage": float}
 MAX_OPTION_BYTES = 1000
+MAX_JSON_VALUES = 10_000
+"""Most values in a JSON body, however many images the limits allow."""
 HOW = "Send a multipart form with files in the field images, JSON with base64, or the bytes of one image as image/*."
 
 
@@ -146,6 +148,9 @@ def parse_json(body: bytes) -> Upload:
     Raises:
         HTTPException: If it is something else.
     """
+    # Texts in base64 have none of these signs; 32 MB of empty lists would become a gigabyte of objects.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise HTTPException(400, f"JSON may have {MAX_JSON_VALUES:,} values: a list of base64 texts, and options.")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
