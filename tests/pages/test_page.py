@@ -35,8 +35,18 @@ def browser():
 
 @pytest.fixture
 def page(browser):
+    """The page, in a browser with a camera."""
+    yield from opened(browser.new_context(viewport={"width": 390, "height": 800}, permissions=["camera"]))
+
+
+@pytest.fixture
+def phone(browser):
+    """The page on a phone."""
+    yield from opened(browser.new_context(viewport={"width": 390, "height": 800}, is_mobile=True, has_touch=True))
+
+
+def opened(context):
     """The page with a backend; ``page.complaints`` collects what the browser objects to."""
-    context = browser.new_context(viewport={"width": 390, "height": 800}, permissions=["camera"])
     page = context.new_page()
     page.complaints = []
     page.on("console", lambda said: page.complaints.append(said.text) if said.type in ("error", "warning") else None)
@@ -121,6 +131,15 @@ def test_the_camera_takes_a_photo_and_is_switched_off(page):
     wait_for(page, 1)
     assert page.locator("#gallery h3").text_content() == "photo-1.jpg"
     assert page.evaluate("stream.getTracks().every(track => track.readyState === 'ended')")
+
+
+def test_a_phone_takes_the_photo_with_its_own_camera(phone):
+    with phone.expect_file_chooser() as chooser:
+        phone.get_by_text("Take a photo").tap()
+    assert chooser.value.element.get_attribute("capture") == "environment"
+    chooser.value.set_files({"name": "mine.png", "mimeType": "image/png", "buffer": picture()})
+    wait_for(phone, 1)
+    assert phone.locator("#gallery h3").text_content() == "mine.png"
 
 
 def test_images_are_dropped_anywhere_on_the_page(page):
