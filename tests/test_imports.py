@@ -127,6 +127,7 @@ MAY_IMPORT = {
         ".inference",
         ".training.reporter",
         ".runtime",
+        ".pages",
         ".exporting",
     ),
     "reviewing": (

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from selfprompt.inference.classifier import Classifier
     from selfprompt.runtime.folder import ExportRecord
 
-USES = {"onnx": "python -m selfprompt.runtime {} photo.jpg", "triton": "tritonserver --model-repository={}"}
+USES = {
+    "onnx": "python -m selfprompt.runtime {} photo.jpg",
+    "web": "python -m http.server --bind 127.0.0.1 --directory {}; then open http://localhost:8000",
+    "triton": "tritonserver --model-repository={}",
+}
 """How to go on, by the kind of folder."""
 
 
@@ -29,18 +33,28 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     add_classifier_argument(parser)
     parser.add_argument(
         "--to",
-        type=Literal["onnx", "triton"],
+        type=Literal["onnx", "web", "triton"],
         default="onnx",
-        help="onnx: for selfprompt.runtime and other programs; triton: a model repository",
+        help="onnx: for selfprompt.runtime and other programs; web: a page that classifies in the browser; triton: a "
+        "model repository",
     )
     parser.add_argument("--out", type=str | None, help="output folder")
     parser.add_argument(
         "--precision",
         type=str | None,
-        help="some of fp32, fp16 and int8; the first one is used unless another is asked for (default: all; for triton "
-        "fp32)",
+        help="some of fp32, fp16 and int8; the first one is used unless another is asked for (default: all; for web "
+        "and triton fp32)",
     )
-    parser.add_argument("--name", type=str, default="classifier", help="name of the model in Triton")
+    parser.add_argument("--title", type=str, default="Classify images", help="with --to web: title of the page")
+    parser.add_argument(
+        "--unknown", type=float | None, help="with --to web: answer 'unknown' for at most this share of known images"
+    )
+    parser.add_argument(
+        "--onnxruntime_web",
+        type=str | None,
+        help="with --to web: folder of the npm package onnxruntime-web (default: downloaded once)",
+    )
+    parser.add_argument("--name", type=str, default="classifier", help="with --to triton: name of the model")
     parser.add_argument("--data", type=str | None, help="labelled images to measure the accuracy on, as for eval")
     parser.add_argument(
         "--split",
@@ -73,12 +87,16 @@ def export(options: Namespace) -> int:
     from selfprompt.exporting.export import export as export_classifier
     from selfprompt.exporting.folder import check_new
     from selfprompt.exporting.triton import check_model_name
+    from selfprompt.exporting.web import Page
     from selfprompt.inference.loading import load
+    from selfprompt.inference.predictions import Request
 
     words = None if options.precision is None else tuple(map(str.strip, options.precision.split(",")))
     with usage("precision", "name"):
         precisions = checked_precisions(words, options.to)
         check_model_name(options.name)
+    with usage("unknown"):
+        Request(unknown=options.unknown)
     output = Output(make_console(stderr=True), quiet=options.quiet)
     if not options.classes_only:
         check_packages()
@@ -102,6 +120,7 @@ def export(options: Namespace) -> int:
         options.out,
         to=options.to,
         precisions=precisions,
+        page=Page(options.title, options.unknown, options.onnxruntime_web),
         name=options.name,
         images=images,
         reporter=output,

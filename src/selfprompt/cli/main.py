@@ -28,7 +28,7 @@ COMMANDS = {
     "predict": "classify images with a saved classifier",
     "push": "publish a saved classifier on the Hugging Face hub",
     "serve": "classify images by HTTP, with a page for a browser",
-    "export": "write a saved classifier for use without torch: ONNX, Triton",
+    "export": "write a saved classifier for use without torch: ONNX, web page, Triton",
     "review": "look for wrong labels, copies and outliers in labelled images",
     "bench": "run a published protocol over data sets, methods and seeds",
     "report": "show the tables and plots of a benchmark",

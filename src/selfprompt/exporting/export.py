@@ -17,6 +17,7 @@ from selfprompt.exporting.network import Network, write_network
 from selfprompt.exporting.precision import write_precision
 from selfprompt.exporting.readme import REQUIREMENTS, USE, readme
 from selfprompt.exporting.triton import arrange_for_triton, check_model_name
+from selfprompt.exporting.web import Page, arrange_for_web, find_runtime, forget_unknown, least_typicality
 from selfprompt.inference.classifier import Classifier
 from selfprompt.inference.record_checks import PreprocessKeys
 from selfprompt.runtime.folder import (
@@ -44,6 +45,7 @@ def export(
     *,
     to: Target = "onnx",
     precisions: Sequence[str] | None = None,
+    page: Page | None = None,
     name: str = "classifier",
     images: TestImages | None = None,
     reporter: Reporter | None = None,
@@ -53,9 +55,11 @@ def export(
     Args:
         classifier: The classifier; it is exported on the CPU.
         folder: The folder to write; it must be new or empty.
-        to: "onnx" for `selfprompt.runtime` and other programs, or "triton" for a model repository of Triton.
+        to: "onnx" for `selfprompt.runtime` and other programs, "web" for a page that classifies in the browser, or
+            "triton" for a model repository of Triton.
         precisions: Some of "fp32", "fp16" and "int8"; the first one is used unless another is asked for. None for all,
             or for "fp32" where a folder holds one model.
+        page: What a page needs to know; None for the defaults of `Page`.
         name: Name of the model in Triton.
         images: Test images to measure the accuracy on; None measures none.
         reporter: Receives messages and progress; None logs them.
@@ -79,11 +83,17 @@ def export(
             f"A prediction of this {classifier.method.name} depends on the other images of its batch, so it cannot be "
             f"exported to {to}. Export it to onnx, or train it without this option."
         )
+    page = page or Page()
+    files = find_runtime(page.runtime, reporter) if to == "web" else {}
     classifier = on_cpu(classifier)
+    if to == "web":
+        least_typicality(classifier.calibration, page.unknown)  # fails before the work, not after it
     with new_folder(Path(folder)) as temporary:
         record, use = write_models(classifier, temporary, chosen, images, reporter, vectors_apart=to != "triton"), USE
         if to == "triton":
             record, use = arrange_for_triton(temporary, record, name)
+        if to == "web":
+            record, use = arrange_for_web(temporary, record, files, page)
         write_atomically(temporary / "README.md", readme(record, use).encode(errors="backslashreplace"))
         write_atomically(temporary / "requirements.txt", REQUIREMENTS.encode())
         write_record(temporary, record)
@@ -168,6 +178,8 @@ def replace_classes(folder: str | Path, classifier: Classifier) -> ExportRecord:
     with torch.no_grad():
         vectors: np.ndarray = classifier.method.eval().class_vectors().float().cpu().numpy()
     stored = write_vectors(folder, vectors)
+    if record.target == "web":
+        forget_unknown(folder)
     new = replace(
         record,
         classes=classifier.classes,

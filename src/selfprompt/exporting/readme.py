@@ -1,10 +1,12 @@
 """The README.md and requirements.txt of an exported folder."""
 
+from importlib.metadata import version
+
 from selfprompt.runtime.folder import RECORD, ExportRecord
 from selfprompt.utils.wording import listing, plural, printable
 
-REQUIREMENTS = "numpy>=2.0\npillow>=11\nonnxruntime>=1.24.1\n"
-"""What the folder needs besides selfprompt itself."""
+REQUIREMENTS = f"numpy>=2.0\npillow=={version('pillow')}\nonnxruntime>=1.24.1\n"
+"""What the folder needs besides selfprompt itself. Pillow 13 resizes tall images otherwise than Pillow 12 does."""
 
 USE = """## Use
 

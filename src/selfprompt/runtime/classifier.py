@@ -1,5 +1,6 @@
 """An exported classifier: predicts as `selfprompt.Classifier` does, without torch."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from selfprompt.data.loading.image_inputs import read_image
@@ -17,7 +19,9 @@ from selfprompt.runtime.folder import PRECISIONS, ExportRecord, checked_file, re
 from selfprompt.runtime.session import Session, open_session
 from selfprompt.utils.cores import cores
 from selfprompt.utils.progress import Progress
-from selfprompt.utils.wording import plural
+from selfprompt.utils.wording import plural, printable
+
+logger = logging.getLogger(__name__)
 
 MAX_READERS = 16
 """Largest default number of threads that read images."""
@@ -144,6 +148,8 @@ def load(
     """
     folder = Path(folder)
     record = read_export(folder)
+    if remark := pillow_remark(record):
+        logger.warning(remark)
     if precision is not None and precision not in record.precisions:
         known = ", ".join(record.precisions)
         wrong = "has no model in" if precision in PRECISIONS else "knows no precision"
@@ -161,3 +167,14 @@ def load(
         threads=threads,
     )
     return ExportedClassifier(record, chosen, session)
+
+
+def pillow_remark(record: ExportRecord) -> str:
+    """Return a remark if this Pillow may resize otherwise than that of the export; "" if it does not."""
+    made = str((record.versions or {}).get("pillow", ""))[:20]
+    if not made or made.partition(".")[0] == PIL.__version__.partition(".")[0]:
+        return ""
+    return (
+        f"Scores may differ in their last digits: this is Pillow {PIL.__version__}, and the export was made with "
+        f"Pillow {printable(made)}. Versions resize tall images differently; requirements.txt has the one to install."
+    )
