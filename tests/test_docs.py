@@ -61,7 +61,19 @@ def test_links_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_and_recipes_exist(page: Path) -> None:
     from perf import command as perf
-    from selfprompt.cli import analyze, bench, data_check, data_get, evaluate, predict, push, report, review, serve
+    from selfprompt.cli import (
+        analyze,
+        bench,
+        data_check,
+        data_get,
+        evaluate,
+        export,
+        predict,
+        push,
+        report,
+        review,
+        serve,
+    )
     from selfprompt.cli.parsing import Parser
 
     known = {
@@ -75,10 +87,25 @@ def test_options_and_recipes_exist(page: Path) -> None:
         "--extra",
         "--data-binary",
         "--no-deps",
+        "--bind",  # of http.server
     }
     for file in (*(ROOT / "experiments").glob("*.py"), *(ROOT / "pretraining").glob("*.py")):
         known |= set(re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8")))
-    for command in (analyze, train, evaluate, predict, data_check, data_get, bench, report, review, push, serve, perf):
+    for command in (
+        analyze,
+        train,
+        evaluate,
+        export,
+        predict,
+        data_check,
+        data_get,
+        bench,
+        report,
+        review,
+        push,
+        serve,
+        perf,
+    ):
         parser = Parser(exit_on_error=False)
         command.add_arguments(parser, [])
         known |= {option.partition(".")[0] for action in parser._actions for option in action.option_strings}
