@@ -9,18 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfprompt.inference.jobs import (
-    JobSpec,
+from selfprompt.inference.jobs import JobSpec, open_job, shard_range
+from selfprompt.inference.predictions import Prediction
+from selfprompt.inference.shards import (
     done_shards,
     finish_job,
     merged_file,
-    open_job,
     read_counts,
     run_job,
-    shard_range,
     write_shard,
 )
-from selfprompt.inference.predictions import Prediction
 
 
 @given(st.integers(0, 500), st.integers(1, 40), st.integers(1, 80))

@@ -16,6 +16,7 @@ import pytest
 
 import selfprompt
 from selfprompt.data.loading.prefetch import BATCHES_AHEAD, batched, prefetch
+from selfprompt.engines.work import EngineError
 from selfprompt.inference.image_paths import image_paths
 from tests.conftest import COLOURS, photo, started, write_photos
 
@@ -313,6 +314,21 @@ class TestCommand:
         done = run("predict", small, pile, "--out", tmp_path / "out", *options)
         assert done.status == 1
         assert f"cannot read {pile}/blue/2b.png: not an image" in done.err
+
+    def test_a_shard_that_always_ends_its_worker_is_named_with_its_command(
+        self, run, small, pile, tmp_path, monkeypatch
+    ):
+        def gives_up(*words, **settings):
+            raise EngineError("Work ended its worker each time.", (2, 3))
+
+        monkeypatch.setattr("selfprompt.engines.run.run_all", gives_up)
+        done = run("predict", small, pile, "--out", tmp_path / "out", "--shards", "3")
+        assert done.status == 1
+        assert "All shards are done but 2/3, 3/3: each ended its worker several times" in done.err
+        command = " ".join(done.err.split()).partition("alone: selfprompt ")[2].removesuffix(".")
+        monkeypatch.undo()
+        assert run(*command.split()).status == 0
+        assert (tmp_path / "out" / "shard-00002-of-00003.json").exists()
 
     @pytest.mark.slow
     def test_jobs_of_slurm(self, run, small, pile, tmp_path):

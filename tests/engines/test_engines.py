@@ -139,6 +139,17 @@ def test_a_missing_package_is_named_with_its_extra(engine, package, extra, tmp_p
         list(run_all(engine, partial(squares, tmp_path), [1], 1, folder=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, 'Could not detect "srun"'), ({"cluster": "moon"}, "moon"), ({"cluster": "local", "foo": 1}, "'foo'")],
+)
+def test_what_slurm_cannot_start_is_a_sentence(tmp_path, options, message, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=f"--engine slurm cannot start jobs: .*{message}"):
+        list(run_all("slurm", partial(squares, tmp_path), [1], 1, folder=tmp_path, options=options))
+
+
 def test_wrong_numbers_and_options(tmp_path):
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         run_all("local", partial(squares, tmp_path), [1], 0, folder=tmp_path)

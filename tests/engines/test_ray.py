@@ -40,6 +40,8 @@ def test_a_killed_actor_is_replaced_and_each_item_is_done(tmp_path):
 def test_an_error_is_told_in_its_own_words(tmp_path):
     with pytest.raises(EngineError, match=r"^2 is wrong$"):
         list(run_all("ray", partial(squares, tmp_path, wrong=2), range(3), 1, folder=tmp_path))
+    with pytest.raises(ValueError, match=r"--engine-options must be those of Ray's actors: .*foo"):
+        list(run_all("ray", partial(squares, tmp_path), [1], 1, folder=tmp_path, options={"foo": 1}))
 
 
 def test_predictions_of_actors_are_those_of_one_process(linear, photos, tmp_path, monkeypatch):

@@ -20,8 +20,9 @@ from selfprompt.cli.usage import UsageError
 if TYPE_CHECKING:
     from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.inference.classifier import Classifier
-    from selfprompt.inference.jobs import Counts, Job, JobSpec
+    from selfprompt.inference.jobs import Job, JobSpec
     from selfprompt.inference.predictions import Prediction
+    from selfprompt.inference.shards import Counts
 
 POLL_SECONDS, MESSAGE_SECONDS = 1.0, 30.0
 """Seconds between two updates of the progress bar, and between two lines of progress without a terminal."""
@@ -133,7 +134,7 @@ def predict_missing(options: Namespace, job: "Job", classifier: "Classifier | No
     from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.engines.run import run_all
     from selfprompt.engines.work import EngineError
-    from selfprompt.inference.jobs import done_shards
+    from selfprompt.inference.shards import done_shards
 
     with output.stage("looking for shards that are done"):
         done = done_shards(job)
@@ -215,7 +216,7 @@ def do_shard(
 ) -> Done:
     """Do a shard unless it is done; ``progress`` is called with the number of images so far."""
     from selfprompt.data.loading.image_remarks import RemarkCounter
-    from selfprompt.inference.jobs import write_shard
+    from selfprompt.inference.shards import write_shard
 
     remarks, predict = RemarkCounter(), stream(options, classifier)
 
@@ -237,7 +238,7 @@ def stop_at_unreadable(batches: Iterator[list["Prediction"]]) -> Iterator[list["
 
 def finish(options: Namespace, job: "Job", output: Output) -> int:
     """Write the summary and say what is in it; the exit status is 1 if no image can be read."""
-    from selfprompt.inference.jobs import finish_job, merged_file
+    from selfprompt.inference.shards import finish_job, merged_file
 
     with output.stage("checking the shards"):
         summary = finish_job(job, merge=options.merge)

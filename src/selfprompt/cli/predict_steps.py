@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selfprompt.data.loading.archived_images import Columns
     from selfprompt.data.loading.image_remarks import RemarkCounter
     from selfprompt.inference.classifier import Classifier
-    from selfprompt.inference.jobs import Predict
+    from selfprompt.inference.shards import Predict
 
 MAX_READERS = 16
 """Largest default number of threads that read images."""

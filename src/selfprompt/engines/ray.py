@@ -43,6 +43,7 @@ def run_all(
 
     Raises:
         ImportError: If the package ray is not installed.
+        ValueError: If an option is wrong.
         EngineError: If an item fails, or ends its actor each time.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics to its makers
@@ -57,7 +58,11 @@ def run_all(
         ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     try:
         settings = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, **(options or {})}
-        yield from feed(Actors(ray, start, settings), items, jobs, alike, say)
+        try:
+            actors = Actors[Item, Result](ray, start, settings)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"--engine-options must be those of Ray's actors: {error}") from error
+        yield from feed(actors, items, jobs, alike, say)
     finally:
         if is_ours:
             ray.shutdown()

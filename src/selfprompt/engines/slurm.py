@@ -45,6 +45,7 @@ def run_all(
 
     Raises:
         ImportError: If the package submitit is not installed.
+        ValueError: If there is no Slurm here, or an option is wrong.
         EngineError: If an item raised an error, at once; or if jobs died, when the others have ended.
     """
     try:
@@ -53,8 +54,12 @@ def run_all(
         raise ImportError("--engine slurm needs the package submitit: pip install 'selfprompt[cluster]'.") from None
     parameters = {"name": "selfprompt", "timeout_min": MINUTES, "slurm_array_parallelism": jobs, **(options or {})}
     cluster = parameters.pop("cluster", "slurm")
-    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
-    executor.update_parameters(**parameters)
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
+        executor.update_parameters(**parameters)
+    except (RuntimeError, ValueError, NameError, TypeError, AssertionError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"--engine slurm cannot start jobs: {reason[0]}") from error
     count = jobs if cluster == "local" else min(GROUPS_PER_JOB * jobs, MAX_GROUPS)
     submitted = executor.map_array(partial(run_group, start), split_evenly(items, count))
     say(f"Submitted {len(submitted)} jobs, {jobs} at a time; logs: {folder / 'jobs'}")
@@ -63,8 +68,8 @@ def run_all(
         while running:
             for job in [job for job in running if job.done()]:
                 running.remove(job)
-                if error := job.exception():
-                    dead.append(f"job {job.job_id}: {_reason(error)} (log: {job.paths.stderr})")
+                if failure := job.exception():
+                    dead.append(f"job {job.job_id}: {_reason(failure)} (log: {job.paths.stderr})")
                     continue
                 for item, outcome in job.result():
                     yield item, outcome.result()
