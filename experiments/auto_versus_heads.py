@@ -1,15 +1,16 @@
-"""Is ``auto`` as good as the best single head? On the tasks of the embedded suite, digits, and any folders.
+"""Is ``auto`` as good as the best single method? On the tasks of the embedded suite, digits, and any folders.
 
     python -m experiments.auto_versus_heads [FOLDER ...]
 
-For each data set, backbone and number of shots, ``auto`` and each head are trained on the same images, and tested on
-the same test images. "mixed" is an unbalanced data set: 16 images of every other class, and 4 of the others.
+For each data set, backbone and number of shots, ``auto`` and each method are trained on the same images, and tested on
+the same test images. "mixed" is an unbalanced data set: 16 images of every other class, and 4 of the others. A method
+that was measured before, in the file --out, is not run again.
 """
 
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from selfprompt.data.dataset import Dataset
 from selfprompt.data.fewshot import draw_few_shot
 from selfprompt.data.readers.read import read_dataset
 from selfprompt.data.suites import list_tasks, load_task
-from selfprompt.models.loading.by_name import load_backbone
+from selfprompt.methods.registry import find_method, make_options
+from selfprompt.models.loading.by_name import Backbone, load_backbone
+from selfprompt.recipes.recipe import load_recipe
 from selfprompt.training.tune import tune
 from selfprompt.utils.files import write_json
 
 HEADS = ("simpleshot", "ridge", "logistic", "ss-text", "gda")
+NOT_METHODS = ("data", "backbone", "shots", "seed", "chosen", "seconds")
 BACKBONES = ("embedded/clip", "embedded/mae")
 SHOTS = ("1", "4", "16", "mixed")
 
@@ -38,11 +42,12 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(list_tasks("embedded")), help="tasks of the embedded suite")
     parser.add_argument("--shots", default=",".join(SHOTS))
     parser.add_argument("--seeds", default="1")
+    parser.add_argument("--methods", default=",".join(HEADS), help="methods to hold against auto")
     parser.add_argument("--budget", default="90s")
     parser.add_argument("--out", type=Path, default=Path("runs/auto_versus_heads.json"))
     options = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else []
-    finished = {(row["data"], row["backbone"], row["shots"], row["seed"]) for row in done}
+    known = {(row["data"], row["backbone"], row["shots"], row["seed"]): row for row in done}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     runs = [
         (dataset, backbone, shots, seed)
@@ -50,13 +55,25 @@ def main() -> None:
         for shots in options.shots.split(",")
         for backbone in BACKBONES
         for seed in map(int, options.seeds.split(","))
-        if (dataset.name, backbone, shots, seed) not in finished
     ]
     for dataset, backbone, shots, seed in track(runs, "tuning"):
-        row = {"data": dataset.name, "backbone": backbone, "shots": shots, "seed": seed}
-        done.append(row | accuracies(draw(dataset, shots, seed), backbone, seed, options.budget))
-        write_json(options.out, done)
-    print(table(done))
+        key = (dataset.name, backbone, shots, seed)
+        if key not in known:
+            known[key] = dict(zip(("data", "backbone", "shots", "seed"), key, strict=True))
+        row, model = known[key], load_backbone(backbone)
+        names = [name for name in ("auto", *options.methods.split(",")) if runs_on(name, model) and name not in row]
+        row |= accuracies(draw(dataset, shots, seed), model, seed, options.budget, names)
+        write_json(options.out, list(known.values()))
+    print(table(list(known.values())))
+
+
+def runs_on(name: str, backbone: Backbone) -> bool:
+    """Return whether a method or recipe runs on a backbone."""
+    if name == "auto":
+        return True
+    recipe = load_recipe(name)
+    method = find_method(recipe.method)
+    return backbone.text is not None or not method.traits_for(make_options(method, recipe.options)).needs_text
 
 
 def datasets(tasks: list[str], folders: list[Path]) -> Iterator[Dataset]:
@@ -94,21 +111,17 @@ def draw(dataset: Dataset, shots: str, seed: int) -> Dataset:
     return replace(dataset, train=train, val=())
 
 
-def accuracies(dataset: Dataset, backbone: str, seed: int, budget: str) -> dict[str, Any]:
-    """Return the test accuracy in percent of ``auto`` and of every head, what was chosen, and the time."""
-    model = load_backbone(backbone)
-    heads = HEADS if model.text is not None else HEADS[:3]
-    common: dict[str, Any] = {"backbone": model, "seed": seed, "shots": 0, "calibrate": "never"}
+def accuracies(dataset: Dataset, backbone: Backbone, seed: int, budget: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the test accuracy in percent of each method, and of ``auto`` what it chose and its time."""
+    common: dict[str, Any] = {"backbone": backbone, "seed": seed, "shots": 0, "calibrate": "never"}
     found: dict[str, Any] = {}
-    for name in heads:
-        found[name] = tune(dataset, method=name, **common).results["tuned"]["accuracy"]
-    chosen = tune(dataset, method="auto", options={"budget": budget}, **common).results
-    return {
-        **found,
-        "auto": chosen["tuned"]["accuracy"],
-        "chosen": chosen["selection"]["chosen"],
-        "seconds": chosen["seconds"],
-    }
+    for name in names:
+        options = {"budget": budget} if name == "auto" else None
+        results = tune(dataset, method=name, options=options, **common).results
+        found[name] = results["tuned"]["accuracy"]
+        if name == "auto":
+            found |= {"chosen": results["selection"]["chosen"], "seconds": results["seconds"]}
+    return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -116,10 +129,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["backbone"], row["shots"]].append(row)
-    names = ("auto", *HEADS)
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in NOT_METHODS]
     lines = [f"| backbone | shots | data sets | {' | '.join(names)} |", f"|---|---|{'---:|' * (len(names) + 1)}"]
     for (backbone, shots), group in groups.items():
-        means = [f"{np.mean([row[n] for row in group]):.1f}" if n in group[0] else "" for n in names]
+        means = [f"{np.mean([row[n] for row in group]):.1f}" if all(n in row for row in group) else "" for n in names]
         lines.append(f"| {backbone} | {shots} | {len(group)} | {' | '.join(means)} |")
     return "\n".join(lines)
 
