@@ -2,13 +2,13 @@
 
 import doctest
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from selfprompt.cli import train
 from selfprompt.methods import list_methods
 from selfprompt.recipes.recipe import AUTO, recipe_names
 
@@ -61,19 +61,7 @@ def test_links_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_and_recipes_exist(page: Path) -> None:
     from perf import command as perf
-    from selfprompt.cli import (
-        analyze,
-        bench,
-        data_check,
-        data_get,
-        evaluate,
-        export,
-        predict,
-        push,
-        report,
-        review,
-        serve,
-    )
+    from selfprompt.cli.main import COMMANDS, MODULES
     from selfprompt.cli.parsing import Parser
 
     known = {
@@ -87,25 +75,11 @@ def test_options_and_recipes_exist(page: Path) -> None:
         "--extra",
         "--data-binary",
         "--no-deps",
-        "--bind",  # of http.server
     }
     for file in (*(ROOT / "experiments").glob("*.py"), *(ROOT / "pretraining").glob("*.py")):
         known |= set(re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8")))
-    for command in (
-        analyze,
-        train,
-        evaluate,
-        export,
-        predict,
-        data_check,
-        data_get,
-        bench,
-        report,
-        review,
-        push,
-        serve,
-        perf,
-    ):
+    names = [MODULES.get(name, name) for name in (*COMMANDS, "data_check", "data_get") if name != "data"]
+    for command in (*(import_module(f"selfprompt.cli.{name}") for name in names), perf):
         parser = Parser(exit_on_error=False)
         command.add_arguments(parser, [])
         known |= {option.partition(".")[0] for action in parser._actions for option in action.option_strings}
