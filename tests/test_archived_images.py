@@ -161,6 +161,11 @@ class TestParquet:
         assert [image.name for image in chain(*found)] == [f"{path}/{row}" for row in range(11)]
         assert b"".join(image.read() for image in chain(*found)) == bytes(range(11))
 
+    def test_row_groups_that_are_not_there_take_no_memory(self, tmp_path):
+        path = write_parquet(tmp_path / "a.parquet", {"image": [b"x"]})
+        (error,) = images_in_parquet(path, (0, 999_999_999), Columns())
+        assert read(error) == "damaged: it has 1 row groups, and the list names number 999999999"
+
     def test_a_cell_that_is_too_large_is_unreadable(self, tmp_path, monkeypatch):
         monkeypatch.setattr(archived_images, "MAX_IMAGE_BYTES", 10)
         path = write_parquet(tmp_path / "a.parquet", {"image": [bytes(11), b"x"]})

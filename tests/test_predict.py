@@ -308,13 +308,6 @@ class TestCommand:
         assert done.status == (1 if case in FAILS else 2)
         assert message in done.err
 
-    @pytest.mark.slow
-    def test_an_unreadable_image_stops_several_processes(self, run, small, pile, tmp_path):
-        options = ["--shards", "3", "--jobs", "2", "--device", "cpu", "--on-bad-image", "fail"]
-        done = run("predict", small, pile, "--out", tmp_path / "out", *options)
-        assert done.status == 1
-        assert f"cannot read {pile}/blue/2b.png: not an image" in done.err
-
     def test_a_shard_that_always_ends_its_worker_is_named_with_its_command(
         self, run, small, pile, tmp_path, monkeypatch
     ):
@@ -365,23 +358,17 @@ def test_jobs_that_are_killed_end_as_one_that_is_not(tuned, tmp_path, run):
     straight = visible(tmp_path / "straight")
     assert len(straight) == 2 * 24 + 5
 
-    out = tmp_path / "worker killed"
+    out = tmp_path / "killed"
     process = started(*command, "--out", out, "--devices", "2")
     wait_for_shards(process, out, 3)
-    os.kill(children(process)[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 0, said
+    os.kill(children(process)[0], signal.SIGKILL)  # one of those that predict
+    wait_for_shards(process, out, 8)
+    process.kill()  # the one that feeds them
+    said = process.communicate(timeout=200)[1]
     assert "--devices is now called --jobs" in said
     assert "A worker was killed, or ran out of memory; its work is done again." in said
-    assert visible(out) == straight
-
-    out = tmp_path / "all killed"
-    process = started(*command, "--out", out, "--jobs", "2")
-    wait_for_shards(process, out, 3)
-    process.kill()
-    process.communicate(timeout=200)
     before = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.json")}
-    assert 3 <= len(before) < 24
+    assert 8 <= len(before) < 24
     assert run(*command, "--out", out).status == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "what was done is not done again"
     assert visible(out) == straight

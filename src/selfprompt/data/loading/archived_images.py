@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 1 << 20
 """Bytes of headers before a member of a tar file, where long names are, and whatever a hostile file puts there."""
 ROWS = 1000
 """Rows of a Parquet file that are worth a range of their own."""
-ROWS_AT_A_TIME = 16
+ROWS_AT_A_TIME = 8
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,8 @@ def _parquet_rows(path: Path, groups: tuple[int, int], columns: Columns) -> Iter
     file = _open_parquet(path)
     try:
         _check_columns(path, file.schema_arrow, columns)
+        if groups[1] >= file.num_row_groups:
+            raise ValueError(f"it has {file.num_row_groups} row groups, and the list names number {groups[1]}")
         row = sum(file.metadata.row_group(number).num_rows for number in range(groups[0]))
         names = [_bytes_of(columns.image, file.schema_arrow), *([columns.key] if columns.key else [])]
         chosen = range(groups[0], groups[1] + 1)
