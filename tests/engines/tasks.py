@@ -1,8 +1,10 @@
 """Work for the tests of engines: squares of numbers, with a journal, in workers that may die or fail."""
 
+import logging
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,16 @@ def first_time(path: Path) -> bool:
 def visible_gpus() -> Callable[[int], str]:
     """Return a function that tells which GPUs its process sees."""
     return lambda number: os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+
+def loud() -> Callable[[int], None]:
+    """Return a function that logs and warns."""
+    return tell
+
+
+def tell(number: int) -> None:
+    logging.getLogger("selfprompt").warning("logged \x1b[31m")
+    warnings.warn("warned \x1b[31m", stacklevel=1)
 
 
 def ignore_everything(number: int) -> None:

@@ -14,7 +14,7 @@ from selfprompt.engines.feed import MAX_ATTEMPTS
 from selfprompt.engines.run import run_all
 from selfprompt.engines.slurm import split_evenly
 from selfprompt.engines.work import EngineError
-from tests.engines.tasks import endless, squares, visible_gpus
+from tests.engines.tasks import endless, loud, squares, visible_gpus
 
 ON_THIS_MACHINE = {"cluster": "local"}
 
@@ -86,6 +86,11 @@ def test_each_process_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     seen = {gpu for _, gpu in run_all("local", visible_gpus, range(20), 2, folder=tmp_path, gpus=2)}
     assert seen == {"4", "7"}
+
+
+def test_workers_write_nothing_to_the_terminal(tmp_path, capfd):
+    assert len(list(run_all("local", loud, range(2), 2, folder=tmp_path))) == 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_jobs_of_submitit(tmp_path):

@@ -28,6 +28,18 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def running():
+    """Ray on two processors, for several tests: it starts slowly."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("running")
 def test_a_killed_actor_is_replaced_and_each_item_is_done(tmp_path):
     start = partial(squares, tmp_path, deadly=3)
     results = dict(run_all("ray", start, range(8), 2, folder=tmp_path))
@@ -37,6 +49,7 @@ def test_a_killed_actor_is_replaced_and_each_item_is_done(tmp_path):
     assert len(lines(tmp_path / "started")) == 3
 
 
+@pytest.mark.usefixtures("running")
 def test_an_error_is_told_in_its_own_words(tmp_path):
     with pytest.raises(EngineError, match=r"^2 is wrong$"):
         list(run_all("ray", partial(squares, tmp_path, wrong=2), range(3), 1, folder=tmp_path))

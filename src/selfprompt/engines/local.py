@@ -1,5 +1,6 @@
 """The engine "local": processes on this machine."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -104,6 +105,8 @@ def _gpu(place: int, gpus: int) -> str:
 def _serve(connection: Connection, start: Start[Item, Result], environment: Mapping[str, str]) -> None:
     """Do items until the connection ends; the body of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this one
+    logging.basicConfig(handlers=[logging.NullHandler()])  # nothing that names may be in reaches the terminal raw
+    logging.captureWarnings(True)
     os.environ.update(environment)
     begin = cache(start)
     while True:
