@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m experiments.prediction_rates --backbones embedded/clip,open_clip/ViT-B-16/random
 
-The images are JPEGs of 500 x 375 pixels and about 100 kB, as in ImageNet, of smooth noise. "read" decodes and resizes
+The images are JPEGs of 500 x 375 pixels and about 90 kB, as in ImageNet, of smooth noise. "read" decodes and resizes
 only. Prints a table of images per second, and the days that ``--archive`` images take at the rate of the tar file. On
 a CPU a second is one of processor time, of all threads together, so other load on the machine hardly matters; give one
 thread to torch, which otherwise waits at the expense of the processor. On a GPU it is a second of the clock.

@@ -19,7 +19,7 @@ def add_engine_options(parser: ArgumentParser, work: str) -> None:
         "--engine",
         type=Literal["local", "slurm", "ray"],
         default="local",
-        help=f"what does the {work}: processes of this machine, an array of Slurm jobs (submitit), or actors of Ray",
+        help=f"who does the {work}: processes of this machine, an array of Slurm jobs (submitit), or actors of Ray",
     )
     parser.add_argument("--jobs", type=int, default=1, help="number of processes, jobs or actors at a time")
     parser.add_argument(

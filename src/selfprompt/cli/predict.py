@@ -69,7 +69,9 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
         help="output folder for a large job, written in shards; repeating the command resumes it",
     )
     parser.add_argument(
-        "--shards", type=int | None, help="with --out: number of shards (default: 1,000 images, or one file of images)"
+        "--shards",
+        type=int | None,
+        help="with --out: number of shards (default: one for 1,000 images, a tar file, or a range of a Parquet file)",
     )
     parser.add_argument(
         "--shard",
