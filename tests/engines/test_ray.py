@@ -15,8 +15,12 @@ from pathlib import Path
 import pytest
 
 import selfprompt
+from selfprompt.benchmarks.protocols import build_grid
+from selfprompt.benchmarks.rows import parse_rows
+from selfprompt.benchmarks.runner import start_worker
 from selfprompt.engines.run import run_all
 from selfprompt.engines.work import EngineError
+from tests.benchmarks.drawn_suite import draw_suite
 from tests.conftest import ran, started
 from tests.engines.tasks import squares
 from tests.engines.test_engines import lines
@@ -55,6 +59,20 @@ def test_an_error_is_told_in_its_own_words(tmp_path):
         list(run_all("ray", partial(squares, tmp_path, wrong=2), range(3), 1, folder=tmp_path))
     with pytest.raises(ValueError, match=r"--engine-options must be those of Ray's actors: .*foo"):
         list(run_all("ray", partial(squares, tmp_path), [1], 1, folder=tmp_path, options={"foo": 1}))
+
+
+@pytest.mark.usefixtures("running")
+def test_cells_of_a_benchmark_are_done_though_an_actor_is_killed(tmp_path):
+    root = draw_suite(tmp_path / "suite")
+    (tmp_path / "deadly").touch()
+    row = "tests.benchmarks.journal_methods:Deadly[backbone=embedded/mae]"
+    cells = build_grid("base-to-new", "embedded", parse_rows(row), ["animals"], (1, 2, 3), (2,), {"epochs": 1})
+    options = {"runtime_env": {"env_vars": {"BENCH_TEST": str(tmp_path)}}}
+    start = partial(start_worker, tmp_path / "out", root, None)
+    done = list(run_all("ray", start, cells, 2, folder=tmp_path, options=options))
+    assert sorted(cell.seed for cell, outcome in done if outcome.state == "done") == [1, 2, 3]
+    assert len(list((tmp_path / "out").rglob("result.json"))) == 3
+    assert not (tmp_path / "deadly").exists()
 
 
 def test_predictions_of_actors_are_those_of_one_process(linear, photos, tmp_path, monkeypatch):
