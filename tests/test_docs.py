@@ -75,6 +75,8 @@ def test_options_and_recipes_exist(page: Path) -> None:
         "--extra",
         "--data-binary",
         "--no-deps",
+        "--bind",
+        "--directory",
     }
     for file in (*(ROOT / "experiments").glob("*.py"), *(ROOT / "pretraining").glob("*.py")):
         known |= set(re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8")))

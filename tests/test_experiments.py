@@ -8,6 +8,7 @@ import pytest
 
 from experiments import (
     embedded_rates,
+    export_speed,
     folder_rates,
     holdout_intervals,
     interval_coverage,
@@ -116,3 +117,10 @@ def test_prediction_rates(monkeypatch, capsys) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[3:]]
     assert [row[0] for row in rows] == ["read", "embedded/clip"]
     assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[1:])
+
+
+def test_export_speed(capsys) -> None:
+    export_speed.main(["--backbone", "timm/test_vit/random", "--images", "3", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["fp32"] * 3 + ["int8"] * 3
+    assert all(float(line.split()[-3]) > 0 for line in lines)

@@ -1,7 +1,6 @@
 """The page of an export classifies in the browser, without a server, as the classifier does."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -105,8 +104,6 @@ def test_the_page_classifies_in_the_browser(site, width, tmp_path, photos):
         page.get_by_text("5 images done").wait_for(timeout=60_000)
         assert page.inner_text("h1") == "<b>Dogs</b>"
         cards = [card.inner_text() for card in page.query_selector_all("#gallery > li")]
-        if shots := os.environ.get("SCREENSHOTS"):
-            page.screenshot(path=f"{shots}/web-{width}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         rows = [
             [cell.text_content() for cell in row.query_selector_all("td")]

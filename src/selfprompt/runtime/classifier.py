@@ -23,6 +23,8 @@ from selfprompt.utils.wording import plural, printable
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCH = 32
+"""Images per batch where their number does not change predictions; more are no faster."""
 MAX_READERS = 16
 """Largest default number of threads that read images."""
 
@@ -125,7 +127,8 @@ class ExportedClassifier:
             return self.logits(np.stack(pixels))
 
         record = self.record
-        return Model(record.classes, self._view, logits, record.batch_size, record.calibration)
+        batch = min(record.batch_size, MAX_BATCH) if record.sample_wise else record.batch_size
+        return Model(record.classes, self._view, logits, batch, record.calibration)
 
 
 def load(
