@@ -8,7 +8,7 @@ from dataclasses import replace
 from selfprompt.inference.predictions import Prediction, Request, as_csv, as_lines, as_record, csv_header
 from selfprompt.runtime.folder import PRECISIONS
 from selfprompt.utils.files import to_json
-from selfprompt.utils.wording import printable
+from selfprompt.utils.wording import plural, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +80,9 @@ def _predict(options: argparse.Namespace) -> int:
             sys.stdout.write(_for_terminal(as_lines(batch)))
         else:
             kept += batch
+            _count(images)
         sys.stdout.flush()
+    _count(0)
     if options.format == "json":
         print(_for_terminal(to_json([as_record(one) for one in kept], indent=2)))
     elif options.format == "table":
@@ -112,6 +114,12 @@ def _shown(one: Prediction) -> Prediction:
 
 def _for_terminal(text: str) -> str:
     return printable(text, keep="\n") if sys.stdout.isatty() else text
+
+
+def _count(images: int) -> None:
+    """Show the number of images so far in the last line of a terminal; 0 clears it."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{plural(images, 'image')} done" if images else "\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:
