@@ -23,6 +23,6 @@ def exported(photos, tmp_path_factory) -> Exported:
     """SS-Text on ``photos``, in all precisions; tests that change it make a copy."""
     root = tmp_path_factory.mktemp("exported")
     selfprompt.tune(photos, method="ss-text", backbone="embedded/clip", out=root / "dogs", workers=0)
-    said = ran("export", root / "dogs", "--out", root / "onnx", "--data", photos)
+    said = ran("export", root / "dogs", "--out", root / "onnx")
     assert said.status == 0, said.err
     return Exported(root / "dogs", root / "onnx", said)

@@ -225,3 +225,12 @@ def test_a_head_without_class_vectors_is_exported_alone(linear, tmp_path, photos
     found = selfprompt.runtime.load(tmp_path / "out", precision="fp32")
     assert selfprompt.runtime.load(tmp_path / "out").precision == "int8", "the first one is used"
     assert [one.label for one in found.predict(photos)] == [one.label for one in classifier.predict(photos)]
+
+
+def test_without_test_images_nothing_is_measured(exported, tmp_path: Path, run) -> None:
+    moved = Path(shutil.copytree(exported.classifier, tmp_path / "dogs"))
+    (moved / "result.json").unlink()  # as in a copy from the hub, which does not say where the photos were
+    said = run("export", moved, "--out", tmp_path / "onnx", "--precision", "fp32")
+    assert said.status == 0
+    assert "--data FOLDER measures the accuracy on labelled images." in said.out
+    assert read_export(tmp_path / "onnx").precisions["fp32"].measured is None

@@ -55,7 +55,11 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         help="with --to web: folder of the npm package onnxruntime-web (default: downloaded once)",
     )
     parser.add_argument("--name", type=str, default="classifier", help="with --to triton: name of the model")
-    parser.add_argument("--data", type=str | None, help="labelled images to measure the accuracy on, as for eval")
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        help="labelled images to measure the accuracy on, as for eval (default: the test images of the training)",
+    )
     parser.add_argument(
         "--split",
         type=Literal["auto", "test", "val", "train", "all"],
@@ -114,6 +118,8 @@ def export(options: Namespace) -> int:
         record = replace_classes(options.out, classifier)
         make_console().print_text(f"{options.out} has the classes {', '.join(record.classes)} now.")
         return 0
+    if options.data is None and options.classes is None:
+        options.data = _data_of_training(Path(options.classifier), classifier)
     images = None if options.data is None else _test_images(options, classifier, output)
     record = export_classifier(
         classifier,
@@ -127,6 +133,20 @@ def export(options: Namespace) -> int:
     )
     print_export(record, options.out)
     return 0
+
+
+def _data_of_training(folder: Path, classifier: "Classifier") -> str | None:
+    """Return the data that a classifier was trained on, if it has test images and is still in its place."""
+    from selfprompt.data.readers.read import is_task
+    from selfprompt.utils.json_files import read_json
+
+    result = folder / "result.json"
+    if not classifier.results.get("tuned") or not result.is_file():
+        return None
+    record = read_json(result, advice="Give the data with --data.")
+    data = record.get("data") if isinstance(record, dict) else None
+    known = isinstance(data, str) and data != "" and (is_task(data) or Path(data).exists())
+    return data if known else None
 
 
 def _test_images(options: Namespace, classifier: "Classifier", output: Output) -> "TestImages":
