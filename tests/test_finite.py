@@ -63,7 +63,7 @@ def test_every_format_reports_an_image_without_finite_scores(linear, photos, one
     done = predict("--out", tmp_path / "job")
     assert done.status == 0
     assert json.loads((tmp_path / "job" / "summary.json").read_text())["unreadable"] == 1
-    assert "nan" not in (tmp_path / "job" / "part-00000.csv").read_text()
+    assert "nan" not in (tmp_path / "job" / "shard-00001-of-00001.csv").read_text()
 
 
 def test_eval_refuses_scores_that_are_not_finite(linear, photos, one_bad, run):

@@ -1,6 +1,7 @@
 """Every engine does each item, once if nothing dies; what dies is done again, and what fails is told."""
 
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -123,8 +124,12 @@ def test_jobs_that_are_not_waited_for_are_cancelled(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("selfprompt.engines.slurm.time", SimpleNamespace(sleep=interrupted))
-    with pytest.raises(KeyboardInterrupt):
-        list(run_all("slurm", partial(endless, tmp_path), [1], 1, folder=tmp_path, options=ON_THIS_MACHINE))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(run_all("slurm", partial(endless, tmp_path), [1], 1, folder=tmp_path, options=ON_THIS_MACHINE))
+    finally:
+        signal.signal(signal.SIGINT, before)
     (process,) = lines(tmp_path / "started")
     while Path(f"/proc/{process}").exists():  # until the time limit of the tests
         time.sleep(0.05)
