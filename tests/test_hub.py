@@ -76,10 +76,11 @@ def test_the_card_has_the_result_the_licence_and_the_data(hub: HubState, linear:
         assert said in text
 
 
-def test_paths_of_this_machine_are_not_published(hub: HubState, linear: Path, tmp_path: Path) -> None:
+def test_paths_and_names_of_files_are_not_published(hub: HubState, linear: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(linear, tmp_path / "classifier"))
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["recipe"]["class_names"] = "/home/anna/classes.txt"
+    config["results"]["notes"].append("1 training image is a copy: anna at the sea.jpg.")
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     selfprompt.push(folder, "me/colours", license="other", data=DATA)
     files = hub.repositories["me/colours"][-1][1]

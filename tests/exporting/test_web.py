@@ -162,6 +162,17 @@ def test_another_package_in_the_cache_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_command_ends_with_how_to_go_on(exported, tmp_path, run):
+    for part in PARTS:
+        (tmp_path / part).write_bytes(part.encode())
+    folder = tmp_path / "page"
+    said = run("export", exported.classifier, "--to", "web", "--out", folder, "--onnxruntime-web", tmp_path)
+    assert said.status == 0, said.err
+    assert f"python -m http.server --bind 127.0.0.1 --directory {folder}; then open" in said.out
+    assert (folder / "index.html").is_file()
+
+
+@pytest.mark.slow
 def test_wrong_usage_is_refused(exported, tmp_path, run):
     command = ("export", exported.classifier, "--to", "web", "--out", tmp_path / "out")
     assert "unknown must lie between 0 and 1" in run(*command, "--unknown", "2").err

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from selfprompt.runtime.folder import ExportRecord
 
 USES = {
-    "onnx": "python -m selfprompt.runtime {} photo.jpg",
-    "web": "python -m http.server --bind 127.0.0.1 --directory {}; then open http://localhost:8000",
-    "triton": "tritonserver --model-repository={}",
+    "onnx": "python -m selfprompt.runtime FOLDER photo.jpg",
+    "web": "python -m http.server --bind 127.0.0.1 --directory FOLDER; then open http://localhost:8000",
+    "triton": "tritonserver --model-repository=FOLDER",
 }
 """How to go on, by the kind of folder."""
 
@@ -183,8 +183,4 @@ def print_export(record: "ExportRecord", folder: str) -> None:
     console.print_text(measured_sentence(record))
     if not record.measured_on:
         console.print_text("--data FOLDER measures the accuracy on labelled images.")
-    uses = {
-        "onnx": f"python -m selfprompt.runtime {folder} photo.jpg",
-        "triton": f"tritonserver --model-repository={folder}",
-    }
-    console.print_text(f"Use it without torch: {uses[record.target]}")
+    console.print_text(f"Use it without torch: {USES[record.target].replace('FOLDER', folder)}")

@@ -33,7 +33,10 @@ PACKAGES = ("starlette", "uvicorn", "python_multipart")
 MAX_PORT = 65535
 MAX_DECODERS = 4
 """Largest number of threads that decode images."""
-FOR_SAVED = {"classes": None, "backbone": None, "trust": False, "device": "auto", "precision": "32-true"}
+FOR_SAVED = {
+    **{"classes": None, "backbone": None, "trust": False},
+    **{"device": "auto", "precision": "32-true", "float32": "auto"},
+}
 """Options of saved classifiers that exported ones do not have, with their defaults."""
 
 

@@ -99,7 +99,7 @@ def push(
     if not data.strip() or len(data) > LONGEST_DATA:
         raise ValueError(f"data must describe the training images in 1 to {LONGEST_DATA:,} letters, got {len(data):,}.")
     folder = Path(folder)
-    config = _without_paths(read_artifact(folder).config)
+    config = _publishable(read_artifact(folder).config)
     for remark in _remarks(config):
         say(remark)
     published = Publication(repository, license, data.strip(), _base_model(config["backbone"]["name"]))
@@ -109,9 +109,10 @@ def push(
     return _upload(repository, content, private)
 
 
-def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+def _publishable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without paths, and without notes on the training images, which may name files."""
     recipe = {name: None if name in PRIVATE_PATHS else value for name, value in config["recipe"].items()}
-    return {**config, "recipe": recipe}
+    return {**config, "recipe": recipe, "results": {**config["results"], "notes": []}}
 
 
 def _remarks(config: Mapping[str, Any]) -> Iterator[str]:
