@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output, make_console, table
+from selfprompt.cli.labelled_images import add_selection_options, read_labelled_images
 from selfprompt.cli.result_report import write_evaluation_report
 from selfprompt.cli.saved_classifier import (
     CLASSES_HELP,
@@ -23,15 +24,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     add_classifier_argument(parser)
     parser.add_argument("data", type=str, help="labelled images, as for `selfprompt train`")
-    parser.add_argument(
-        "--split",
-        type=Literal["auto", "test", "val", "train", "all"],
-        default="auto",
-        help="auto: the test images if the data have any, otherwise all images",
-    )
-    parser.add_argument(
-        "--class_names", type=str | None, help="classes.txt or classes.yaml with the class names of the data"
-    )
+    add_selection_options(parser)
     parser.add_argument("--classes", type=str | None, help=CLASSES_HELP)
     parser.add_argument(
         "--batch_size", type=int | None, help="images per batch, for methods that mix the images of a batch"
@@ -52,7 +45,6 @@ def eval(options: Namespace) -> int:
     check_at_least(options, 1, "batch_size")
     from selfprompt.data.loading.feature_cache import FeatureStore
     from selfprompt.data.loading.store import ImageStore
-    from selfprompt.inference.evaluation import find_images, readable_images
     from selfprompt.inference.floors import floors_of_evaluation
     from selfprompt.inference.judged_images import judge_images
 
@@ -65,20 +57,8 @@ def eval(options: Namespace) -> int:
     if options.batch_size is not None:
         classifier.batch_size = options.batch_size
     output.note(classifier.method, classifier.batch_size)
-    images = find_images(
-        options.data,
-        classifier.classes,
-        classifier.recipe,
-        classifier.results,
-        split=options.split,
-        class_names=options.class_names,
-        say=output.message,
-    )
     store, features = ImageStore(), FeatureStore()
-    with output.stage("reading images") as progress:
-        items, bad = readable_images(images, store, on_bad=options.on_bad_image, progress=progress, say=output.message)
-    for image in bad:
-        output.message(f"skipped {image}")
+    items, split = read_labelled_images(options, classifier, store, output, on_bad_image=options.on_bad_image)
     with output.stage("evaluating") as progress:
         measured, judged = judge_images(classifier, items, store, progress, features)
     metrics = measured.to_json()
@@ -86,13 +66,13 @@ def eval(options: Namespace) -> int:
         floors = floors_of_evaluation(classifier, measured, judged, store, progress, features)
     results = {"method": classifier.method.name, "classes": list(classifier.classes), "tuned": metrics, **floors}
     if options.html:
-        write_evaluation_report(classifier, results, judged, images.split, options)
+        write_evaluation_report(classifier, results, judged, split, options)
         output.message(f"Page: {options.html}")
     if options.format == "json":
         shown = {key: value for key, value in floors.items() if key != "reference"}
-        print(to_json({**metrics, **shown, "split": images.split, "batch_size": classifier.batch_size}, indent=2))
+        print(to_json({**metrics, **shown, "split": split, "batch_size": classifier.batch_size}, indent=2))
     else:
-        print_evaluation(results, f"{options.data}: {images.split} images")
+        print_evaluation(results, f"{options.data}: {split} images")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from selfprompt.cli.console import Output, make_console, table
+from selfprompt.cli.labelled_images import add_selection_options, read_labelled_images
 from selfprompt.cli.saved_classifier import (
     CLASSES_HELP,
     add_backbone_options,
@@ -60,15 +61,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         type=str | None,
         help="labelled images to measure the accuracy on, as for eval (default: the test images of the training)",
     )
-    parser.add_argument(
-        "--split",
-        type=Literal["auto", "test", "val", "train", "all"],
-        default="auto",
-        help="auto: the test images if the data have any, otherwise all images",
-    )
-    parser.add_argument(
-        "--class_names", type=str | None, help="classes.txt or classes.yaml with the class names of the data"
-    )
+    add_selection_options(parser)
     parser.add_argument("--classes", type=str | None, help=CLASSES_HELP)
     parser.add_argument(
         "--classes_only",
@@ -153,24 +146,11 @@ def _test_images(options: Namespace, classifier: "Classifier", output: Output) -
     """Read the labelled images that the accuracy is measured on."""
     from selfprompt.data.loading.store import ImageStore
     from selfprompt.exporting.measure import TestImages
-    from selfprompt.inference.evaluation import find_images, readable_images
     from selfprompt.utils.wording import plural
 
-    images = find_images(
-        options.data,
-        classifier.classes,
-        classifier.recipe,
-        classifier.results,
-        split=options.split,
-        class_names=options.class_names,
-        say=output.message,
-    )
     store = ImageStore()
-    with output.stage("reading images") as progress:
-        items, bad = readable_images(images, store, on_bad="skip", progress=progress, say=output.message)
-    for image in bad:
-        output.message(f"skipped {image}")
-    kind = "" if images.split == "all" else f"{images.split} "
+    items, split = read_labelled_images(options, classifier, store, output)
+    kind = "" if split == "all" else f"{split} "
     return TestImages(items, store, f"{plural(len(items), f'{kind}image')} of {Path(options.data).name}")
 
 
