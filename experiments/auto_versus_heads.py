@@ -30,6 +30,7 @@ from selfprompt.training.tune import tune
 from selfprompt.utils.files import write_json
 
 HEADS = ("simpleshot", "ridge", "logistic", "ss-text", "gda")
+DIGITS = "digits"
 NOT_METHODS = ("data", "backbone", "shots", "seed", "chosen", "seconds")
 BACKBONES = ("embedded/clip", "embedded/mae")
 SHOTS = ("1", "4", "16", "mixed")
@@ -39,7 +40,8 @@ def main() -> None:
     """Run what is not done yet and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="*", type=Path, help="folders with train/ and test/")
-    parser.add_argument("--tasks", default=",".join(list_tasks("embedded")), help="tasks of the embedded suite")
+    tasks = ",".join((DIGITS, *list_tasks("embedded")))
+    parser.add_argument("--tasks", default=tasks, help=f"{DIGITS}, and tasks of the embedded suite")
     parser.add_argument("--shots", default=",".join(SHOTS))
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--methods", default=",".join(HEADS), help="methods to hold against auto")
@@ -78,9 +80,8 @@ def runs_on(name: str, backbone: Backbone) -> bool:
 
 def datasets(tasks: list[str], folders: list[Path]) -> Iterator[Dataset]:
     """Yield the data sets: scikit-learn's digits, tasks of the embedded suite, and the folders."""
-    yield digits()
     for name in filter(None, tasks):
-        yield replace(load_task(f"embedded/{name}").dataset, name=name)
+        yield digits() if name == DIGITS else replace(load_task(f"embedded/{name}").dataset, name=name)
     for folder in folders:
         yield replace(read_dataset(folder), name=folder.name)
 
@@ -99,7 +100,7 @@ def digits() -> Dataset:
         images = [item for item in dataset.train if item.label == label]
         train += images[:20]
         rest += images[20:60]
-    return replace(dataset, train=tuple(train), test=tuple(rest), name="digits")
+    return replace(dataset, train=tuple(train), test=tuple(rest), name=DIGITS)
 
 
 def draw(dataset: Dataset, shots: str, seed: int) -> Dataset:
