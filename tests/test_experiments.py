@@ -120,7 +120,7 @@ def test_prediction_rates(monkeypatch, capsys) -> None:
 
 
 def test_export_speed(capsys) -> None:
-    export_speed.main(["--backbone", "timm/test_vit/random", "--images", "3", "--rounds", "1"])
+    export_speed.main(["--backbone", "embedded/mae", "--images", "3", "--rounds", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["fp32"] * 3 + ["int8"] * 3
     assert all(float(line.split()[-3]) > 0 for line in lines)
