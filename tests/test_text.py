@@ -189,7 +189,7 @@ class Perturbed:
     def start(self, tokens: Tokens) -> Tokens:
         tokens = self.inner.start(tokens)
         x = tokens.x.clone()
-        x[:, self.positions] += 1
+        x[:, self.positions] += torch.linspace(-1, 1, x.shape[-1])  # a LayerNorm takes a shift of all channels away
         return tokens._replace(x=x)
 
     def layer(self, index: int, block: Callable[..., Tokens], tokens: Tokens) -> Tokens:
@@ -223,7 +223,7 @@ def test_a_text_matters_up_to_its_useful_length_only(count: int, axis: str, monk
     assert encode(method, monkeypatch, full, slice(length, None)).equal(plain)  # bit for bit
     for position in range(length):
         moved = encode(method, monkeypatch, full, slice(position, position + 1))
-        assert not moved.equal(plain), f"position {position} of {length} has no influence"
+        assert (moved - plain).abs().max() > 1e-4, f"position {position} of {length} has no influence"
     with torch.no_grad():
         cut = method.prompted_texts()
     assert (cut - plain).abs().max() < 1e-5  # float32 in another order of summation
