@@ -1,6 +1,7 @@
 """Metrics equal what one counts by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, hmean
 
-from selfprompt.metrics import Metrics, compute_metrics, harmonic_mean, wilson_interval
+from selfprompt.metrics import Metrics, compute_metrics, harmonic_mean, openworld_auc, wilson_interval
 
 NAMES = ["ant", "bee", "cow", "dog", "eel"]
 
@@ -130,3 +131,36 @@ def test_a_single_class_is_always_right() -> None:
     metrics = compute_metrics(torch.tensor([[0.3], [-2.0]]), torch.tensor([0, 0]), ["ant"])
     assert (metrics.accuracy, metrics.total, metrics.confusion, metrics.per_class) == (100.0, 2, [[2]], {"ant": 100.0})
     assert (metrics.calibration_error, metrics.reliability) == (0.0, [[1.0, 1.0, 2]])
+
+
+@pytest.fixture(scope="module")
+def strict_arrays():
+    with np.load(Path(__file__).parent / "golden" / "evaluation.npz") as file:
+        return dict(file)
+
+
+def test_openworld_auc_equals_golden(strict_arrays):
+    base = strict_arrays["base_logits"].argmax(axis=1) == strict_arrays["base_labels"]
+    new = strict_arrays["new_logits"].argmax(axis=1) == strict_arrays["new_labels"]
+    scores = strict_arrays["base_score"], strict_arrays["new_score"]
+    assert openworld_auc(base, new, *scores) == pytest.approx(100 * strict_arrays["openworld_auc"], rel=1e-9)
+    everything = np.ones(len(base), dtype=bool), np.ones(len(new), dtype=bool)
+    assert openworld_auc(*everything, *scores) == pytest.approx(100 * strict_arrays["auroc"], rel=1e-9)
+
+
+IMAGES = st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=12)
+
+
+@given(IMAGES, IMAGES)
+def test_openworld_auc_equals_a_count_of_pairs(base, new):
+    parts = [np.array([right for right, _ in part], dtype=bool) for part in (base, new)]
+    scores = [np.array([score / 4 for _, score in part]) for part in (base, new)]
+    found = openworld_auc(*parts, *scores)
+    wins = sum((b > n) + (b == n) / 2 for right_b, b in base if right_b for right_n, n in new if right_n)
+    assert found == pytest.approx(100 * wins / (len(base) * len(new)))
+    assert 0 <= found <= 100 * parts[0].mean() * parts[1].mean() + 1e-9
+
+
+def test_openworld_auc_needs_pairs():
+    with pytest.raises(ValueError, match="got 0 and 1"):
+        openworld_auc(np.zeros(0, dtype=bool), np.ones(1, dtype=bool), np.zeros(0), np.ones(1))

@@ -12,6 +12,8 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 BINS = 15  # of the calibration error
@@ -233,6 +235,40 @@ def harmonic_mean(base: float, new: float) -> float:
         if not 0 <= value <= 100:
             raise ValueError(f"An accuracy must lie in [0, 100] percent, got {value}.")
     return 0.0 if base + new == 0 else 2 * base * new / (base + new)
+
+
+def openworld_auc(
+    base_right: "NDArray[np.bool_]",
+    new_right: "NDArray[np.bool_]",
+    base_scores: "NDArray[np.float64]",
+    new_scores: "NDArray[np.float64]",
+) -> float:
+    """Compute OpenworldAUC: how often a base and a new image are both classified correctly and told apart.
+
+    It is the share of pairs of a base and a new image of which the base image is right among the base classes, the new
+    one is right among the new classes, and the base image has the higher score; equal scores count 1/2.
+
+    Args:
+        base_right: Whether each base image is classified correctly among the base classes, (N,).
+        new_right: The same for new images among the new classes, (M,).
+        base_scores: How much each base image looks like one of the base classes, (N,).
+        new_scores: The same for new images, (M,).
+
+    Returns:
+        The share in percent, at most base accuracy times new accuracy.
+
+    Raises:
+        ValueError: If there are no pairs.
+
+    Source: Hua et al. 2025 (OpenworldAUC, ICML 2025), whose scores come from a detector of its own.
+    """
+    import numpy as np
+
+    if not len(base_right) or not len(new_right):
+        raise ValueError(f"OpenworldAUC needs base and new images, got {len(base_right)} and {len(new_right)}.")
+    new, base = np.sort(new_scores[new_right]), base_scores[base_right]
+    wins = (np.searchsorted(new, base, "left") + np.searchsorted(new, base, "right")) / 2
+    return 100 * float(wins.sum()) / (len(base_right) * len(new_right))
 
 
 def _reliability(probabilities: "Tensor", correct: "Tensor") -> list[list[float]]:
