@@ -9,6 +9,7 @@ from selfprompt.methods.registry import build_method
 from tests.methods.test_contract import CASES
 from tests.methods.tiny import NAMES, backbone
 
+KINDS = ("weight", "bias")
 HEAD = {"head.weight", "head.bias"}
 CLIP_LORA = {f"{side}_updates.{factor}" for side in ("text", "image") for factor in ("down", "up")}
 NORMS = {f"norm_{part}.{name}" for part in ("attention", "mlp") for name in ("weight", "bias")}
@@ -45,6 +46,15 @@ def sep(fusion: set[str], text: int, image: int) -> set[str]:
 MMRL = {f"{side}_maps.{kind}" for side in ("image", "text") for kind in ("weight", "bias")}
 MMRL |= {"tokens", "projection", "known"}
 SINGULAR = {f"{side}_values.{name}" for side in ("image", "text") for name in ("q", "k", "v", "out", "up", "down")}
+LAYERS = [f"{name}.{kind}" for name in ("ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj") for kind in KINDS]
+UPPER = {
+    f"{side}.transformer.resblocks.{index}.{name}"
+    for side, blocks in (("vision.visual", (3, 4, 5)), ("text", (2, 3)))
+    for index in blocks
+    for name in (*LAYERS, "attn.in_proj_weight", "attn.in_proj_bias")
+}
+UPPER |= {f"{norm}.{kind}" for norm in ("vision.visual.ln_post", "text.ln_final") for kind in KINDS}
+UPPER |= {"vision.visual.proj", "text.text_projection"}
 KEYS = {
     "ape, clip": {"channels", "support", "labels", "weights"},
     "ape, trained": {"channels", "support", "labels", "weights", "shift"},
@@ -95,6 +105,7 @@ KEYS = {
     "simpleshot, clip": HEAD | {"mean"},
     "simpleshot, mae": HEAD | {"mean"},
     "simpleshot, not centred": HEAD,
+    "skip-tuning, clip": UPPER,
     "spt, clip": HEAD | {"prompts"},
     "spt, mae": HEAD | {"prompts"},
     "ss-text, clip": {"weight", "known"},

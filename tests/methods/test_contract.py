@@ -47,6 +47,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vpt, projected": ("vpt", {"deep": False, "project": 8}),
 }
 
+RATES = {"skip-tuning": 1e-4}  # whole blocks need a lower learning rate
+
 
 @dataclass(frozen=True)
 class Case:
@@ -107,7 +109,7 @@ def trained(label: str) -> Training:
     parameters = method.trainable()
     if not parameters:
         return Training(method, before, before, gradients)
-    adam = torch.optim.Adam(parameters.values(), lr=1e-3)
+    adam = torch.optim.Adam(parameters.values(), lr=RATES.get(method.name, 1e-3))
     for epoch in range(3):
         adam.zero_grad()
         method.train().loss(Views(pictures, labels=labels)).backward()
@@ -498,7 +500,7 @@ def test_a_seed_fixes_the_initial_values_whatever_the_global_state(label: str) -
     again, other = CASES[label].build(seed=0).trainable(), CASES[label].build(seed=1).trainable()
     assert first.keys() == again.keys() == other.keys()
     assert all(tensor.equal(again[name]) for name, tensor in first.items())
-    if draws(CASES[label]):
+    if draws(CASES[label]) and CASES[label].name != "skip-tuning":  # which draws what it skips
         assert not all(tensor.equal(other[name]) for name, tensor in first.items())
 
 

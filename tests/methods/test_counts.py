@@ -171,6 +171,7 @@ def test_context_learners_on_vit_b_16(clip: Backbone, name: str, options: dict[s
         ("clip-lora", {}, 73_728 + 110_592),
         ("ln-tuning", {}, 61_440),
         ("mmrl", {}, 4_992_256),
+        ("skip-tuning", {}, 62_099_456),
         ("tip-adapter", {}, 0),
     ],
 )

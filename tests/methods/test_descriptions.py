@@ -32,6 +32,7 @@ PROMPTED = [
     "mmrl",
     "prograd",
     "promptsrc",
+    "skip-tuning",
     "two-stage",
 ]  # encode each name by itself
 SAID = {

@@ -18,6 +18,7 @@ NAMES = tuple(f"{'very ' * (index % 7)}thing {index}" for index in range(2 * MIN
 """Enough names, of several lengths, for more than one bucket of texts."""
 EXCEPTIONS = {
     "promptsrc": "PyTorch has no autocast on the device meta",
+    "skip-tuning": "it encodes the texts of the classes that the step does not skip",
     "two-stage": "it asks once a step which stage it is in",
 }
 TRAINED = [
