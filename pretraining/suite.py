@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,9 +26,9 @@ from pretraining.corpus import write_text
 from pretraining.drawings import Drawing, drawings, folder, licence, read_json
 from pretraining.render import is_black, render
 from pretraining.sets import SETS, Set
-from pretraining.tasks import DOMAIN_VIEWS, PLANS, VIEWS, Plan
+from pretraining.tasks import DOMAIN_VIEWS, MORE_TEST_VIEWS, PLANS, VIEWS, Plan
 from pretraining.views import DRAWN, Look, view
-from selfprompt.data.suites.embedded import ARCHIVE_NAME
+from selfprompt.data.suites.embedded import ARCHIVE_NAME, MORE_TEST, class_folder
 
 OUT = Path(__file__).parents[1] / "src" / "selfprompt" / "suites" / "embedded"
 BY_NAME = {drawn.name: drawn for drawn in SETS}
@@ -81,18 +82,46 @@ def write_task(packages: Path, emoji: Emoji, plan: Plan, out: Path) -> None:
                 raise ValueError(f"{plan.name}: {title!r} has no drawing in {', '.join(part.sets)}.")
             for number in range(part.views if found else 0):
                 name, drawing = found[number % len(found)]
-                file = f"{part.folder}/{slug(title)}/{number:02d}.png"
+                file = f"{part.folder}/{class_folder(title)}/{number:02d}.png"
                 draw(drawing, part, f"{plan.name}/{file}", out / file)
                 rows.append([file, label, part.name, name])
                 used.add(name)
     write_text(out / "index.json", index_text(packages, emoji, plan, rows, sorted(used)))
-    pack(out)
+    pack(out, ARCHIVE_NAME)
+    draw_more_test(packages, emoji, plan, out)
+    pack(out, f"{MORE_TEST}.zip")
 
 
-def pack(out: Path) -> None:
-    """Move the images of a task into its archive, which depends only on their names and bytes."""
+def draw_more_test(packages: Path, emoji: Emoji, plan: Plan, out: Path) -> None:
+    """Draw the further test images of a task, so that each set has the same number of test images in a class."""
+    sets = more_test_sets(plan)
+    shown = {name: pick(packages, emoji, plan, name) for name in sets}
+    part = Subset(MORE_TEST, MORE_TEST, sets, MORE_TEST_VIEWS, Look(mirror=plan.mirror))
+    for title in plan.classes:
+        images = Counter({name: VIEWS["test"] // len(plan.test) * (name in plan.test) for name in sets})
+        drawn = Counter[str]()
+        available = [name for name in sets if title in shown[name]]
+        for _ in range(part.views):
+            name = min(available, key=images.__getitem__)
+            found = shown[name][title]
+            file = f"{part.folder}/{class_folder(title)}/{name}-{drawn[name]:02d}.png"
+            draw(found[drawn[name] % len(found)], part, f"{plan.name}/{file}", out / file)
+            images[name] += 1
+            drawn[name] += 1
+
+
+def more_test_sets(plan: Plan) -> tuple[str, ...]:
+    """Return the sets of the further test images: those of the test images, and of domains by artists that drew no
+    training image."""
+    trained = {BY_NAME[name].family for name in plan.train}
+    shifted = (name for sets in plan.domains.values() for name in sets if BY_NAME[name].family not in trained)
+    return tuple(dict.fromkeys((*plan.test, *shifted)))
+
+
+def pack(out: Path, archive_name: str) -> None:
+    """Move the images below a task's folder into an archive, which depends only on their names and bytes."""
     pictures = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.png"))}
-    with ZipFile(out / ARCHIVE_NAME, "w") as archive:
+    with ZipFile(out / archive_name, "w") as archive:
         for name, content in pictures.items():
             archive.writestr(ZipInfo(name), content)
     for path in [path for path in out.iterdir() if path.is_dir()]:
@@ -179,11 +208,6 @@ def about(packages: Path, drawn: Set) -> dict[str, str]:
     return {"package": drawn.npm, "version": version, "author": author, "licence": stated}
 
 
-def slug(title: str) -> str:
-    """Turn a class name into the name of a folder."""
-    return title.replace(" ", "_")
-
-
 def print_baselines(out: Path) -> None:
     """Print accuracies in percent without a backbone, one row per test set."""
     print("| test set | images | chance | ridge on pixels | nearest neighbour on pixels |\n|---|---|---|---|---|")
@@ -202,7 +226,7 @@ def main() -> None:
         print_baselines(options.out)
         return
     write_suite(options.packages, options.out)
-    files = list(options.out.rglob(ARCHIVE_NAME))
+    files = list(options.out.rglob("*.zip"))
     count = sum(len(ZipFile(file).namelist()) for file in files)
     print(f"{count} pictures, {sum(file.stat().st_size for file in files) / 1e6:.2f} MB, in {options.out}")
 

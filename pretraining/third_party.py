@@ -42,7 +42,7 @@ What "used for" means:
   (`embedded/clip`, `embedded/mae`) were pretrained on. The drawings themselves are not in the package.
 - **samples**: some drawings are in the package as pictures of the embedded suite. They were changed: rendered, scaled,
   turned, mirrored or bent, recoloured and put on other backgrounds, at 64 x 64 pixels. The `index.json` of each
-  task lists the set of every picture.
+  task lists the set of every picture in `images.zip`; in `more_test.zip` the pictures are named after their sets.
 - **measuring**: the backbones are evaluated on them; they are neither in the package nor in the weights.
 - **names**: class names and captions.
 """

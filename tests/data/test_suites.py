@@ -1,5 +1,6 @@
 """The embedded suite, tasks by name, and ``selfprompt data``."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from pretraining.sets import SETS
 from pretraining.tasks import PLANS
 from pretraining.views import Look, view
 from selfprompt.cli.main import main
-from selfprompt.data.dataset import ArchivedFile
+from selfprompt.data.dataset import ArchivedFile, Item
 from selfprompt.data.fewshot import draw_few_shot, select_base_new
 from selfprompt.data.loading.image_files import BadImageError
 from selfprompt.data.readers.read import read_dataset
@@ -25,6 +26,16 @@ from selfprompt.data.suites.task import SuiteTask
 from tests.data.images import write_classes
 
 ROOT = Path(__file__).parents[2]
+CHECKSUMS = {
+    "animals": ("86369deccc2377c0", "382055dc692043b6"),
+    "food": ("0ddb1c105e5b7aa8", "9e6b6e0f69cb3763"),
+    "travel": ("e956c5e2d757f10e", "dcea644d5d0d31e3"),
+    "objects": ("ef514f9fa66c6a26", "084a6b955d84aa34"),
+    "faces": ("399483311f568ec5", "8ffc03374bd4bc40"),
+    "flags": ("0218c04634c66121", "48d6c2a85e38ae4c"),
+    "icons": ("90fa526cd9ec5431", "18388e0155acca84"),
+}
+"""Start of the SHA-256 of each task's two archives: documented figures hold for these images only."""
 
 
 @pytest.fixture(scope="module", params=embedded.TASKS)
@@ -113,8 +124,8 @@ def test_the_index_follows_the_plan(task: SuiteTask) -> None:
 
 def test_the_suite_is_small() -> None:
     files = [path for path in embedded.FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 7e6
-    assert len(files) == 2 * len(embedded.TASKS), "thousands of single files burden a clone"
+    assert sum(path.stat().st_size for path in files) < 10.5e6
+    assert len(files) == 3 * len(embedded.TASKS), "thousands of single files burden a clone"
     assert len(embedded.TASKS) >= 6
 
 
@@ -141,6 +152,71 @@ def test_a_view_depends_on_its_seed_only() -> None:
     )
     assert (one == same).all()
     assert (one != other).any()
+
+
+# --- further test images ---
+
+
+def set_of(item: Item) -> str:
+    """Return the set that a further test image is drawn from."""
+    return Path(str(item.source)).stem.rpartition("-")[0]
+
+
+def test_the_archives_are_those_of_the_documented_figures(task: SuiteTask) -> None:
+    folder = embedded.FOLDER / task.name
+    archives = (folder / embedded.ARCHIVE_NAME, folder / f"{embedded.MORE_TEST}.zip")
+    assert tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in archives) == CHECKSUMS[task.name]
+
+
+def test_each_class_has_the_same_number_of_further_test_images(task: SuiteTask) -> None:
+    assert Counter(item.label for item in task.more_test) == dict.fromkeys(range(len(task.dataset.classes)), 22)
+    assert all(folder_of(item.source) == task.dataset.classes[item.label] for item in task.more_test)
+    assert all(item.load().size == (64, 64) for item in task.more_test[::50])
+
+
+def test_the_sets_of_a_class_have_equally_many_test_images(task: SuiteTask) -> None:
+    plan = next(plan for plan in PLANS if plan.name == task.name)
+    (first,) = plan.test
+    for label in range(len(task.dataset.classes)):
+        counts = Counter(set_of(item) for item in task.more_test if item.label == label)
+        counts[first] += 8
+        assert len(counts) >= 2
+        assert max(counts[name] for name in counts if name != first) - min(counts.values()) <= 1
+
+
+def test_no_drawing_of_a_further_test_image_was_trained_on(task: SuiteTask) -> None:
+    index = embedded.read_index(embedded.FOLDER / task.name)
+    trained = {row[3] for row in index["images"] if row[2] in ("train", "val")}
+    first = {row[3] for row in index["images"] if row[2] == "test"}
+    known = {drawn.name: drawn for drawn in SETS}
+    used = {set_of(item) for item in task.more_test}
+    assert used <= index["sets"].keys(), "the index states their licences"
+    assert not used & trained
+    assert {known[name].role for name in used} == {"held-out"}
+    assert not {known[name].family for name in used - first} & {known[name].family for name in trained}
+
+
+def test_no_further_test_image_is_a_copy_of_another_image(task: SuiteTask) -> None:
+    sources = [item.source for item in (*task.dataset.select("all"), *task.more_test)]
+    sources += [item.source for domain in task.domains.values() for item in domain.test]
+    contents = [source.read_bytes() for source in sources if isinstance(source, ArchivedFile)]
+    assert len(set(contents)) == len(sources)
+
+
+def test_further_test_images_are_listed_only_when_asked_for(tmp_path: Path) -> None:
+    shutil.copytree(embedded.FOLDER / "icons", tmp_path / "icons")
+    archive = tmp_path / "icons" / f"{embedded.MORE_TEST}.zip"
+    archive.unlink()
+    task = embedded.load_embedded_task("icons", tmp_path)
+    with pytest.raises(ValueError, match=r"more_test\.zip cannot be read: .*Install the package again"):
+        _ = task.more_test
+    shutil.copy(embedded.FOLDER / "flags" / archive.name, archive)
+    with pytest.raises(ValueError, match=r"more_test\.zip has images of other classes"):
+        _ = task.more_test
+
+
+def test_a_published_task_has_no_further_test_images() -> None:
+    assert SuiteTask("coop", "food101", load_task("embedded/icons").dataset).more_test == ()
 
 
 # --- by name ---

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,6 +14,8 @@ TASKS = ("animals", "food", "travel", "objects", "faces", "flags", "icons")
 FOLDER = Path(__file__).parents[2] / "suites" / "embedded"
 ARCHIVE_NAME = "images.zip"
 """Archive with the images of a task: thousands of small files would burden a clone and an installation."""
+MORE_TEST = "more_test"
+"""Stem of the archive with further test images, and their folder in it."""
 
 
 def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
@@ -38,7 +41,40 @@ def load_embedded_task(name: str, root: Path | None = None) -> SuiteTask:
         f"embedded/{name}", classes, splits["train"], splits["val"], splits["test"], (index["shared"], source)
     )
     domains = {domain: _make_domain(f"{dataset.name}/{domain}", classes, items[domain]) for domain in index["domains"]}
-    return SuiteTask("embedded", name, dataset, index["template"], domains, source)
+    more_test = partial(_list_more_test, folder, classes)
+    return SuiteTask("embedded", name, dataset, index["template"], domains, source, list_more_test=more_test)
+
+
+def _list_more_test(folder: Path, classes: tuple[str, ...]) -> tuple[Item, ...]:
+    """List the further test images class by class: ``more_test/CLASS/SET-NUMBER.png`` in their archive.
+
+    Raises:
+        ValueError: If the archive is missing or damaged.
+    """
+    archive = ImageArchive(folder / f"{MORE_TEST}.zip")
+    labels = {class_folder(name): label for label, name in enumerate(classes)}
+    files = [ArchivedFile(archive, name) for name in _list_members(archive)]
+    if not {Path(file.name).parent.name for file in files} <= labels.keys():
+        raise ValueError(f"{archive.path} has images of other classes. Install the package again.")
+    items = (Item(file, labels[Path(file.name).parent.name]) for file in files)
+    return tuple(sorted(items, key=lambda item: item.label))
+
+
+def class_folder(name: str) -> str:
+    """Return the name of the folder for the images of a class."""
+    return name.replace(" ", "_")
+
+
+def _list_members(archive: ImageArchive) -> list[str]:
+    """Return the names of an archive's members.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    try:
+        return archive.file.namelist()
+    except (BadZipFile, OSError) as error:
+        raise ValueError(f"{archive.path} cannot be read: {error}. Install the package again.") from None
 
 
 def _find_sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
@@ -49,10 +85,7 @@ def _find_sources(folder: Path, names: Sequence[str]) -> Sequence[Source]:
     """
     archive = ImageArchive(folder / ARCHIVE_NAME)
     if archive.path.is_file():
-        try:
-            members = set(archive.file.namelist())
-        except (BadZipFile, OSError) as error:
-            raise ValueError(f"{archive.path} cannot be read: {error}. Install the package again.") from None
+        members = set(_list_members(archive))
         sources: list[Source] = [ArchivedFile(archive, name) for name in names]
         missing = [str(folder / name) for name in names if name not in members]
     else:

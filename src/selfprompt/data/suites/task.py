@@ -1,10 +1,11 @@
 """The record of one task of a suite: its data set, its template, its shifted domains."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from selfprompt.data.dataset import Dataset
+from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.templates import PHOTO
 
 
@@ -22,6 +23,7 @@ class SuiteTask:
             of ``dataset``; one with fewer has its own list, for which a classifier must be rebuilt.
         source: Origin and licence of the images, in one sentence.
         folder: The folder that recorded paths are relative to; None for the root of the suite.
+        list_more_test: Lists the further test images of ``more_test``.
     """
 
     suite: str
@@ -31,3 +33,15 @@ class SuiteTask:
     domains: Mapping[str, Dataset] = field(default_factory=dict)
     source: str = ""
     folder: Path | None = None
+    list_more_test: Callable[[], tuple[Item, ...]] = field(default=tuple, repr=False)
+
+    @cached_property
+    def more_test(self) -> tuple[Item, ...]:
+        """Further test images, with the labels of ``dataset``, listed on first use; empty in published suites.
+
+        Published protocols do not use them: they sharpen the comparison of methods, together with ``dataset.test``.
+
+        Raises:
+            ValueError: If they are missing or damaged.
+        """
+        return self.list_more_test()
