@@ -162,6 +162,8 @@ MAY_IMPORT = {
         ".analysis",
         ".benchmarks.results",
         ".benchmarks.published",
+        ".benchmarks.comparison",
+        ".benchmarks.strict",
         ".reviewing",
         ".reports",
     ),
@@ -244,6 +246,7 @@ def test_a_library_is_imported_only_by_the_modules_named_for_it(library):
 
 LIGHT = ("__init__", "__main__", "utils", "recipes", "metrics", "cli", "methods", "reports")
 LIGHT += ("benchmarks.results", "benchmarks.published", "benchmarks.cells", "benchmarks.rows")  # what a report reads
+LIGHT += ("benchmarks.strict", "benchmarks.hits", "benchmarks.comparison", "benchmarks.bootstrap")
 LIGHT += ("inference.predictions", "serving.limits")
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "lightning_fabric", "torchmetrics", "sklearn")
 

@@ -20,6 +20,10 @@ IDS = {
     ("vtab", "vtab"): "3bbd91743183587e 0d1b3466358dbdac 809013ef3fa181d7 8c2f6bba3bb689ed",
     ("holdout", "folder"): "61faec80cdceb9c5 1a623ce35f1894cf 20d873d4a23ec50c cb84bdf513f13bff",
     ("fgvc", "fgvc"): "f0432d72ac0e65b6 48931efe826bdf74 2fe29fc452861056 58e35d626a656434",
+    ("strict", "coop"): "ad504808061efd28 b12b3156e2ace4d5 ce77590c22c0e03d 0129c27b1b728dfd",
+    ("strict", "embedded"): "2fe87e07fe89769b 0b0b73080ed04417 db8b40deddb5be67 61f5e308623b5318",
+    ("strict-few-shot", "coop"): "0d2f079fa595c18f 776ccefe612641f0 54542baf96b9d828 6c25da79137dd14d",
+    ("strict-few-shot", "embedded"): "c56cddac8d2a2f8c beab6ed9cf901618 5061eeab542894f4 ca8c3f540a261294",
 }
 """The first 16 digits of the ids of ``ROWS``, by protocol and suite."""
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfprompt.benchmarks.evaluating import adapt_method
 from selfprompt.benchmarks.own_folders import draw_test_images, fingerprint, load_folder_task, name_folders
 from selfprompt.benchmarks.protocols import Evaluation, build_grid, given_keys
 from selfprompt.benchmarks.results import read_results
 from selfprompt.benchmarks.rows import parse_rows
-from selfprompt.benchmarks.runner import adapt_method, fitted_recipe
+from selfprompt.benchmarks.runner import fitted_recipe
 from selfprompt.data.class_description import ClassDescription
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.readers.read import read_dataset

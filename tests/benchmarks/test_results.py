@@ -48,7 +48,9 @@ def write(runs, protocol, dataset, row, seed, evaluations, **changed):
         "shots": 0 if untrained else 16,
         "preprocessing": "",
         "overrides": {},
-        "evaluations": {name: value and metrics(value) for name, value in evaluations.items()},
+        "evaluations": {
+            name: value if isinstance(value, dict) else value and metrics(value) for name, value in evaluations.items()
+        },
         "images": {"train": 0 if untrained else 32},
         "classes": ["cat", "dog"],
         "trainable_parameters": 0 if untrained else 2048,

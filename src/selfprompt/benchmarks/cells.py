@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.benchmarks.rows import row_slug
+from selfprompt.benchmarks.strict import SplitFile
 from selfprompt.recipes.options import LATER_OPTIONS
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.recipes.renamed import with_former_names
@@ -41,6 +42,8 @@ class Cell:
         steps: Training steps that the epochs should amount to, whatever the number of images; 0 to use the recipe's
             epochs.
         contents: Hash of the images of a folder of the user's; empty for suites, whose names say what they hold.
+        supports: How a strict protocol draws training images: one of ``SUPPORTS``, or ``FROM_FILES``; else empty.
+        split_file: The list of the training images; None to draw them.
     """
 
     protocol: str
@@ -54,6 +57,8 @@ class Cell:
     preprocessing: str = ""
     steps: int = 0
     contents: str = ""
+    supports: str = ""
+    split_file: SplitFile | None = None
 
     @property
     def seed(self) -> int:
@@ -74,6 +79,8 @@ class Cell:
         facts = [self.protocol, self.suite, self.dataset, self.targets, self.preprocessing, self.custom_texts, recipe]
         facts += [self.steps] if self.steps else []
         facts += [self.contents] if self.contents else []
+        facts += [f"supports {self.supports}"] if self.supports else []
+        facts += [f"split {self.split_file.digest}"] if self.split_file else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=list).encode()).hexdigest()
 
     @property
@@ -99,6 +106,7 @@ class Cell:
             "shots": self.shots,
             "preprocessing": self.preprocessing,
             "contents": self.contents,
+            "supports": self.supports,
             "overrides": dict(self.overrides),
         }
 

@@ -2,7 +2,8 @@
 
 Sources: base-to-new, cross-dataset, domain-generalization and few-shot as in CoOp and CoCoOp (Zhou et al. 2022, arXiv
 2109.01134 and 2203.05557); vtab as in VTAB-1k (Zhai et al. 2019, arXiv 1910.04867); fgvc as in VPT (Jia et al. 2022,
-arXiv 2203.12119). holdout is not published: it compares methods on a user's own folder.
+arXiv 2203.12119). holdout is not published: it compares methods on a user's own folder. strict and strict-few-shot are
+base-to-new and few-shot under the rules of ``strict``.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.own_folders import draw_test_images
 from selfprompt.benchmarks.rows import Row, parse_row
 from selfprompt.benchmarks.settings import settings_for
+from selfprompt.benchmarks.strict import FROM_FILES, STRICT, TEXT_OPTIONS, SplitFile, check_draw, check_strict
 from selfprompt.data.class_description import ClassDescription
 from selfprompt.data.dataset import Dataset, Item
 from selfprompt.data.fewshot import select_base_new
@@ -23,8 +25,6 @@ from selfprompt.data.suites.task import SuiteTask
 from selfprompt.recipes.options import DataOptions
 from selfprompt.recipes.recipe import Recipe
 
-TEXT_OPTIONS = ("template", "text")
-"""Options of methods that hold texts for class names; published runs vary them with the data set."""
 UNTRAINED = ("zero-shot",)
 """Methods that use no training images: independent of seed and shots, so a grid has one cell of them per data set."""
 TaskLoader = Callable[[str, str, Path | None], SuiteTask]
@@ -41,6 +41,7 @@ class Protocol:
         shots: Default numbers of training images per class; 0 for all.
         classes: Which classes are trained on.
         sources: Pairs of suite and task that are trained on, all others being targets only; empty for all tasks.
+        seeds: Default seeds.
     """
 
     about: str
@@ -48,6 +49,7 @@ class Protocol:
     shots: tuple[int, ...] = (16,)
     classes: Literal["all", "base"] = "all"
     sources: tuple[tuple[str, str], ...] = ()
+    seeds: tuple[int, ...] = (1, 2, 3)
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -65,6 +67,17 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "vtab": Protocol("tune on 1000 images of each of 19 tasks, last epoch", ("vtab",), shots=(0,)),
     "fgvc": Protocol("tune on all training images of five data sets, last epoch", ("fgvc",), shots=(0,)),
+    "strict": Protocol(
+        "base-to-new with one setting for all tasks, all classes together, and intervals of differences",
+        ("coop", "embedded"),
+        classes="base",
+        seeds=tuple(range(1, 11)),
+    ),
+    "strict-few-shot": Protocol(
+        "few-shot with one setting for all tasks and intervals of differences; classes may be unbalanced",
+        ("coop", "embedded"),
+        seeds=tuple(range(1, 11)),
+    ),
     "holdout": Protocol("tune on your own folder; each seed holds out other test images", ("folder",), shots=(0,)),
 }
 
@@ -102,6 +115,8 @@ def build_grid(
     targets: Mapping[str, Sequence[str]] | None = None,
     preprocessing: str = "",
     contents: Mapping[str, str] | None = None,
+    supports: str = "balanced",
+    split_files: Mapping[tuple[str, int, int], SplitFile] | None = None,
 ) -> tuple[Cell, ...]:
     """Build the cells of a grid, data set by data set, so that all cells of a data set share its decoded images.
 
@@ -116,6 +131,8 @@ def build_grid(
         targets: By data set, the tasks or domains that its cells are also evaluated on.
         preprocessing: A key of ``vtab.PREPROCESSING``; empty for the backbone's.
         contents: By data set, the hash of its images, where the name does not fix them.
+        supports: How a strict protocol draws training images.
+        split_files: By data set, shots and seed, the lists of training images that it reads instead.
 
     Raises:
         ValueError: If the protocol is not defined for the suite, a value does not fit a recipe, or two rows are equal.
@@ -123,6 +140,8 @@ def build_grid(
     if suite not in PROTOCOLS[protocol].suites:
         defined = ", ".join(PROTOCOLS[protocol].suites)
         raise ValueError(f"{protocol} is defined for the suites {defined}, got {suite!r}.")
+    if protocol in STRICT:
+        check_draw(protocol, shots, supports)
     defaults = {}
     if preprocessing:
         published = vtab.PREPROCESSING[preprocessing]
@@ -135,6 +154,9 @@ def build_grid(
         extra = tuple((targets or {}).get(dataset, ()))
         known = (contents or {}).get(dataset, "")
         cell = replace(cell, targets=extra, preprocessing=preprocessing, contents=known)
+        if protocol in STRICT:
+            listed = (split_files or {}).get((dataset, cell.shots, cell.seed)) if cell.shots else None
+            cell = replace(cell, supports=FROM_FILES if split_files else supports, split_file=listed)
         cells.setdefault(f"{cell.row} {cell.id}", cell)
     check_distinct(tuple(cells.values()))
     return tuple(cells.values())
@@ -175,6 +197,8 @@ def make_cell(
     fixed = {"seed": seed, "shots": shots, "classes": PROTOCOLS[protocol].classes}
     if protocol == "holdout":  # all rows are tested on the same images
         fixed["holdout"] = overrides.get("holdout", DataOptions.holdout)
+    if protocol in STRICT:
+        check_strict(protocol, row, recipe)
     if recipe.method not in UNTRAINED:
         _check_fixed(row, fixed)
     recipe = recipe.changed(fixed)
@@ -258,9 +282,11 @@ def evaluations(cell: Cell, drawn: Dataset, task: SuiteTask, read: Callable[[str
     """
     protocol, texts = cell.protocol, texts_for_dataset(cell, cell.dataset, task.template)
     if protocol == "base-to-new":
-        for part in ("base", "new"):
-            half = select_base_new(drawn, part)
-            yield Evaluation(part, half.classes, half.test, texts, descriptions=half.descriptions)
+        yield from halves(drawn, texts)
+        return
+    if protocol == "strict":
+        base, new = halves(drawn, texts)
+        yield from (base, new, union(base, new))
         return
     shifted = protocol in ("cross-dataset", "domain-generalization")
     name = "source" if shifted else "test"
@@ -278,6 +304,23 @@ def evaluations(cell: Cell, drawn: Dataset, task: SuiteTask, read: Callable[[str
         else:
             domain = task.domains[name]
             yield Evaluation(name, domain.classes, domain.test, texts, labels_among_tuned(domain, drawn))
+
+
+def halves(drawn: Dataset, texts: Mapping[str, str]) -> tuple[Evaluation, Evaluation]:
+    """Return the evaluations of the base and of the new classes, each among themselves."""
+    base, new = (
+        Evaluation(part, half.classes, half.test, texts, descriptions=half.descriptions)
+        for part in ("base", "new")
+        for half in [select_base_new(drawn, part)]
+    )
+    return base, new
+
+
+def union(base: Evaluation, new: Evaluation) -> Evaluation:
+    """Return the evaluation of all images among all classes, the base images and classes first."""
+    moved = tuple(replace(item, label=item.label + len(base.classes)) for item in new.items)
+    classes, descriptions = base.classes + new.classes, base.descriptions + new.descriptions
+    return Evaluation("union", classes, base.items + moved, base.texts, descriptions=descriptions)
 
 
 def labels_among_tuned(domain: Dataset, tuned: Dataset) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from selfprompt.benchmarks.cells import ERROR, RESULT, error_summary
+from selfprompt.benchmarks.hits import Hits, check_hits, check_same_images
+from selfprompt.benchmarks.strict import STRICT
 from selfprompt.metrics import Metrics, harmonic_mean
 from selfprompt.recipes.renamed import with_present_keys
 from selfprompt.utils.json_files import read_json
@@ -53,6 +55,16 @@ class CellResult:
     def trained(self) -> bool:
         """Whether the method used training images."""
         return bool(self.record["images"]["train"])
+
+    @property
+    def supports(self) -> str:
+        """How a strict protocol drew the training images; empty for other protocols."""
+        return str(self.record.get("supports") or "")
+
+    def hits(self, name: str) -> Hits | None:
+        """Return which images of an evaluation were classified correctly; None if that was not recorded."""
+        found = self.record.get("hits", {}).get(name)
+        return None if found is None else Hits.from_json(found)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,17 @@ class _Record:
     """The part of a result file that tables and plots read."""
 
     id: str
-    protocol: Literal["base-to-new", "cross-dataset", "domain-generalization", "few-shot", "vtab", "fgvc", "holdout"]
+    protocol: Literal[
+        "base-to-new",
+        "few-shot",
+        "cross-dataset",
+        "domain-generalization",
+        "vtab",
+        "fgvc",
+        "holdout",
+        "strict",
+        "strict-few-shot",
+    ]
     suite: Literal["embedded", "coop", "vtab", "fgvc", "folder"]
     dataset: str
     row: str
@@ -130,6 +152,15 @@ class _Record:
     sample_wise: bool
     backbone: Mapping[str, Any]
     finished: str
+
+
+@dataclass(frozen=True)
+class _StrictRecord:
+    """What the result of a strict protocol also has."""
+
+    supports: Literal["balanced", "marginal", "marginal-absent", "dirichlet", "files"]
+    hits: Mapping[str, Any]
+    openworld_auc: float | None
 
 
 @dataclass(frozen=True)
@@ -172,6 +203,7 @@ def read_results(runs: Path) -> GridResults:
         tail = f", only {len(failed)} failed cells" if failed else ""
         raise ValueError(f"{runs} holds no results of selfprompt bench{tail}.")
     latest, notes = select_latest(records)
+    check_same_images(record for record in latest if record["protocol"] in STRICT)
     return GridResults(tuple(to_results(latest)), failed, (*notes, *result_notes(latest)))
 
 
@@ -190,6 +222,9 @@ def _read(path: Path) -> dict[str, Any] | None:
                 _check_types(Metrics, {"confusion": [], "reliability": [], "calibration": None, **metrics})
                 _check_tables(Metrics.from_json({"confusion": [], **metrics}))
         record["images"]["train"]
+        if record["protocol"] in STRICT:
+            _check_types(_StrictRecord, record)
+            check_hits(record)
         return {**record, "overrides": with_present_keys(record["overrides"], log=False)}
     except (ValueError, TypeError, KeyError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
@@ -232,7 +267,7 @@ def _row_key(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what identifies a row of a table among the user's choices."""
     changed = json.dumps(record["overrides"], sort_keys=True)
     names = ("protocol", "suite", "row", "preprocessing")
-    return (*(record[name] for name in names), record["backbone"]["name"], changed)
+    return (*(record[name] for name in names), record.get("supports", ""), record["backbone"]["name"], changed)
 
 
 def to_results(records: Sequence[Mapping[str, Any]]) -> list[CellResult]:
@@ -293,10 +328,18 @@ def result_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def accuracy_by_seed(results: Iterable[CellResult], name: str) -> dict[int, float]:
-    """Return the accuracy of one evaluation by seed; empty if there is none."""
+def accuracy_by_seed(
+    results: Iterable[CellResult], name: str, key: Literal["accuracy", "macro"] = "accuracy"
+) -> dict[int, float]:
+    """Return the accuracy of one evaluation by seed, or the mean accuracy of its classes; empty if there is none."""
     by_seed = {result.seed: result.evaluations.get(name) for result in results}
-    return {seed: metrics.accuracy for seed, metrics in sorted(by_seed.items()) if metrics is not None}
+    return {seed: float(getattr(found, key)) for seed, found in sorted(by_seed.items()) if found is not None}
+
+
+def auc_by_seed(results: Iterable[CellResult]) -> dict[int, float]:
+    """Return OpenworldAUC in percent by seed; empty if there is none."""
+    by_seed = {result.seed: result.record.get("openworld_auc") for result in results}
+    return {seed: float(value) for seed, value in sorted(by_seed.items()) if value is not None}
 
 
 def mean_scores(scores: Sequence[Scores]) -> dict[int, float]:

@@ -6,7 +6,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,26 +14,27 @@ from typing import Any, Literal
 import torch
 
 from selfprompt.benchmarks.cells import ERROR, RESULT, SPLIT, Cell, has_failed, is_done
+from selfprompt.benchmarks.evaluating import compute_part, is_restricted, strict_record, with_halves
 from selfprompt.benchmarks.protocols import (
     UNTRAINED,
-    Evaluation,
     TaskLoader,
     cell_recipe,
     evaluations,
     given_keys,
     training_pool,
 )
+from selfprompt.benchmarks.strict import STRICT
+from selfprompt.benchmarks.supports import draw_support
 from selfprompt.data.dataset import SPLITS, Dataset, IndexedSource, Item
 from selfprompt.data.fewshot import select_base_new
 from selfprompt.data.loading.check_images import check_dataset, check_images
 from selfprompt.data.loading.feature_cache import FeatureStore
 from selfprompt.data.loading.loader import ImageStore
+from selfprompt.data.relabel import keep_classes
 from selfprompt.data.suites import embedded, load_task
 from selfprompt.data.suites.task import SuiteTask
 from selfprompt.data.suites.vtab import PREPROCESSING
-from selfprompt.inference.classifier import Classifier
-from selfprompt.methods.base import Method
-from selfprompt.methods.registry import build_method
+from selfprompt.methods.registry import find_method, make_options
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.options import DataOptions
 from selfprompt.recipes.recipe import AUTO, Recipe
@@ -47,9 +48,6 @@ from selfprompt.utils.files import to_json, write_atomically, write_json
 from selfprompt.utils.matmul import float32_products
 
 logger = logging.getLogger(__name__)
-
-CONFUSION_UP_TO = 60
-"""Largest number of classes for which a result keeps the confusion matrix."""
 
 State = Literal["done", "skipped", "failed"]
 """Run now; done before; ended in an error, now or before."""
@@ -201,8 +199,11 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     fabric.launch()
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
-    drawn = draw_images(cell, task, store, reporter)
+    drawn = draw_images(cell, task, store, reporter, cache.root)
     data = RunData(select_base_new(drawn, cell.recipe.data.classes), store, features, "")
+    recorded, seen = data.dataset, classes_of_head(cell, data.dataset)
+    if seen:
+        data = replace(data, dataset=keep_classes(data.dataset, seen))
     recipe = fitted_recipe(cell, cell_recipe(cell, task, len(data.dataset.train)), data.dataset)
     loaded = cache.get_backbone(recipe.backbone, recipe.image_size, reporter.message)
     backbone = prepare_backbone(loaded, recipe, cell.preprocessing)
@@ -211,13 +212,15 @@ def run_cell(cell: Cell, folder: Path, cache: RunCache, reporter: Reporter) -> d
     classifier = build_classifier(recipe, backbone, data.dataset.described_classes, fabric.device, check=False)
     training = train(classifier, data, recipe, fabric, folder, reporter, resume=True, progress=False)
     parts = tuple(evaluations(cell, drawn, task, lambda name: cache.get_task(cell.suite, name)))
-    metrics = {part.name: evaluate_part(classifier, part, recipe, data, reporter) for part in parts}
+    scores = {part.name: compute_part(classifier, part, recipe, data, reporter, seen) for part in parts}
+    metrics = {name: part and part.metrics() for name, part in with_halves(scores).items()}
     uses_images, held_out = cell.recipe.method not in UNTRAINED, drawn.held_out
-    recorded = data.dataset if uses_images else replace(data.dataset, train=(), val=())
+    recorded = recorded if uses_images else replace(recorded, train=(), val=())
     base = task.folder or cache.root or embedded.FOLDER
     result = {
         **cell.facts(),
         "evaluations": metrics,
+        **(strict_record(scores) if cell.protocol in STRICT else {}),
         "restricted": [part.name for part in parts if metrics[part.name] and is_restricted(classifier.method, part)],
         **run_record(classifier, data.dataset, training),
         **choice.record,
@@ -240,10 +243,24 @@ def fitted_recipe(cell: Cell, recipe: Recipe, dataset: Dataset) -> Recipe:
     return folder_recipe(recipe, len(dataset.train), given_keys(cell))
 
 
-def draw_images(cell: Cell, task: SuiteTask, store: ImageStore, reporter: Reporter) -> Dataset:
+def classes_of_head(cell: Cell, dataset: Dataset) -> tuple[int, ...]:
+    """Return the labels that a head without class texts is trained on if a strict draw left classes out; else empty."""
+    seen, recipe = sorted({item.label for item in dataset.train}), cell.recipe
+    if cell.protocol not in STRICT or len(seen) == len(dataset.classes) or recipe.method == AUTO:
+        return ()
+    method = find_method(recipe.method)
+    return () if method.traits_for(make_options(method, recipe.options)).needs_text else tuple(seen)
+
+
+def draw_images(
+    cell: Cell, task: SuiteTask, store: ImageStore, reporter: Reporter, root: Path | None = None
+) -> Dataset:
     """Draw the cell's shots from all classes of the task and decode every image that will be used once."""
     recipe = cell.recipe
-    drawn = choose_images(training_pool(cell, task.dataset), recipe.changed({"classes": "all"}))
+    if cell.protocol in STRICT:
+        drawn = draw_support(cell, task, root or embedded.FOLDER)
+    else:
+        drawn = choose_images(training_pool(cell, task.dataset), recipe.changed({"classes": "all"}))
     with reporter.stage("reading images") as progress:
         if recipe.method in UNTRAINED:  # its training images only list the classes
             test, _ = check_images(drawn.test, store, on_bad=recipe.data.on_bad_image, progress=progress)
@@ -256,48 +273,6 @@ def prepare_backbone(backbone: Backbone, recipe: Recipe, preprocessing: str) -> 
     if preprocessing:
         backbone = replace(backbone, preprocess=PREPROCESSING[preprocessing].apply(backbone.preprocess))
     return with_preprocessing(backbone, recipe)
-
-
-def evaluate_part(
-    classifier: Classifier, evaluation: Evaluation, recipe: Recipe, data: RunData, reporter: Reporter
-) -> dict[str, Any] | None:
-    """Return the metrics of one evaluation; None if the method has no scores for its classes or it has no images."""
-    method, among = adapt_method(classifier.method, evaluation, recipe.method), None
-    if method is None and evaluation.tuned_labels:
-        method, among = classifier.method, evaluation.tuned_labels
-    with reporter.stage(f"evaluating: {evaluation.name}") as progress:
-        items: Sequence[Item] = evaluation.items
-        if method is None or not items:
-            return None
-        if evaluation.name not in ("base", "new", "test", "source"):  # those were read with the training images
-            items, _ = check_images(items, data.store, on_bad=recipe.data.on_bad_image)
-        adapted = replace(classifier, method=method)
-        metrics = adapted.evaluate(items, data.store, data.features, among=among, progress=progress).to_json()
-    if len(evaluation.classes) > CONFUSION_UP_TO:
-        del metrics["confusion"]
-    return metrics
-
-
-def is_restricted(method: Method, evaluation: Evaluation) -> bool:
-    """Return whether an evaluation chooses among only some of the classes that the method has scores for."""
-    return not method.traits.open_vocabulary and len(evaluation.tuned_labels) not in (0, len(method.classes))
-
-
-def adapt_method(method: Method, evaluation: Evaluation, name: str) -> Method | None:
-    """Return the tuned method for an evaluation's classes and texts; None if it cannot take other class names."""
-    options = {**asdict(method.options), **evaluation.texts}
-    same_texts = options == asdict(method.options)
-    if evaluation.classes == method.classes and same_texts:
-        return method
-    if not method.traits.open_vocabulary:
-        return None
-    classes = evaluation.descriptions or evaluation.classes
-    if same_texts:
-        return method.with_classes(classes, check=False)
-    adapted = build_method(name, method.backbone, classes, check=False, **options)
-    adapted.to(next(method.vision.parameters()).device)
-    adapted.load_adapter_state_dict(method.adapter_state_dict())
-    return adapted
 
 
 def write_split(path: Path, dataset: Dataset, base: Path) -> dict[str, str]:

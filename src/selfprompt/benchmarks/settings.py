@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from selfprompt.benchmarks.strict import STRICT, TEXT_OPTIONS
 from selfprompt.recipes.recipe import Recipe
 from selfprompt.utils.yaml_text import parse_yaml
 
@@ -29,6 +30,12 @@ class Rule:
     values: Mapping[str, Any]
     why: str
     steps_per_shot: int = 0
+
+    @property
+    def is_universal(self) -> bool:
+        """Whether it is the same for all data sets and shots, and leaves the texts for class names alone."""
+        texts = set(TEXT_OPTIONS) & set(self.values.get("options", {}))
+        return not ({"dataset", "shots"} & set(self.when) or texts)
 
     def applies(self, facts: Mapping[str, Any]) -> bool:
         """Return whether the rule applies to a run with these facts."""
@@ -56,11 +63,12 @@ def rules() -> tuple[Rule, ...]:
 
 
 def settings_for(shipped: Recipe, **facts: Any) -> list[Rule]:
-    """Return the rules that apply to a recipe in a part of the grid.
+    """Return the rules that apply to a recipe in a part of the grid; of a strict protocol, the universal ones.
 
     Args:
         shipped: The recipe as shipped; its method and backbone are matched, too.
         **facts: suite, protocol, dataset, shots and recipe (the recipe's name).
     """
     known = {**facts, "method": shipped.method, "backbone": shipped.backbone}
-    return [rule for rule in rules() if rule.applies(known)]
+    found = [rule for rule in rules() if rule.applies(known)]
+    return [rule for rule in found if rule.is_universal] if known["protocol"] in STRICT else found

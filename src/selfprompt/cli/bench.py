@@ -27,6 +27,7 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     """Declare the command's arguments."""
     parser.former_names |= {**RECIPE_KEYS, "cluster": "engine", "cluster_options": "engine_options"}
     from selfprompt.benchmarks.protocols import PROTOCOLS
+    from selfprompt.benchmarks.strict import SUPPORTS
     from selfprompt.data.suites import SUITES
     from selfprompt.data.suites.vtab import PREPROCESSING
 
@@ -48,13 +49,21 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument(
         "--datasets", type=str, default="all", help="tasks to tune on: x,y or all; for folder: folders or manifests"
     )
-    parser.add_argument("--seeds", type=str, default="1,2,3", help="seeds of the few-shot draw and of initialisation")
+    parser.add_argument(
+        "--seeds",
+        type=str | None,
+        help="seeds of the few-shot draw and of initialisation: 1,2,3 or 1..10; default: 1..3, strict 1..10",
+    )
     parser.add_argument("--shots", type=str | None, help="training images per class: 16, or 1,2,4,8,16; 0 for all")
     parser.add_argument(
         "--preprocessing",
         type=Literal[tuple(PREPROCESSING)] | None,
         help="for vtab: published preprocessing; default: squash, bicubic, the backbone's statistics",
     )
+    parser.add_argument(
+        "--supports", type=Literal[SUPPORTS], default="balanced", help="for strict-few-shot: how many images of a class"
+    )
+    parser.add_argument("--splits", type=str | None, help="for strict: folder of 2SFS's lists of training images")
     parser.add_argument("--retry_failed", action="store_true", help="run failed cells again")
     parser.add_argument("--list", action="store_true", help="list the cells without running them")
     add_engine_options(parser, "cells")

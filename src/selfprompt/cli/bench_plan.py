@@ -1,5 +1,6 @@
 """The grid that a command line of ``selfprompt bench`` asks for: tasks, rows, seeds, shots, and values for all rows."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from selfprompt.benchmarks.cells import Cell
     from selfprompt.benchmarks.protocols import TaskLoader
     from selfprompt.benchmarks.rows import Row
+    from selfprompt.benchmarks.strict import SplitFile
     from selfprompt.data.suites.task import SuiteTask
 
 DEFAULT_SUITES = {"vtab": "vtab", "fgvc": "fgvc", "holdout": "folder"}
 DEFAULT_METHODS = {"vtab": "linear,vpt-deep,spt-deep", "fgvc": "linear,vpt-deep,spt-deep", "holdout": "ridge,auto"}
 DEFAULT_TEXT_METHODS = "zero-shot,coop,sep"
+LONGEST_RANGE = 1000
+"""Numbers in a range of the command line."""
 NOT_OVERRIDABLE = {"shots", "classes", "class_names", "devices", "log_to"}
 
 
@@ -56,7 +60,9 @@ def make_plan(options: Namespace) -> Plan:
         UsageError: If an option is missing or wrong.
         ValueError: If the data cannot be read.
     """
-    return plan_folders(options) if is_for_folders(options) else plan_suite(options)
+    for_folders = is_for_folders(options)
+    check_strict_options(options)
+    return plan_folders(options) if for_folders else plan_suite(options)
 
 
 def is_for_folders(options: Namespace) -> bool:
@@ -100,7 +106,7 @@ def plan_folders(options: Namespace) -> Plan:
     loader = partial(load_folder_task, folders, changes.get("on_empty_class", DataOptions.on_empty_class))
     read = {name: loader("folder", name, None).dataset for name in folders}
     contents = {name: fingerprint(dataset) for name, dataset in read.items()}
-    seeds, shots = _numbers(options.seeds, "seeds"), [0] if options.shots is None else _numbers(options.shots, "shots")
+    seeds, shots = plan_seeds(options, "holdout"), [0] if options.shots is None else _numbers(options.shots, "shots")
     with usage():
         cells = build_grid("holdout", "folder", rows, list(folders), seeds, shots, changes, contents=contents)
     notes = [f"{name}: {note}" for name, dataset in read.items() for note in dataset.notes]
@@ -140,21 +146,71 @@ def plan_suite(options: Namespace) -> Plan:
     if missing := [name for name in selected or () if name in unreadable]:
         raise ValueError(f"{missing[0]}: {unreadable[missing[0]]}")
     sources, targets = sources_and_targets(options.protocol, suite, tasks, selected, readable)
+    sources = [name for name in sources if name in readable]
+    seeds = plan_seeds(options, options.protocol)
+    shots = protocol.shots if options.shots is None else _numbers(options.shots, "shots")
     cells = build_grid(
         options.protocol,
         suite,
         rows,
-        [name for name in sources if name in readable],
-        _numbers(options.seeds, "seeds"),
-        protocol.shots if options.shots is None else _numbers(options.shots, "shots"),
+        sources,
+        seeds,
+        shots,
         changes,
         targets,
         (options.preprocessing or "default") if suite == "vtab" else "",
+        supports=options.supports,
+        split_files=plan_splits(options, suite, {name: readable[name] for name in sources}, seeds, shots),
     )
     if not cells:
         raise ValueError(f"No data set of {suite} can be read: {'; '.join(unreadable.values())}")
     notes = tuple(f"Skipping {name}: {reason}" for name, reason in unreadable.items())
     return Plan(cells, notes, None if options.root is None else Path(options.root))
+
+
+def plan_seeds(options: Namespace, protocol: str) -> Sequence[int]:
+    """Return the seeds of the command line, or those of the protocol."""
+    from selfprompt.benchmarks.protocols import PROTOCOLS
+
+    return PROTOCOLS[protocol].seeds if options.seeds is None else _numbers(options.seeds, "seeds")
+
+
+def check_strict_options(options: Namespace) -> None:
+    """Raise UsageError if an option of the strict protocols is given to another one."""
+    from selfprompt.benchmarks.strict import STRICT
+
+    if options.protocol in STRICT:
+        return
+    for name, given in (("supports", options.supports != "balanced"), ("splits", options.splits is not None)):
+        if given:
+            raise UsageError(f"--{name} is for the protocols {' and '.join(STRICT)}, got {options.protocol}.")
+
+
+def plan_splits(
+    options: Namespace, suite: str, tasks: "Mapping[str, SuiteTask]", seeds: Sequence[int], shots: Sequence[int]
+) -> "dict[tuple[str, int, int], SplitFile]":
+    """Find and read the lists of training images of every task, number of shots and seed, if there are lists.
+
+    Raises:
+        UsageError: If the options do not go together.
+        ValueError: If a list is missing or wrong.
+    """
+    from selfprompt.benchmarks.split_files import find_split_file, read_split_file
+    from selfprompt.data.suites.specs import SPECS
+
+    if options.splits is None:
+        return {}
+    if suite != "coop" or options.root is None:
+        raise UsageError("--splits needs --suite coop and --root, the folder that its lists of images refer to.")
+    if options.supports != "balanced":
+        raise UsageError("--splits and --supports both say which images to train on: leave one of them out.")
+    files = {}
+    for (name, task), count, seed in itertools.product(tasks.items(), shots, seeds):
+        spec = SPECS[f"{suite}/{name}"]
+        file = find_split_file(Path(options.splits), (spec.folder, *spec.aliases, name), count, seed)
+        read_split_file(file, task.dataset, Path(options.root))  # what is wrong is said before anything runs
+        files[name, count, seed] = file
+    return files
 
 
 def sources_and_targets(
@@ -226,12 +282,15 @@ def _words(text: str, option: str) -> list[str]:
 
 
 def _numbers(text: str, option: str) -> list[int]:
-    """Parse numbers such as "1,2,3".
+    """Parse numbers such as "1,2,3", or a range such as "1..10".
 
     Raises:
         UsageError: If one is not a whole number, or occurs twice.
     """
     words = [word.strip() for word in text.strip("[]").split(",")]
+    first, dots, last = text.partition("..")
+    if dots and first.isdecimal() and last.isdecimal() and 0 <= int(last) - int(first) < LONGEST_RANGE:
+        words = [str(number) for number in range(int(first), int(last) + 1)]
     if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
         raise UsageError(f"--{option} must be whole numbers separated by commas, each once, got {text!r}.")
     return [int(word) for word in words]

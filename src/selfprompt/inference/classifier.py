@@ -242,12 +242,23 @@ class Classifier:
             data, bad = readable_images(images, store, on_bad="skip", progress=None, say=logger.info)
             for image in bad:
                 logger.warning("Left out %s", image)
-        batches = self.batches(data, store, features)
-        with self.computing():
-            logits = compute_logits(self.method, batches, progress=progress)
+        logits, labels = self.item_logits(data, store, features, progress=progress)
         if among is None:
-            return self.metrics(logits, batches.labels)
-        return compute_metrics(logits[:, list(among)], batches.labels, [self.classes[label] for label in among])
+            return self.metrics(logits, labels)
+        return compute_metrics(logits[:, list(among)], labels, [self.classes[label] for label in among])
+
+    def item_logits(
+        self,
+        items: Sequence[Item],
+        store: ImageStore | None = None,
+        features: FeatureStore | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of labelled images, (N, C), float32 on the CPU, and their labels, (N,); as ``evaluate``."""
+        batches = self.batches(items, store, features)
+        with self.computing():
+            return compute_logits(self.method, batches, progress=progress), batches.labels
 
     def metrics(self, logits: Tensor, labels: Tensor) -> Metrics:
         """Compute metrics from logits of all classes, (N, C), and labels, (N,), with calibrated probabilities."""

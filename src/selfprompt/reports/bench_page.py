@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from selfprompt.benchmarks.results import CellResult, GridResults, accuracy_by_seed, mean_scores
+from selfprompt.benchmarks.strict import FROM_FILES
 from selfprompt.metrics import Metrics
 from selfprompt.reports import plots
 from selfprompt.reports.bench_tables import (
     all_tables,
-    at_shots,
-    datasets,
     gains_over,
-    heading,
+    grouped,
     headline,
     headline_value,
-    labels,
     most_shots,
-    pick,
 )
 from selfprompt.reports.html import Block, figure, side_by_side, table, text, write_page
+from selfprompt.reports.table_parts import at_shots, datasets, labels, pick
 from selfprompt.reports.tables import Table, lay_out
 
 MATRICES = 12
@@ -41,9 +39,7 @@ def write_bench_page(path: Path, grid: GridResults, *, baseline: str, with_publi
         with_published: Whether to show published averages.
     """
     sections: list[tuple[str, list[Block]]] = []
-    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in grid.results):
-        group = [result for result in grid.results if (result.protocol, result.suite) == (protocol, suite)]
-        title = heading(protocol, suite)
+    for title, group in grouped(grid.results):
         order = ranking(group)
         tables = all_tables(group, baseline=baseline, with_published=with_published)
         first_table, *others = [as_block(sort_rows(entry, order)) for entry in tables]
@@ -85,11 +81,19 @@ def commands(results: Sequence[CellResult]) -> list[str]:
     for result in results:
         changed = json.dumps(result.record["overrides"], sort_keys=True)
         preprocessing = result.record.get("preprocessing") or ""
-        groups.setdefault((result.protocol, result.suite, preprocessing, changed), []).append(result)
+        key = (result.protocol, result.suite, result.supports, preprocessing, changed)
+        groups.setdefault(key, []).append(result)
     return [
-        _command(protocol, suite, preprocessing, json.loads(changed), group)
-        for (protocol, suite, preprocessing, changed), group in groups.items()
+        _command(protocol, suite, preprocessing, {**drawn(supports), **json.loads(changed)}, group)
+        for (protocol, suite, supports, preprocessing, changed), group in groups.items()
     ]
+
+
+def drawn(supports: str) -> dict[str, str]:
+    """Return the options that say how training images are drawn."""
+    if supports == FROM_FILES:
+        return {"splits": "SPLITS"}
+    return {} if supports in ("", "balanced") else {"supports": supports}
 
 
 def _command(
@@ -156,7 +160,7 @@ def as_block(entry: Table) -> Block:
 def overview(results: Sequence[CellResult]) -> list[Block]:
     """Return the plot of the protocol: base against new accuracy, or accuracy by shots."""
     names, rows = datasets(results), labels(results)
-    if results[0].protocol == "base-to-new":
+    if results[0].protocol in ("base-to-new", "strict"):
         points = {}
         for row in rows:
             parts = [

@@ -6,29 +6,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from selfprompt.benchmarks.published import published_tables
 from selfprompt.benchmarks.results import (
     CellResult,
     Scores,
     Spread,
     accuracy_by_seed,
     difference,
-    harmonic_spread,
     mean_of_spreads,
     mean_scores,
     spread,
     spread_over_draws,
 )
+from selfprompt.reports import strict_tables
+from selfprompt.reports.table_parts import (
+    BASE_NEW,
+    SPREADS,
+    Row,
+    at_shots,
+    base_new_averages,
+    base_new_h,
+    by_shots_used,
+    count_datasets,
+    datasets,
+    labels,
+    make_table,
+    pick,
+    some_of,
+)
 from selfprompt.reports.tables import Gain, Table, Value
-from selfprompt.utils.wording import plural
 
-SPREADS = "Means over seeds ± sample standard deviation; from three seeds on, the 95 % interval (t) in parentheses."
 DRAWS = (
     "Each seed draws other test images, the same for all methods. Means over seeds ± sample standard deviation; from "
     "three seeds on, the 95 % interval (t) in parentheses, widened as the draws share images (Nadeau and Bengio 2003)."
 )
-Row = Mapping[str, Spread | None]
-"""The values of one method by column."""
 
 
 def all_tables(
@@ -42,19 +52,36 @@ def all_tables(
         with_published: Whether to add published averages.
     """
     tables: list[Table] = []
-    for protocol, suite in dict.fromkeys((result.protocol, result.suite) for result in results):
-        group = [result for result in results if (result.protocol, result.suite) == (protocol, suite)]
-        title = heading(protocol, suite)
+    for title, group in grouped(results):
+        protocol = group[0].protocol
         whole, *others = PROTOCOL_TABLES[protocol](group, title, with_published)
-        tables.append(replace(whole, notes=(*whole.notes, *class_notes(group))))
-        tables += [replace(table, notes=tuple(n for n in table.notes if n not in (SPREADS, DRAWS))) for table in others]
-        tables += (paired_tables if protocol == "holdout" else gain_table)(group, title, baseline)
+        whole = replace(whole, notes=(*whole.notes, *class_notes(group)))
+        tables += without_repetition([whole, *others, *DIFFERENCES.get(protocol, gain_table)(group, title, baseline)])
     return tables
 
 
-def heading(protocol: str, suite: str) -> str:
+def without_repetition(tables: Sequence[Table]) -> list[Table]:
+    """Return the tables of a group with the notes on how to read them below the first one alone."""
+    said: set[str] = set()
+    result = []
+    for table in tables:
+        result.append(replace(table, notes=tuple(note for note in table.notes if note not in said)))
+        said |= {note for note in table.notes if note in (SPREADS, DRAWS, strict_tables.BOOTSTRAP)}
+    return result
+
+
+def grouped(results: Sequence[CellResult]) -> list[tuple[str, list[CellResult]]]:
+    """Return the results that tables have in common, with a heading: of a protocol, a suite and a way of drawing."""
+    groups: dict[tuple[str, str, str], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.protocol, result.suite, result.supports), []).append(result)
+    return [(heading(*key), group) for key, group in groups.items()]
+
+
+def heading(protocol: str, suite: str, supports: str = "") -> str:
     """Return the heading of a group of tables."""
-    return protocol if protocol == suite else f"{protocol}, {suite}"
+    drawn = "" if supports in ("", "balanced") else f", supports: {supports}"
+    return protocol if protocol == suite else f"{protocol}, {suite}{drawn}"
 
 
 def class_notes(results: Sequence[CellResult]) -> list[str]:
@@ -78,32 +105,17 @@ def base_to_new(results: Sequence[CellResult], title: str, with_published: bool)
         )
         for name in names
     ]
-    averages = {}
-    for row in rows:
-        have = [name for name in names if single[name][row]]
-        note = _of(len(have), len(names))
-        base = mean_scores([accuracy_by_seed(pick(results, name, row), "base") for name in have])
-        new = mean_scores([accuracy_by_seed(pick(results, name, row), "new") for name in have])
-        averages[row] = {
-            "base": spread(base, note),
-            "new": spread(new, note),
-            "H of averages": harmonic_spread(base, new, note),
-            "average of H": mean_of_spreads([single[name][row]["H"] for name in have], note),
-        }
-    columns = ("base", "new", "H of averages", "average of H")
+    averages = base_new_averages(results, names)
     whole = make_table(
-        f"{title}: average over {_count(names)}", columns, averages, results, with_published=with_published, sizes=True
+        f"{title}: average over {count_datasets(names)}",
+        BASE_NEW,
+        averages,
+        results,
+        with_published=with_published,
+        sizes=True,
     )
     h = {row: {name: single[name][row].get("H") for name in names} for row in rows if averages[row]["new"]}
     return [whole, *([make_table(f"{title}: H", names, h)] if len(names) > 1 else []), *tables]
-
-
-def base_new_h(results: Sequence[CellResult]) -> Row:
-    """Return base, new and H of one method on one data set; empty without results."""
-    if not results:
-        return {}
-    base, new = accuracy_by_seed(results, "base"), accuracy_by_seed(results, "new")
-    return {"base": spread(base), "new": spread(new), "H": harmonic_spread(base, new)}
 
 
 def few_shot(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
@@ -117,7 +129,7 @@ def few_shot(results: Sequence[CellResult], title: str, with_published: bool) ->
     def by_shots(row: str, count: int, chosen: Sequence[str]) -> Spread | None:
         scores = [accuracy_by_seed(at_shots(pick(results, name, row), count), "test") for name in chosen]
         have = [by_seed for by_seed in scores if by_seed]
-        return spread(mean_scores(have), _of(len(have), len(chosen)))
+        return spread(mean_scores(have), some_of(len(have), len(chosen)))
 
     def table(title: str, chosen: Sequence[str], *, whole: bool) -> Table:
         shown = {row: {str(count): by_shots(row, count, chosen) for count in shots} for row in rows}
@@ -125,7 +137,7 @@ def few_shot(results: Sequence[CellResult], title: str, with_published: bool) ->
             title, tuple(map(str, shots)), shown, results if whole else (), with_published=with_published and whole
         )
 
-    whole = table(f"{title}: accuracy by shots, average over {_count(names)}", names, whole=True)
+    whole = table(f"{title}: accuracy by shots, average over {count_datasets(names)}", names, whole=True)
     if len(names) == 1:
         return [whole]
     if len(set(shots) - {0}) == 1:
@@ -164,7 +176,7 @@ def transfer(results: Sequence[CellResult], title: str, with_published: bool) ->
         return tables
     rows_of = {row: _transfer_averages(row, names, sources, targets, word) for row in rows}
     whole = make_table(
-        f"{title}: average over {_count(names)}", ("source", f"average of {word}"), rows_of, results, sizes=True
+        f"{title}: average over {count_datasets(names)}", ("source", f"average of {word}"), rows_of, results, sizes=True
     )
     return [whole, *tables]
 
@@ -179,7 +191,7 @@ def _transfer_averages(
     """Return the averages over data sets of source and target accuracy."""
     columns = {"source": sources, f"average of {word}": targets}
     known = {column: [scores[name, row] for name in names if scores[name, row]] for column, scores in columns.items()}
-    return {column: spread(mean_scores(have), _of(len(have), len(names))) for column, have in known.items()}
+    return {column: spread(mean_scores(have), some_of(len(have), len(names))) for column, have in known.items()}
 
 
 def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> list[Table]:
@@ -191,7 +203,7 @@ def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> lis
     shown = {}
     for row in rows:
         groups = {
-            group: spread(mean_scores(have), _of(len(have), len(tasks)))
+            group: spread(mean_scores(have), some_of(len(have), len(tasks)))
             for group, tasks in GROUPS.items()
             for have in [[scores[name, row] for name in tasks if scores.get((name, row))]]
         }
@@ -200,8 +212,8 @@ def vtab(results: Sequence[CellResult], title: str, with_published: bool) -> lis
         whole = {group: entry for group, entry in groups.items() if entry}
         shown[row] = {
             **groups,
-            f"mean of {total} tasks": spread(mean_scores(every), _of(len(every), total)),
-            "mean of groups": mean_of_spreads(list(whole.values()), _of(len(whole), len(GROUPS), "groups")),
+            f"mean of {total} tasks": spread(mean_scores(every), some_of(len(every), total)),
+            "mean of groups": mean_of_spreads(list(whole.values()), some_of(len(whole), len(GROUPS), "groups")),
         }
     columns = tuple(dict.fromkeys(column for row in shown.values() for column in row))
     return [
@@ -224,7 +236,7 @@ def per_dataset(results: Sequence[CellResult], title: str, *, mean: bool = False
         have = [entry for entry in scores.values() if entry]
         shown[row] = {name: spread(entry) for name, entry in scores.items()}
         if mean:
-            shown[row]["mean"] = spread(mean_scores(have), _of(len(have), len(names)))
+            shown[row]["mean"] = spread(mean_scores(have), some_of(len(have), len(names)))
     return make_table(title, (*names, *(["mean"] if mean else [])), shown, results, sizes=mean)
 
 
@@ -240,7 +252,7 @@ def holdout(results: Sequence[CellResult], title: str, with_published: bool) -> 
             shown[row] = {name: spread_over_draws(scores, of_row[name]) for name, scores in have.items()}
             if len(names) > 1:
                 every = [result for given in of_row.values() for result in given]
-                note = _of(len(have), len(names))
+                note = some_of(len(have), len(names))
                 shown[row]["mean"] = spread_over_draws(mean_scores(list(have.values())), every, note)
         columns = (*names, *(["mean"] if len(names) > 1 else []))
         table = make_table(f"{title}: accuracy, {suffix}", columns, shown, chosen, sizes=True)
@@ -269,13 +281,6 @@ def paired_tables(results: Sequence[CellResult], title: str, baseline: str) -> l
             heading = f"{title}: points ahead of {ground} on the same images, {suffix}"
             tables.append(replace(make_table(heading, tuple(names), shown), notes=()))
     return tables
-
-
-def by_shots_used(results: Sequence[CellResult]) -> list[tuple[str, list[CellResult]]]:
-    """Return a title and the results for each number of shots; methods that use no images are in each of them."""
-    counts = sorted({result.shots for result in results if result.trained}) or [0]
-    titles = {count: plural(count, "shot") if count else "all images" for count in counts}
-    return [(titles[n], [r for r in results if not r.trained or r.shots == n]) for n in counts]
 
 
 def gain_table(results: Sequence[CellResult], title: str, baseline: str) -> list[Table]:
@@ -309,9 +314,15 @@ def gains_over(results: Sequence[CellResult], baseline: str) -> dict[str, dict[s
 
 def headline(result: CellResult) -> str:
     """Return the name of the headline number of a protocol."""
-    shots = {"few-shot": "accuracy with the most shots"}
-    other = {"base-to-new": "H", "cross-dataset": "the average of targets"}
-    return {**shots, **other, "domain-generalization": "the average of shifted"}.get(result.protocol, "accuracy")
+    names = {
+        "base-to-new": "H",
+        "strict": "H",
+        "few-shot": "accuracy with the most shots",
+        "strict-few-shot": "ACA with the most shots",
+        "cross-dataset": "the average of targets",
+        "domain-generalization": "the average of shifted",
+    }
+    return names.get(result.protocol, "accuracy")
 
 
 def headline_value(results: Sequence[CellResult]) -> float | None:
@@ -319,8 +330,10 @@ def headline_value(results: Sequence[CellResult]) -> float | None:
     if not results:
         return None
     protocol = results[0].protocol
-    if protocol == "base-to-new":
-        value = base_new_h(results)["H"]
+    if protocol in ("base-to-new", "strict"):
+        value = base_new_h(at_shots(results, most_shots(results)))["H"]
+    elif protocol == "strict-few-shot":
+        value = spread(accuracy_by_seed(at_shots(results, most_shots(results)), "test", "macro"))
     elif protocol in ("cross-dataset", "domain-generalization"):
         scores = [accuracy_by_seed(results, name) for name in results[0].evaluations if name != "source"]
         value = spread(mean_scores(scores)) if all(scores) else None
@@ -337,48 +350,15 @@ PROTOCOL_TABLES: dict[str, Callable[[Sequence[CellResult], str, bool], list[Tabl
     "vtab": vtab,
     "fgvc": fgvc,
     "holdout": holdout,
+    "strict": strict_tables.averages,
+    "strict-few-shot": strict_tables.averages,
 }
-
-
-def make_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Mapping[str, Row],
-    results: Sequence[CellResult] = (),
-    *,
-    with_published: bool = False,
-    sizes: bool = False,
-) -> Table:
-    """Return a table of spreads, optionally with costs and published rows."""
-    lines: list[tuple[Value, ...]] = []
-    for row, values in rows.items():
-        cost: tuple[Value, ...] = costs([r for r in results if r.label == row]) if sizes else ()
-        lines.append((row, *(values.get(column) for column in columns), *cost))
-    notes = [SPREADS] if any(isinstance(v, Spread) and v.deviation is not None for line in lines for v in line) else []
-    added = 0
-    for table in published_tables() if with_published and results else ():
-        if (table.protocol, table.suite) == (results[0].protocol, results[0].suite):
-            for name, numbers in table.rows.items():
-                shown = dict(zip(table.columns, numbers, strict=True))
-                lines.append((f"{name} (published)", *(shown.get(column) for column in columns), *([None] * 2 * sizes)))
-            added += len(table.rows)
-            notes.append(f"Published rows are not ours: {table.about}.")
-    header = ("method", *columns, *(("trainable parameters", "training, s") if sizes else ()))
-    return Table(title, header, tuple(lines), tuple(notes), added)
-
-
-def costs(results: Sequence[CellResult]) -> tuple[Value, Value]:
-    """Return the number of trainable parameters (maximum over data sets) and the mean time of choosing and training."""
-    if not results:
-        return None, None
-    seconds = statistics.fmean(r.record["train_seconds"] + sum(c["seconds"] for c in candidates(r)) for r in results)
-    return max(result.record["trainable_parameters"] for result in results), f"{seconds:.1f}"
-
-
-def candidates(result: CellResult) -> Sequence[Mapping[str, Any]]:
-    """Return what auto compared; empty for other methods."""
-    compared: Sequence[Mapping[str, Any]] = result.record.get("selection", {}).get("candidates", ())
-    return compared
+DIFFERENCES: dict[str, Callable[[Sequence[CellResult], str, str], list[Table]]] = {
+    "holdout": paired_tables,
+    "strict": strict_tables.comparisons,
+    "strict-few-shot": strict_tables.comparisons,
+}
+"""Tables of differences; the other protocols have a table of gains."""
 
 
 def choices(results: Sequence[CellResult]) -> list[str]:
@@ -391,44 +371,11 @@ def choices(results: Sequence[CellResult]) -> list[str]:
     return [f"{row} chose on {name}: {'; '.join(methods)}." for (row, name), methods in words.items()]
 
 
-def datasets(results: Sequence[CellResult]) -> list[str]:
-    """Return the data sets of the results, in the order of the suite."""
-    from selfprompt.data.suites import SUITES, list_tasks
-
-    present, suite = {result.dataset for result in results}, results[0].suite
-    order = list_tasks(suite) if suite in SUITES else ()
-    return [name for name in order if name in present] + sorted(present - set(order))
-
-
-def labels(results: Sequence[CellResult]) -> list[str]:
-    """Return the rows of the results: untrained ones first, then by name."""
-    first = {result.label: result.trained for result in results}
-    return sorted(first, key=lambda label: (first[label], label))
-
-
-def pick(results: Sequence[CellResult], dataset: str, label: str) -> list[CellResult]:
-    """Return the results of one row on one data set."""
-    return [result for result in results if (result.dataset, result.label) == (dataset, label)]
-
-
-def at_shots(results: Sequence[CellResult], shots: int) -> list[CellResult]:
-    """Return the results with this number of shots."""
-    return [result for result in results if result.shots == shots]
-
-
 def most_shots(results: Sequence[CellResult]) -> int:
     """Return the largest number of shots; 0 without results, or if a method was trained on all images of a folder."""
     if any(result.protocol == "holdout" and result.trained and not result.shots for result in results):
         return 0
     return max((result.shots for result in results), default=0)
-
-
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} data set{'' if len(names) == 1 else 's'}"
-
-
-def _of(have: int, all_: int, what: str = "data sets") -> str:
-    return "" if have == all_ else f"{have} of {all_} {what}"
 
 
 def evaluation_records(results: Sequence[CellResult]) -> list[dict[str, Any]]:

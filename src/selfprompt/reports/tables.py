@@ -21,7 +21,26 @@ class Gain:
     value: float
 
 
-Value = str | int | float | Spread | Gain | None
+@dataclass(frozen=True)
+class Estimate:
+    """Difference of two accuracies in percentage points, with an interval.
+
+    Attributes:
+        value: The difference.
+        interval: Its 95 % interval.
+        note: A restriction of it.
+        mark: What follows the number.
+        brief: Whether a wide table leaves out the interval.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    note: str = ""
+    mark: str = ""
+    brief: bool = False
+
+
+Value = str | int | float | Spread | Gain | Estimate | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,7 @@ class Table:
         rows: One value per column; None for an empty cell.
         notes: Sentences below the table.
         published: Number of rows at the end that are published by others.
+        turnable: Whether columns may become rows, because what a cell says does not depend on which is which.
     """
 
     title: str
@@ -41,6 +61,7 @@ class Table:
     rows: tuple[tuple[Value, ...], ...]
     notes: tuple[str, ...] = ()
     published: int = 0
+    turnable: bool = True
 
     def best(self) -> set[tuple[int, int]]:
         """Return row and column of the largest mean of each column, unless all are equal.
@@ -65,6 +86,9 @@ def format_value(value: Value, *, intervals: bool = True) -> str:
         return "-"
     if isinstance(value, Gain):
         return f"{value.value:+.2f}"
+    if isinstance(value, Estimate):
+        shown = f" ({value.interval[0]:.2f} to {value.interval[1]:.2f})" if intervals or not value.brief else ""
+        return f"{value.value:+.2f}{value.mark}{shown}{f' [{value.note}]' if value.note else ''}"
     if isinstance(value, float):
         return f"{value:.2f}"
     if isinstance(value, int):
@@ -98,7 +122,7 @@ class Layout:
 def lay_out(table: Table, *, intervals: bool | None = None) -> Layout:
     """Format a table as text; a table wider than a page, and wider than long, is transposed."""
     rows, best = format_rows(table, intervals=intervals), table.best()
-    if len(table.columns) <= max(WIDE, len(rows)):
+    if not table.turnable or len(table.columns) <= max(WIDE, len(rows)):
         return Layout(table.columns, rows, best, table.published)
     corner, *names = table.columns
     turned = [list(line) for line in zip(names, *(row[1:] for row in rows), strict=True)]
@@ -130,7 +154,7 @@ def entries(table: Table) -> Iterator[dict[str, Any]]:
         for column, value in zip(table.columns[1:], row[1:], strict=True):
             if value is None:
                 continue
-            low, high = value.interval or (None, None) if isinstance(value, Spread) else (None, None)
+            low, high = value.interval or (None, None) if isinstance(value, Spread | Estimate) else (None, None)
             yield {
                 "table": table.title,
                 "row": row[0],
@@ -141,14 +165,14 @@ def entries(table: Table) -> Iterator[dict[str, Any]]:
                 "high95": high,
                 "seeds": len(value.values) if isinstance(value, Spread) else None,
                 "published": number >= len(table.rows) - table.published,
-                "note": value.note if isinstance(value, Spread) else "",
+                "note": value.note if isinstance(value, Spread | Estimate) else "",
             }
 
 
 def _number(value: Value) -> Any:
     if isinstance(value, Spread):
         return value.mean
-    return value.value if isinstance(value, Gain) else value
+    return value.value if isinstance(value, Gain | Estimate) else value
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
@@ -203,12 +227,15 @@ def _latex(table: Table) -> str:
 def _latex_cell(value: Value, *, bold: bool) -> str:
     if value is None:
         return "--"
+    if isinstance(value, Gain):
+        return escape_latex(format_value(value)).replace("+", "$+$").replace("-", "$-$")
+    if isinstance(value, Estimate):
+        number = f"{value.value:+.2f}".replace("+", "$+$").replace("-", "$-$")
+        limits = " to ".join(f"{limit:.2f}".replace("-", "$-$") for limit in value.interval)
+        note = f" {escape_latex(f'[{value.note}]')}" if value.note else ""
+        return f"{number}{value.mark} {{\\scriptsize ({limits})}}{note}"
     if not isinstance(value, Spread):
-        return (
-            escape_latex(format_value(value)).replace("+", "$+$").replace("-", "$-$")
-            if isinstance(value, Gain)
-            else escape_latex(format_value(value))
-        )
+        return escape_latex(format_value(value))
     mean = f"\\textbf{{{value.mean:.2f}}}" if bold else f"{value.mean:.2f}"
     return mean if value.deviation is None else f"{mean} {{\\scriptsize $\\pm$ {value.deviation:.2f}}}"
 
