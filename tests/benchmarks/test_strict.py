@@ -169,9 +169,13 @@ class TestRuns:
         assert results["zs-lp"]["classes"] == list(CLASSES)
         assert all(np.isfinite(result["evaluations"]["test"]["calibration_error"]) for result in results.values())
 
-    def test_test_images_of_a_task(self):
+    def test_further_test_images_are_used(self, tmp_path):
+        suite = draw_suite(tmp_path / "suite", more=3)
+        result = bench(suite, tmp_path / "out", "zero-shot")["zero-shot"]
+        assert [result["evaluations"][name]["total"] for name in KEYS] == [15, 10, 25, 15, 10]
+        assert result["hits"]["base"]["labels"] == [0, 0, 1, 1, 2, 2, 0, 0, 0, 1, 1, 1, 2, 2, 2]
         task = load_task("embedded/food")
-        assert set(task.dataset.test) <= set(strict_test_images(task))
+        assert strict_test_images(task) == task.dataset.test + task.more_test
 
 
 def hits(right, labels=None):
@@ -343,6 +347,7 @@ class TestReading:
             read_results(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_embedded_suite_from_command_to_tables(run, tmp_path):
     words = ["bench", "strict", "--suite", "embedded", "--datasets", "food,flags", "--methods", "zero-shot,zs-lp"]
     done = run(*words, "--seeds", "1..2", "--shots", 4, "--out", tmp_path)

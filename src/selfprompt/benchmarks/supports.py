@@ -16,8 +16,12 @@ from selfprompt.utils.wording import plural
 
 
 def strict_test_images(task: SuiteTask) -> tuple[Item, ...]:
-    """Return the test images of a task in a strict evaluation."""
-    return task.dataset.test
+    """Return the test images of a task in a strict evaluation: those of the published protocols, then all further ones.
+
+    Raises:
+        ValueError: If further ones are missing or damaged.
+    """
+    return task.dataset.test + task.more_test
 
 
 def draw_support(cell: Cell, task: SuiteTask, root: Path) -> Dataset:
