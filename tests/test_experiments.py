@@ -4,9 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import (
+    benchmark_resolution,
     embedded_rates,
     export_speed,
     folder_rates,
@@ -124,3 +126,36 @@ def test_export_speed(capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["fp32"] * 3 + ["int8"] * 3
     assert all(float(line.split()[-3]) > 0 for line in lines)
+
+
+def test_benchmark_resolution(monkeypatch, capsys, tmp_path: Path) -> None:
+    monkeypatch.setattr(benchmark_resolution, "REPLICATES", 100)
+    out = tmp_path / "right.json"
+    words = ("--datasets", "icons", "--methods", "zero-shot,coop", "--out", out)
+    run(monkeypatch, benchmark_resolution, *words, "--seeds", 1)
+    first = capsys.readouterr().out.partition("The test images")[2]
+    assert "160 images, 20 drawings" in first
+    assert "600 images, 93 drawings" in first
+    assert first.count("| coop - zero-shot | ") == 2
+    monkeypatch.setattr(benchmark_resolution, "tune", None)
+    run(monkeypatch, benchmark_resolution, *words, "--seeds", 1)
+    assert capsys.readouterr().out.partition("The test images")[2] == first, "it resumes"
+
+
+def test_what_is_resampled_widens_an_interval_of_the_resolution() -> None:
+    rng, drawings = np.random.default_rng(0), np.repeat(np.arange(100), 5)
+    correlated = np.stack([np.zeros(500), (rng.random(100) < 0.5).repeat(5)]).astype(bool)[:, None]
+    independent = np.stack([np.zeros(500), rng.random(500) < 0.5]).astype(bool)[:, None]
+    found = {}
+    for name, right in (("correlated", correlated), ("independent", independent)):
+        half = benchmark_resolution.Half(right, drawings, np.zeros(500, dtype=bool))
+        found[name] = benchmark_resolution.compare([[half, half]], ["none", "half"])["none", "half"]
+        assert found[name].widths["nothing"] == pytest.approx(0)
+        assert found[name].difference == pytest.approx(found[name].discordance)
+    # of the mean of two halves of 500 images or 100 drawings, each right with probability 1/2
+    images, whole = 196 * np.sqrt(0.25 / 1000), 196 * np.sqrt(0.25 / 200)
+    assert found["correlated"].widths["views"] == pytest.approx(0)
+    assert found["correlated"].widths["images"] == pytest.approx(images, rel=0.1)
+    assert found["correlated"].widths["drawings"] == pytest.approx(whole, rel=0.1)
+    assert found["independent"].widths["drawings"] == pytest.approx(images, rel=0.15)
+    assert found["independent"].views_for(images / 2, 5) == pytest.approx(4 * 5 * 0.8, rel=0.15)
