@@ -15,6 +15,7 @@ from experiments import (
     holdout_intervals,
     interval_coverage,
     more_photos,
+    paired_intervals,
     planted_errors,
     prediction_rates,
     sep_batches,
@@ -55,6 +56,15 @@ def test_holdout_intervals(monkeypatch, capsys) -> None:
     assert len(rows) == len(holdout_intervals.SETTINGS)
     assert all(float(allowed) >= float(plain) for *_, allowed, plain in rows)
     assert min(float(row[3]) for row in rows) >= 75  # of 20 folders, where one miss is 5 %
+
+
+def test_paired_intervals(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(paired_intervals, "SETTINGS", (paired_intervals.Setting(60, 10, 10),))
+    run(monkeypatch, paired_intervals, "--grids", 30)
+    (row,) = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    anew, once, drawings = map(float, row[3:])
+    assert anew < once < drawings
+    assert drawings >= 80  # of 30 grids, where one miss is 3 %
 
 
 def test_batches(monkeypatch, capsys, tmp_path: Path) -> None:

@@ -9,13 +9,11 @@ from hypothesis import strategies as st
 
 from selfprompt.benchmarks.bootstrap import (
     Interval,
-    image_weights,
+    Units,
     most_influential,
     resampled_accuracy,
     seed_weights,
 )
-
-NONE = np.empty(0, dtype=np.int64)
 
 
 def hits(seed, methods=2, seeds=3, images=40):
@@ -71,19 +69,40 @@ def test_parts_of_the_replicates_are_drawn_independently(monkeypatch):
 
 def test_classes_keep_their_weight():
     labels = np.array([2, 0, 0, 0, 2, 5])
-    weights = image_weights(6, np.random.default_rng(1), 200, labels)
+    units = Units.of(np.arange(6), labels)
+    weights = units.draw(np.random.default_rng(1), 200)[:, units.of_image]
     for label in (0, 2, 5):
         assert weights[:, labels == label].sum(axis=1) == pytest.approx(np.full(200, 1 / 3))
     assert np.unique(weights[:, 1]).size > 2, "within a class images are drawn"
-    assert image_weights(6, np.random.default_rng(1), 200, NONE).sum(axis=1) == pytest.approx(np.ones(200))
 
 
 def test_mean_accuracy_of_classes():
-    labels = np.array([0] * 8 + [1] * 2)
+    units = Units.of(np.arange(10), np.array([0] * 8 + [1] * 2))
     right = np.array([[[True] * 8 + [False] * 2]])
     generator = np.random.default_rng(1)
     seeds = seed_weights(1, generator, 30)
-    assert resampled_accuracy(right, seeds, generator, labels) == pytest.approx(np.full((1, 30), 50.0))
+    assert resampled_accuracy(right, seeds, generator, units) == pytest.approx(np.full((1, 30), 50.0))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=15), st.booleans(), st.integers(0, 9))
+@settings(deadline=None)
+def test_images_of_a_group_are_drawn_together(groups, by_class, seed):
+    groups = np.array(groups)
+    units = Units.of(groups, groups % 2 if by_class else None)
+    weights = units.draw(np.random.default_rng(seed), 20)[:, units.of_image]
+    assert weights.sum(axis=1) == pytest.approx(np.ones(20))
+    for group in set(groups):
+        assert np.ptp(weights[:, groups == group], axis=1) == pytest.approx(np.zeros(20))
+
+
+def test_views_of_a_drawing_are_worth_one_image():
+    """Ten equal views of 30 drawings: the error is that of 30 images, not of 300."""
+    once = hits(3, methods=1, seeds=1, images=30)
+    generator = np.random.default_rng(1)
+    units = Units.of(np.repeat(np.arange(30), 10))
+    found = resampled_accuracy(np.repeat(once, 10, axis=2), seed_weights(1, generator, 4000), generator, units)
+    share = once.mean()
+    assert found.std() == pytest.approx(100 * np.sqrt(share * (1 - share) / 30), rel=0.1)
 
 
 def test_few_seeds_widen_the_interval():

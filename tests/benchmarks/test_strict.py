@@ -13,7 +13,7 @@ from selfprompt.benchmarks.results import read_results
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.benchmarks.strict import DEVELOPMENT_TASKS
-from selfprompt.benchmarks.supports import strict_test_images
+from selfprompt.benchmarks.supports import group_drawings, strict_test_images
 from selfprompt.data.suites import list_tasks, load_task
 from selfprompt.data.suites.task import SuiteTask
 from selfprompt.metrics import harmonic_mean
@@ -103,6 +103,18 @@ class TestRules:
             assert set(tasks) < set(list_tasks(suite))
 
 
+def test_a_drawing_is_what_a_set_has_for_a_class():
+    task = load_task("embedded/food")
+    items = [item for item in strict_test_images(task) if item.label == 0]
+    names = [item.source.name.rpartition("/")[2].rpartition("-")[0] for item in items]
+    groups = group_drawings(items)
+    assert names[:8] == [""] * 8, "views of the protocols' test images, of fluent-emoji-flat"
+    assert set(groups[:8]) == {0}
+    assert {group for name, group in zip(names, groups, strict=True) if name == "fluent-emoji-flat"} == {0}
+    assert len(set(groups)) == len(set(names) - {""}) == 2
+    assert len(set(group_drawings(task.dataset.test))) == len(task.dataset.classes)
+
+
 class TestRuns:
     def test_zero_shot_among_all_classes_by_hand(self, root, tmp_path):
         result = bench(root, tmp_path, "zero-shot")["zero-shot"]
@@ -174,13 +186,15 @@ class TestRuns:
         result = bench(suite, tmp_path / "out", "zero-shot")["zero-shot"]
         assert [result["evaluations"][name]["total"] for name in KEYS] == [15, 10, 25, 15, 10]
         assert result["hits"]["base"]["labels"] == [0, 0, 1, 1, 2, 2, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert result["hits"]["base"]["groups"] == [0, 1, 2, 3, 4, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8]
         task = load_task("embedded/food")
         assert strict_test_images(task) == task.dataset.test + task.more_test
 
 
 def hits(right, labels=None):
     labels = [0] * len(right) if labels is None else labels
-    return {"images": "same", "labels": labels, "right": "".join(map(str, right))}
+    groups = list(range(len(right)))
+    return {"images": "same", "labels": labels, "groups": groups, "right": "".join(map(str, right))}
 
 
 def strict_result(runs, dataset, row, seed, base, new, union, **changed):
@@ -319,10 +333,12 @@ class TestReading:
         ("changed", "message"),
         [
             ({"hits": None}, "hits must be"),
-            ({"hits": {"base": []}}, "hits must hold images, labels and right"),
+            ({"hits": {"base": []}}, "hits must hold images, labels, groups and right"),
             ({"hits": {"base": hits([1, 0])}}, "the hits of base disagree with its counts"),
             ({"hits": {"base": hits([1, 2])}}, "the hits must be a 0 or 1"),
             ({"hits": {"base": hits([1, 1], ["a", 0])}}, "the labels of hits must be whole numbers"),
+            ({"hits": {"base": hits([1, 1]) | {"groups": [0, -1]}}}, "the groups of hits must be whole numbers"),
+            ({"hits": {"base": hits([1, 1]) | {"groups": [0]}}}, "the hits must be a 0 or 1"),
             ({"supports": "some"}, "supports must be"),
             ({"openworld_auc": "x"}, "openworld_auc must be"),
         ],

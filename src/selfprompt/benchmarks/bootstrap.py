@@ -3,7 +3,8 @@
 Pure NumPy. Whether an image is classified correctly is known for each method, seed and image of a data set. A replicate
 draws seeds with replacement, once for all data sets, and test images with replacement, data set by data set. The images
 of a data set are the same for all seeds, so a replicate draws them once for all its seeds: drawn again for each seed, a
-hard image would count as many times as there are seeds, and intervals would be too narrow (docs/strict.md).
+hard image would count as many times as there are seeds. Views of one drawing are hard together, so they are drawn
+together. Otherwise intervals would be too narrow (``python -m experiments.paired_intervals``, docs/strict.md).
 
 Source of the crossed resampling: Owen 2007 (Annals of Applied Statistics 1:386).
 """
@@ -18,7 +19,7 @@ Floats = NDArray[np.float64]
 REPLICATES = 10_000
 CONFIDENCE = 0.95
 CHUNK = 1 << 22
-"""Drawn images in memory at a time."""
+"""Drawn units in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,42 @@ def seed_weights(seeds: int, generator: np.random.Generator, replicates: int = R
     return _shares(generator.integers(0, seeds, (replicates, seeds)), seeds)
 
 
-def image_weights(count: int, generator: np.random.Generator, replicates: int, labels: NDArray[np.int64]) -> Floats:
-    """Draw images for each replicate; returns the weight of each, (R, N), whose sum is 1.
+@dataclass(frozen=True)
+class Units:
+    """What is drawn with replacement: images, or groups of them that are drawn together; within strata.
 
-    Args:
-        count: Images N.
-        generator: The generator; it is advanced.
-        replicates: R.
-        labels: Class of each image, (N,): images are drawn within their class, and each class that occurs has the same
-            weight. Empty to draw from all images with equal weights.
+    Attributes:
+        of_image: The unit of each image, (N,), from 0.
+        sizes: Images of each unit, (U,).
+        strata: The stratum of each unit, (U,), from 0; as many units are drawn of each as it has, and each stratum has
+            the same weight.
     """
-    if not len(labels):
-        return _shares(generator.integers(0, count, (replicates, count)), count)
-    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    order = classes.argsort(kind="stable")
-    starts = np.concatenate(([0], sizes.cumsum()[:-1]))
-    first, size = starts[classes[order]], sizes[classes[order]]
-    drawn = generator.integers(first, first + size, (replicates, count))
-    weights = np.empty((replicates, count))
-    weights[:, order] = _shares(drawn, count) * count / (size * len(sizes))
-    return weights
+
+    of_image: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    strata: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, groups: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> "Units":
+        """Make the units of images.
+
+        Args:
+            groups: Group of each image, (N,): images of one group are drawn together.
+            labels: Class of each image, (N,), to draw within classes, which then have the same weight; None for one
+                stratum.
+        """
+        strata = np.zeros_like(groups) if labels is None else labels
+        pairs, of_image, sizes = np.unique(np.stack([strata, groups]), axis=1, return_inverse=True, return_counts=True)
+        return cls(of_image.reshape(-1), sizes, np.unique(pairs[0], return_inverse=True)[1].reshape(-1))
+
+    def draw(self, generator: np.random.Generator, replicates: int) -> Floats:
+        """Draw units for each replicate; returns the weight of an image of each unit, (R, U)."""
+        counts = np.bincount(self.strata)  # units of a stratum; the units are sorted by stratum
+        first, count = (counts.cumsum() - counts)[self.strata], counts[self.strata]
+        often = _shares(generator.integers(first, first + count, (replicates, len(count))), len(count)) * len(count)
+        images = np.add.reduceat(often * self.sizes, counts.cumsum() - counts, axis=1)  # (R, strata)
+        weights: Floats = often / images[:, self.strata] / len(counts)
+        return weights
 
 
 def _shares(drawn: NDArray[np.int64], count: int) -> Floats:
@@ -82,7 +99,7 @@ def _shares(drawn: NDArray[np.int64], count: int) -> Floats:
 
 
 def resampled_accuracy(
-    right: NDArray[np.bool_], seeds: Floats, generator: np.random.Generator, labels: NDArray[np.int64] | None = None
+    right: NDArray[np.bool_], seeds: Floats, generator: np.random.Generator, units: Units | None = None
 ) -> Floats:
     """Return the accuracy of each method in each replicate, in percent, (M, R).
 
@@ -90,22 +107,22 @@ def resampled_accuracy(
         right: Whether a method classifies an image correctly, (M, S, N): methods, seeds, images of one data set.
         seeds: The share of each seed in each replicate, (R, S), from ``seed_weights``.
         generator: Draws the images.
-        labels: Class of each image, (N,), for the mean accuracy of the classes with images drawn within them; None for
-            the accuracy.
+        units: What is drawn; None for single images. With a stratum for each class, the result is the mean accuracy of
+            the classes.
     """
     methods, count, images = right.shape
-    strata = np.empty(0, dtype=np.int64) if labels is None else labels
-    values = right.reshape(methods * count, images).astype(np.float64).T
+    units = units or Units.of(np.arange(images))
+    values = np.zeros((len(units.sizes), methods * count))  # correct images of each unit
+    np.add.at(values, units.of_image, right.reshape(methods * count, images).T)
     result = np.empty((methods, len(seeds)))
-    for part in _chunks(len(seeds), images):
-        weights = image_weights(images, generator, part.stop - part.start, strata)
-        by_seed = (weights @ values).reshape(-1, methods, count)
+    for part in _chunks(len(seeds), len(units.sizes)):
+        by_seed = (units.draw(generator, part.stop - part.start) @ values).reshape(-1, methods, count)
         result[:, part] = 100 * np.einsum("rms,rs->mr", by_seed, seeds[part])
     return result
 
 
-def _chunks(replicates: int, images: int) -> Iterator[slice]:
-    step = max(1, CHUNK // images)
+def _chunks(replicates: int, units: int) -> Iterator[slice]:
+    step = max(1, CHUNK // units)
     for start in range(0, replicates, step):
         yield slice(start, min(replicates, start + step))
 

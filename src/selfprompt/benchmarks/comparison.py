@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from selfprompt.benchmarks.bootstrap import Floats, Interval, most_influential, resampled_accuracy, seed_weights
+from selfprompt.benchmarks.bootstrap import Floats, Interval, Units, most_influential, resampled_accuracy, seed_weights
 from selfprompt.benchmarks.hits import Hits
 from selfprompt.benchmarks.results import CellResult
 
@@ -137,8 +137,9 @@ def _resample(
     for part in range(len(EVALUATIONS[quantity])):
         right = np.stack([np.stack([one[part].array for one in (row * seeds)[:seeds]]) for row in map(list, rows)])
         labels = np.asarray(rows[0][0][part].labels) if quantity == "ACA" else None
+        units = Units.of(np.asarray(rows[0][0][part].groups), labels)
         values.append(_accuracy(right, labels))
-        samples.append(resampled_accuracy(right, weights, generator, labels))
+        samples.append(resampled_accuracy(right, weights, generator, units))
     if quantity == "H":
         return _harmonic(*values), _harmonic(*samples)
     return values[0], samples[0]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selfprompt.benchmarks.hits import Hits
 from selfprompt.benchmarks.protocols import Evaluation
+from selfprompt.benchmarks.supports import group_drawings
 from selfprompt.data.dataset import Item
 from selfprompt.data.loading.check_images import check_images
 from selfprompt.inference.classifier import Classifier
@@ -57,7 +58,8 @@ class PartLogits:
     def hits(self) -> dict[str, Any]:
         """Return which images are classified correctly, as JSON values."""
         labels, right = self.labels.tolist(), self.right.tolist()
-        return Hits.of(self.classes, image_identities(self.items), labels, right).to_json()
+        identities, groups = image_identities(self.items), group_drawings(self.items)
+        return Hits.of(self.classes, identities, labels, groups, right).to_json()
 
     def first(self, count: int) -> "PartLogits":
         """Return the first images alone."""

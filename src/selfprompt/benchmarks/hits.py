@@ -12,25 +12,35 @@ from numpy.typing import NDArray
 
 from selfprompt.utils.validation import check_types
 
+LARGEST = 1 << 31
+"""Bound of labels and groups."""
+
 
 @dataclass(frozen=True)
 class Hits:
     """The hits of one evaluation.
 
     Attributes:
-        images: Hash of class names and of path, size and label of each image, in order: methods whose hashes are equal
-            were tested on the same images.
+        images: Hash of class names, and of path, size, label and group of each image, in order: methods with the same
+            hash were tested on the same images.
         labels: Class of each image, (N,).
+        groups: Group of each image, (N,): images of one group show the same drawing.
         right: A letter for each image: 1 if it is classified correctly, else 0.
     """
 
     images: str
     labels: Sequence[int]
+    groups: Sequence[int]
     right: str
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], identities: Sequence[str], labels: Sequence[int], right: Sequence[bool]
+        cls,
+        classes: Sequence[str],
+        identities: Sequence[str],
+        labels: Sequence[int],
+        groups: Sequence[int],
+        right: Sequence[bool],
     ) -> "Hits":
         """Make the record of an evaluation.
 
@@ -38,11 +48,12 @@ class Hits:
             classes: Class names.
             identities: Path, size and label of each image as text, (N,), from ``image_identities``.
             labels: Class of each image, (N,).
+            groups: Group of each image, (N,).
             right: Whether each image is classified correctly, (N,).
         """
-        text = json.dumps([list(classes), list(identities)]).encode(errors="surrogatepass")
+        text = json.dumps([list(classes), list(identities), list(groups)]).encode(errors="surrogatepass")
         letters = "".join("01"[one] for one in right)
-        return cls(hashlib.sha256(text).hexdigest(), list(labels), letters)
+        return cls(hashlib.sha256(text).hexdigest(), list(labels), list(groups), letters)
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
@@ -61,14 +72,16 @@ class Hits:
         Raises:
             ValueError: If it is malformed.
         """
-        if not isinstance(record, dict) or set(record) != {"images", "labels", "right"}:
-            raise ValueError("hits must hold images, labels and right")
+        if not isinstance(record, dict) or set(record) != {"images", "labels", "groups", "right"}:
+            raise ValueError("hits must hold images, labels, groups and right")
         check_types(cls, record)
-        labels, right = record["labels"], record["right"]
-        if not all(type(label) is int and label >= 0 for label in labels):
-            raise ValueError("the labels of hits must be whole numbers from 0")
-        if set(right) - {"0", "1"} or len(right) != len(labels):
-            raise ValueError("the hits must be a 0 or 1 for each label")
+        for name in ("labels", "groups"):
+            if not all(type(number) is int and 0 <= number < LARGEST for number in record[name]):
+                raise ValueError(f"the {name} of hits must be whole numbers from 0")
+        if set(record["right"]) - {"0", "1"} or {len(record[name]) for name in ("labels", "groups")} != {
+            len(record["right"])
+        }:
+            raise ValueError("the hits must be a 0 or 1 for each label and group")
         return cls(**record)
 
 

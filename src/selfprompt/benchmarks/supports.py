@@ -1,15 +1,16 @@
 """The images of a strict cell: those that it is trained on, and those that it is tested on; imports no torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from selfprompt.benchmarks.cells import Cell
 from selfprompt.benchmarks.protocols import UNTRAINED
 from selfprompt.benchmarks.split_files import read_split_file
-from selfprompt.data.dataset import Dataset, Item
+from selfprompt.data.dataset import ArchivedFile, Dataset, Item
 from selfprompt.data.fewshot import draw_few_shot
+from selfprompt.data.suites import embedded
 from selfprompt.data.suites.task import SuiteTask
 from selfprompt.data.unbalanced import Counts, draw_counts, draw_dirichlet_counts, marginal_counts
 from selfprompt.utils.wording import plural
@@ -22,6 +23,26 @@ def strict_test_images(task: SuiteTask) -> tuple[Item, ...]:
         ValueError: If further ones are missing or damaged.
     """
     return task.dataset.test + task.more_test
+
+
+def group_drawings(items: Sequence[Item]) -> list[int]:
+    """Return the group of each image, from 0: views of one drawing of the embedded suite are one group.
+
+    A drawing is what one set has for a class. Other images are groups of their own.
+    """
+    numbers: dict[Hashable, int] = {}
+    sets: dict[Path, dict[str, str]] = {}
+    groups = []
+    for item in items:
+        key: Hashable = item.source
+        if isinstance(item.source, ArchivedFile):
+            folder, name = item.source.archive.path.parent, item.source.name
+            if folder not in sets:
+                sets[folder] = {file: drawn_by for file, _, _, drawn_by in embedded.read_index(folder)["images"]}
+            further = Path(name).stem.rpartition("-")[0]  # more_test/CLASS/SET-NUMBER.png
+            key = (folder, item.label, sets[folder].get(name, further))
+        groups.append(numbers.setdefault(key, len(numbers)))
+    return groups
 
 
 def draw_support(cell: Cell, task: SuiteTask, root: Path) -> Dataset:

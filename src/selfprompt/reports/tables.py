@@ -30,7 +30,7 @@ class Estimate:
         interval: Its 95 % interval.
         note: A restriction of it.
         mark: What follows the number.
-        brief: Whether a wide table leaves out the interval.
+        brief: Whether a wide table leaves out the interval and a digit.
     """
 
     value: float
@@ -87,8 +87,10 @@ def format_value(value: Value, *, intervals: bool = True) -> str:
     if isinstance(value, Gain):
         return f"{value.value:+.2f}"
     if isinstance(value, Estimate):
-        shown = f" ({value.interval[0]:.2f} to {value.interval[1]:.2f})" if intervals or not value.brief else ""
-        return f"{value.value:+.2f}{value.mark}{shown}{f' [{value.note}]' if value.note else ''}"
+        if value.brief and not intervals:
+            return f"{value.value:+.1f}{value.mark}"
+        low, high = value.interval
+        return f"{value.value:+.2f}{value.mark} ({low:.2f} to {high:.2f}){f' [{value.note}]' if value.note else ''}"
     if isinstance(value, float):
         return f"{value:.2f}"
     if isinstance(value, int):
