@@ -9,6 +9,8 @@ BASE ?= python3
 export OMP_NUM_THREADS ?= 1
 # In any locale, names and files are UTF-8.
 export PYTHONUTF8 = 1
+# Each test process would compile all tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check docs pretrain clean
 

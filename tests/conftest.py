@@ -1,9 +1,10 @@
 """Fixtures for tests of the whole program: folders of small photos, classifiers tuned on them, the command line."""
 
+import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # with more threads, waitin
 # A busy machine is slow, not wrong, and a checkout may be read-only.
 settings.register_profile("any machine", deadline=None, database=None)
 settings.load_profile("any machine")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from searching a million objects, which live as long as the tests, again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries report what is left at the end
+
 
 COLOURS = {"dark_red": (150, 10, 10), "green apple": (60, 220, 60), "blue": (20, 60, 220), "猫, klein": (200, 180, 40)}
 """Class folders, with a space, an underscore, a comma and other scripts in their names."""
