@@ -3,17 +3,21 @@
 import json
 import shutil
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from selfprompt.benchmarks.comparison import compare
+from selfprompt.benchmarks.evaluating import PartLogits, strict_record, with_halves
 from selfprompt.benchmarks.protocols import build_grid, cell_recipe
 from selfprompt.benchmarks.results import read_results
 from selfprompt.benchmarks.rows import parse_rows
 from selfprompt.benchmarks.runner import RunCache, run_grid
 from selfprompt.benchmarks.strict import DEVELOPMENT_TASKS
 from selfprompt.benchmarks.supports import group_drawings, strict_test_images
+from selfprompt.data.dataset import ImageTable, IndexedSource, Item
 from selfprompt.data.suites import list_tasks, load_task
 from selfprompt.data.suites.task import SuiteTask
 from selfprompt.metrics import harmonic_mean
@@ -101,6 +105,35 @@ class TestRules:
     def test_development_tasks_exist(self):
         for suite, tasks in DEVELOPMENT_TASKS.items():
             assert set(tasks) < set(list_tasks(suite))
+
+
+def test_union_and_its_parts_equal_golden():
+    with np.load(Path(__file__).parents[1] / "golden" / "evaluation.npz") as file:
+        arrays = dict(file)
+    names, base, new = tuple("abcdefghi"), arrays["base_labels"], arrays["new_labels"]
+    no_images = ImageTable("golden", fetch=lambda index: None)
+
+    def part(classes, logits, labels):
+        items = tuple(Item(IndexedSource(no_images, number), int(label)) for number, label in enumerate(labels))
+        return PartLogits(classes, items, torch.from_numpy(logits), torch.from_numpy(labels))
+
+    joint = np.concatenate([arrays["joint_base"], arrays["joint_new"]])
+    parts = {
+        "base": part(names[:5], arrays["base_logits"], base),
+        "new": part(names[5:], arrays["new_logits"], new),
+        "union": part(names, joint, np.concatenate([base, new + 5])),
+    }
+    found = {name: one.metrics()["accuracy"] / 100 for name, one in with_halves(parts).items()}
+    assert found["union"] == pytest.approx(float(arrays["union_accuracy"]), rel=1e-9)
+    assert found["union-base"] == pytest.approx(float(arrays["union_base"]), rel=1e-9)
+    assert found["union-new"] == pytest.approx(float(arrays["union_new"]), rel=1e-9)
+    shares = np.exp(joint) / np.exp(joint).sum(axis=1, keepdims=True)
+    scores = shares[:, :5].sum(axis=1)
+    right = [arrays[f"{name}_logits"].argmax(axis=1) == labels for name, labels in (("base", base), ("new", new))]
+    wins = (scores[:40][right[0]][:, None] > scores[40:][right[1]]).sum()
+    record = strict_record(parts)
+    assert record["openworld_auc"] == pytest.approx(100 * wins / (40 * 30))
+    assert record["hits"]["union"]["right"].count("1") == round(found["union"] * 70)
 
 
 def test_a_drawing_is_what_a_set_has_for_a_class():
@@ -272,7 +305,8 @@ class TestComparisons:
         assert (spreads < 8).all()
 
     def test_rows_without_the_quantity_are_left_out(self, runs):
-        strict_result(runs, "food", "ridge", 1, [1], [1], [1], hits={"base": hits([1])}, split={"sha256": "food1"})
+        half = [1] * 50 + [0] * 50
+        strict_result(runs, "food", "ridge", 1, half, half, half, hits={"base": hits(half)})
         results = read_results(runs).results
         assert set(compare(results, ("food", "travel"), "H").rows) == {"coop", "zero-shot"}
         assert compare([r for r in results if r.row != "coop"], ("food", "travel"), "H") is None
@@ -333,6 +367,8 @@ class TestReading:
         ("changed", "message"),
         [
             ({"hits": None}, "hits must be"),
+            ({"hits": {"base": hits([1, 1]), "other": []}}, "hits must hold"),
+            ({"hits": {"other": hits([1])}}, "the hits of other disagree"),
             ({"hits": {"base": []}}, "hits must hold images, labels, groups and right"),
             ({"hits": {"base": hits([1, 0])}}, "the hits of base disagree with its counts"),
             ({"hits": {"base": hits([1, 2])}}, "the hits must be a 0 or 1"),
@@ -352,6 +388,13 @@ class TestReading:
     def test_other_test_images_cannot_be_compared(self, tmp_path):
         strict_result(tmp_path, "food", "coop", 1, [1, 1], [1], [1])
         other = {name: hits([1, 1] if name == "base" else [1]) | {"images": name} for name in ("base", "new", "union")}
+        strict_result(tmp_path, "food", "sep", 1, [1, 1], [1], [1], hits=other)
+        with pytest.raises(ValueError, match=r"different test images \(base\) of food"):
+            read_results(tmp_path)
+
+    def test_labels_that_belong_to_other_images(self, tmp_path):
+        strict_result(tmp_path, "food", "coop", 1, [1, 1], [1], [1])
+        other = {"base": hits([1, 1], [0, 3]), "new": hits([1]), "union": hits([1])}
         strict_result(tmp_path, "food", "sep", 1, [1, 1], [1], [1], hits=other)
         with pytest.raises(ValueError, match=r"different test images \(base\) of food"):
             read_results(tmp_path)

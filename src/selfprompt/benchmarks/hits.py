@@ -89,10 +89,8 @@ def check_hits(record: Mapping[str, Any]) -> None:
     """Raise ValueError unless the hits of a result agree with its counts."""
     if not isinstance(record.get("hits"), dict):
         raise ValueError("hits must be there")
-    for name, metrics in record["evaluations"].items():
-        if name not in record["hits"]:
-            continue
-        hits = Hits.from_json(record["hits"][name])
+    for name, found in record["hits"].items():
+        hits, metrics = Hits.from_json(found), record["evaluations"].get(name)
         if metrics is None or (len(hits.right), hits.right.count("1")) != (metrics["total"], metrics["correct"]):
             raise ValueError(f"the hits of {name} disagree with its counts")
 
@@ -106,7 +104,10 @@ def check_same_images(records: Iterable[Mapping[str, Any]]) -> None:
     first: dict[tuple[Any, ...], tuple[Any, str]] = {}
     for record in records:
         place = tuple(record[key] for key in ("protocol", "suite", "supports", "dataset"))
-        facts = {(*place, f"test images ({name})"): hits["images"] for name, hits in record["hits"].items()}
+        facts: dict[tuple[Any, ...], Any] = {
+            (*place, f"test images ({name})"): [hits[key] for key in ("images", "labels", "groups")]
+            for name, hits in record["hits"].items()
+        }
         if record["images"]["train"] and isinstance(record.get("split"), dict):
             facts[*place, record["seed"], record["shots"], "training images"] = record["split"].get("sha256")
         for key, value in facts.items():
