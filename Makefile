@@ -26,7 +26,7 @@ demo: $(VENV)/.ready
 	$(PY) -m selfprompt demo
 
 test: $(VENV)/.ready
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --durations 8
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --dist worksteal --durations 8
 
 check: $(VENV)/.ready
 	$(VENV)/bin/ruff check src perf tests pretraining experiments examples

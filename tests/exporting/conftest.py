@@ -1,12 +1,14 @@
 """A calibrated classifier with class vectors, and what `selfprompt export` makes of it."""
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import selfprompt
-from tests.conftest import Ran, ran
+from selfprompt.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Exported:
 
     classifier: Path
     folder: Path
-    said: Ran
+    said: str
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,7 @@ def exported(photos, tmp_path_factory) -> Exported:
     """SS-Text on ``photos``, in all precisions; tests that change it make a copy."""
     root = tmp_path_factory.mktemp("exported")
     selfprompt.tune(photos, method="ss-text", backbone="embedded/clip", out=root / "dogs", workers=0)
-    said = ran("export", root / "dogs", "--out", root / "onnx")
-    assert said.status == 0, said.err
-    return Exported(root / "dogs", root / "onnx", said)
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert main(["export", str(root / "dogs"), "--out", str(root / "onnx")]) == 0
+    return Exported(root / "dogs", root / "onnx", out.getvalue())

@@ -46,7 +46,7 @@ def test_the_command_measures_every_precision(exported):
     readme = (exported.folder / "README.md").read_text(encoding="utf-8")
     for name, model in record.precisions.items():
         assert (exported.folder / model.file.path).stat().st_size == model.file.bytes
-        line = next(line for line in exported.said.out.splitlines() if name in line)
+        line = next(line for line in exported.said.splitlines() if name in line)
         assert f"{model.file.bytes / 1e6:.1f} MB" in line
         assert f"{model.measured.accuracy:.1f} %" in line
         assert f"| {name} | {model.file.path} |" in readme
