@@ -105,6 +105,18 @@ def test_views_of_a_drawing_are_worth_one_image():
     assert found.std() == pytest.approx(100 * np.sqrt(share * (1 - share) / 30), rel=0.1)
 
 
+def test_a_class_of_few_drawings_is_not_too_sure():
+    """The variance of a class's mean is s^2 / n, even for three drawings."""
+    groups = np.repeat(np.arange(6), 10)
+    units = Units.of(groups, groups // 3)
+    once = np.array([1, 0, 0, 1, 1, 0], dtype=bool)
+    generator = np.random.default_rng(1)
+    found = resampled_accuracy(once[groups][None, None], seed_weights(1, generator, 6000), generator, units)
+    assert found.mean() == pytest.approx(50, abs=1)
+    by_hand = np.sqrt(2 * once[:3].var(ddof=1) / 3) / 2
+    assert found.std() == pytest.approx(100 * by_hand, rel=0.05)
+
+
 def test_few_seeds_widen_the_interval():
     """Seeds that disagree about all images: however many images there are, the difference is uncertain."""
     right = np.zeros((1, 4, 500), dtype=bool)

@@ -59,8 +59,9 @@ class Units:
     Attributes:
         of_image: The unit of each image, (N,), from 0.
         sizes: Images of each unit, (U,).
-        strata: The stratum of each unit, (U,), from 0; as many units are drawn of each as it has, and each stratum has
-            the same weight.
+        strata: The stratum of each unit, (U,), from 0; each has the same weight. Of a single stratum as many units are
+            drawn as it has. Of several, one fewer of each (but at least one): a class may have only two or three, whose
+            spread would come out too small otherwise (Rao and Wu 1988, J. Am. Stat. Assoc. 83:231).
     """
 
     of_image: NDArray[np.int64]
@@ -83,9 +84,11 @@ class Units:
     def draw(self, generator: np.random.Generator, replicates: int) -> Floats:
         """Draw units for each replicate; returns the weight of an image of each unit, (R, U)."""
         counts = np.bincount(self.strata)  # units of a stratum; the units are sorted by stratum
-        first, count = (counts.cumsum() - counts)[self.strata], counts[self.strata]
-        often = _shares(generator.integers(first, first + count, (replicates, len(count))), len(count)) * len(count)
-        images = np.add.reduceat(often * self.sizes, counts.cumsum() - counts, axis=1)  # (R, strata)
+        starts = counts.cumsum() - counts
+        drawn = np.maximum(counts - (len(counts) > 1), 1)
+        first, count = np.repeat(starts, drawn), np.repeat(counts, drawn)
+        often = _shares(generator.integers(first, first + count, (replicates, len(count))), len(self.strata))
+        images = np.add.reduceat(often * self.sizes, starts, axis=1)  # (R, strata)
         weights: Floats = often / images[:, self.strata] / len(counts)
         return weights
 
