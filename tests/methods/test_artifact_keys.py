@@ -64,6 +64,7 @@ KEYS = {
     "bpt, shallow": HEAD | {"tokens", "channels"},
     "bpt, mae": HEAD | {"tokens", "channels", "fixed"},
     "clap, clip": {"weight", "known"},
+    "class-lora, clip": CLIP_LORA | {"vectors", "known"},
     "clip-lora, clip": CLIP_LORA,
     "clip-lora, dropout": CLIP_LORA,
     "clip-svd, clip": {
@@ -120,6 +121,8 @@ KEYS = {
     "vipamin, clip": HEAD | {"prompts"},
     "vipamin, deep": HEAD | {"prompts"},
     "vipamin, mae": HEAD | {"prompts"},
+    "vit-lora, clip": HEAD | {"updates.down", "updates.up", "mean", "factor"},
+    "vit-lora, mae": HEAD | {"updates.down", "updates.up", "mean", "factor"},
     "vpt, clip": HEAD | {"prompts"},
     "vpt, mae": HEAD | {"prompts"},
     "vpt, projected": HEAD | {"prompts", "projection.weight", "projection.bias"},

@@ -188,6 +188,7 @@ def test_methods_with_parameters_per_class_or_image_on_vit_b_16(clip: Backbone) 
         assert trainable_count(build_method(name, clip, names)) == 51_300
     assert trainable_count(build_method("gda", clip, names)) == 0
     assert trainable_count(build_method("two-stage", clip, names)) == 61_440 + 51_200
+    assert trainable_count(build_method("class-lora", clip, names)) == 184_320 + 51_200
     cache = build_method("tip-adapter", clip, names, finetune=True)
     keys, labels = torch.zeros(16 * 100, 512), torch.arange(100).repeat(16)
     sharpness = {"alpha": torch.tensor(1.0), "beta": torch.tensor(1.0)}

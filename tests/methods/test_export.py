@@ -23,6 +23,7 @@ from tests.models.tiny_texts import loaded
 FEWER: dict[str, dict[str, Any]] = {"sep": {"layers": (1,)}}  # one fused block, to save time
 APART = {"zero-shot", "coop", "kgcoop", "prograd", "tcp", "vpt-clip", "ivlp", "maple", "promptsrc", "mmrl", "sep"}
 APART |= {"clip-lora", "clip-svd", "ln-tuning", "bitfit", "two-stage", "prolip", "clap", "ss-text", "skip-tuning"}
+APART |= {"class-lora"}
 """Methods whose class vectors are an input of their model."""
 
 TOWERS = ("ViT", "DINOv3", "PE-Spatial", "ROPE-ViT mixed", "EVA-02 enormous CLIP")

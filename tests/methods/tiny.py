@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {  # fewer prompts than in the papers, no dro
     "ape": {"views": 2},
     "bpt": {"prompts": 5, "rank": 3},
     "clap": {"views": 2, "iterations": 3},
+    "class-lora": {"dropout": 0.0},
     "clip-lora": {"dropout": 0.0},
     "coop": {"prompts": 4},
     "gatevpt": {"prompts": 5, "dropout": 0.0},
