@@ -16,7 +16,7 @@ import selfprompt
 from selfprompt import tune
 from selfprompt.data.known_features import KnownFeatures
 from selfprompt.data.views import Views
-from selfprompt.methods import gda, logistic, lpclip, lppp, ridge, simpleshot, softmax_regression
+from selfprompt.methods import gda, lpclip, lppp, ridge, simpleshot, softmax_regression
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import encode_template
 from selfprompt.methods.heads import unit
@@ -52,7 +52,7 @@ def solve(name: str, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if name == "ridge":
         return ridge.ridge_regression(features, labels, ridge.PENALTIES)[:2]
     if name == "logistic":
-        return logistic.logistic_regression(features, labels, 1.0)
+        return softmax_regression.logistic_regression(features, labels, 1.0)
     return simpleshot.nearest_mean_head(simpleshot.centroids(features, labels, "UN")[1])
 
 
@@ -214,7 +214,7 @@ def test_ridge_takes_a_given_penalty_and_the_width_at_one_shot() -> None:
 def test_logistic_regression_is_at_its_optimum(classes: int) -> None:
     labels, strength = torch.arange(60) % classes, 2.0
     features = cluster_features(labels).double()
-    weight, bias = logistic.logistic_regression(features, labels, strength)
+    weight, bias = softmax_regression.logistic_regression(features, labels, strength)
     mean, factor = standardisation(features)
     rows, on_rows = (features - mean) * factor, weight / factor
     errors = (features @ weight.t() + bias).softmax(dim=1) - F.one_hot(labels)
@@ -232,7 +232,7 @@ def test_logistic_regression_agrees_with_scikit_learn(
     labels = torch.arange(100) % 5
     features = cluster_features(labels, 20).double()
     mean, factor = standardisation(features)
-    weight, bias = logistic.logistic_regression(features, labels, strength)
+    weight, bias = softmax_regression.logistic_regression(features, labels, strength)
     theirs = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000)
     theirs.fit(((features - mean) * factor).numpy(), labels.numpy())
     for ours, expected in ((weight / factor, theirs.coef_), (bias + weight @ mean, theirs.intercept_)):
@@ -243,20 +243,20 @@ def test_a_start_changes_no_solution() -> None:
     labels = torch.arange(60) % 3
     features = cluster_features(labels)
     start = torch.randn(3, 6, generator=seeded(2)).double(), torch.ones(3).double()
-    near, far = (logistic.logistic_regression(features, labels, 0.5, first) for first in (None, start))
+    near, far = (softmax_regression.logistic_regression(features, labels, 0.5, first) for first in (None, start))
     test = features.double()
     ours, theirs = ((test @ weight.t() + bias).log_softmax(dim=1) for weight, bias in (near, far))
     assert (ours - theirs).abs().max() < 1e-3
 
 
 def test_many_images_are_cross_validated_with_one_fold(monkeypatch) -> None:
-    monkeypatch.setattr(logistic, "MANY", 20)
+    monkeypatch.setattr(softmax_regression, "MANY", 20)
     labels = torch.arange(24) % 3
     features = cluster_features(labels) + 3 * torch.randn(24, 6, generator=seeded(5))
     drawn = []
-    path = logistic.Path
-    monkeypatch.setattr(logistic, "Path", lambda *given: drawn.append(given[2]) or path(*given))
-    assert logistic.cross_validated(features, labels)[0] in logistic.INVERSE_PENALTIES
+    path = softmax_regression.Path
+    monkeypatch.setattr(softmax_regression, "Path", lambda *given: drawn.append(given[2]) or path(*given))
+    assert softmax_regression.cross_validated(features, labels)[0] in softmax_regression.INVERSE_PENALTIES
     assert [int(left_out.sum()) for left_out in drawn] == [9]  # the 1st, 4th and 7th image of each class
 
 
@@ -266,28 +266,28 @@ def test_the_selected_inverse_penalty_has_the_least_loss_of_explicit_folds() -> 
 
     def loss(strength: float) -> float:
         total = 0.0
-        for fold in range(logistic.FOLDS):
-            left = torch.arange(25) // 3 % logistic.FOLDS == fold
+        for fold in range(softmax_regression.FOLDS):
+            left = torch.arange(25) // 3 % softmax_regression.FOLDS == fold
             left[-1] = False
-            weight, bias = logistic.logistic_regression(features[~left], labels[~left], strength)
+            weight, bias = softmax_regression.logistic_regression(features[~left], labels[~left], strength)
             logits = features[left].double() @ weight.t() + bias
             total += float(F.cross_entropy(logits, labels[left], reduction="sum"))
         return total
 
-    losses = {strength: loss(strength) for strength in logistic.INVERSE_PENALTIES}
-    best, _ = logistic.cross_validated(features, labels)
+    losses = {strength: loss(strength) for strength in softmax_regression.INVERSE_PENALTIES}
+    best, _ = softmax_regression.cross_validated(features, labels)
     assert best == min(losses, key=lambda strength: losses[strength])
     assert np.ptp(list(losses.values())) > 0.1
 
 
 def test_logistic_takes_a_given_penalty_and_one_of_the_width_at_one_shot() -> None:
     source, single = Source(*labelled(12)), Source(*labelled(4))
-    assert prepared("logistic", source).selected["inverse_penalty"] in logistic.INVERSE_PENALTIES
+    assert prepared("logistic", source).selected["inverse_penalty"] in softmax_regression.INVERSE_PENALTIES
     given, width = prepared("logistic", source, inverse_penalty=3.0), backbone("clip").vision.features
     assert given.selected == prepared("logistic", single).selected == {}
     for method, data, strength in ((given, source, 3.0), (prepared("logistic", single), single, 10 / width)):
         features, labels = support_features(method, data)  # type: ignore[arg-type]
-        expected = logistic.logistic_regression(features[0], labels, strength)
+        expected = softmax_regression.logistic_regression(features[0], labels, strength)
         assert (method.head.weight - expected[0]).abs().max() < 1e-5
     with pytest.raises(ValueError, match=r"inverse_penalty must be 0 \(select\) or above, got -1.0"):
         small("logistic", inverse_penalty=-1.0)
@@ -557,7 +557,7 @@ def test_lppp_stores_one_linear_layer_on_unit_features() -> None:
         small("lppp", iterations=0)
 
 
-@pytest.mark.parametrize("solver", [logistic.logistic_regression, lpclip.regression])
+@pytest.mark.parametrize("solver", [softmax_regression.logistic_regression, lpclip.regression])
 def test_many_classes_of_one_image_are_no_reason_to_warn(solver) -> None:
     labels = torch.arange(30)  # warnings are errors
     weight, _ = solver(cluster_features(labels), labels, 1.0)

@@ -18,12 +18,13 @@ from selfprompt.data.views import Views
 from selfprompt.methods import lpclip, tip_adapter
 from selfprompt.methods.base import Method
 from selfprompt.methods.class_texts import embed_text, encode_template
-from selfprompt.methods.clip_lora import CLIPLoRA, LowRank
+from selfprompt.methods.clip_lora import CLIPLoRA
 from selfprompt.methods.ivlp import IVLP
 from selfprompt.methods.lpclip import LPCLIP
 from selfprompt.methods.maple import MaPLe
 from selfprompt.methods.tip_adapter import TipAdapter
 from selfprompt.models.timm_vit import TimmViT
+from selfprompt.prompts.low_rank import LowRankUpdates
 from selfprompt.prompts.record import Record
 from selfprompt.prompts.static import Static
 from selfprompt.training.reporter import LogReporter
@@ -250,7 +251,7 @@ def tower_of(kind: str) -> tuple[Any, Tensor]:
 def test_an_update_inside_the_attention_equals_one_of_its_weights(kind: str) -> None:
     """With nearly no dropout, the path with dropout gives the result of the changed weights."""
     tower, inputs = tower_of(kind)
-    updates = LowRank(tower, 2, scale=0.7, dropout=1e-12, generator=seeded(1))
+    updates = LowRankUpdates(tower, 2, scale=0.7, dropout=1e-12, generator=seeded(1))
     updates.up.copy_(0.1 * torch.randn(updates.up.shape, generator=seeded(2)))
     plain, adapted = tower(inputs), tower(inputs, updates.eval())
     assert not close(adapted, plain, 1e-3)
@@ -290,7 +291,7 @@ def test_updates_start_uniform_and_differ_for_q_k_and_v() -> None:
 def test_blocks_of_another_kind_are_refused(dropout: float) -> None:
     vit = timm.create_model("test_vit", num_classes=0, block_fn=timm.models.vision_transformer.ParallelScalingBlock)
     tower = TimmViT(vit)
-    updates = LowRank(tower, 2, scale=1.0, dropout=dropout, generator=seeded(1))
+    updates = LowRankUpdates(tower, 2, scale=1.0, dropout=dropout, generator=seeded(1))
     with pytest.raises(TypeError, match="Changing a block needs timm's plain Block with Attention"):
         tower(images(1, size=tower.image_size[0]), updates)
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from selfprompt.data.views import Views
 from selfprompt.methods.base import Method, TrainingSource
 from selfprompt.methods.checks import check_positive
-from selfprompt.methods.clip_lora import LowRank
 from selfprompt.methods.heads import linear_head
-from selfprompt.methods.logistic import ONE_SHOT, cross_validated, logistic_regression
+from selfprompt.methods.softmax_regression import ONE_SHOT, cross_validated, logistic_regression
 from selfprompt.methods.support import check_all_classes, standardisation
 from selfprompt.methods.traits import Traits
+from selfprompt.prompts.low_rank import LowRankUpdates
 from selfprompt.prompts.prototypes import BATCH_SIZE
 
 
@@ -40,9 +40,9 @@ class ViTLoRA(Method[ViTLoRAOptions]):
     """``logits = W (f - mean) / std + b`` from a tower whose q, k and v projections have low-rank updates.
 
     ``prepare`` solves logistic regression on the standardised frozen features of the training images, with the penalty
-    of the method ``logistic``; W and b start there and are trained with the updates, which start at zero (``LowRank``).
-    So the first step is that of the best linear classifier, and the updates do not have to wait for a head. A constant
-    channel has no weight.
+    of the method ``logistic``; W and b start there and are trained with the updates, which start at zero. So the first
+    step is that of the best linear classifier, and the updates do not have to wait for a head. A constant channel has
+    no weight.
 
     Differs from the reference code: there is none. See docs/ours.md.
     """
@@ -58,7 +58,9 @@ class ViTLoRA(Method[ViTLoRAOptions]):
     def build(self, generator: torch.Generator) -> None:
         options = self.options
         scale = options.alpha / options.rank**0.5
-        self.updates = LowRank(self.vision, options.rank, scale=scale, dropout=options.dropout, generator=generator)
+        self.updates = LowRankUpdates(
+            self.vision, options.rank, scale=scale, dropout=options.dropout, generator=generator
+        )
         self.head = linear_head(self.feature_size, len(self.classes), std=0.02, generator=generator)
         self.register_buffer("mean", torch.zeros(self.feature_size))
         self.register_buffer("factor", torch.ones(self.feature_size))
