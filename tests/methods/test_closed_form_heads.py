@@ -576,4 +576,5 @@ def test_a_run_stores_what_it_solved(name: str, kind: str, split_photos, tmp_pat
     selected = {"gda": {"alpha"}, "logistic": {"inverse_penalty"}, "ridge": {"penalty"}}
     assert set(done.results["chosen"]) == selected.get(name, set())
     loaded = selfprompt.load(tmp_path / "out")
-    assert loaded.method(images(2)).equal(done.method(images(2)))
+    ours, theirs = loaded.method(images(2)), done.method(images(2))  # class texts by another path of float32 products
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()

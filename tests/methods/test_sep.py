@@ -311,7 +311,7 @@ def test_variants_treat_images_independently_and_accept_other_classes_and_device
     Classifier(method, backbone("clip").preprocess, batch_size=3).save(tmp_path / "out")
     loaded = selfprompt.load(tmp_path / "out")
     assert loaded.method.options == method.options
-    assert loaded.logits(pictures).equal(whole)
+    assert (loaded.logits(pictures) - whole).abs().max() < 1e-5 * whole.abs().max()  # by other float32 products
 
 
 def test_the_gradient_of_a_shared_module_is_the_sum_over_its_blocks() -> None:

@@ -144,7 +144,8 @@ def test_a_tuned_head_is_saved_and_predicts(tmp_path: Path, split_photos: Path, 
     loaded = selfprompt.load(tmp_path / "run", backbone=backbone("clip"))
     pictures = images(3)
     with torch.no_grad():
-        assert loaded.method(pictures).equal(tuned.method(pictures))
+        ours, theirs = loaded.method(pictures), tuned.method(pictures)  # class texts by other float32 products
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
         if loaded.method.traits.open_vocabulary:
             assert loaded.with_classes(["dog", "tram"]).method(pictures).shape == (3, 2)
 

@@ -524,7 +524,8 @@ def test_methods_without_epochs_are_ready_after_prepare(name: str, split_photos,
     features = done.method.vision.features
     assert results["trainable_parameters"] == (2 * features + 2 if name == "lpclip" else 0)
     loaded = selfprompt.load(tmp_path / "out")
-    assert loaded.method(images(2)).equal(done.method(images(2)))
+    ours, theirs = loaded.method(images(2)), done.method(images(2))  # class texts by other float32 products
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
 def test_an_interrupted_tip_adapter_f_ends_like_an_uninterrupted_one(split_photos, tmp_path) -> None:

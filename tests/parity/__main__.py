@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.parity import bpt, closed_form_heads, sep, spt, text_heads, tuned_towers, vipamin
+from tests.parity import bpt, closed_form_heads, evaluation, sep, spt, text_heads, tuned_towers, vipamin
 from tests.parity.report import Arrays, Report
 
 
@@ -26,6 +26,7 @@ def compare(path: Path) -> Report:
         tuned_towers.checker,
         bpt.checker,
         vipamin.checker,
+        evaluation.checker,
     )
     check = next((check for check in (checker(arrays) for checker in checkers) if check is not None), None)
     if check is not None:
