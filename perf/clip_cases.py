@@ -62,7 +62,8 @@ def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
 
         return compare_losses(plain, theirs, method, ours)
 
-    step = training_step(setup, lambda views: method.loss(views).total, adam(method))
+    loss = setup.loss(method)
+    step = training_step(setup, lambda views: loss(views).total, adam(method))
     return Contenders(partial(step, Views(images, labels=labels)), plain_at, compare, size.batch, method=method)
 
 

@@ -50,7 +50,7 @@ def add_arguments(parser: ArgumentParser, given: Sequence[str]) -> None:
         "--rounds", type=int, default=3, help="minimum number of rounds; each runs both contenders once"
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="keep adding rounds to a case for this long")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks of the library with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="compile the losses of the library with torch.compile")
     parser.add_argument("--out", type=str | None, help=f"folder for {JSON} and {PLOT}")
 
 

@@ -26,7 +26,8 @@ def epochs(
     pixels = Batches(items, store, transform, size.batch, shuffle=True)
     next_epoch, next_plain = epoch_counter(), epoch_counter()
 
-    step = training_step(setup, lambda views: method.loss(views).total, sgd(method))
+    loss = setup.loss(method)
+    step = training_step(setup, lambda views: loss(views).total, sgd(method))
 
     def ours() -> None:
         for views in method.views(cached, next_epoch()):

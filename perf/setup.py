@@ -16,9 +16,11 @@ from perf.compare import difference, gradient_difference, gradients
 from perf.names import class_names
 from perf.timing import Work
 from selfprompt.data.dataset import ImageTable, IndexedSource, Item
-from selfprompt.methods.base import Method
+from selfprompt.data.views import Views
+from selfprompt.methods.base import LossTerms, Method
 from selfprompt.models.loading.by_name import Backbone, load_backbone
 from selfprompt.recipes.options import TrainOptions
+from selfprompt.training.compiled_loss import compiled_loss
 from selfprompt.training.optim import build_optimizer
 from selfprompt.utils.matmul import Float32, float32_products
 
@@ -59,7 +61,7 @@ class PerfSetup:
         shape: A key of ``SHAPES``.
         device: Device of both contenders.
         precision: Precision of both contenders; results are always compared in float32.
-        compile: Whether to compile the library's blocks.
+        compile: Whether to compile the library's losses.
         float32: Path of the library's float32 products; the baseline takes torch's default, as a plain program does.
 
     Raises:
@@ -93,11 +95,11 @@ class PerfSetup:
         return self._load(SHAPES[self.shape][1])
 
     def _load(self, name: str) -> Backbone:
-        backbone = load_backbone(name).to(self.device)
-        for tower in (backbone.vision, backbone.text):
-            if self.compile and tower is not None:
-                tower.compile_blocks()
-        return backbone
+        return load_backbone(name).to(self.device)
+
+    def loss(self, method: Method) -> Callable[[Views], LossTerms]:
+        """Return the method's loss, compiled if the setup says so."""
+        return compiled_loss(method) if self.compile else method.loss
 
     @property
     def dtype(self) -> torch.dtype:

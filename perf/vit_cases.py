@@ -52,7 +52,8 @@ def spt_step(setup: PerfSetup, size: Size, pooling: str = "cls") -> Contenders:
             "ours": _saved(setup, method, lambda: ours()[0]) // size.batch,
         }
 
-    step = training_step(setup, lambda views: method.loss(views).total, adamw(method))
+    loss = setup.loss(method)
+    step = training_step(setup, lambda views: loss(views).total, adamw(method))
     return Contenders(partial(step, Views(images, labels=labels)), plain_at, compare, size.batch, activations)
 
 

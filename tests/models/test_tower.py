@@ -62,14 +62,6 @@ def test_unknown_pooling() -> None:
         TimmViT(vit())(images(), pooling="mean")
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_compiled_blocks_compute_the_same(index: int) -> None:
-    tower, inputs = _towers()[index]
-    expected = tower(inputs)
-    tower.compile_blocks(backend="aot_eager")  # traced as for a GPU, without a C++ compiler's minutes
-    assert_same(tower(inputs), expected)
-
-
 def test_texts_share_a_prefix_only_where_they_are_causal() -> None:
     text = clip_towers(clip(text={"no_causal_mask": True}))[1]
     with pytest.raises(ValueError, match="causal"):

@@ -74,7 +74,6 @@ class Tower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run_block: Callable[..., Tensor] = run_block
         self._derived: dict[str, Any] = {}
 
     def forward(
@@ -152,8 +151,10 @@ class Tower(nn.Module):
         before = 0 if extra_kv is None else extra_kv.shape[-2]
         if parts is not None:
             mask = self._mask(before, tokens, rows)
-            options = {"temperature": temperature, "qkv_delta": qkv_delta, "extra_kv": extra_kv, "rows": rows}
-            return tokens._replace(x=self.run_block(parts, tokens.x, mask, **options))
+            x = run_block(
+                parts, tokens.x, mask, temperature=temperature, qkv_delta=qkv_delta, extra_kv=extra_kv, rows=rows
+            )
+            return tokens._replace(x=x)
         if temperature is not None or qkv_delta is not None or weights is not None:
             raise TypeError(f"Changing a block {self.requirement(index)}; use a method that leaves it alone.")
         x = tokens.x
@@ -235,10 +236,6 @@ class Tower(nn.Module):
     def facts(self) -> dict[str, object]:
         """Return what was built, apart from the weights: everything that changes the output, as JSON values."""
         raise NotImplementedError
-
-    def compile_blocks(self, backend: str = "inductor") -> None:
-        """Compile the blocks with ``torch.compile``; needs a C++ compiler or a GPU, and makes the first step slow."""
-        self.run_block = torch.compile(run_block, backend=backend)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever ``mode`` is."""

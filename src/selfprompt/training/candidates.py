@@ -8,7 +8,7 @@ from selfprompt.recipes.recipe import FREE_WITH_AUTO, Recipe, load_recipe
 from selfprompt.training.folder_recipe import folder_recipe, takes_views
 
 WITH_TEXT = ("zero-shot", "simpleshot", "ridge", "logistic", "ss-text", "gda", "clip-lora", "sep")
-WITHOUT_TEXT = ("simpleshot", "ridge", "logistic", "spt-deep")
+WITHOUT_TEXT = ("simpleshot", "ridge", "logistic", "vit-lora", "spt-deep")
 ONE_SHOT = ("ss-text", "ridge")
 """The methods for data that cannot be cross-validated: with a text tower, and without."""
 VIEWS: Mapping[str, Mapping[str, Any]] = {

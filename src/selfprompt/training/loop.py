@@ -96,7 +96,7 @@ def fit(
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # keeps the caller's random state
         full_identity = checkpoint_identity(method, len(train), options, seed, identity)
-        state = TrainingState(method, options, fabric, seed=seed, identity=full_identity)
+        state = TrainingState(method, options, fabric, seed=seed, identity=full_identity, log=log)
         if path is not None and path.exists():
             if not resume:
                 raise ValueError(f"{run_dir} already holds a run. Resume it, or use another folder.")
@@ -187,7 +187,7 @@ def _step(state: TrainingState, batch: Views, meter: Meter) -> None:
     state.optimizer.zero_grad(set_to_none=True)
     for part in batch.chunk(options.accumulate):
         with fabric.autocast():
-            terms = state.method.loss(part)
+            terms = state.loss(part)
         total, count = terms.total, len(part)
         if state.method.sets_gradients:
             state.method.set_gradients(terms, partial(mean_over_processes, fabric, weight=weight))

@@ -1,6 +1,6 @@
 """The state of a training run, and how it is saved to a checkpoint and restored."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -17,6 +17,7 @@ from selfprompt.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
+from selfprompt.training.compiled_loss import compiled_loss
 from selfprompt.training.distributed import broadcast
 from selfprompt.training.ema import Ema, overwrite
 from selfprompt.training.optim import build_optimizer
@@ -36,8 +37,10 @@ class TrainingState:
         fabric: A launched Fabric.
         seed: Seed of the randomness in a forward.
         identity: Identity of the run, as JSON values; a checkpoint with another identity is refused.
+        log: Receives how long compiling took.
 
     Attributes:
+        loss: The method's loss, compiled if the options say so.
         parameters: The trainable parameters by name.
         tensors: The trainable parameters and the method's ``training_state()`` tensors.
         epoch: Number of completed epochs.
@@ -54,9 +57,11 @@ class TrainingState:
         *,
         seed: int,
         identity: Mapping[str, Any],
+        log: Callable[[str], None],
     ) -> None:
         method.to(fabric.device)
         self.method = method
+        self.loss = compiled_loss(method, log=log) if options.compile else method.loss
         self.options = options
         self.fabric = fabric
         self.seed = seed

@@ -186,7 +186,7 @@ def train(
     if not method.trainable() and type(method).prepare is Method.prepare:
         reporter.message(f"{method.name} has nothing to train.")
         return None
-    fit_to_machine(method, recipe)
+    method.text_cache_bytes = parse_bytes(recipe.data.memory)
     batches = train_batches(classifier, data, recipe, fabric)
     val = classifier.batches(dataset.val, data.store, data.features) if dataset.val else None
     resuming = resume and folder is not None and (folder / CHECKPOINT).exists()
@@ -238,14 +238,6 @@ def train_batches(classifier: Classifier, data: RunData, recipe: Recipe, fabric:
         features=data.features,
         device=fabric.device,
     )
-
-
-def fit_to_machine(method: Method, recipe: Recipe) -> None:
-    """Give the method its memory limit for gradients, and compile its towers if the recipe asks for it."""
-    method.text_cache_bytes = parse_bytes(recipe.data.memory)
-    if recipe.train.compile:
-        for tower in filter(None, (method.vision, method.text)):
-            tower.compile_blocks()
 
 
 def prepare(method: Method, batches: Batches, val: Batches | None, seed: int, reporter: Reporter) -> None:
