@@ -119,7 +119,8 @@ class TrainOptions:
     clip_grad: float = 0.0
     """Maximum norm of the gradient; 0 does not clip."""
     compile: bool = False
-    """Compile the loss to one graph with torch.compile. Meant for GPUs: on a CPU the first step takes minutes."""
+    """Compile the loss to one graph with torch.compile, from PyTorch 2.15 on. Meant for GPUs: on a CPU the first step
+    takes minutes."""
     workers: int = 2
     """Threads that decode and augment images while the model computes; 0 uses the main thread."""
     checkpoint_every: int = 1

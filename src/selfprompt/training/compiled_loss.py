@@ -46,7 +46,8 @@ def compiled_loss(
                 raise
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
-                f"The loss of {method.name} cannot be compiled to a single graph ({reason}). Leave out --compile."
+                f"The loss of {method.name} cannot be compiled to a single graph ({reason}). "
+                "Leave out --compile, or try a newer PyTorch."
             ) from error
         log(f"compiled the loss in {time.monotonic() - start:.0f} s")
         return terms
