@@ -1,8 +1,7 @@
 """Multinomial logistic regression with an L2 penalty, given or selected, by SciPy's L-BFGS.
 
-Large products are taken in float32.
-
-scikit-learn's estimator takes all products in float64, which costs twice the time with a thousand classes.
+Large products are taken in float32. scikit-learn's estimator takes all of them in float64, which costs twice the time
+with a thousand classes.
 """
 
 from collections.abc import Iterator

@@ -105,10 +105,12 @@ def at_shots(results: Sequence[CellResult], shots: int) -> list[CellResult]:
 
 
 def count_datasets(names: Sequence[str]) -> str:
-    return f"{len(names)} data set{'' if len(names) == 1 else 's'}"
+    """Return how many data sets there are, in words: "7 data sets"."""
+    return plural(len(names), "data set")
 
 
 def some_of(have: int, all_: int, what: str = "data sets") -> str:
+    """Return a note on an average over some of the data sets, "4 of 7 data sets"; empty if it is over all."""
     return "" if have == all_ else f"{have} of {all_} {what}"
 
 
