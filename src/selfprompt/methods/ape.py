@@ -62,6 +62,9 @@ class APE(Method[APEOptions]):
     Its channels are selected by the texts alone.
     Nothing is selected on validation images. Until ``prepare`` has seen data the method is zero-shot CLIP.
 
+    It takes no new class names. The cache adds to the score of each of its classes, whatever an image shows, and
+    nothing to that of a class without images; and the channels are those that tell the trained texts apart.
+
     Differs from the reference code: all classes need not have equally many images; the texts are one template, without
     GPT-3's sentences; the scale is the backbone's.
 

@@ -36,6 +36,9 @@ class SSText(Method[SSTextOptions]):
     ``2 w_c - mean of all w`` from w_c. Classes without images are scored by their text, and so are classes that were
     not trained. Images are seen under the evaluation transform; nothing is selected.
 
+    Do not mix trained and new names: w_c holds image features, which are nearer to any image than a text is, so that an
+    image of a new class is nearly always taken for a trained one.
+
     Differs from the reference code: features and texts are unit vectors, where the paper's medical ones are not;
     lambda has no lower bound (1e-3, from 1,000 images on); classes without images take part in the repulsion only as
     members of the mean.

@@ -52,6 +52,9 @@ class TipAdapter(Method[TipAdapterOptions]):
     Tip-Adapter-F trains the keys with the given alpha and beta and selects after each epoch. Before ``prepare`` the
     cache is empty, and the method is zero-shot CLIP.
 
+    It takes no new class names: the cache adds to the score of each of its classes, whatever an image shows, and
+    nothing to that of a class without images.
+
     Differs from the reference code: the scale is the backbone's; nothing is selected on test images, while the released
     code reports the best test accuracy over epochs and searches.
 

@@ -48,6 +48,9 @@ class TipX(Method[TipXOptions]):
     linearly with ``KL(p_f, p_K)``, whose range is mapped to the range of the cosines. Until ``prepare`` has seen data
     the method is zero-shot CLIP.
 
+    It takes no new class names: p, and with it A and its range, is a distribution over the trained classes, and the
+    cache adds nothing to the score of a class without images.
+
     Differs from the reference code: both ranges are those of pairs of different training images, where the released
     code takes them from the test images at hand, so that a prediction depends on the others; A is 0 at the largest KL
     of the training images and positive below it, which for equally many images a class changes no prediction.
