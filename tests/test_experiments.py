@@ -2,10 +2,12 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
 from experiments import (
     benchmark_resolution,
@@ -112,7 +114,25 @@ def test_unknown_images(monkeypatch, capsys) -> None:
     out = capsys.readouterr().out
     assert "8 shots, 2 classifiers" in out
     assert "| largest logit |" in out
+    assert "| exact promises | " in out
     assert "| ridge |" in out
+
+
+@pytest.mark.parametrize(("split", "trainable", "tested"), [("alike", 50, 42), ("others", 16, 30)])
+def test_images_drawn_for_training_are_not_tested(split, trainable, tested) -> None:
+    images = unknown_images.list_images("icons", split)
+    data, chosen = images.draw(8, seed=1)
+    assert Counter(images.labels[images.trainable].tolist()) == dict.fromkeys(range(20), trainable)
+    assert Counter(item.label for item in data.train) == dict.fromkeys(range(20), 8)
+    assert Counter(images.labels[chosen].tolist()) == dict.fromkeys(range(20), tested)
+    items = [item for item, test in zip(images.dataset.test, chosen.tolist(), strict=True) if test]
+    assert not {item.source for item in items} & {item.source for item in data.train}
+
+
+def test_shares_under_exact_promises_have_the_spread_of_random_orders() -> None:
+    known = betabinom(25, 3, 37)
+    expected = known.mean() / 25, known.var() / 25**2
+    assert unknown_images.share_of_places(3, images=39, tested=25) == pytest.approx(expected)
 
 
 def test_serving_load(monkeypatch, capsys) -> None:
