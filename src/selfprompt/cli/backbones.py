@@ -130,11 +130,11 @@ def _works(support: "Support") -> str:
 
 def _explain(output: Output) -> None:
     """Print which methods are of which kind, from their traits."""
-    from selfprompt.methods import list_methods
+    from selfprompt.methods import method_names
     from selfprompt.methods.registry import find_method
 
     kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    for name in list_methods():
+    for name in method_names():
         method = find_method(name)
         traits = method.traits_for(method.Options())
         needs = ("image" in traits.edits, traits.needs_text)

@@ -21,14 +21,15 @@ NOT_METHODS = (
 )
 
 
+def method_names() -> list[str]:
+    """Return the names of the methods of the package, sorted; reads none of their files."""
+    stems = sorted(path.stem for folder in __path__ for path in Path(folder).glob("*.py"))
+    return [stem.replace("_", "-") for stem in stems if stem not in NOT_METHODS]
+
+
 def list_methods() -> dict[str, str]:
     """Return the methods of the package with the first line of each file's docstring; imports none of them."""
-    paths = sorted((path for folder in __path__ for path in Path(folder).glob("*.py")), key=lambda path: path.stem)
-    return {
-        path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(path.read_bytes())) or "").split("\n")[0]
-        for path in paths
-        if path.stem not in NOT_METHODS
-    }
+    return {name: (ast.get_docstring(ast.parse(_source(name))) or "").split("\n")[0] for name in method_names()}
 
 
 def option_texts(name: str) -> dict[str, str]:

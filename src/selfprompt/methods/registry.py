@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from selfprompt.data.class_description import Described
-from selfprompt.methods import list_methods
+from selfprompt.methods import method_names
 from selfprompt.methods.base import Method
 from selfprompt.methods.checks import check_classes
 from selfprompt.models.loading.by_name import Backbone, load_backbone
@@ -34,7 +34,7 @@ def find_method(name: str) -> type[Method]:
         if not (isinstance(custom, type) and issubclass(custom, Method)):
             raise ValueError(f"{name!r} must name a subclass of selfprompt.methods.base.Method, got {custom!r}.")
         return custom
-    known = list_methods()
+    known = method_names()
     if name not in known:
         hint = did_you_mean(name, known)
         raise ValueError(
@@ -108,7 +108,7 @@ def build_method(
         >>> method.image_size, method.traits.batch_independent
         ((64, 64), True)
     """
-    if name not in list_methods() and shipped_recipe(name):
+    if name not in method_names() and shipped_recipe(name):
         recipe = load_recipe(name)
         name, options = recipe.method, {**recipe.options, **with_present_names(recipe.method, options)}
     method = find_method(name)

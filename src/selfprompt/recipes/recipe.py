@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from selfprompt.methods import list_methods
+from selfprompt.methods import method_names
 from selfprompt.recipes.options import DataOptions, TrainOptions
 from selfprompt.recipes.renamed import with_present_keys, with_present_names
 from selfprompt.utils.suggestions import did_you_mean
@@ -160,10 +160,10 @@ def load_recipe(name: str, *, trust: bool = False) -> Recipe:
     if name.endswith(SUFFIXES):
         return read_recipe(Path(name), trust=trust)
     shipped = shipped_recipe(name)
-    if shipped is None and name in list_methods():
+    if shipped is None and name in method_names():
         return Recipe(method=name)
     if shipped is None:
-        known = sorted({AUTO, *recipe_names(), *list_methods()})
+        known = sorted({AUTO, *recipe_names(), *method_names()})
         raise ValueError(
             f"Unknown method or recipe {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}. "
             "For your own method use 'package.module:Class'."

@@ -41,6 +41,7 @@ from selfprompt.models.loading.infer_architecture import (
     npz_architecture,
     vit_architecture,
 )
+from selfprompt.models.loading.initial_values import unfilled
 from selfprompt.models.open_clip_vit import clip_towers
 from selfprompt.models.timm_eva import has_blocks, is_dinov3, timm_tower
 from selfprompt.models.timm_vit import TimmViT
@@ -152,7 +153,8 @@ def _vit_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
     else:
         options = vit_architecture(checkpoint.shapes, checkpoint.layout)
     kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
-    model = kind(num_classes=0, **options)
+    with unfilled():
+        model = kind(num_classes=0, **options)
     fill_vit(model, checkpoint)
     known = checkpoint.layout in _STATISTICS
     note = "" if known else _GUESSED_STATISTICS.format(name=name)
@@ -167,7 +169,8 @@ def _clip_of_file(name: str, checkpoint: Checkpoint) -> Backbone:
     text = CLIPTextCfg(**options["text_cfg"])
     bias = 0.0 if "logit_bias" in checkpoint.shapes else None
     vision = CLIPVisionCfg(**options["vision_cfg"])
-    model = CLIP(options["embed_dim"], vision, text, quick_gelu=openai, init_logit_bias=bias)
+    with unfilled():
+        model = CLIP(options["embed_dim"], vision, text, quick_gelu=openai, init_logit_bias=bias)
     fill_clip(model, checkpoint)
     tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
     if text.vocab_size != tokenizer.vocab_size:

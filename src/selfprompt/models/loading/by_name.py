@@ -14,7 +14,8 @@ from selfprompt.models.embedded_clip import EmbeddedClip
 from selfprompt.models.loading import embedded
 from selfprompt.models.loading.aliases import find_alias
 from selfprompt.models.loading.checkpoint_files import load_strict, read_checkpoint
-from selfprompt.models.loading.downloads import Say, model_folder, seeded
+from selfprompt.models.loading.downloads import Say, model_folder
+from selfprompt.models.loading.initial_values import unfilled
 from selfprompt.models.loading.names import HUB, LOCAL, list_backbones, shown
 from selfprompt.models.loading.unknown_names import unknown
 from selfprompt.utils.wording import printable
@@ -123,7 +124,7 @@ def _load_transformers(name: str, source: str, image_size: int | None, say: Say)
 def _load_embedded(name: str, rest: str, image_size: int | None, say: Say) -> Backbone:
     if rest not in ("clip", "mae"):
         raise unknown(name, ["embedded/clip", "embedded/mae"])
-    with seeded():
+    with unfilled():
         model = embedded.build_clip() if rest == "clip" else embedded.build_mae()
     path = embedded.weights_file(rest)
     load_strict(model, read_checkpoint(path).state, path)

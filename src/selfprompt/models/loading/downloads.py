@@ -1,4 +1,4 @@
-"""What loading pretrained models of every library needs: announcing downloads, their errors, and a fixed seed."""
+"""What loading pretrained models of every library needs: announcing downloads, and their errors."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import torch
-
 from selfprompt.models.loading.names import HUB, LOCAL, REPOSITORY, REVISION, shown
 
 Say = Callable[[str], None]
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -151,14 +148,6 @@ def fetch_tokenizer(name: str, repository: str, say: Say) -> Path:
     instead = f"a copy in the hub's cache (`hf download {repository} tokenizer.json`), or a model with CLIP's tokenizer"
     with downloading(f"the tokenizer of {name}", instead):
         return source._fetch("tokenizer.json")
-
-
-@contextmanager
-def seeded() -> Iterator[None]:
-    """Seed the global random state, the only one that the libraries draw weights from, and restore it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        yield
 
 
 @contextmanager

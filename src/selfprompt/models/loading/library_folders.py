@@ -20,7 +20,7 @@ from selfprompt.models.hf_text import EncoderConfig
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import Checkpoint, read_checkpoint
 from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
-from selfprompt.models.loading.downloads import ModelFolder, Say, announce, fetch_tokenizer, model_folder, seeded
+from selfprompt.models.loading.downloads import ModelFolder, Say, announce, fetch_tokenizer, model_folder
 from selfprompt.models.loading.folder_configs import (
     OPEN_CLIP_CONFIG,
     TIMM_CONFIG,
@@ -29,6 +29,7 @@ from selfprompt.models.loading.folder_configs import (
     read_timm_config,
 )
 from selfprompt.models.loading.hf_encoders import build_clip, encoder_config
+from selfprompt.models.loading.initial_values import unfilled
 from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
 from selfprompt.models.loading.licences import say_licence
 
@@ -131,5 +132,5 @@ def _built(folder: ModelFolder, checkpoint: Checkpoint, build: Callable[[], Any]
             f"{checkpoint.path} does not fit the configuration of {folder.name}: it holds {stored:,} numbers, "
             f"and the model needs {described:,}."
         )
-    with seeded():
+    with unfilled():
         return build()

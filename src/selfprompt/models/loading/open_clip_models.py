@@ -16,8 +16,9 @@ from selfprompt.models.image_size import check_multiple
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
 from selfprompt.models.loading.clip_tokenizers import clip_tokenizer
-from selfprompt.models.loading.downloads import Say, announce, downloading, fetch_tokenizer, seeded
+from selfprompt.models.loading.downloads import Say, announce, downloading, fetch_tokenizer
 from selfprompt.models.loading.hf_encoders import build_clip, encoder_config
+from selfprompt.models.loading.initial_values import seeded, unfilled
 from selfprompt.models.loading.library_folders import load_clip_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note, shown
@@ -45,7 +46,8 @@ def load_open_clip(name: str, rest: str, image_size: int | None, say: Say) -> Ba
         _check_tag(name, model_name, tag)
     tokenizer = _tokenizer(name, model_name, say)
     if file:
-        model = random_clip(model_name)
+        with unfilled():
+            model = random_clip(model_name)
         assemble.fill_clip(model, checkpoint)
     elif tag == "random":
         model = random_clip(model_name)
@@ -97,9 +99,11 @@ def _pretrained_clip(name: str, model_name: str, tag: str, say: Say) -> Any:
     announce(name, repository, say)
     with downloading(f"the weights of {name}", f"open_clip/{model_name}@<file>"):
         if _encoder(model_name) is None:
-            return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
+            with unfilled():  # the weights must all be in the file
+                return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick)
         path = open_clip.download_pretrained(record)
-    model = random_clip(model_name)
+    with unfilled():
+        model = random_clip(model_name)
     assemble.fill_clip(model, read_checkpoint(path))
     model.visual.preprocess_cfg = _images(record)
     return model

@@ -11,7 +11,8 @@ from selfprompt.models.feature_tower import FeatureTower
 from selfprompt.models.image_size import check_multiple
 from selfprompt.models.loading import assemble
 from selfprompt.models.loading.checkpoint_files import read_checkpoint
-from selfprompt.models.loading.downloads import Say, announce, downloading, seeded
+from selfprompt.models.loading.downloads import Say, announce, downloading
+from selfprompt.models.loading.initial_values import seeded, unfilled
 from selfprompt.models.loading.library_folders import load_vit_folder
 from selfprompt.models.loading.licences import say_licence
 from selfprompt.models.loading.names import HUB, LOCAL, random_note
@@ -35,7 +36,8 @@ def load_timm(name: str, rest: str, image_size: int | None, say: Say) -> Backbon
     mae = ".mae" in model_name
     if at:
         checkpoint = read_checkpoint(file)
-        model = _random_model(model_name)
+        with unfilled():
+            model = _random_model(model_name)
         if image_size is not None and has_blocks(model):
             model.set_input_size(img_size=(image_size, image_size))  # so that the file's positions are resampled once
         assemble.fill_vit(model, checkpoint)

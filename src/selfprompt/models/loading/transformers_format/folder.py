@@ -13,7 +13,8 @@ from torch import nn
 
 from selfprompt.models.backbone import Backbone, Tokenizer
 from selfprompt.models.loading.checkpoint_files import check_fit, load_strict
-from selfprompt.models.loading.downloads import ModelFolder, seeded
+from selfprompt.models.loading.downloads import ModelFolder
+from selfprompt.models.loading.initial_values import unfilled
 from selfprompt.models.loading.json_tokenizer import FILE as TOKENIZER
 from selfprompt.models.loading.json_tokenizer import VOCABULARY, json_tokenizer
 from selfprompt.models.loading.json_tokenizer import Kind as Ends
@@ -144,7 +145,7 @@ def _filled(config: Config, tensors: State, path: Path) -> Any:
         raise ValueError(f"{path}: {error}") from error
     with torch.device("meta"):
         check_fit(build(arguments), state, path.parent)
-    with seeded():
+    with unfilled():
         model = build(arguments)
     load_strict(model, state, path.parent)
     return model
