@@ -17,10 +17,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
-from PIL import Image
 
+from perf.photos import draw_jpeg
 from selfprompt.data.loading.archived_images import Columns
 from selfprompt.inference.classifier import Classifier
 from selfprompt.inference.image_groups import image_groups
@@ -28,18 +27,7 @@ from selfprompt.inference.image_paths import image_paths
 from selfprompt.methods.registry import build_method
 from selfprompt.models.loading.by_name import load_backbone
 
-SIZE = (500, 375)
 CLASSES = [f"kind {number}" for number in range(100)]
-
-
-def draw_jpeg(seed: int) -> bytes:
-    """Return a JPEG of smooth noise with fine noise on it."""
-    rng = np.random.default_rng(seed)
-    smooth = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
-    pixels = np.asarray(smooth, np.float32) + rng.normal(0, 12, (SIZE[1], SIZE[0], 3))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def write_inputs(folder: Path, count: int) -> dict[str, list[str]]:

@@ -213,7 +213,6 @@ LIBRARIES = {
     "torchvision": (),
     "sklearn": ("estimator", "training.selection", "methods.lpclip", "methods.ridge", "analysis", "reviewing"),
     "cleanlab": ("reviewing.problems",),
-    "torchmetrics": ("metrics",),
     "jsonargparse": ("cli",),
     "rich": ("cli", "training.progress_bar"),
     "safetensors": (

@@ -1,6 +1,6 @@
 """Evaluation metrics from logits and labels, derived from exact counts.
 
-torchmetrics is imported inside functions, so that reading a stored `Metrics` stays cheap.
+torch is imported inside functions, so that reading a stored `Metrics` stays cheap.
 """
 
 import math
@@ -121,29 +121,19 @@ def compute_metrics(
         ValueError: If shapes do not match, there is no image, a label is out of range, or logits are
             not finite.
     """
-    from torch.nn.functional import pad
-    from torchmetrics.functional.classification import (
-        multiclass_calibration_error,
-        multiclass_confusion_matrix,
-    )
-
     classes = len(class_names)
     _check(logits, labels, classes)
-    # softmax here: torchmetrics would treat logits that happen to lie in [0, 1] as probabilities
     probabilities = (logits.detach().cpu().double() / temperature).softmax(1)
     labels = labels.cpu()
     unusable = int(probabilities.isnan().any(1).sum())
     if unusable:
         raise ValueError(f"Logits must be finite numbers; those of {unusable} of {len(labels)} images are not.")
     predicted = logits.detach().cpu().argmax(1)
-    padded_classes = max(2, classes)  # torchmetrics needs two, and the new half of three classes has one
-    counts = multiclass_confusion_matrix(predicted, labels, num_classes=padded_classes).tolist()
-    padded = pad(probabilities, (0, padded_classes - classes))
-    calibration = multiclass_calibration_error(padded, labels, num_classes=padded_classes, n_bins=BINS)
+    counts = (labels * classes + predicted).bincount(minlength=classes**2).reshape(classes, classes).tolist()
     correct, total = sum(counts[i][i] for i in range(classes)), len(labels)
     per_class = {
         name: 100 * row[i] / sum(row)
-        for i, (name, row) in enumerate(zip(_distinct(class_names), counts[:classes], strict=True))
+        for i, (name, row) in enumerate(zip(_distinct(class_names), counts, strict=True))
         if sum(row)
     }
     return Metrics(
@@ -153,8 +143,8 @@ def compute_metrics(
         interval=wilson_interval(correct, total),
         macro=math.fsum(per_class.values()) / len(per_class),
         per_class=per_class,
-        calibration_error=calibration.item(),
-        confusion=[row[:classes] for row in counts[:classes]],
+        calibration_error=_calibration_error(probabilities.amax(1), predicted == labels),
+        confusion=counts,
         reliability=_reliability(probabilities, predicted == labels),
         calibration=check,
     )
@@ -269,6 +259,15 @@ def openworld_auc(
     new, base = np.sort(new_scores[new_right]), base_scores[base_right]
     wins = (np.searchsorted(new, base, "left") + np.searchsorted(new, base, "right")) / 2
     return 100 * float(wins.sum()) / (len(base_right) * len(new_right))
+
+
+def _calibration_error(confidence: "Tensor", correct: "Tensor") -> float:
+    """Return the mean over images of the gap between mean confidence and accuracy of their bin."""
+    import torch
+
+    bins = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1, dtype=confidence.dtype), right=True)
+    gaps = confidence.new_zeros(BINS + 2).index_add(0, bins, confidence - correct.to(confidence.dtype))
+    return gaps.abs().sum().item() / len(confidence)
 
 
 def _reliability(probabilities: "Tensor", correct: "Tensor") -> list[list[float]]:

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _SEED = 0
 _FILLS = {
-    torch.ops.aten.normal_.default,
-    torch.ops.aten.uniform_.default,
-    torch.ops.aten.erfinv_.default,  # makes a truncated normal distribution of a uniform one
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+    *(Tensor.normal_, Tensor.uniform_),
+    Tensor.erfinv_,  # makes a truncated normal distribution of a uniform one
 }
 
 
@@ -34,8 +35,13 @@ def unfilled() -> Iterator[None]:
         yield
 
 
-class _WithoutFills(TorchDispatchMode):
-    def __torch_dispatch__(
+class _WithoutFills(TorchFunctionMode):
+    """Returns tensors unchanged that would be filled at random. A dispatch mode would import torch's compiler."""
+
+    def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _FILLS else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
