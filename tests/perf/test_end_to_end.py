@@ -1,8 +1,14 @@
-"""The command that measures commands from files to answers runs, on a CLIP of one block and three images."""
+"""The command that measures commands from files to answers, on a CLIP of one block and three images."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from perf.end_to_end import RATIOS, Time, measure, same_answers, table
+from perf import end_to_end, plain_predict
+from perf.end_to_end import RATIOS, Time, measure, run, same_answers, table
+from selfprompt.cli.main import main
 
 TINY = {
     "embed_dim": 16,
@@ -11,11 +17,39 @@ TINY = {
 }
 
 
-@pytest.mark.slow
-def test_measures_every_goal(capsys) -> None:
+def test_every_contender_does_its_work_and_the_answers_agree(monkeypatch, capsys) -> None:
+    def run_here(command: Sequence[str], log: Path) -> tuple[Time, str]:
+        capsys.readouterr()
+        if "selfprompt" in command:
+            assert main(command[3:]) == 0
+        elif "-c" in command:
+            monkeypatch.setattr(sys, "argv", list(command[2:]))
+            exec(command[2], {})
+        else:
+            plain_predict.main(command[2], command[3], int(command[4]))
+        return Time(1.0, 1.0), capsys.readouterr().out
+
+    monkeypatch.setattr(plain_predict, "WORKERS", 0)
+    monkeypatch.setattr(end_to_end, "run", run_here)
     times = measure(TINY, images=3, batch=2, rounds=1)
-    assert all(min(spent.clock, spent.processor) > 0 for (spent,) in times.values())
     assert "the same class for 3 of 3 images" in capsys.readouterr().out
+    assert set(times) == {name for _, above, below, _ in RATIOS for name in (above, below)}
+
+
+def test_the_contenders_take_turns(monkeypatch) -> None:
+    order = []
+    monkeypatch.setattr(end_to_end, "write_inputs", lambda *_: {"plain script": "first", "predict": "second"})
+    monkeypatch.setattr(end_to_end, "run", lambda command, log: (order.append(command), ""))
+    assert {len(spent) for spent in measure(TINY, 1, 1, rounds=3).values()} == {3}
+    assert order == ["first", "second", "second", "first", "first", "second"]
+
+
+def test_a_child_process_is_timed_and_its_failure_told(tmp_path: Path) -> None:
+    spent, printed = run([sys.executable, "-c", "print(6 * 7)"], tmp_path / "log")
+    assert min(spent.clock, spent.processor) > 0
+    assert printed == "42\n"
+    with pytest.raises(RuntimeError, match="no such thing"):
+        run([sys.executable, "-c", "raise SystemExit('no such thing')"], tmp_path / "log")
 
 
 def test_the_table_has_the_median_of_the_ratios_of_rounds() -> None:
