@@ -153,6 +153,15 @@ WORKLOADS = (
         grows="classes",
     ),
     Workload(
+        "coop-step",
+        "CoOp training step",
+        "CoOp with 16 context tokens: forward, backward and SGD step, new views of the images and class texts",
+        "images",
+        ((Size(100, 32), Target(faster=2.3)),),
+        backbone="clip",
+        grows="classes",
+    ),
+    Workload(
         "coop-epoch",
         "CoOp epoch, cached views",
         "CoOp: an epoch over fixed views after the first; the baseline encodes the images again",

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from perf.cases import Size
 from perf.compare import difference, gradient_difference, gradients
@@ -12,7 +14,7 @@ from perf.epochs import epochs
 from perf.plain_clip import plain_clip
 from perf.plain_coop import PlainCoOp
 from perf.plain_sep import PlainSEP
-from perf.setup import Contenders, PerfSetup, adam, compare_losses, trainable_tensors, training_step
+from perf.setup import Contenders, PerfSetup, adam, compare_losses, sgd, trainable_tensors, training_step
 from perf.timing import Work
 from selfprompt.data.loading.rgb import pixels_to_rgb
 from selfprompt.data.loading.transforms import eval_transform
@@ -22,6 +24,7 @@ from selfprompt.methods.base import Method
 from selfprompt.methods.registry import build_method
 from selfprompt.recipes.recipe import load_recipe
 
+PlainT = TypeVar("PlainT", PlainSEP, PlainCoOp)
 CHUNK = 100
 """Number of classes per chunk when the results for many classes are compared."""
 
@@ -41,30 +44,13 @@ def plain_coop(method: Method, setup: PerfSetup, classes: int) -> PlainCoOp:
 def sep_step(setup: PerfSetup, size: Size, name: str = "sep") -> Contenders:
     """Build the contenders of a SEP training step."""
     method = _method(setup, size, name).train()
-    images, labels = setup.images(setup.clip, size.batch), setup.labels(size.batch, size.classes)
 
-    def plain_at(classes: int) -> Work:
-        plain = plain_sep(method, setup, classes)
-        fewer = setup.labels(size.batch, classes)
-        return partial(training_step(setup, lambda *batch: plain.loss(*batch)[0], adam(plain)), images, fewer)
+    def loss(plain: PlainSEP, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if size.classes <= CHUNK or method.options.fusion_axis == "batch":
+            return plain.loss(images, labels)
+        return loss_in_chunks(plain, images, labels)
 
-    def compare() -> Mapping[str, float]:
-        plain = plain_sep(method, setup, size.classes)
-
-        def ours() -> tuple[Tensor, Tensor | None]:
-            terms = method.loss(Views(images, labels=labels))
-            return terms.total, terms.logits
-
-        def theirs() -> tuple[Tensor, Tensor]:
-            if size.classes <= CHUNK or method.options.fusion_axis == "batch":
-                return plain.loss(images, labels)
-            return loss_in_chunks(plain, images, labels)
-
-        return compare_losses(plain, theirs, method, ours)
-
-    loss = setup.loss(method)
-    step = training_step(setup, lambda views: loss(views).total, adam(method))
-    return Contenders(partial(step, Views(images, labels=labels)), plain_at, compare, size.batch, method=method)
+    return _step(setup, size, method, lambda classes: plain_sep(method, setup, classes), adam, loss)
 
 
 def sep_authors_step(setup: PerfSetup, size: Size) -> Contenders:
@@ -180,6 +166,12 @@ def coop_text(setup: PerfSetup, size: Size) -> Contenders:
     return Contenders(ours, plain_at, compare, size.classes, method=method)
 
 
+def coop_step(setup: PerfSetup, size: Size) -> Contenders:
+    """Build the contenders of a CoOp training step on new views, of which no features are kept."""
+    method = _method(setup, size, "coop-16").train()
+    return _step(setup, size, method, lambda classes: plain_coop(method, setup, classes), sgd, PlainCoOp.loss)
+
+
 def coop_epoch(setup: PerfSetup, size: Size) -> Contenders:
     """Build the contenders of a CoOp epoch over fixed views."""
     method = _method(setup, size, "coop-16").train()
@@ -228,6 +220,44 @@ def without_gradients(setup: PerfSetup, function: Callable[[], Tensor]) -> Work:
             return function()
 
     return run
+
+
+def _step(
+    setup: PerfSetup,
+    size: Size,
+    method: Method,
+    make_plain: Callable[[int], PlainT],
+    optimizer: Callable[[nn.Module], Optimizer],
+    compared: Callable[[PlainT, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Contenders:
+    """Build the contenders of a training step.
+
+    Args:
+        setup: Backbones, device and precision.
+        size: Classes and images.
+        method: Ours, in training mode.
+        make_plain: Builds the baseline for a number of classes.
+        optimizer: Builds the optimiser of either.
+        compared: Returns loss and logits of the baseline when results are compared, given it, images and labels.
+    """
+    images, labels = setup.images(setup.clip, size.batch), setup.labels(size.batch, size.classes)
+
+    def plain_at(classes: int) -> Work:
+        plain, fewer = make_plain(classes), setup.labels(size.batch, classes)
+        return partial(training_step(setup, lambda *batch: plain.loss(*batch)[0], optimizer(plain)), images, fewer)
+
+    def compare() -> Mapping[str, float]:
+        plain = make_plain(size.classes)
+
+        def ours() -> tuple[Tensor, Tensor | None]:
+            terms = method.loss(Views(images, labels=labels))
+            return terms.total, terms.logits
+
+        return compare_losses(plain, lambda: compared(plain, images, labels), method, ours)
+
+    loss = setup.loss(method)
+    step = training_step(setup, lambda views: loss(views).total, optimizer(method))
+    return Contenders(partial(step, Views(images, labels=labels)), plain_at, compare, size.batch, method=method)
 
 
 def _method(setup: PerfSetup, size: Size, name: str) -> Method:

@@ -29,6 +29,7 @@ BUILDERS: dict[str, Callable[[PerfSetup, Size], Contenders]] = {
     "sep-images": clip_cases.sep_images,
     "sep-evaluation": clip_cases.sep_evaluation,
     "coop-text": clip_cases.coop_text,
+    "coop-step": clip_cases.coop_step,
     "coop-epoch": clip_cases.coop_epoch,
     "linear-epoch": vit_cases.linear_epoch,
     "spt-step": vit_cases.spt_step,

@@ -28,6 +28,7 @@ TINY = {
     "sep-images": Size(4, 2),
     "sep-evaluation": Size(4, 2),
     "coop-text": Size(4),
+    "coop-step": Size(2, 2),
     "coop-epoch": Size(2, 2, 4),
     "linear-epoch": Size(2, 2, 4),
     "spt-step": Size(4, 2),
