@@ -15,7 +15,9 @@ from selfprompt.data.loading.loader import ImageStore
 from selfprompt.inference.classifier import Classifier
 from selfprompt.models.feature_tower import FeatureTower
 from selfprompt.models.loading.by_name import load_backbone
-from selfprompt.training import auto
+from selfprompt.recipes.options import AutoOptions
+from selfprompt.recipes.recipe import load_recipe
+from selfprompt.training import auto, crossfit
 from selfprompt.training.candidates import Candidate
 from tests.conftest import write_photos
 
@@ -111,8 +113,43 @@ def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos):
     assert "accuracy" not in sep
     assert "skipped, it would take" in sep["note"]
     assert tuned.method.name == "ridge"
-    with pytest.raises(ValueError, match=r"No candidate fits into the budget of 0\.01s"):
+    with pytest.raises(ValueError, match=r"No candidate fits into the budget of 0\.01 s"):
         tune(photos, method="auto", backbone=CLIP, options={**options, "candidates": ["sep"]})
+
+
+def test_the_usual_budget_is_longer_without_texts():
+    assert AutoOptions().seconds(with_text=True) == 90
+    assert AutoOptions().seconds(with_text=False) == 300
+    assert AutoOptions(budget="2min").seconds(with_text=False) == 120
+
+
+def test_a_trained_candidate_is_no_longer_than_it_must_be():
+    base = load_recipe("auto").changed({"backbone": CLIP})
+    sep = auto.make_candidate(base, "sep", 240).recipe.train
+    assert sep.epochs < load_recipe("sep").train.epochs
+    assert 300 <= sep.epochs * -(-240 // sep.batch_size) < 300 + -(-240 // sep.batch_size)
+    assert auto.make_candidate(base, "sep", 8).recipe.train.epochs > sep.epochs
+
+
+def test_the_learning_rate_is_searched_once_for_all_folds(photos, monkeypatch):
+    searches, rates = [], []
+    usual_search, usual_train = crossfit.search_rate, crossfit.train
+
+    def search(recipe, *others):
+        searches.append(recipe)
+        found, trials = usual_search(recipe, *others)
+        return found.changed({"lr": 0.125}), trials
+
+    def train(classifier, data, recipe, *others, **named):
+        rates.append(recipe.train.lr)
+        return usual_train(classifier, data, recipe, *others, **named)
+
+    monkeypatch.setattr(crossfit, "search_rate", search)
+    monkeypatch.setattr(crossfit, "train", train)
+    options = {"candidates": ["coop"], "folds": 2, "views": [], "budget": "1h"}
+    tune(photos, method="auto", backbone=CLIP, options=options, shots=2)
+    assert len(searches) == 1
+    assert rates == [0.125, 0.125]
 
 
 def test_a_trained_candidate_can_win(photos, monkeypatch):

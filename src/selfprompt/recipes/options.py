@@ -186,12 +186,17 @@ class TrainOptions:
             raise ValueError(f"warmup_lr must not exceed lr, got warmup_lr {self.warmup_lr} and lr {self.lr}.")
 
 
+BUDGETS = ("5min", "90s")
+"""The usual time for comparing candidates on a backbone without a text tower, and on a CLIP."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoOptions:
     """Options of auto."""
 
-    budget: str = "90s"
-    """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it is skipped."""
+    budget: str = "auto"
+    """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it is skipped. auto is 90s
+    on a CLIP, and 5min on a backbone without texts, where training inside the model gains more over frozen features."""
     candidates: tuple[str, ...] = ()
     """Methods or recipes to compare; empty compares the usual ones for the backbone."""
     views: tuple[str, ...] = ("mirror", "mild", "published")
@@ -205,11 +210,15 @@ class AutoOptions:
     """Repetitions of the cross-validation, for methods that need no epochs."""
 
     def __post_init__(self) -> None:
-        parse_seconds(self.budget)
+        self.seconds(with_text=True)
         for name in ("folds", "repeats"):
             least = 2 if name == "folds" else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+    def seconds(self, *, with_text: bool) -> float:
+        """Return the budget in seconds on a backbone with or without a text tower."""
+        return parse_seconds(BUDGETS[with_text] if self.budget == "auto" else self.budget)
 
 
 def parse_seconds(text: str) -> float:

@@ -18,7 +18,7 @@ from selfprompt.methods.checks import can_edit
 from selfprompt.methods.registry import find_method, make_options
 from selfprompt.methods.traits import Traits
 from selfprompt.models.loading.by_name import Backbone
-from selfprompt.recipes.options import AutoOptions, parse_seconds
+from selfprompt.recipes.options import AutoOptions
 from selfprompt.recipes.recipe import AUTO, SUFFIXES, Recipe, load_recipe
 from selfprompt.training.candidates import (
     ONE_SHOT,
@@ -137,11 +137,12 @@ def select_recipe(
     identity = comparison_identity(recipe, names, backbone, data.dataset)
     keep = partial(write_results, folder, identity)
     known = read_results(folder, identity)
-    comparison = _Comparison(backbone, data, splits, fabric, parse_seconds(options.budget), reporter, known, keep)
+    seconds = options.seconds(with_text=backbone.text is not None)
+    comparison = _Comparison(backbone, data, splits, fabric, seconds, reporter, known, keep)
     chosen = comparison.run([make_candidate(recipe, name, images) for name in names], options.views)
     results = comparison.results
     if chosen is None:
-        raise ValueError(f"No candidate fits into the budget of {options.budget}; give more time, or name a method.")
+        raise ValueError(f"No candidate fits into the budget of {seconds:g} s; give more time, or name a method.")
     compared = [result for result in results if result.shares is not None]
     estimate = corrected_estimate(shares_of(compared), [r.cost for r in compared], seed=recipe.seed)
     reporter.message(f"chose {chosen.name} of {len(compared)} candidates in {time.monotonic() - start:.0f} s")
@@ -300,7 +301,7 @@ class _Comparison:
     def _trained(self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress) -> tuple[Tensor, str]:
         """Cross-validate a method that is trained, over the first repetition, unless it takes too long or is worse."""
         split = self.splits[0]
-        expected = (1 + COST) * len(split) * self._training_seconds(classifier, recipe)
+        expected = (len(split) + COST) * self._training_seconds(classifier, recipe)
         if expected > left:
             return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {max(0.0, left):.0f} s left"
         heads = [result for result in self.results if result.shares is not None]
@@ -312,7 +313,7 @@ class _Comparison:
             folds += 1
             return rival is None or folds == len(split) or not self._is_worse(logits, rival)
 
-        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on, rates=True)
+        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on, search=True)
         if rival and folds < len(split):
             return logits, f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}"
         return logits[None], ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfprompt.recipes.recipe import FREE_WITH_AUTO, Recipe, load_recipe
-from selfprompt.training.folder_recipe import folder_recipe, takes_views
+from selfprompt.training.folder_recipe import folder_recipe, shortened, takes_views
 
 WITH_TEXT = ("zero-shot", "simpleshot", "ridge", "logistic", "ss-text", "gda", "clip-lora", "sep")
 WITHOUT_TEXT = ("simpleshot", "ridge", "logistic", "vit-lora", "spt-deep")
@@ -37,12 +37,14 @@ class Candidate:
 def make_candidate(base: Recipe, name: str, images: int) -> Candidate:
     """Return a method or recipe as a candidate for so many training images; it sees each image as it is.
 
+    A method that is trained has the least number of steps that suits a folder, so that more of them can be compared.
+
     Args:
         base: Gives backbone, data options, seed and device.
         name: A method or a recipe of the package.
         images: Number of training images.
     """
-    recipe = folder_recipe(load_recipe(name), images)
+    recipe = shortened(folder_recipe(load_recipe(name), images), images)
     free = {key: getattr(base.train, key) for key in FREE_WITH_AUTO}
     recipe = replace(
         recipe,

@@ -92,7 +92,7 @@ def cross_fit_training(
     progress: Progress,
     go_on: Callable[[Tensor], bool] = lambda logits: True,
     *,
-    rates: bool = False,
+    search: bool = False,
 ) -> Tensor:
     """Return the logits of images under a method that is trained, (N, C), on the CPU; a training for each fold.
 
@@ -104,7 +104,8 @@ def cross_fit_training(
         fabric: A launched Fabric with one process.
         progress: Called with the number of trained folds, and of all folds.
         go_on: Gets the logits so far; False stops.
-        rates: Whether to search the learning rate of each fold, on its training images.
+        search: Whether to search the learning rate, on the training images of the first fold; the others take it, as it
+            is one of a few values and hardly depends on single images.
     """
     dataset, log = data.dataset, LogReporter()
     logits = torch.full((len(dataset.train), len(dataset.classes)), torch.nan)
@@ -112,11 +113,10 @@ def cross_fit_training(
         progress(done, len(split))
         part = replace(dataset, train=tuple(dataset.train[i] for i in training.tolist()), val=(), test=())
         images = replace(data, dataset=part)
-        fold_recipe = search_rate(recipe, backbone, images, fabric, log)[0] if rates else recipe
-        classifier = build_classifier(
-            fold_recipe, backbone, dataset.described_classes, fabric.device, check=not dataset.ids
-        )
-        train(classifier, images, fold_recipe, fabric, None, log, resume=False, progress=False)
+        if search and done == 0:
+            recipe, _ = search_rate(recipe, backbone, images, fabric, log)
+        classifier = build_classifier(recipe, backbone, dataset.described_classes, fabric.device, check=not dataset.ids)
+        train(classifier, images, recipe, fabric, None, log, resume=False, progress=False)
         items = [dataset.train[i] for i in held_out.tolist()]
         logits[held_out] = compute_logits(classifier.method, classifier.batches(items, data.store, data.features))
         if not go_on(logits):
