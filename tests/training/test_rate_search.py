@@ -14,19 +14,36 @@ CLIP = "embedded/clip"
 LINEAR = {"method": "linear", "backbone": "embedded/mae", "epochs": 60, "calibrate": "never"}
 
 
-def test_the_lowest_rate_that_is_about_as_good_as_the_best_is_taken() -> None:
-    assert best_rate([Trial(1.0, 2.0), Trial(3.0, 0.51), Trial(10.0, 0.5), Trial(30.0, 0.9)]) == 3.0
-    assert best_rate([Trial(1.0, 2.0), Trial(3.0, 1.0), Trial(10.0, 0.5)]) == 10.0
-    assert best_rate([Trial(1.0, 0.0), Trial(3.0, 0.0)]) == 1.0
+def trials(*losses: float) -> list[Trial]:
+    return [Trial(float(factor), loss) for factor, loss in zip(FACTORS, losses, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "factor"),
+    [
+        ((2.0, 1.0, 0.51, 0.5, 0.5), 10),
+        ((2.0, 1.5, 1.0, 0.6, 0.3), 100),
+        ((0.0, 0.0, 0.0, 0.0, 0.0), 1),
+        ((2.0, 0.51, 0.5, 0.9), 3),
+        ((2.0, 1.0, 0.5, 0.9), 3),
+        ((2.0, 1.0, 0.5), 3),
+        ((1.0, 2.0), 1),
+        ((1.0,), 1),
+    ],
+    ids=["close to the best", "the best", "all equal", "close, and the edge is far", "the next one is worse",
+         "the next one diverged", "the published one, worse next", "the published one, diverged next"],
+)  # fmt: skip
+def test_the_rate_that_is_taken(losses: tuple[float, ...], factor: int) -> None:
+    assert best_rate(trials(*losses)) == factor
 
 
 def test_prompts_that_hardly_move_at_the_published_rate_get_a_higher_one(photos):
     settings = {"method": "coop", "backbone": CLIP, "epochs": 60, "calibrate": "never"}
     found, published = tune(photos, **settings), tune(photos, **settings, lr=0.002)
-    trials = found.results["rates"]
-    assert [trial["lr"] for trial in trials] == pytest.approx([0.002 * factor for factor in FACTORS[: len(trials)]])
-    assert all(math.isfinite(trial["loss"]) for trial in trials)
-    assert found.recipe["lr"] in [trial["lr"] for trial in trials[1:]]
+    tried = found.results["rates"]
+    assert [trial["lr"] for trial in tried] == pytest.approx([0.002 * factor for factor in FACTORS[: len(tried)]])
+    assert all(math.isfinite(trial["loss"]) for trial in tried)
+    assert found.recipe["lr"] in [trial["lr"] for trial in tried[1:]]
     assert published.recipe["lr"] == 0.002
     assert not published.results["rates"], "a given rate is kept"
     assert found.results["history"][-1]["loss"] < 0.9 * published.results["history"][-1]["loss"]

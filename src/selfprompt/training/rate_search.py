@@ -5,7 +5,7 @@ training ends where it began. The trials read the training images alone.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Trial:
 def search_rate(
     recipe: Recipe, backbone: Backbone, data: RunData, fabric: Any, reporter: Reporter
 ) -> tuple[Recipe, list[Trial]]:
-    """Return the recipe with the lowest rate whose trial ended about as well as the best one, and the trials.
+    """Return the recipe with the rate that ``best_rate`` takes, and the trials.
 
     The recipe stays as it is, without trials, if its method is not trained in epochs, if they are too few, or with
     several processes. The trials take about half as long as the training (``COST``).
@@ -66,10 +66,20 @@ def search_rate(
     return recipe.changed({"lr": rate}), trials
 
 
-def best_rate(trials: list[Trial]) -> float:
-    """Return the lowest rate whose loss is close to the lowest loss."""
-    lowest = min(trial.loss for trial in trials)
-    return min(trial.lr for trial in trials if trial.loss <= lowest * CLOSE)
+def best_rate(trials: Sequence[Trial]) -> float:
+    """Return the lowest rate whose loss is close to the lowest loss, or the one before it at the edge of divergence.
+
+    If the next higher rate is clearly worse, or diverged, a training that is ``SHARE`` times as long may diverge at
+    this one, too; vit-lora on drawings did.
+
+    Args:
+        trials: Of the first ``FACTORS``, at least 1; fewer than all if the next rate diverged.
+    """
+    bound = CLOSE * min(trial.loss for trial in trials)
+    best = next(number for number, trial in enumerate(trials) if trial.loss <= bound)
+    higher = trials[best + 1 : best + 2]
+    at_edge = higher[0].loss > bound if higher else len(trials) < len(FACTORS)
+    return trials[max(0, best - at_edge)].lr
 
 
 def _trials(recipe: Recipe, backbone: Backbone, data: RunData, fabric: Any) -> Iterator[Trial]:
