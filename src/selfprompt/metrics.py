@@ -136,6 +136,7 @@ def compute_metrics(
         for i, (name, row) in enumerate(zip(_distinct(class_names), counts, strict=True))
         if sum(row)
     }
+    reliability = _reliability(probabilities, predicted == labels)
     return Metrics(
         accuracy=100 * correct / total,
         correct=correct,
@@ -143,9 +144,9 @@ def compute_metrics(
         interval=wilson_interval(correct, total),
         macro=math.fsum(per_class.values()) / len(per_class),
         per_class=per_class,
-        calibration_error=_calibration_error(probabilities.amax(1), predicted == labels),
+        calibration_error=math.fsum(count * abs(sure - right) for sure, right, count in reliability) / total,
         confusion=counts,
-        reliability=_reliability(probabilities, predicted == labels),
+        reliability=reliability,
         calibration=check,
     )
 
@@ -259,15 +260,6 @@ def openworld_auc(
     new, base = np.sort(new_scores[new_right]), base_scores[base_right]
     wins = (np.searchsorted(new, base, "left") + np.searchsorted(new, base, "right")) / 2
     return 100 * float(wins.sum()) / (len(base_right) * len(new_right))
-
-
-def _calibration_error(confidence: "Tensor", correct: "Tensor") -> float:
-    """Return the mean over images of the gap between mean confidence and accuracy of their bin."""
-    import torch
-
-    bins = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1, dtype=confidence.dtype), right=True)
-    gaps = confidence.new_zeros(BINS + 2).index_add(0, bins, confidence - correct.to(confidence.dtype))
-    return gaps.abs().sum().item() / len(confidence)
 
 
 def _reliability(probabilities: "Tensor", correct: "Tensor") -> list[list[float]]:

@@ -37,7 +37,8 @@ def add_loading_options(parser: ArgumentParser) -> None:
         "--precision",
         type=Literal["32-true", "bf16-mixed", "16-mixed"],
         default="32-true",
-        help="bf16-mixed is faster on GPUs and on CPUs with bfloat16 units, and rounds; 16-mixed needs a GPU",
+        help="bf16-mixed is faster on GPUs and on CPUs with bfloat16 units; its rounding changes scores by a few "
+        "thousandths; 16-mixed needs a GPU",
     )
     parser.add_argument(
         "--float32",

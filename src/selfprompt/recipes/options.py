@@ -91,7 +91,8 @@ class TrainOptions:
     accumulate: int = 1
     """Number of parts that each batch is split into to save memory; the step still uses the whole batch."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Precision of the computation; trainable parameters are always float32. 16-mixed needs a GPU."""
+    """Precision of the computation; trainable parameters are always float32. bf16-mixed is faster on GPUs and on CPUs
+    with bfloat16 units, and cost SEP no accuracy (docs/performance.md); 16-mixed needs a GPU."""
     float32: Float32 = "auto"
     """Path of float32 matrix products, in torch's words: highest, high or medium. auto takes the fastest exact one on a
     CPU, and high, which is TF32, on a GPU."""
