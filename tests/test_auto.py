@@ -152,6 +152,24 @@ def test_the_learning_rate_is_searched_once_for_all_folds(photos, monkeypatch):
     assert rates == [0.125, 0.125]
 
 
+@pytest.mark.parametrize(("budget", "trainings"), [("60s", 5), ("40s", 3), ("33s", 2)])
+def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, trainings):
+    sizes = []
+    usual = crossfit.train
+
+    def train(classifier, data, *others, **named):
+        sizes.append(len(data.dataset.train))
+        return usual(classifier, data, *others, **named)
+
+    monkeypatch.setattr(crossfit, "train", train)
+    monkeypatch.setattr(crossfit, "search_rate", lambda recipe, *others: (recipe.changed({"epochs": 1}), []))
+    monkeypatch.setattr(auto._Comparison, "_training_seconds", lambda *arguments: 10.0)
+    options = {"candidates": ["coop"], "views": [], "budget": budget}
+    tuned = tune(photos, method="auto", backbone=CLIP, options=options, calibrate="never")
+    assert len(sizes) == trainings
+    assert sum(tuned.results["images"]["train"] - size for size in sizes) == tuned.results["images"]["train"]
+
+
 def test_a_trained_candidate_can_win(photos, monkeypatch):
     usual = auto.make_candidate
 

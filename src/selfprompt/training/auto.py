@@ -54,6 +54,9 @@ from selfprompt.training.steps import RunData, build_classifier, train_batches
 from selfprompt.utils.progress import Progress
 from selfprompt.utils.validation import check_types
 
+LEAST_FOLDS = 2
+"""Fewest folds for a candidate that is trained."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -299,11 +302,12 @@ class _Comparison:
         return torch.stack(repetitions), ""
 
     def _trained(self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress) -> tuple[Tensor, str]:
-        """Cross-validate a method that is trained, over the first repetition, unless it takes too long or is worse."""
-        split = self.splits[0]
-        expected = (len(split) + COST) * self._training_seconds(classifier, recipe)
-        if expected > left:
-            return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {max(0.0, left):.0f} s left"
+        """Cross-validate a method that is trained, over one repetition, unless it takes too long or is worse."""
+        seconds = self._training_seconds(classifier, recipe)
+        split = self._split_within(left / seconds - COST, recipe.seed)
+        if split is None:
+            expected, left = (LEAST_FOLDS + COST) * seconds, max(0.0, left)
+            return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {left:.0f} s left"
         heads = [result for result in self.results if result.shares is not None]
         rival = max(heads, key=lambda result: np.mean(result.shares or [0.0]), default=None)
         folds = 0
@@ -317,6 +321,18 @@ class _Comparison:
         if rival and folds < len(split):
             return logits, f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}"
         return logits[None], ""
+
+    def _split_within(self, trainings: float, seed: int) -> Split | None:
+        """Return the folds of the first repetition, or fewer and larger ones for as many trainings as there may be.
+
+        Fewer folds leave less to train on, which is to the trained candidate's disadvantage. None if even two folds are
+        too many.
+        """
+        usual = self.splits[0]
+        folds = next((count for count in (len(usual), 3, LEAST_FOLDS) if count <= min(trainings, len(usual))), None)
+        if folds is None or folds == len(usual):
+            return usual if folds else None
+        return make_splits(self.data.dataset, folds=folds, repeats=1, seed=seed)[0]
 
     def _is_worse(self, logits: Tensor, rival: Result) -> bool:
         """Whether a candidate is behind another by more than a standard error, on the folds so far."""
