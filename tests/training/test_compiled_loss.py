@@ -72,3 +72,12 @@ def test_a_loss_that_is_no_graph_is_refused() -> None:
     method = Asking(backbone("clip"), ("cat", "dog"), ZeroShot.Options(), torch.Generator())
     with pytest.raises(ValueError, match=r"cannot be compiled to a single graph .* Leave out --compile"):
         compiled_loss(method, backend="eager")(Views(images(2), labels=torch.arange(2)))
+
+
+@recent
+def test_more_graphs_than_pytorch_compiles_are_refused() -> None:
+    loss = compiled_loss(small("coop").train(), backend="eager")
+    with torch._dynamo.config.patch(recompile_limit=1):
+        loss(Views(images(2), labels=torch.arange(2)))
+        with pytest.raises(ValueError, match=r"coop needs more graphs than PyTorch compiles .* Leave out --compile"):
+            loss(Views(images(3), labels=torch.arange(3) % 2))

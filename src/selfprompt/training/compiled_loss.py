@@ -28,28 +28,25 @@ def compiled_loss(
         backend: A backend of ``torch.compile``.
 
     Raises:
-        ValueError: In the first call, if the loss cannot be compiled to a single graph.
+        ValueError: In a call, if the loss cannot be compiled to a single graph, or needs more graphs.
     """
-    compiled, first = torch.compile(method.loss, fullgraph=True, backend=backend), True
+    compiled, calls = torch.compile(method.loss, fullgraph=True, backend=backend), 0
 
     def loss(views: "Views") -> "LossTerms":
-        nonlocal first
-        if not first:
-            return compiled(views)
-        start, first = time.monotonic(), False
+        nonlocal calls
+        start, calls = time.monotonic(), calls + 1
         try:
             terms = compiled(views)
         except Exception as error:
-            from torch._dynamo.exc import TorchDynamoException
-
-            if not isinstance(error, TorchDynamoException):
+            if type(error).__module__ != "torch._dynamo.exc":
                 raise
+            fault = "needs more graphs than PyTorch compiles" if calls > 1 else "cannot be compiled to a single graph"
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
-                f"The loss of {method.name} cannot be compiled to a single graph ({reason}). "
-                "Leave out --compile, or try a newer PyTorch."
+                f"The loss of {method.name} {fault} ({reason}). Leave out --compile, or try a newer PyTorch."
             ) from error
-        log(f"compiled the loss in {time.monotonic() - start:.0f} s")
+        if calls == 1:
+            log(f"compiled the loss in {time.monotonic() - start:.0f} s")
         return terms
 
     return loss
