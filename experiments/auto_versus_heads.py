@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--shots", default=",".join(SHOTS))
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--methods", default=",".join(HEADS), help="methods to hold against auto")
-    parser.add_argument("--budget", default="90s")
+    parser.add_argument("--budget", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/auto_versus_heads.json"))
     options = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(options.out.read_text()) if options.out.is_file() else []

@@ -1,6 +1,7 @@
 """`auto` end to end: comparing candidates, choosing, estimating, resuming."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -105,9 +106,11 @@ def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
     assert not (out / "selection.json").exists(), "result.json holds the table"
 
 
-def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos):
+def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos, caplog):
     options = {"candidates": ["ridge", "sep"], "repeats": 1, "budget": "0.01s", "views": []}
-    tuned = tune(photos, method="auto", backbone=CLIP, options=options)
+    with caplog.at_level("INFO", "selfprompt"):
+        tuned = tune(photos, method="auto", backbone=CLIP, options=options)
+    assert re.search(r"a budget of about \d+min compares sep as well", caplog.text)
     ridge, _, sep = tuned.results["selection"]["candidates"]
     assert "accuracy" in ridge
     assert "accuracy" not in sep

@@ -53,6 +53,7 @@ from selfprompt.training.selection_results import (
 from selfprompt.training.steps import RunData, build_classifier, train_batches
 from selfprompt.utils.progress import Progress
 from selfprompt.utils.validation import check_types
+from selfprompt.utils.wording import listing
 
 LEAST_FOLDS = 2
 """Fewest folds for a candidate that is trained."""
@@ -149,6 +150,9 @@ def select_recipe(
     compared = [result for result in results if result.shares is not None]
     estimate = corrected_estimate(shares_of(compared), [r.cost for r in compared], seed=recipe.seed)
     reporter.message(f"chose {chosen.name} of {len(compared)} candidates in {time.monotonic() - start:.0f} s")
+    if comparison.skipped:
+        minutes = math.ceil((sum(r.seconds for r in results) + sum(comparison.skipped.values())) / 60)
+        reporter.message(f"a budget of about {minutes}min compares {listing(list(comparison.skipped))} as well")
     record = {"chosen": chosen.name, "candidates": table_rows(results), "estimate": asdict(estimate)}
     logits = next(result.logits for result in compared if result.name == chosen.name)
     if logits is None:  # the comparison was resumed
@@ -204,6 +208,8 @@ class _Comparison:
         self.backbone, self.data, self.splits, self.fabric = backbone, data, splits, fabric
         self.budget, self.reporter, self.known, self.keep = budget, reporter, known, keep
         self.results: list[Result] = []
+        self.skipped: dict[str, float] = {}
+        """Seconds that candidates would have taken for which no time was left."""
 
     def run(self, candidates: Sequence[Candidate], views: Sequence[str]) -> Candidate | None:
         """Compare candidates, with views; return the chosen one, or None if none was compared."""
@@ -267,7 +273,7 @@ class _Comparison:
         cost = int(not needs_only_features(classifier.method))
         with self.reporter.stage(f"comparing: {candidate.name}") as progress:
             if cost:
-                logits, note = self._trained(classifier, candidate.recipe, left, progress)
+                logits, note = self._trained(classifier, candidate, left, progress)
             else:
                 logits, note = self._from_features(classifier, candidate.recipe, left, progress)
         spent = time.monotonic() - start
@@ -301,12 +307,16 @@ class _Comparison:
                 break
         return torch.stack(repetitions), ""
 
-    def _trained(self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress) -> tuple[Tensor, str]:
+    def _trained(
+        self, classifier: Classifier, candidate: Candidate, left: float, progress: Progress
+    ) -> tuple[Tensor, str]:
         """Cross-validate a method that is trained, over one repetition, unless it takes too long or is worse."""
+        recipe = candidate.recipe
         seconds = self._training_seconds(classifier, recipe)
         split = self._split_within(left / seconds - COST, recipe.seed)
         if split is None:
-            expected, left = (LEAST_FOLDS + COST) * seconds, max(0.0, left)
+            self.skipped[candidate.name] = expected = (LEAST_FOLDS + COST) * seconds
+            left = max(0.0, left)
             return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {left:.0f} s left"
         heads = [result for result in self.results if result.shares is not None]
         rival = max(heads, key=lambda result: np.mean(result.shares or [0.0]), default=None)
