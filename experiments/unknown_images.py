@@ -1,4 +1,4 @@
-"""How well are images of unknown classes found, and are the promises on known ones kept?
+"""How well are images of unknown classes found, and are the promises about known ones kept?
 
     python -m experiments.unknown_images --shots 4,16
 

@@ -92,7 +92,7 @@ class TrainOptions:
     """Number of parts that each batch is split into to save memory; the step still uses the whole batch."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Precision of the computation; trainable parameters are always float32. bf16-mixed is faster on GPUs and on CPUs
-    with bfloat16 units, and cost SEP no accuracy (docs/performance.md); 16-mixed needs a GPU."""
+    with bfloat16 units, and cost SEP no measurable accuracy (docs/performance.md); 16-mixed needs a GPU."""
     float32: Float32 = "auto"
     """Path of float32 matrix products, in torch's words: highest, high or medium. auto takes the fastest exact one on a
     CPU, and high, which is TF32, on a GPU."""
@@ -196,8 +196,9 @@ class AutoOptions:
     """Options of auto."""
 
     budget: str = "auto"
-    """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it is skipped. auto is 90s
-    on a CLIP, and 5min on a backbone without texts, where training inside the model gains more over frozen features."""
+    """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it has fewer folds or is
+    skipped. auto is 90s on a CLIP, and 5min on a backbone without texts, where training inside the model gains more
+    over frozen features."""
     candidates: tuple[str, ...] = ()
     """Methods or recipes to compare; empty compares the usual ones for the backbone."""
     views: tuple[str, ...] = ("mirror", "mild", "published")
@@ -206,7 +207,7 @@ class AutoOptions:
     new_classes: bool = False
     """Compare only methods that take new class names later, without training; needs a CLIP."""
     folds: int = 5
-    """Folds of the cross-validation."""
+    """Folds of the cross-validation; 3 or 2 for a method that is trained, if more would exceed the budget."""
     repeats: int = 3
     """Repetitions of the cross-validation, for methods that need no epochs."""
 

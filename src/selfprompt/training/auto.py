@@ -333,7 +333,7 @@ class _Comparison:
         return logits[None], ""
 
     def _split_within(self, trainings: float, seed: int) -> Split | None:
-        """Return the folds of the first repetition, or fewer and larger ones for as many trainings as there may be.
+        """Return the folds of the first repetition, or fewer and larger ones if time allows only so many trainings.
 
         Fewer folds leave less to train on, which is to the trained candidate's disadvantage. None if even two folds are
         too many.

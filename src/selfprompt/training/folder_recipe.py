@@ -40,7 +40,7 @@ def folder_recipe(recipe: Recipe, images: int, given: Collection[str] = ()) -> R
 
 
 def shortened(recipe: Recipe, images: int) -> Recipe:
-    """Return the recipe with no more epochs than the least number of steps takes for so many training images."""
+    """Return the recipe with at most the epochs that ``STEPS`` steps take on so many training images."""
     return recipe.changed({"epochs": min(recipe.train.epochs, _least_epochs(images, recipe.train.batch_size))})
 
 

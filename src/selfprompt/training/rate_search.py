@@ -41,7 +41,7 @@ def search_rate(
     """Return the recipe with the rate that ``best_rate`` takes, and the trials.
 
     The recipe stays as it is, without trials, if its method is not trained in epochs, if they are too few, or with
-    several processes. The trials take about half as long as the training (``COST``).
+    several processes. All trials together take about half as long as the training (``COST``).
 
     Args:
         recipe: Already fitted to the images; its method is not ``auto``.
@@ -69,8 +69,8 @@ def search_rate(
 def best_rate(trials: Sequence[Trial]) -> float:
     """Return the lowest rate whose loss is close to the lowest loss, or the one before it at the edge of divergence.
 
-    If the next higher rate is clearly worse, or diverged, a training that is ``SHARE`` times as long may diverge at
-    this one, too; vit-lora on drawings did.
+    If the next higher rate is clearly worse, or diverged, a training that is ``SHARE`` times as long as a trial may
+    diverge even at this rate; vit-lora on drawings did.
 
     Args:
         trials: Of the first ``FACTORS``, at least 1; fewer than all if the next rate diverged.
