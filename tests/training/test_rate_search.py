@@ -8,6 +8,7 @@ import yaml
 from selfprompt import tune
 from selfprompt.recipes.recipe import load_recipe
 from selfprompt.training import loop
+from selfprompt.training.folder_recipe import with_epochs
 from selfprompt.training.rate_search import FACTORS, Trial, best_rate
 
 CLIP = "embedded/clip"
@@ -47,6 +48,18 @@ def test_prompts_that_hardly_move_at_the_published_rate_get_a_higher_one(photos)
     assert published.recipe["lr"] == 0.002
     assert not published.results["rates"], "a given rate is kept"
     assert found.results["history"][-1]["loss"] < 0.9 * published.results["history"][-1]["loss"]
+
+
+def test_a_trial_has_enough_steps_where_a_tenth_of_the_training_has_not(photos):
+    tuned = tune(photos, **{**LINEAR, "epochs": 30}, shots=0)
+    assert 3 * math.ceil(tuned.results["images"]["train"] / tuned.recipe["batch_size"]) < 20
+    assert len(tuned.results["rates"]) > 1
+
+
+def test_the_warm_up_keeps_its_share_of_the_epochs() -> None:
+    spt = with_epochs(load_recipe("spt-deep"), 25).train
+    assert (spt.epochs, spt.warmup_epochs) == (25, 2)
+    assert with_epochs(load_recipe("spt-deep"), 1).train.warmup_epochs == 0
 
 
 @pytest.mark.parametrize(

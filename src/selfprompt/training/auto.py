@@ -38,7 +38,7 @@ from selfprompt.training.crossfit import (
     make_splits,
     needs_only_features,
 )
-from selfprompt.training.folder_recipe import takes_views
+from selfprompt.training.folder_recipe import takes_views, with_epochs
 from selfprompt.training.rate_search import COST
 from selfprompt.training.reporter import Reporter
 from selfprompt.training.selection import corrected_estimate, simplest_of_the_best, standard_error
@@ -318,6 +318,8 @@ class _Comparison:
             self.skipped[candidate.name] = expected = (LEAST_FOLDS + COST) * seconds
             left = max(0.0, left)
             return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {left:.0f} s left"
+        share = len(split[0][0]) / len(self.data.dataset.train)  # as many steps as for all images
+        recipe = with_epochs(recipe, math.ceil(recipe.train.epochs / share))
         heads = [result for result in self.results if result.shares is not None]
         rival = max(heads, key=lambda result: np.mean(result.shares or [0.0]), default=None)
         folds = 0

@@ -40,8 +40,15 @@ def folder_recipe(recipe: Recipe, images: int, given: Collection[str] = ()) -> R
 
 
 def shortened(recipe: Recipe, images: int) -> Recipe:
-    """Return the recipe with at most the epochs that ``STEPS`` steps take on so many training images."""
-    return recipe.changed({"epochs": min(recipe.train.epochs, _least_epochs(images, recipe.train.batch_size))})
+    """Return the recipe with no more epochs than the least number of steps takes for so many training images."""
+    return with_epochs(recipe, min(recipe.train.epochs, _least_epochs(images, recipe.train.batch_size)))
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """Return the recipe with another number of epochs, and the same share of them for the warm-up."""
+    return recipe.changed(
+        {"epochs": epochs, "warmup_epochs": recipe.train.warmup_epochs * epochs // recipe.train.epochs}
+    )
 
 
 def _least_epochs(images: int, batch_size: int) -> int:

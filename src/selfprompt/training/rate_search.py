@@ -12,13 +12,14 @@ from typing import Any
 from selfprompt.inference.classifier import Classifier
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import Recipe
+from selfprompt.training.folder_recipe import with_epochs
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.steps import RunData, build_classifier, train
 
 FACTORS = (1, 3, 10, 30, 100)
 """Rates to try, as multiples of the recipe's, rising."""
 SHARE = 10
-"""A trial has one of so many parts of the epochs."""
+"""A trial has one of so many parts of the epochs, or more for the least number of steps."""
 COST = len(FACTORS) / SHARE
 """Time of all trials, as a fraction of that of the training."""
 LEAST_STEPS = 20
@@ -40,8 +41,8 @@ def search_rate(
 ) -> tuple[Recipe, list[Trial]]:
     """Return the recipe with the rate that ``best_rate`` takes, and the trials.
 
-    The recipe stays as it is, without trials, if its method is not trained in epochs, if they are too few, or with
-    several processes. All trials together take about half as long as the training (``COST``).
+    The recipe stays as it is, without trials, if its method is not trained in epochs, if a trial would be longer than
+    half of the training, or with several processes. All trials take about half as long as the training (``COST``).
 
     Args:
         recipe: Already fitted to the images; its method is not ``auto``.
@@ -50,13 +51,14 @@ def search_rate(
         fabric: A launched Fabric.
         reporter: Receives the progress.
     """
-    epochs = recipe.train.epochs // SHARE
-    steps = epochs * math.ceil(len(data.dataset.train) / recipe.train.batch_size)
-    if fabric.world_size > 1 or steps < LEAST_STEPS or not _has_epochs(_build(recipe, backbone, data, fabric)):
+    steps = math.ceil(len(data.dataset.train) / recipe.train.batch_size)
+    epochs = max(recipe.train.epochs // SHARE, math.ceil(LEAST_STEPS / steps))
+    too_short = 2 * epochs > recipe.train.epochs
+    if fabric.world_size > 1 or too_short or not _has_epochs(_build(recipe, backbone, data, fabric)):
         return recipe, []
     with reporter.stage("trying learning rates") as progress:
         trials = []
-        for trial in _trials(recipe.changed({"epochs": epochs}), backbone, data, fabric):
+        for trial in _trials(with_epochs(recipe, epochs), backbone, data, fabric):
             trials.append(trial)
             progress(len(trials), len(FACTORS))
     rate = best_rate(trials) if trials else recipe.train.lr
