@@ -128,10 +128,11 @@ def test_the_usual_budget_is_longer_without_texts():
 
 def test_a_trained_candidate_is_no_longer_than_it_must_be():
     base = load_recipe("auto").changed({"backbone": CLIP})
-    sep = auto.make_candidate(base, "sep", 240).recipe.train
-    assert sep.epochs < load_recipe("sep").train.epochs
-    assert 300 <= sep.epochs * -(-240 // sep.batch_size) < 300 + -(-240 // sep.batch_size)
-    assert auto.make_candidate(base, "sep", 8).recipe.train.epochs > sep.epochs
+    for with_text, steps in ((True, 150), (False, 300)):
+        few, many = (auto.make_candidate(base, "sep", n, with_text=with_text).recipe.train for n in (8, 240))
+        assert many.epochs < load_recipe("sep").train.epochs
+        assert steps <= many.epochs * -(-240 // many.batch_size) < steps + -(-240 // many.batch_size)
+        assert few.epochs > many.epochs
 
 
 def test_the_learning_rate_is_searched_once_for_all_folds(photos, monkeypatch):
@@ -176,9 +177,9 @@ def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, training
 def test_a_trained_candidate_can_win(photos, monkeypatch):
     usual = auto.make_candidate
 
-    def short(base, name, images):
-        candidate = usual(base, name, images)
-        assert candidate.recipe.train.epochs * -(-images // candidate.recipe.train.batch_size) >= 300
+    def short(base, name, images, with_text):
+        candidate = usual(base, name, images, with_text=with_text)
+        assert candidate.recipe.train.epochs * -(-images // candidate.recipe.train.batch_size) >= 150
         return Candidate(name, candidate.recipe.changed({"epochs": 1}))
 
     monkeypatch.setattr(auto, "make_candidate", short)

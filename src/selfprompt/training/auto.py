@@ -129,21 +129,22 @@ def select_recipe(
     """
     if fabric.world_size > 1:
         raise ValueError("auto compares candidates on one device; use --devices 1, or name a method.")
-    options, images = auto_options(recipe), len(data.dataset.train)
+    options, with_text = auto_options(recipe), backbone.text is not None
+    make = partial(make_candidate, recipe, images=len(data.dataset.train), with_text=with_text)
     names = _candidate_names(options, backbone)
     try:
         splits = make_splits(data.dataset, folds=options.folds, repeats=options.repeats, seed=recipe.seed)
     except ValueError as error:
-        name = options.candidates[0] if options.candidates else ONE_SHOT[backbone.text is None]
+        name = options.candidates[0] if options.candidates else ONE_SHOT[not with_text]
         reporter.message(f"{error} Nothing can be compared, so the method is {name}.")
-        return Choice(make_candidate(recipe, name, images).recipe, {"selection": {"chosen": name, "candidates": []}})
+        return Choice(make(name).recipe, {"selection": {"chosen": name, "candidates": []}})
     start = time.monotonic()
     identity = comparison_identity(recipe, names, backbone, data.dataset)
     keep = partial(write_results, folder, identity)
     known = read_results(folder, identity)
-    seconds = options.seconds(with_text=backbone.text is not None)
+    seconds = options.seconds(with_text=with_text)
     comparison = _Comparison(backbone, data, splits, fabric, seconds, reporter, known, keep)
-    chosen = comparison.run([make_candidate(recipe, name, images) for name in names], options.views)
+    chosen = comparison.run([make(name) for name in names], options.views)
     results = comparison.results
     if chosen is None:
         raise ValueError(f"No candidate fits into the budget of {seconds:g} s; give more time, or name a method.")

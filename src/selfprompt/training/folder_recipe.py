@@ -29,7 +29,7 @@ def folder_recipe(recipe: Recipe, images: int, given: Collection[str] = ()) -> R
     train = recipe.train
     parts = train.accumulate if "accumulate" in given else 1
     batch = train.batch_size if "batch_size" in given else max(parts, min(train.batch_size, images // 4))
-    epochs = max(train.epochs, _least_epochs(images, batch))
+    epochs = max(train.epochs, _epochs_of(STEPS, images, batch))
     changes: dict[str, Any] = {"batch_size": batch, "epochs": epochs, "drop_last": False}
     changes["accumulate"] = min(train.accumulate, batch)
     if not {*PLAIN_VIEWS, "views"} & set(given):
@@ -39,9 +39,9 @@ def folder_recipe(recipe: Recipe, images: int, given: Collection[str] = ()) -> R
     return recipe.changed({key: value for key, value in changes.items() if key not in given})
 
 
-def shortened(recipe: Recipe, images: int) -> Recipe:
-    """Return the recipe with no more epochs than the least number of steps takes for so many training images."""
-    return with_epochs(recipe, min(recipe.train.epochs, _least_epochs(images, recipe.train.batch_size)))
+def shortened(recipe: Recipe, images: int, steps: int) -> Recipe:
+    """Return the recipe with no more epochs than this number of optimiser steps takes for so many training images."""
+    return with_epochs(recipe, min(recipe.train.epochs, _epochs_of(steps, images, recipe.train.batch_size)))
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -51,8 +51,8 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     )
 
 
-def _least_epochs(images: int, batch_size: int) -> int:
-    return math.ceil(STEPS / math.ceil(images / batch_size))
+def _epochs_of(steps: int, images: int, batch_size: int) -> int:
+    return math.ceil(steps / math.ceil(images / batch_size))
 
 
 def takes_views(recipe: Recipe) -> bool:
