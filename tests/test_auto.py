@@ -19,7 +19,7 @@ from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.options import AutoOptions
 from selfprompt.recipes.recipe import load_recipe
 from selfprompt.training import auto, crossfit
-from selfprompt.training.candidates import Candidate
+from selfprompt.training.candidates import Candidate, for_all_images, for_comparison
 from tests.conftest import write_photos
 
 HEADS = {"candidates": ["zero-shot", "simpleshot", "ridge"], "repeats": 2, "views": []}
@@ -126,13 +126,19 @@ def test_the_usual_budget_is_longer_without_texts():
     assert AutoOptions(budget="2min").seconds(with_text=False) == 120
 
 
-def test_a_trained_candidate_is_no_longer_than_it_must_be():
+@pytest.mark.parametrize(("with_text", "steps"), [(True, 150), (False, 300)])
+def test_a_comparison_is_short_and_the_training_of_the_choice_at_most_four_times_as_long(with_text, steps):
+    def count(recipe, images):
+        return recipe.train.epochs * -(-images // recipe.train.batch_size)
+
     base = load_recipe("auto").changed({"backbone": CLIP})
-    for with_text, steps in ((True, 150), (False, 300)):
-        few, many = (auto.make_candidate(base, "sep", n, with_text=with_text).recipe.train for n in (8, 240))
-        assert many.epochs < load_recipe("sep").train.epochs
-        assert steps <= many.epochs * -(-240 // many.batch_size) < steps + -(-240 // many.batch_size)
-        assert few.epochs > many.epochs
+    sep = auto.make_candidate(base, "sep", 240).recipe
+    an_epoch = -(-240 // sep.train.batch_size)
+    assert steps <= count(for_comparison(sep, 240, with_text=with_text), 240) < steps + an_epoch
+    assert count(for_all_images(sep, 240, with_text=with_text), 240) < 4 * steps + an_epoch
+    assert for_all_images(sep, 240, with_text=with_text).train.epochs <= sep.train.epochs
+    ridge = auto.make_candidate(base, "ridge", 240).recipe
+    assert for_comparison(ridge, 240, with_text=with_text).train.epochs <= ridge.train.epochs
 
 
 def test_the_learning_rate_is_searched_once_for_all_folds(photos, monkeypatch):
@@ -177,9 +183,9 @@ def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, training
 def test_a_trained_candidate_can_win(photos, monkeypatch):
     usual = auto.make_candidate
 
-    def short(base, name, images, with_text):
-        candidate = usual(base, name, images, with_text=with_text)
-        assert candidate.recipe.train.epochs * -(-images // candidate.recipe.train.batch_size) >= 150
+    def short(base, name, images):
+        candidate = usual(base, name, images)
+        assert candidate.recipe.train.epochs * -(-images // candidate.recipe.train.batch_size) >= 300
         return Candidate(name, candidate.recipe.changed({"epochs": 1}))
 
     monkeypatch.setattr(auto, "make_candidate", short)

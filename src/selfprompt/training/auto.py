@@ -25,6 +25,8 @@ from selfprompt.training.candidates import (
     VIEWS,
     Candidate,
     default_names,
+    for_all_images,
+    for_comparison,
     make_candidate,
     with_resize,
     with_views,
@@ -130,21 +132,21 @@ def select_recipe(
     if fabric.world_size > 1:
         raise ValueError("auto compares candidates on one device; use --devices 1, or name a method.")
     options, with_text = auto_options(recipe), backbone.text is not None
-    make = partial(make_candidate, recipe, images=len(data.dataset.train), with_text=with_text)
+    images = len(data.dataset.train)
     names = _candidate_names(options, backbone)
     try:
         splits = make_splits(data.dataset, folds=options.folds, repeats=options.repeats, seed=recipe.seed)
     except ValueError as error:
         name = options.candidates[0] if options.candidates else ONE_SHOT[not with_text]
         reporter.message(f"{error} Nothing can be compared, so the method is {name}.")
-        return Choice(make(name).recipe, {"selection": {"chosen": name, "candidates": []}})
+        return Choice(make_candidate(recipe, name, images).recipe, {"selection": {"chosen": name, "candidates": []}})
     start = time.monotonic()
     identity = comparison_identity(recipe, names, backbone, data.dataset)
     keep = partial(write_results, folder, identity)
     known = read_results(folder, identity)
     seconds = options.seconds(with_text=with_text)
     comparison = _Comparison(backbone, data, splits, fabric, seconds, reporter, known, keep)
-    chosen = comparison.run([make(name) for name in names], options.views)
+    chosen = comparison.run([make_candidate(recipe, name, images) for name in names], options.views)
     results = comparison.results
     if chosen is None:
         raise ValueError(f"No candidate fits into the budget of {seconds:g} s; give more time, or name a method.")
@@ -158,8 +160,9 @@ def select_recipe(
     logits = next(result.logits for result in compared if result.name == chosen.name)
     if logits is None:  # the comparison was resumed
         with reporter.stage(f"cross-validating {chosen.name}") as progress:
-            logits = cross_fit(chosen.recipe, backbone, data, splits[0], fabric, progress)
-    return Choice(chosen.recipe, {"selection": record}, logits)
+            compared_recipe = for_comparison(chosen.recipe, images, with_text=with_text)
+            logits = cross_fit(compared_recipe, backbone, data, splits[0], fabric, progress)
+    return Choice(for_all_images(chosen.recipe, images, with_text=with_text), {"selection": record}, logits)
 
 
 def _candidate_names(options: AutoOptions, backbone: Backbone) -> Sequence[str]:
@@ -312,14 +315,15 @@ class _Comparison:
         self, classifier: Classifier, candidate: Candidate, left: float, progress: Progress
     ) -> tuple[Tensor, str]:
         """Cross-validate a method that is trained, over one repetition, unless it takes too long or is worse."""
-        recipe = candidate.recipe
+        with_text, images = self.backbone.text is not None, len(self.data.dataset.train)
+        recipe = for_comparison(candidate.recipe, images, with_text=with_text)
         seconds = self._training_seconds(classifier, recipe)
         split = self._split_within(left / seconds - COST, recipe.seed)
         if split is None:
             self.skipped[candidate.name] = expected = (LEAST_FOLDS + COST) * seconds
             left = max(0.0, left)
             return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {left:.0f} s left"
-        share = len(split[0][0]) / len(self.data.dataset.train)  # as many steps as for all images
+        share = len(split[0][0]) / images  # as many steps as for all images
         recipe = with_epochs(recipe, math.ceil(recipe.train.epochs / share))
         heads = [result for result in self.results if result.shares is not None]
         rival = max(heads, key=lambda result: np.mean(result.shares or [0.0]), default=None)
