@@ -44,9 +44,6 @@ class Candidate:
 def make_candidate(base: Recipe, name: str, images: int) -> Candidate:
     """Return a method or recipe as a candidate for so many training images; it sees each image as it is.
 
-    A method that is trained has about the least number of steps that ``folder_recipe`` gives, so that more candidates
-    fit into the budget.
-
     Args:
         base: Gives backbone, data options, seed and device.
         name: A method or a recipe of the package.

@@ -40,7 +40,8 @@ def compiled_loss(
         except Exception as error:
             if type(error).__module__ != "torch._dynamo.exc":
                 raise
-            fault = "needs more graphs than PyTorch compiles" if calls > 1 else "cannot be compiled to a single graph"
+            limit = type(error).__name__ == "FailOnRecompileLimitHit"
+            fault = "needs more graphs than PyTorch compiles" if limit else "cannot be compiled to a single graph"
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"The loss of {method.name} {fault} ({reason}). Leave out --compile, or try a newer PyTorch."
