@@ -19,6 +19,7 @@ from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.options import AutoOptions
 from selfprompt.recipes.recipe import load_recipe
 from selfprompt.training import auto, crossfit
+from selfprompt.training import tune as tune_module
 from selfprompt.training.candidates import Candidate, for_all_images, for_comparison
 from tests.conftest import write_photos
 
@@ -141,25 +142,36 @@ def test_a_comparison_is_short_and_the_training_of_the_choice_at_most_four_times
     assert for_comparison(ridge, 240, with_text=with_text).train.epochs <= ridge.train.epochs
 
 
-def test_the_learning_rate_is_searched_once_for_all_folds(photos, monkeypatch):
+def test_the_learning_rate_is_searched_once_for_all_folds_and_the_training_of_the_choice(photos, tmp_path, monkeypatch):
     searches, rates = [], []
-    usual_search, usual_train = crossfit.search_rate, crossfit.train
+    usual_search, usual_train = auto.search_rate, crossfit.train
 
-    def search(recipe, *others):
-        searches.append(recipe)
-        found, trials = usual_search(recipe, *others)
-        return found.changed({"lr": 0.125}), trials
+    def search(recipe, backbone, data, *others):
+        searches.append(len(data.dataset.train))
+        found, trials = usual_search(recipe, backbone, data, *others)
+        assert trials
+        return found.changed({"lr": 0.0625}), trials
 
     def train(classifier, data, recipe, *others, **named):
         rates.append(recipe.train.lr)
         return usual_train(classifier, data, recipe, *others, **named)
 
-    monkeypatch.setattr(crossfit, "search_rate", search)
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(auto, "search_rate", search)
     monkeypatch.setattr(crossfit, "train", train)
-    options = {"candidates": ["coop"], "folds": 2, "views": [], "budget": "1h"}
-    tune(photos, method="auto", backbone=CLIP, options=options, shots=2)
+    out, options = tmp_path / "out", {"candidates": ["coop"], "folds": 2, "views": [], "budget": "1h"}
+    settings = {"method": "auto", "backbone": CLIP, "options": options, "shots": 2, "out": out}
+    monkeypatch.setattr(tune_module, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(photos, **settings)
+    monkeypatch.setattr(tune_module, "train", usual_train)
+    resumed = tune(photos, **settings, resume=True)
     assert len(searches) == 1
-    assert rates == [0.125, 0.125]
+    assert searches[0] < resumed.results["images"]["train"], "the images of one fold"
+    assert set(rates) == {0.0625}
+    assert resumed.recipe["lr"] == 0.0625
 
 
 @pytest.mark.parametrize(("budget", "trainings"), [("60s", 5), ("40s", 3), ("33s", 2)])
@@ -172,7 +184,8 @@ def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, training
         return usual(classifier, data, *others, **named)
 
     monkeypatch.setattr(crossfit, "train", train)
-    monkeypatch.setattr(crossfit, "search_rate", lambda recipe, *others: (recipe.changed({"epochs": 1}), []))
+    monkeypatch.setattr(auto, "search_rate", lambda recipe, *others: (recipe.changed({"epochs": 1}), []))
+    monkeypatch.setattr(auto, "search_cost", lambda *arguments: 0.5)
     monkeypatch.setattr(auto._Comparison, "_training_seconds", lambda *arguments: 10.0)
     options = {"candidates": ["coop"], "views": [], "budget": budget}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options, calibrate="never")

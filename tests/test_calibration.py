@@ -21,6 +21,7 @@ from selfprompt.inference.predictions import UNKNOWN, Request
 from selfprompt.inference.record_checks import MAX_CALIBRATION
 from selfprompt.inference.schema import check_config
 from selfprompt.metrics import Metrics
+from selfprompt.training import crossfit
 from selfprompt.training.calibrate import fit_calibration, fit_temperature, logits_in_scale
 from tests.conftest import ran, write_photos
 
@@ -185,6 +186,19 @@ class TestWhereTheScoresComeFrom:
 
     def test_one_image_a_class_gives_none(self, photos):
         assert selfprompt.tune(photos, **SOLVED, shots=1).calibration is None
+
+    def test_the_scale_of_a_trained_fold_does_not_matter(self, photos, monkeypatch):
+        """A fold whose training was shorter has smaller logits than the final model."""
+        settings = {**TRAINED, "calibrate": "always", "shots": 4}
+        usual, plain = crossfit.compute_logits, selfprompt.tune(photos, **settings)
+        images = plain.results["images"]["train"]
+
+        def smaller(method, batches, **named):
+            return usual(method, batches, **named) * (1.0 if len(batches.labels) == images else 0.1)
+
+        monkeypatch.setattr(crossfit, "compute_logits", smaller)
+        scaled = selfprompt.tune(photos, **settings)
+        assert scaled.calibration.temperature == pytest.approx(plain.calibration.temperature, rel=1e-3)
 
     def test_logits_of_a_fold_get_the_scale_of_the_final_model(self):
         labels = torch.arange(30) % 3

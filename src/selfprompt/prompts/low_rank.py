@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from selfprompt.models.tokens import Tokens
 from selfprompt.models.tower import Tower
 
+LEVELS = 2**16
+"""Values of a number of 16 bits."""
+
 
 class LowRankUpdates(nn.Module):
     """A prompter without prompts: ``W x + s B A dropout(x)`` in place of ``W x`` for q, k and v of every block.
@@ -50,5 +53,21 @@ class LowRankUpdates(nn.Module):
 
     def output_delta(self, index: int, x: Tensor) -> Tensor:
         """Return the update of a block's q, k and v, each with separate dropout: (B, L, D) to (B, L, 3D)."""
-        dropped = F.dropout(x.expand(3, *x.shape), self.dropout)
-        return self.scale * torch.einsum("sbld,srd,sor->blso", dropped, self.down[index], self.up[index]).flatten(2)
+        dropped = dropped_copies(x, 3, self.dropout).flatten(1, 2)
+        updates = (dropped @ self.down[index].mT @ self.up[index].mT).view(3, *x.shape)
+        return self.scale * updates.permute(1, 2, 0, 3).flatten(2)
+
+
+def dropped_copies(x: Tensor, copies: int, probability: float) -> Tensor:
+    """Return copies of a tensor with separate dropout, (copies, *x.shape).
+
+    On a CPU PyTorch draws one number for each element, one after another, which takes as long as a block of a small
+    tower. Here a draw of 64 bits decides over four elements, so the probability is rounded to 16 bits.
+    """
+    shape = (copies, *x.shape)
+    if x.device.type != "cpu":
+        return F.dropout(x.expand(shape), probability)
+    bound, count = min(round(probability * LEVELS), LEVELS - 1), copies * x.numel()
+    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = draws.view(torch.int16)[:count].view(shape) >= bound - LEVELS // 2
+    return torch.where(kept, x * (LEVELS / (LEVELS - bound)), 0.0)

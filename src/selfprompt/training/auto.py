@@ -39,10 +39,11 @@ from selfprompt.training.crossfit import (
     known_features,
     make_splits,
     needs_only_features,
+    training_part,
 )
 from selfprompt.training.folder_recipe import takes_views, with_epochs
-from selfprompt.training.rate_search import COST
-from selfprompt.training.reporter import Reporter
+from selfprompt.training.rate_search import search_cost, search_rate
+from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.selection import corrected_estimate, simplest_of_the_best, standard_error
 from selfprompt.training.selection_results import (
     Result,
@@ -68,12 +69,15 @@ class Choice:
     Attributes:
         recipe: The recipe of the chosen candidate, or the given one.
         record: The record of the comparison as JSON values; empty if there was none.
-        logits: Cross-fitted logits of the training images, (N, C), NaN for an image in no fold; None if not known.
+        logits: Cross-fitted logits of the training images, (N, C), NaN for an image in no fold, of a method that is
+            trained in the units of ``cross_fit_training``; None if not known.
+        rate_known: Whether the recipe has a learning rate that was searched for these images.
     """
 
     recipe: Recipe
     record: dict[str, Any]
     logits: Tensor | None = None
+    rate_known: bool = False
 
 
 def check_options(recipe: Recipe) -> None:
@@ -157,12 +161,15 @@ def select_recipe(
         minutes = math.ceil((sum(r.seconds for r in results) + sum(comparison.skipped.values())) / 60)
         reporter.message(f"a budget of about {minutes}min compares {listing(list(comparison.skipped))} as well")
     record = {"chosen": chosen.name, "candidates": table_rows(results), "estimate": asdict(estimate)}
-    logits = next(result.logits for result in compared if result.name == chosen.name)
+    best = next(result for result in compared if result.name == chosen.name)
+    trained = chosen.recipe if best.lr is None else chosen.recipe.changed({"lr": best.lr})
+    logits = best.logits
     if logits is None:  # the comparison was resumed
         with reporter.stage(f"cross-validating {chosen.name}") as progress:
-            compared_recipe = for_comparison(chosen.recipe, images, with_text=with_text)
+            compared_recipe = for_comparison(trained, images, with_text=with_text)
             logits = cross_fit(compared_recipe, backbone, data, splits[0], fabric, progress)
-    return Choice(for_all_images(chosen.recipe, images, with_text=with_text), {"selection": record}, logits)
+    final = for_all_images(trained, images, with_text=with_text)
+    return Choice(final, {"selection": record}, logits, rate_known=best.lr is not None)
 
 
 def _candidate_names(options: AutoOptions, backbone: Backbone) -> Sequence[str]:
@@ -276,8 +283,9 @@ class _Comparison:
         classifier = self._build(candidate)
         cost = int(not needs_only_features(classifier.method))
         with self.reporter.stage(f"comparing: {candidate.name}") as progress:
+            lr = None
             if cost:
-                logits, note = self._trained(classifier, candidate, left, progress)
+                logits, note, lr = self._trained(classifier, candidate, left, progress)
             else:
                 logits, note = self._from_features(classifier, candidate.recipe, left, progress)
         spent = time.monotonic() - start
@@ -288,7 +296,7 @@ class _Comparison:
         accuracy, error = 100 * float(shares.mean()), 100 * float(standard_error(shares.numpy()))
         message = f"  {candidate.name}: {accuracy:.1f} % (standard error {error:.1f}), {spent:.0f} s"
         self.reporter.message(message)
-        return Result(candidate.name, spent, cost, shares.tolist(), "", logits[0])
+        return Result(candidate.name, spent, cost, shares.tolist(), "", lr, logits[0])
 
     def _from_features(
         self, classifier: Classifier, recipe: Recipe, left: float, progress: Progress
@@ -313,16 +321,20 @@ class _Comparison:
 
     def _trained(
         self, classifier: Classifier, candidate: Candidate, left: float, progress: Progress
-    ) -> tuple[Tensor, str]:
-        """Cross-validate a method that is trained, over one repetition, unless it takes too long or is worse."""
+    ) -> tuple[Tensor, str, float | None]:
+        """Cross-validate a method that is trained, over one repetition, unless it takes too long or is worse.
+
+        The learning rate is searched once, on the training images of the first fold: it is one of a few values and
+        hardly depends on single images.
+        """
         with_text, images = self.backbone.text is not None, len(self.data.dataset.train)
         recipe = for_comparison(candidate.recipe, images, with_text=with_text)
-        seconds = self._training_seconds(classifier, recipe)
-        split = self._split_within(left / seconds - COST, recipe.seed)
+        seconds, search = self._training_seconds(classifier, recipe), search_cost(recipe, images)
+        split = self._split_within(left / seconds - search, recipe.seed)
         if split is None:
-            self.skipped[candidate.name] = expected = (LEAST_FOLDS + COST) * seconds
+            self.skipped[candidate.name] = expected = (LEAST_FOLDS + search) * seconds
             left = max(0.0, left)
-            return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {left:.0f} s left"
+            return torch.empty(0), f"skipped, it would take {expected:.0f} s of the {left:.0f} s left", None
         share = len(split[0][0]) / images  # as many steps as for all images
         recipe = with_epochs(recipe, math.ceil(recipe.train.epochs / share))
         heads = [result for result in self.results if result.shares is not None]
@@ -334,10 +346,12 @@ class _Comparison:
             folds += 1
             return rival is None or folds == len(split) or not self._is_worse(logits, rival)
 
-        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on, search=True)
+        first = training_part(self.data, split[0][0])
+        recipe, trials = search_rate(recipe, self.backbone, first, self.fabric, LogReporter())
+        logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on)
         if rival and folds < len(split):
-            return logits, f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}"
-        return logits[None], ""
+            return logits, f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}", None
+        return logits[None], "", recipe.train.lr if trials else None
 
     def _split_within(self, trainings: float, seed: int) -> Split | None:
         """Return the folds of the first repetition, or fewer and larger ones if time allows only so many trainings.

@@ -15,7 +15,15 @@ from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.inference.record_checks import MAX_CALIBRATION
 from selfprompt.methods.base import Method
 from selfprompt.recipes.recipe import Recipe
-from selfprompt.training.crossfit import Split, cross_fit_training, known_features, make_splits, needs_only_features
+from selfprompt.training.crossfit import (
+    Split,
+    cross_fit_training,
+    known_features,
+    make_splits,
+    needs_only_features,
+    spread_of,
+    training_spread,
+)
 from selfprompt.training.reporter import Reporter
 from selfprompt.training.steps import RunData, build_classifier
 from selfprompt.utils.progress import Progress
@@ -48,7 +56,8 @@ def calibrate(
         recipe: How it was trained.
         fabric: A launched Fabric.
         reporter: Receives a stage, and the reason if there is no calibration.
-        logits: Cross-fitted logits of the training images, (N, C), NaN for an image in no fold; None if not known.
+        logits: Cross-fitted logits of the training images, (N, C), NaN for an image in no fold, of a method that is
+            trained in the units of ``cross_fit_training``; None if not known.
 
     Returns:
         The calibration; None if the recipe wants none or there are too few images.
@@ -82,7 +91,7 @@ def _cross_fitting(
     """Return the function that gives cross-fitted logits, (N, C), NaN for an image in no fold; None if it is costly."""
     cheap = needs_only_features(classifier.method)
     if not cheap and logits is not None:
-        return lambda progress: logits
+        return lambda progress: logits * training_spread(classifier, data, recipe, fabric)
     if fabric.world_size > 1 or not (cheap or recipe.calibrate == "always"):
         return None
     try:
@@ -90,8 +99,13 @@ def _cross_fitting(
     except ValueError:  # one image a class
         return None
     backbone = classifier.method.backbone
+
+    def train_folds(progress: Progress) -> Tensor:
+        found = cross_fit_training(recipe, backbone, data, split, fabric, progress)
+        return found * training_spread(classifier, data, recipe, fabric)
+
     if not cheap:
-        return lambda progress: cross_fit_training(recipe, backbone, data, split, fabric, progress)
+        return train_folds
     classes, check = data.dataset.described_classes, not data.dataset.ids
     other = build_classifier(recipe, backbone, classes, fabric.device, check=check).method
 
@@ -122,11 +136,11 @@ def logits_in_scale(
         progress: Called with the number of folds done, and of all folds.
     """
     logits = torch.full((known.size, len(method.classes)), torch.nan)
-    target = _spread(_logits(final, known))
+    target = spread_of(_logits(final, known))
     for done, (training, held_out) in enumerate(split):
         part = known.subset(training)
         method.prepare(part, torch.Generator().manual_seed(seed))
-        own = _spread(_logits(method, part))
+        own = spread_of(_logits(method, part))
         scale = target / own if target > 0 and own > 0 else 1.0
         logits[held_out] = scale * _logits(method, known.subset(held_out))
         progress(done + 1, len(split))
@@ -136,11 +150,6 @@ def logits_in_scale(
 def _logits(method: Method, known: KnownFeatures) -> Tensor:
     """Return the logits of evaluation views, (N, C), on the CPU."""
     return method.eval().logits(Views(None, known.features, known.labels)).float().cpu()
-
-
-def _spread(logits: Tensor) -> float:
-    """Return the standard deviation over the classes, as the mean over the images."""
-    return float(logits.std(dim=1, correction=0).mean())
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -15,7 +15,6 @@ from selfprompt.inference.classifier import Classifier, compute_logits
 from selfprompt.methods.base import Method
 from selfprompt.models.loading.by_name import Backbone
 from selfprompt.recipes.recipe import Recipe
-from selfprompt.training.rate_search import search_rate
 from selfprompt.training.reporter import LogReporter
 from selfprompt.training.selection import stratified_folds
 from selfprompt.training.steps import RunData, build_classifier, train, train_batches
@@ -83,6 +82,12 @@ def cross_fit_features(
     return logits
 
 
+def training_part(data: RunData, indices: Tensor) -> RunData:
+    """Return the data with these training images alone, and no others."""
+    items = tuple(data.dataset.train[i] for i in indices.tolist())
+    return replace(data, dataset=replace(data.dataset, train=items, val=(), test=()))
+
+
 def cross_fit_training(
     recipe: Recipe,
     backbone: Backbone,
@@ -91,10 +96,11 @@ def cross_fit_training(
     fabric: Any,
     progress: Progress,
     go_on: Callable[[Tensor], bool] = lambda logits: True,
-    *,
-    search: bool = False,
 ) -> Tensor:
     """Return the logits of images under a method that is trained, (N, C), on the CPU; a training for each fold.
+
+    They are in units of ``spread_of`` the logits of the fold's own training images: that grows with the length of the
+    training, and the model that the logits are to tell about may have been trained for longer.
 
     Args:
         recipe: How to train.
@@ -104,24 +110,31 @@ def cross_fit_training(
         fabric: A launched Fabric with one process.
         progress: Called with the number of trained folds, and of all folds.
         go_on: Gets the logits so far; False stops.
-        search: Whether to search the learning rate, on the training images of the first fold; the others take it, as it
-            is one of a few values and hardly depends on single images.
     """
     dataset, log = data.dataset, LogReporter()
     logits = torch.full((len(dataset.train), len(dataset.classes)), torch.nan)
     for done, (training, held_out) in enumerate(split):
         progress(done, len(split))
-        part = replace(dataset, train=tuple(dataset.train[i] for i in training.tolist()), val=(), test=())
-        images = replace(data, dataset=part)
-        if search and done == 0:
-            recipe, _ = search_rate(recipe, backbone, images, fabric, log)
+        images = training_part(data, training)
         classifier = build_classifier(recipe, backbone, dataset.described_classes, fabric.device, check=not dataset.ids)
         train(classifier, images, recipe, fabric, None, log, resume=False, progress=False)
         items = [dataset.train[i] for i in held_out.tolist()]
-        logits[held_out] = compute_logits(classifier.method, classifier.batches(items, data.store, data.features))
+        found = compute_logits(classifier.method, classifier.batches(items, data.store, data.features))
+        logits[held_out] = found / (training_spread(classifier, images, recipe, fabric) or 1.0)
         if not go_on(logits):
             break
     return logits
+
+
+def training_spread(classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any) -> float:
+    """Return ``spread_of`` the logits of the training images, seen as they are."""
+    batches = train_batches(classifier, data, recipe, fabric).deterministic()  # whose features may be kept
+    return spread_of(compute_logits(classifier.method, batches))
+
+
+def spread_of(logits: Tensor) -> float:
+    """Return the standard deviation over the classes, as the mean over the images."""
+    return float(logits.std(dim=1, correction=0).mean())
 
 
 def cross_fit(

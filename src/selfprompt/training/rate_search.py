@@ -20,8 +20,6 @@ FACTORS = (1, 3, 10, 30, 100)
 """Rates to try, as multiples of the recipe's, rising."""
 SHARE = 10
 """A trial has one of so many parts of the epochs, or more for the least number of steps."""
-COST = len(FACTORS) / SHARE
-"""Time of all trials, as a fraction of that of the training."""
 LEAST_STEPS = 20
 """Least number of optimiser steps in a trial; shorter ones tell rates apart by chance."""
 CLOSE = 1.1
@@ -42,7 +40,8 @@ def search_rate(
     """Return the recipe with the rate that ``best_rate`` takes, and the trials.
 
     The recipe stays as it is, without trials, if its method is not trained in epochs, if a trial would be longer than
-    half of the training, or with several processes. All trials take about half as long as the training (``COST``).
+    half of the training, or with several processes. All trials together take half as long as the training, or longer
+    if that is short (``search_cost``).
 
     Args:
         recipe: Already fitted to the images; its method is not ``auto``.
@@ -51,8 +50,7 @@ def search_rate(
         fabric: A launched Fabric.
         reporter: Receives the progress.
     """
-    steps = math.ceil(len(data.dataset.train) / recipe.train.batch_size)
-    epochs = max(recipe.train.epochs // SHARE, math.ceil(LEAST_STEPS / steps))
+    epochs = _trial_epochs(recipe, len(data.dataset.train))
     too_short = 2 * epochs > recipe.train.epochs
     if fabric.world_size > 1 or too_short or not _has_epochs(_build(recipe, backbone, data, fabric)):
         return recipe, []
@@ -66,6 +64,17 @@ def search_rate(
         f"learning rate {rate:.3g} (published: {recipe.train.lr:.3g}), by the training loss of short trials"
     )
     return recipe.changed({"lr": rate}), trials
+
+
+def search_cost(recipe: Recipe, images: int) -> float:
+    """Return the longest time of all trials, as a fraction of that of the training on so many images."""
+    share = _trial_epochs(recipe, images) / recipe.train.epochs
+    return 0.0 if share > 0.5 else len(FACTORS) * share
+
+
+def _trial_epochs(recipe: Recipe, images: int) -> int:
+    steps = math.ceil(images / recipe.train.batch_size)
+    return max(recipe.train.epochs // SHARE, math.ceil(LEAST_STEPS / steps))
 
 
 def best_rate(trials: Sequence[Trial]) -> float:

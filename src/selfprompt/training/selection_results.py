@@ -18,7 +18,7 @@ from selfprompt.utils.files import write_json
 from selfprompt.utils.json_files import read_json
 
 SELECTION = "selection.json"
-STORED = ("name", "seconds", "cost", "shares", "note")
+STORED = ("name", "seconds", "cost", "shares", "note", "lr")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Result:
         shares: For each image in a fold, the share of repetitions that classified it correctly; None if the candidate
             was not compared.
         note: Why it was not.
+        lr: The learning rate that was searched for it; None if none was.
         logits: Cross-fitted logits of the first repetition, (N, C), NaN for an image in no fold; None if they are not
             known: they are not stored in the file.
     """
@@ -41,6 +42,7 @@ class Result:
     cost: int
     shares: list[float] | None = None
     note: str = ""
+    lr: float | None = None
     logits: Tensor | None = field(default=None, compare=False)
 
 

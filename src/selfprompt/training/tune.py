@@ -109,7 +109,7 @@ def tune(
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
         choice = resolve_recipe(recipe, model, images, fabric, folder, reporter)
-        searched = (fitted or recipe.method == AUTO) and "lr" not in given
+        searched = (fitted or recipe.method == AUTO) and "lr" not in given and not choice.rate_known
         recipe, dataset = choice.recipe, images.dataset
         recipe, trials = _with_rate(recipe, model, images, fabric, folder, reporter) if searched else (recipe, [])
         check = not dataset.ids
