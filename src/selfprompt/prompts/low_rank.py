@@ -54,8 +54,8 @@ class LowRankUpdates(nn.Module):
     def output_delta(self, index: int, x: Tensor) -> Tensor:
         """Return the update of a block's q, k and v, each with separate dropout: (B, L, D) to (B, L, 3D)."""
         dropped = dropped_copies(x, 3, self.dropout).flatten(1, 2)
-        updates = (dropped @ self.down[index].mT @ self.up[index].mT).view(3, *x.shape)
-        return self.scale * updates.permute(1, 2, 0, 3).flatten(2)
+        updates = dropped @ self.down[index].mT @ (self.scale * self.up[index]).mT
+        return updates.view(3, *x.shape).permute(1, 2, 0, 3).flatten(2)
 
 
 def dropped_copies(x: Tensor, copies: int, probability: float) -> Tensor:
@@ -70,4 +70,4 @@ def dropped_copies(x: Tensor, copies: int, probability: float) -> Tensor:
     bound, count = min(round(probability * LEVELS), LEVELS - 1), copies * x.numel()
     draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[:count].view(shape) >= bound - LEVELS // 2
-    return torch.where(kept, x * (LEVELS / (LEVELS - bound)), 0.0)
+    return x * (LEVELS / (LEVELS - bound)) * kept.to(x.dtype)
