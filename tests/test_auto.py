@@ -122,7 +122,7 @@ def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos, caplog):
 
 
 def test_the_usual_budget_is_longer_without_texts():
-    assert AutoOptions().seconds(with_text=True) == 90
+    assert AutoOptions().seconds(with_text=True) == 100
     assert AutoOptions().seconds(with_text=False) == 300
     assert AutoOptions(budget="2min").seconds(with_text=False) == 120
 

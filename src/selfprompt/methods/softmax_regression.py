@@ -26,7 +26,7 @@ ROWS = 2048  # of which the logits are held at a time
 
 
 def softmax_regression(
-    rows: Tensor, labels: Tensor, strength: float, start: tuple[Tensor, Tensor]
+    rows: Tensor, labels: Tensor, strength: float, start: tuple[Tensor, Tensor], *, exact: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Minimise ``|W|^2 / 2 + strength sum CE(softmax(W z + b), y)`` in at most 1000 iterations.
 
@@ -35,6 +35,7 @@ def softmax_regression(
         labels: y, (N,).
         strength: The inverse of the penalty.
         start: W, (C, E), and b, (C,), to start from.
+        exact: Whether to iterate up to rounding errors; selecting a penalty needs less, at half the time.
 
     Returns:
         W and b, float64.
@@ -45,6 +46,7 @@ def softmax_regression(
     large = rows.numel() * classes > LARGE
     objective = Objective(rows.float() if large else rows, labels, strength, classes)
     limits = {"maxiter": 1000, "maxls": 50, "gtol": 1e-5 / classes, "ftol": 1e-8 if large else 1e-11}
+    limits |= {} if exact else {"gtol": 1e-5, "ftol": 1e-7}
     with nullcontext() if large else one_thread():
         solution = minimize(objective, objective.join(*start), jac=True, method="L-BFGS-B", options=limits)
     weight, bias = objective.split(solution.x)
@@ -142,7 +144,7 @@ class Path:
 
     def loss(self, strength: float) -> float:
         """Return the sum of the cross-entropies of the images that are left out."""
-        self.fitted = softmax_regression(self._kept, self._kept_labels, strength, self.fitted)
+        self.fitted = softmax_regression(self._kept, self._kept_labels, strength, self.fitted, exact=False)
         weight, bias = self.fitted
         return float(F.cross_entropy(self._rest @ weight.t() + bias, self._rest_labels, reduction="sum"))
 
