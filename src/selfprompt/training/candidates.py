@@ -13,8 +13,8 @@ ONE_SHOT = ("ss-text", "ridge")
 """The methods for data that cannot be cross-validated: with a text tower, and without."""
 COMPARED_STEPS = (300, 150)
 """Optimiser steps for comparing a method that is trained, on a backbone without a text tower and on a CLIP, where the
-class texts are a start (objects of the embedded suite, 16 images a class: CLIP-LoRA has 97.4 % with 150 steps and 98.4 %
-with 300, vit-lora 65.6 % and 70.8 %)."""
+class texts are a start (objects of the embedded suite, 16 images a class: CLIP-LoRA has 97.4 % with 150 steps and
+98.4 % with 300, vit-lora 65.6 % and 70.8 %)."""
 FINAL_STEPS = (1200, 300)
 """At most so many steps for the training of the chosen method (vit-lora on the objects: 72.9 % with 1,200; CLIP-LoRA on
 the animals: 83.9 % with 150, 87.1 % with 300 and 87.5 % with 600)."""

@@ -1,9 +1,9 @@
 """`tune`: from labelled images to a trained classifier in a folder."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from selfprompt.recipes.recipe import AUTO, Recipe, check_overrides, file_values
 from selfprompt.training.auto import check_options, resolve_recipe
 from selfprompt.training.calibrate import calibrate
 from selfprompt.training.distributed import make_fabric
-from selfprompt.training.floors import comparison, floor_logits
+from selfprompt.training.floors import LEAST_TRAINING_ACCURACY, comparison, floor_logits
 from selfprompt.training.folder_recipe import folder_recipe
 from selfprompt.training.logs import RunLog, check_trackers
-from selfprompt.training.loop import CHECKPOINT
+from selfprompt.training.loop import CHECKPOINT, FitResult
 from selfprompt.training.rate_search import Trial, search_rate
 from selfprompt.training.reporter import LogReporter, Reporter
 from selfprompt.training.selection_results import SELECTION
@@ -109,25 +109,24 @@ def tune(
             write_atomically(folder / RECIPE, recipe.to_yaml().encode())  # fails early if the folder is read-only
         images = read_images(dataset, recipe, data_key(data), reporter)
         choice = resolve_recipe(recipe, model, images, fabric, folder, reporter)
-        searched = (fitted or recipe.method == AUTO) and "lr" not in given and not choice.rate_known
-        recipe, dataset = choice.recipe, images.dataset
-        recipe, trials = _with_rate(recipe, model, images, fabric, folder, reporter) if searched else (recipe, [])
-        check = not dataset.ids
-        with reporter.stage(f"building {recipe.method}"):  # takes long if it reads many class texts
-            classifier = build_classifier(recipe, model, dataset.described_classes, fabric.device, check=check)
-        floors = floor_logits(classifier, images, recipe, fabric, reporter)
-        log_folder = folder if fabric.is_global_zero else None
-        with RunLog(log_folder, recipe.train.trackers, recipe.flat()) as logs:
-            result = train(
-                classifier, images, recipe, fabric, folder, reporter, resume=resume, progress=progress, logs=logs
-            )
+        recipe = choice.recipe
+        rate_is_free = (fitted or "selection" in choice.record) and "lr" not in given and not choice.rate_known
+        if rate_is_free and (rate := _searched_before(recipe, folder)):
+            recipe, rate_is_free = recipe.changed({"lr": rate}), False
+        run = _Run(model, images, fabric, folder, reporter, progress)
+        with ExitStack() as stack:
+            trained = run.train(recipe, stack, resume=resume)
+            if rate_is_free and trained.has_learnt_little:
+                trained = run.train_at_another_rate(trained, stack)
+            classifier, recipe = trained.classifier, trained.recipe
             classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
-            record = run_record(classifier, dataset, result) | choice.record
-            measured = _compare_with(floors, classifier, images, recipe, fabric, reporter)
+            floors = floor_logits(classifier, images, recipe, fabric, reporter)
+            measured = comparison(classifier, images, floors, _test_logits(classifier, images, reporter), trained.share)
+            record = run_record(classifier, images.dataset, trained.result) | choice.record
             seconds, path = time.monotonic() - start, data_path(data)
             classifier.results = record | measured | _facts(classifier, images)
-            classifier.results |= {"rates": [asdict(trial) for trial in trials], "seconds": seconds, "data": path}
-            logs.add_results(classifier.results)
+            classifier.results |= {"rates": [asdict(one) for one in trained.trials], "seconds": seconds, "data": path}
+            trained.logs.add_results(classifier.results)
         if folder is not None and fabric.is_global_zero:
             save_run(classifier, folder)
     return classifier
@@ -210,26 +209,83 @@ def _load_backbone(recipe: Recipe, reporter: Reporter) -> Backbone:
     return backbone
 
 
-def _with_rate(
-    recipe: Recipe, backbone: Backbone, data: RunData, fabric: Any, folder: Path | None, reporter: Reporter
-) -> tuple[Recipe, list[Trial]]:
-    """Return the recipe with a rate for these images, and the trials; a resumed run keeps the rate that it had."""
-    if folder is not None and (folder / CHECKPOINT).exists():
-        stored = read_values(folder / RECIPE)  # of auto itself, if there were no trials
-        kept = "lr" in stored and stored.get("method") == recipe.method
-        return (recipe.changed({"lr": stored["lr"]}) if kept else recipe), []
-    recipe, trials = search_rate(recipe, backbone, data, fabric, reporter)
-    if folder is not None and trials:
-        write_atomically(folder / RECIPE, recipe.to_yaml().encode())
-    return recipe, trials
+def _searched_before(recipe: Recipe, folder: Path | None) -> float | None:
+    """Return the rate that an interrupted run searched for and was being trained with; None if there is none."""
+    if folder is None or not (folder / CHECKPOINT).exists():
+        return None
+    stored = read_values(folder / RECIPE)  # of auto itself, if it chose the method
+    if stored.get("method") != recipe.method or stored.get("lr") == recipe.train.lr:
+        return None
+    return stored.get("lr")
 
 
-def _compare_with(
-    floors: Mapping[str, Tensor], classifier: Classifier, data: RunData, recipe: Recipe, fabric: Any, reporter: Reporter
-) -> dict[str, Any]:
-    """Return the accuracy on test and training images beside the floors; see ``floors.comparison``."""
-    tuned = _test_logits(classifier, data, reporter)
-    return comparison(classifier, data, floors, tuned, _training_accuracy(classifier, data, recipe, fabric, reporter))
+@dataclass(frozen=True)
+class _Trained:
+    """A classifier after its training.
+
+    Attributes:
+        classifier: The trained classifier.
+        recipe: How it was trained.
+        logs: Where the training was logged, still open.
+        result: The outcome of the training; None without epochs.
+        share: Accuracy on the training images as they are, in percent; None if nothing was learnt from them.
+        trials: Learning rates that were tried for it.
+    """
+
+    classifier: Classifier
+    recipe: Recipe
+    logs: RunLog
+    result: FitResult | None
+    share: float | None
+    trials: Sequence[Trial] = ()
+
+    @property
+    def has_learnt_little(self) -> bool:
+        """Whether epochs of training left too few of the training images classified correctly."""
+        return self.result is not None and self.share is not None and self.share < LEAST_TRAINING_ACCURACY
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the trainings of a run have in common; there are two if the first one has learnt little."""
+
+    backbone: Backbone
+    data: RunData
+    fabric: Any
+    folder: Path | None
+    reporter: Reporter
+    progress: bool
+
+    def train(
+        self, recipe: Recipe, stack: ExitStack, *, resume: bool = False, trials: Sequence[Trial] = ()
+    ) -> _Trained:
+        """Build a classifier and train it; the stack closes its logs."""
+        data, fabric, reporter = self.data, self.fabric, self.reporter
+        classes, check = data.dataset.described_classes, not data.dataset.ids
+        with reporter.stage(f"building {recipe.method}"):  # takes long if it reads many class texts
+            classifier = build_classifier(recipe, self.backbone, classes, fabric.device, check=check)
+        log_folder = self.folder if fabric.is_global_zero else None
+        logs = stack.enter_context(RunLog(log_folder, recipe.train.trackers, recipe.flat()))
+        result = train(
+            classifier, data, recipe, fabric, self.folder, reporter, resume=resume, progress=self.progress, logs=logs
+        )
+        share = _training_accuracy(classifier, data, recipe, fabric, reporter)
+        return _Trained(classifier, recipe, logs, result, share, trials)
+
+    def train_at_another_rate(self, first: _Trained, stack: ExitStack) -> _Trained:
+        """Search a learning rate and train anew with it; return the first training if there is no better one."""
+        found, trials = search_rate(first.recipe, self.backbone, self.data, self.fabric, self.reporter)
+        if found == first.recipe:
+            return replace(first, trials=trials)
+        self.reporter.message(
+            f"only {first.share:.1f} % of the training images are classified correctly with the published rate: "
+            "training again"
+        )
+        stack.close()
+        if self.folder is not None and self.fabric.is_global_zero:
+            (self.folder / CHECKPOINT).unlink()
+            write_atomically(self.folder / RECIPE, found.to_yaml().encode())
+        return self.train(found, stack, trials=trials)
 
 
 def _test_logits(classifier: Classifier, data: RunData, reporter: Reporter) -> Tensor | None:
