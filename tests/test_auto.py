@@ -18,7 +18,7 @@ from selfprompt.models.feature_tower import FeatureTower
 from selfprompt.models.loading.by_name import load_backbone
 from selfprompt.recipes.options import AutoOptions
 from selfprompt.recipes.recipe import load_recipe
-from selfprompt.training import auto, crossfit
+from selfprompt.training import auto, comparison, crossfit
 from selfprompt.training import tune as tune_module
 from selfprompt.training.candidates import Candidate, for_all_images, for_comparison
 from tests.conftest import write_photos
@@ -87,7 +87,7 @@ def test_without_test_images_the_accuracy_is_estimated(run, photos, tmp_path):
 
 def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    known_features = auto.known_features
+    known_features = comparison.known_features
     calls: list[str] = []
 
     def counted(classifier, *others):
@@ -96,7 +96,7 @@ def test_an_interrupted_comparison_is_resumed(photos, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return known_features(classifier, *others)
 
-    monkeypatch.setattr(auto, "known_features", counted)
+    monkeypatch.setattr(comparison, "known_features", counted)
     with pytest.raises(KeyboardInterrupt):
         tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out)
     resumed = tune(photos, method="auto", backbone=CLIP, options=HEADS, out=out, resume=True)
@@ -144,7 +144,7 @@ def test_a_comparison_is_short_and_the_training_of_the_choice_has_a_limit_too(wi
 
 def test_the_learning_rate_is_searched_once_for_all_folds_and_the_training_of_the_choice(photos, tmp_path, monkeypatch):
     searches, rates = [], []
-    usual_search, usual_train = auto.search_rate, crossfit.train
+    usual_search, usual_train = comparison.search_rate, crossfit.train
 
     def search(recipe, backbone, data, *others):
         searches.append(len(data.dataset.train))
@@ -159,7 +159,7 @@ def test_the_learning_rate_is_searched_once_for_all_folds_and_the_training_of_th
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(auto, "search_rate", search)
+    monkeypatch.setattr(comparison, "search_rate", search)
     monkeypatch.setattr(crossfit, "train", train)
     out, options = tmp_path / "out", {"candidates": ["coop"], "folds": 2, "views": [], "budget": "1h"}
     settings = {"method": "auto", "backbone": CLIP, "options": options, "shots": 2, "out": out}
@@ -184,13 +184,40 @@ def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, training
         return usual(classifier, data, *others, **named)
 
     monkeypatch.setattr(crossfit, "train", train)
-    monkeypatch.setattr(auto, "search_rate", lambda recipe, *others: (recipe.changed({"epochs": 1}), []))
-    monkeypatch.setattr(auto, "search_cost", lambda *arguments: 0.5)
-    monkeypatch.setattr(auto._Comparison, "_training_seconds", lambda *arguments: 10.0)
+    monkeypatch.setattr(comparison, "search_rate", lambda recipe, *others: (recipe.changed({"epochs": 1}), []))
+    monkeypatch.setattr(comparison, "search_cost", lambda *arguments: 0.5)
+    monkeypatch.setattr(comparison.Comparison, "_training_seconds", lambda *arguments: 10.0)
     options = {"candidates": ["coop"], "views": [], "budget": budget}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options, calibrate="never")
     assert len(sizes) == trainings
     assert sum(tuned.results["images"]["train"] - size for size in sizes) == tuned.results["images"]["train"]
+
+
+def test_fewer_folds_do_not_count_against_a_candidate(monkeypatch):
+    """A trained candidate that predicts what the best head predicts under the same folds is as accurate as that."""
+    folds, shares, random = [], [], np.random.default_rng(1)
+    noise = [(random.integers(0, 200 + 9 * (n % 4), (32, 32, 3)).astype(np.uint8), "abcd"[n % 4]) for n in range(48)]
+    photos = [(Image.fromarray(pixels), name) for pixels, name in noise]
+
+    def as_ridge(recipe, backbone, data, split, fabric, progress, go_on):
+        folds.append(len(split))
+        ridge = auto.make_candidate(load_recipe("auto").changed({"backbone": CLIP}), "ridge", len(data.dataset.train))
+        logits = crossfit.cross_fit(ridge.recipe, backbone, data, split, fabric, progress)
+        assert all(go_on(logits) for _ in split)
+        labels = torch.tensor([item.label for item in data.dataset.train])
+        shares.append(100 * float((logits.argmax(dim=1) == labels).float().mean()))
+        return logits
+
+    monkeypatch.setattr(comparison, "cross_fit_training", as_ridge)
+    monkeypatch.setattr(comparison, "search_rate", lambda recipe, *others: (recipe, []))
+    monkeypatch.setattr(comparison.Comparison, "_training_seconds", lambda *arguments: 10.0)
+    options = {"candidates": ["ridge", "coop"], "views": [], "budget": "35s", "repeats": 1}
+    tuned = tune(photos, method="auto", backbone=CLIP, options=options, shots=0, calibrate="never")
+    ridge, coop = tuned.results["selection"]["candidates"]
+    assert folds == [2]
+    assert abs(shares[0] - ridge["accuracy"]) > 1, "else this test says nothing"
+    assert coop["accuracy"] == pytest.approx(ridge["accuracy"])
+    assert tuned.results["selection"]["chosen"] == "ridge"
 
 
 def test_a_trained_candidate_can_win(photos, monkeypatch):
