@@ -122,12 +122,12 @@ def test_a_candidate_that_would_exceed_the_budget_is_skipped(photos, caplog):
 
 
 def test_the_usual_budget_is_longer_without_texts():
-    assert AutoOptions().seconds(with_text=True) == 100
+    assert AutoOptions().seconds(with_text=True) == 85
     assert AutoOptions().seconds(with_text=False) == 300
     assert AutoOptions(budget="2min").seconds(with_text=False) == 120
 
 
-@pytest.mark.parametrize(("with_text", "steps", "longest"), [(True, 150, 300), (False, 300, 1200)])
+@pytest.mark.parametrize(("with_text", "steps", "longest"), [(True, 240, 300), (False, 300, 1200)])
 def test_a_comparison_is_short_and_the_training_of_the_choice_has_a_limit_too(with_text, steps, longest):
     def count(recipe, images):
         return recipe.train.epochs * -(-images // recipe.train.batch_size)

@@ -58,7 +58,7 @@ def add_arguments(parser: Parser, given: Sequence[str]) -> None:
     parser.add_argument(
         "--budget",
         type=str | None,
-        help="with --method auto: time to compare methods, such as 10min; default: 100s on a CLIP, else 5min",
+        help="with --method auto: time to compare methods, such as 10min; default: 85s on a CLIP, else 5min",
     )
     parser.add_argument("--seed", type=int, help="seed of every random choice")
     parser.add_argument("--eval_batch_size", type=int, help="images per batch in evaluation")

@@ -187,7 +187,7 @@ class TrainOptions:
             raise ValueError(f"warmup_lr must not exceed lr, got warmup_lr {self.warmup_lr} and lr {self.lr}.")
 
 
-BUDGETS = ("5min", "100s")
+BUDGETS = ("5min", "85s")
 """The usual time for comparing candidates on a backbone without a text tower, and on a CLIP."""
 
 
@@ -197,7 +197,7 @@ class AutoOptions:
 
     budget: str = "auto"
     """Time for comparing candidates, such as 90s, 10min or 2h; a candidate that would exceed it has fewer folds or is
-    skipped. auto is 100s on a CLIP, and 5min on a backbone without texts, where training inside the model gains more
+    skipped. auto is 85s on a CLIP, and 5min on a backbone without texts, where training inside the model gains more
     over frozen features."""
     candidates: tuple[str, ...] = ()
     """Methods or recipes to compare; empty compares the usual ones for the backbone."""
