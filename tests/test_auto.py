@@ -174,7 +174,7 @@ def test_the_learning_rate_is_searched_once_for_all_folds_and_the_training_of_th
     assert resumed.recipe["lr"] == 0.0625
 
 
-@pytest.mark.parametrize(("budget", "trainings"), [("60s", 5), ("40s", 3), ("33s", 2)])
+@pytest.mark.parametrize(("budget", "trainings"), [("60s", 5), ("48s", 4), ("33s", 2)])
 def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, trainings):
     sizes = []
     usual = crossfit.train
@@ -189,35 +189,12 @@ def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, training
     monkeypatch.setattr(comparison.Comparison, "_training_seconds", lambda *arguments: 10.0)
     options = {"candidates": ["coop"], "views": [], "budget": budget}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options, calibrate="never")
+    images = tuned.results["images"]["train"]
     assert len(sizes) == trainings
-    assert sum(tuned.results["images"]["train"] - size for size in sizes) == tuned.results["images"]["train"]
-
-
-def test_fewer_folds_do_not_count_against_a_candidate(monkeypatch):
-    """A trained candidate that predicts what the best head predicts under the same folds is as accurate as that."""
-    folds, shares, random = [], [], np.random.default_rng(1)
-    noise = [(random.integers(0, 200 + 9 * (n % 4), (32, 32, 3)).astype(np.uint8), "abcd"[n % 4]) for n in range(48)]
-    photos = [(Image.fromarray(pixels), name) for pixels, name in noise]
-
-    def as_ridge(recipe, backbone, data, split, fabric, progress, go_on):
-        folds.append(len(split))
-        ridge = auto.make_candidate(load_recipe("auto").changed({"backbone": CLIP}), "ridge", len(data.dataset.train))
-        logits = crossfit.cross_fit(ridge.recipe, backbone, data, split, fabric, progress)
-        assert all(go_on(logits) for _ in split)
-        labels = torch.tensor([item.label for item in data.dataset.train])
-        shares.append(100 * float((logits.argmax(dim=1) == labels).float().mean()))
-        return logits
-
-    monkeypatch.setattr(comparison, "cross_fit_training", as_ridge)
-    monkeypatch.setattr(comparison, "search_rate", lambda recipe, *others: (recipe, []))
-    monkeypatch.setattr(comparison.Comparison, "_training_seconds", lambda *arguments: 10.0)
-    options = {"candidates": ["ridge", "coop"], "views": [], "budget": "35s", "repeats": 1}
-    tuned = tune(photos, method="auto", backbone=CLIP, options=options, shots=0, calibrate="never")
-    ridge, coop = tuned.results["selection"]["candidates"]
-    assert folds == [2]
-    assert abs(shares[0] - ridge["accuracy"]) > 1, "else this test says nothing"
-    assert coop["accuracy"] == pytest.approx(ridge["accuracy"])
-    assert tuned.results["selection"]["chosen"] == "ridge"
+    assert all(size >= 0.7 * images for size in sizes), "with four fifths of the images, however many folds"
+    tested = sum(images - size for size in sizes)
+    assert tuned.results["selection"]["estimate"]["images"] == tested
+    assert (tested == images) == (trainings == 5)
 
 
 def test_a_trained_candidate_can_win(photos, monkeypatch):

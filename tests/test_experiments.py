@@ -49,7 +49,9 @@ def test_folder_rates(monkeypatch, capsys, tmp_path: Path) -> None:
     run(monkeypatch, folder_rates, "--methods", "linear", "--tasks", "icons", "--shots", 1, "--out", out)
     (row,) = json.loads(out.read_text())
     assert row["factor"] >= 1
-    assert f"| linear | 1 | 1 | {row['published']:.1f} | {row['searched']:.1f} |" in capsys.readouterr().out
+    rule = row["published"] if row["learnt"] >= 80 else row["searched"]
+    numbers = " | ".join(f"{value:.1f}" for value in (row["learnt"], row["published"], row["searched"], rule))
+    assert f"| linear | 1 | 1 | {numbers} |" in capsys.readouterr().out
 
 
 def test_holdout_intervals(monkeypatch, capsys) -> None:

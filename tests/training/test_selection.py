@@ -68,3 +68,24 @@ def test_the_estimate_is_corrected_for_choosing_among_many() -> None:
     certain = corrected_estimate(np.ones((2, 10)), [0, 1], seed=1)
     assert certain.accuracy == certain.interval[1] == 100
     assert 65 < certain.interval[0] < 75, "ten images prove little"
+
+
+def test_a_candidate_is_compared_on_the_images_that_it_was_tested_on() -> None:
+    """The first half of the images is hard: 20 % for the head there, and 90 % for what was tested on these alone."""
+    head = np.array([1, 1, 0, 0, 0, 0, 0, 0, 0, 0] * 2 + [1] * 20, dtype=float)
+    partly = np.array([1, 1, 1, 1, 1, 1, 1, 1, 1, 0] * 2 + [np.nan] * 20)
+    assert simplest_of_the_best(np.array([head, partly]), [0, 1]) == 1
+    assert simplest_of_the_best(np.array([head, np.where(np.isnan(partly), np.nan, head)]), [0, 1]) == 0
+    assert simplest_of_the_best(np.array([partly, partly]), [1, 1]) == 0, "also if none was tested on all"
+    estimate = corrected_estimate(np.array([head, partly]), [0, 1], seed=1)
+    assert estimate.images == 20, "as many as the choice was tested on"
+    assert abs(estimate.accuracy - 90) < 3
+    never = np.full(40, np.nan)
+    assert simplest_of_the_best(np.array([head, never]), [1, 0]) == 0, "nothing is known about it"
+
+
+def test_the_standard_error_is_that_of_the_known_values() -> None:
+    values = np.array([1.0, 0.0, 1.0, 1.0])
+    with_gaps = np.array([1.0, np.nan, 0.0, 1.0, np.nan, 1.0])
+    assert standard_error(with_gaps) == pytest.approx(values.std(ddof=1) / 2)
+    assert standard_error(np.array([0.5, np.nan])) == 0

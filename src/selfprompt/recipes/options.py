@@ -207,7 +207,8 @@ class AutoOptions:
     new_classes: bool = False
     """Compare only methods that take new class names later, without training; needs a CLIP."""
     folds: int = 5
-    """Folds of the cross-validation; 3 or 2 for a method that is trained, if more would exceed the budget."""
+    """Folds of the cross-validation; of a method that is trained only the first ones are tested, at least two, if all
+    would exceed the budget."""
     repeats: int = 3
     """Repetitions of the cross-validation, for methods that need no epochs."""
 

@@ -20,7 +20,6 @@ from selfprompt.training.crossfit import (
     cross_fit_features,
     cross_fit_training,
     known_features,
-    make_splits,
     needs_only_features,
     training_part,
 )
@@ -44,14 +43,11 @@ class _Outcome:
         logits: Of each repetition, (R, N, C), NaN for an image in no fold.
         note: Why the candidate was not compared.
         lr: The learning rate that was searched for it; None if none was.
-        handicap: For each image in a fold, how much better the best head is with the usual folds than with those of
-            this candidate, (M,), float64; None if it had the usual ones.
     """
 
     logits: Tensor | None = None
     note: str = ""
     lr: float | None = None
-    handicap: Tensor | None = None
 
 
 class Comparison:
@@ -71,7 +67,6 @@ class Comparison:
         self.backbone, self.data, self.splits, self.fabric = backbone, data, splits, fabric
         self.budget, self.reporter, self.known, self.keep = budget, reporter, known, keep
         self.results: list[Result] = []
-        self.candidates: dict[str, Candidate] = {}
         self.skipped: dict[str, float] = {}
         """Seconds that candidates would have taken for which no time was left."""
 
@@ -128,7 +123,6 @@ class Comparison:
 
     def _compare(self, candidate: Candidate) -> None:
         """Cross-validate one candidate, or take its result from an interrupted run."""
-        self.candidates[candidate.name] = candidate
         self.results.append(self.known.get(candidate.name) or self._measured(candidate))
         self.keep(self.results)
 
@@ -143,12 +137,11 @@ class Comparison:
         if outcome.logits is None:
             self.reporter.message(f"  {candidate.name}: {outcome.note}")
             return Result(candidate.name, spent, cost, None, outcome.note)
-        shares = self._hits(outcome.logits).mean(dim=0)
-        if outcome.handicap is not None:
-            shares = shares + outcome.handicap
-        accuracy, error = 100 * min(1.0, float(shares.mean())), 100 * float(standard_error(shares.numpy()))
+        shares = self._hits(outcome.logits).mean(dim=0).numpy()
+        accuracy, error = 100 * float(np.nanmean(shares)), 100 * float(standard_error(shares))
         self.reporter.message(f"  {candidate.name}: {accuracy:.1f} % (standard error {error:.1f}), {spent:.0f} s")
-        return Result(candidate.name, spent, cost, shares.tolist(), "", outcome.lr, outcome.logits[0])
+        known = [None if math.isnan(share) else share for share in shares.tolist()]
+        return Result(candidate.name, spent, cost, known, "", outcome.lr, outcome.logits[0])
 
     def _from_features(self, classifier: Classifier, candidate: Candidate, left: float, progress: Progress) -> _Outcome:
         """Cross-validate a method of features; fewer repetitions if the budget ends, but at least one."""
@@ -179,66 +172,41 @@ class Comparison:
         with_text, images = self.backbone.text is not None, len(self.data.dataset.train)
         recipe = for_comparison(candidate.recipe, images, with_text=with_text)
         seconds, search = self._training_seconds(classifier, recipe), search_cost(recipe, images)
-        split = self._split_within(left / seconds - search, recipe.seed)
-        if split is None:
+        split = self._folds_within(left / seconds - search)
+        if not split:
             self.skipped[candidate.name] = expected = (LEAST_FOLDS + search) * seconds
             left = max(0.0, left)
             return _Outcome(note=f"skipped, it would take {expected:.0f} s of the {left:.0f} s left")
         share = len(split[0][0]) / images  # as many steps as for all images
         recipe = with_epochs(recipe, math.ceil(recipe.train.epochs / share))
-        rival = self._best_head()
-        under_split, usual = (self._under(rival, split), self._shares_of(rival)) if rival else (None, None)
+        heads = [result for result in self.results if result.shares is not None and not result.cost]
+        rival = max(heads, key=lambda result: np.mean(shares_of([result])), default=None)
         folds = 0
 
         def go_on(logits: Tensor) -> bool:
             nonlocal folds
             folds += 1
-            return under_split is None or folds == len(split) or not self._is_worse(logits, under_split)
+            return rival is None or folds == len(split) or not self._is_worse(logits, rival)
 
         first = training_part(self.data, split[0][0])
         recipe, trials = search_rate(recipe, self.backbone, first, self.fabric, LogReporter())
         logits = cross_fit_training(recipe, self.backbone, self.data, split, self.fabric, progress, go_on)
         if rival and folds < len(split):
             return _Outcome(note=f"stopped after {folds} of {len(split)} folds, it was behind {rival.name}")
-        handicap = None if under_split is None or usual is None else usual - under_split
-        return _Outcome(logits[None], lr=recipe.train.lr if trials else None, handicap=handicap)
+        return _Outcome(logits[None], lr=recipe.train.lr if trials else None)
 
-    def _best_head(self) -> Candidate | None:
-        """Return the most accurate candidate so far that needs only features."""
-        heads = [result for result in self.results if result.shares is not None and not result.cost]
-        best = max(heads, key=lambda result: np.mean(result.shares or [0.0]), default=None)
-        return None if best is None else self.candidates[best.name]
+    def _folds_within(self, trainings: float) -> Split:
+        """Return the first folds of the first repetition, as many as time allows; none if even two are too many.
 
-    def _shares_of(self, candidate: Candidate) -> Tensor:
-        result = next(result for result in self.results if result.name == candidate.name)
-        return torch.tensor(result.shares, dtype=torch.float64)
-
-    def _under(self, head: Candidate, split: Split) -> Tensor:
-        """Return the shares of a head that was compared, under these folds, (M,); they may be fewer than usual."""
-        if split is self.splits[0]:
-            return self._shares_of(head)
-        classifier = self._build(head)
-        known = known_features(classifier, self.data, head.recipe, self.fabric)
-        return self._hits(cross_fit_features(classifier.method, known, split, head.recipe.seed, lambda: None)[None])[0]
-
-    def _split_within(self, trainings: float, seed: int) -> Split | None:
-        """Return the folds of the first repetition, or fewer and larger ones if time allows only so many trainings.
-
-        None if even two folds are too many. Fewer folds leave less to train on, hence the handicap of ``_Outcome``.
+        Two halves instead of two of five folds would test on all images, but leave less to train on.
         """
-        usual = self.splits[0]
-        folds = next((count for count in (len(usual), 3, LEAST_FOLDS) if count <= min(trainings, len(usual))), None)
-        if folds is None or folds == len(usual):
-            return usual if folds else None
-        return make_splits(self.data.dataset, folds=folds, repeats=1, seed=seed)[0]
+        count = int(min(trainings, len(self.splits[0])))
+        return self.splits[0][:count] if count >= LEAST_FOLDS else []
 
-    def _is_worse(self, logits: Tensor, rival: Tensor) -> bool:
-        """Whether a candidate is behind the shares of another by more than a standard error, on the folds so far."""
-        known = self._in_folds()
-        hits = self._hits(logits[None], known)[0]
-        done = ~logits[known].isnan().any(dim=1)
-        behind = (rival - hits)[done].numpy()
-        return bool(behind.mean() > standard_error(behind))
+    def _is_worse(self, logits: Tensor, rival: Result) -> bool:
+        """Whether a candidate is behind another by more than a standard error, on the folds so far."""
+        behind = (shares_of([rival]) - self._hits(logits[None]).numpy())[0]
+        return bool(np.nanmean(behind) > standard_error(behind))
 
     def _training_seconds(self, classifier: Classifier, recipe: Recipe) -> float:
         """Estimate the time of one training from its second step; the first one is slower."""
@@ -254,8 +222,9 @@ class Comparison:
         """Indices of the images that are in a fold; they are the same in every repetition."""
         return torch.cat([held_out for _, held_out in self.splits[0]]).sort().values
 
-    def _hits(self, logits: Tensor, known: Tensor | None = None) -> Tensor:
-        """Whether each image in a fold is classified correctly, (R, M), float64."""
-        known = self._in_folds() if known is None else known
+    def _hits(self, logits: Tensor) -> Tensor:
+        """Whether each image in a fold is classified correctly, (R, M), float64; NaN if its logits are not known."""
+        known = self._in_folds()
         labels = torch.tensor([item.label for item in self.data.dataset.train])[known]
-        return (logits[:, known].argmax(dim=2) == labels).double()
+        hits = (logits[:, known].argmax(dim=2) == labels).double()
+        return hits.masked_fill(logits[:, known].isnan().any(dim=2), torch.nan)

@@ -1,7 +1,7 @@
 """Chooses between candidates by their cross-validated predictions, and estimates the accuracy of the choice.
 
 Pure functions of arrays of correctness: entry (m, n) is the share of repetitions in which candidate m, trained without
-image n, classified image n correctly.
+image n, classified image n correctly. It is NaN if candidate m was not tested on image n, for want of time.
 """
 
 import warnings
@@ -76,23 +76,32 @@ def simplest_of_the_best(shares: Shares, costs: Sequence[int]) -> int:
     The standard error is that of the paired difference to the best candidate over the images.
 
     Args:
-        shares: (M, N).
+        shares: (M, N); a candidate with unknown images is compared on those that it was tested on.
         costs: The cost class of each candidate, (M,); candidates of one class cost about the same.
 
     Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (the one-standard-error rule).
     """
-    accuracies = shares.mean(axis=1)
-    differences = shares[int(accuracies.argmax())] - shares
+    unknown = np.isnan(shares).sum(axis=1)
+    reference = np.where(unknown == unknown.min(), _mean(shares), -np.inf).argmax()
+    gains = _mean(shares - shares[reference])  # on the images that both were tested on
+    differences = shares[int(gains.argmax())] - shares
     errors = standard_error(differences) + 1e-9  # one image of difference has exactly one standard error
-    close = differences.mean(axis=1) <= errors
+    close = _mean(differences, if_none=np.inf) <= errors
     cheapest = min(cost for cost, is_close in zip(costs, close, strict=True) if is_close)
-    return int(np.where(close & (np.asarray(costs) == cheapest), accuracies, -1.0).argmax())
+    return int(np.where(close & (np.asarray(costs) == cheapest), gains, -np.inf).argmax())
+
+
+def _mean(values: Shares, if_none: float = -np.inf) -> Shares:
+    """Return the mean of the known values over the last axis, and another number if there are none."""
+    count = np.isfinite(values).sum(axis=-1)
+    return np.where(count > 0, np.nansum(values, axis=-1) / np.maximum(count, 1), if_none)
 
 
 def standard_error(values: Shares) -> Shares:
-    """Return the standard error of the mean over the last axis."""
-    count = values.shape[-1]
-    return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(count)) if count > 1 else np.zeros(values.shape[:-1])
+    """Return the standard error of the mean of the known values over the last axis; 0 of a single one."""
+    count = np.isfinite(values).sum(axis=-1)
+    squares = np.nansum(np.square(values - _mean(values, 0.0)[..., None]), axis=-1)
+    return np.asarray(np.sqrt(squares / np.maximum(count * (count - 1), 1)))
 
 
 def corrected_estimate(shares: Shares, costs: Sequence[int], *, seed: int, resamples: int = 2000) -> Estimate:
@@ -100,7 +109,8 @@ def corrected_estimate(shares: Shares, costs: Sequence[int], *, seed: int, resam
 
     The cross-validated accuracy of the best of several candidates is too high. So images are resampled with
     replacement, a candidate is chosen on each resample, and its accuracy is taken on the images left out. The mean of
-    these is the estimate. Its interval is Wilson's for so many images; that of the resamples covers too little.
+    these is the estimate. Its interval is Wilson's for the number of images that the choice was tested on; that of the
+    resamples covers too little.
 
     Args:
         shares: (M, N).
@@ -115,9 +125,10 @@ def corrected_estimate(shares: Shares, costs: Sequence[int], *, seed: int, resam
     for _ in range(resamples):
         drawn = generator.integers(count, size=count)
         left_out = np.setdiff1d(np.arange(count), drawn)
-        if len(left_out):
-            accuracies.append(shares[simplest_of_the_best(shares[:, drawn], costs), left_out].mean())
-    if not accuracies:  # a single image
-        accuracies = [shares[0].mean()]
-    accuracy = min(1.0, float(np.mean(accuracies)))
-    return Estimate(100 * accuracy, wilson_interval(accuracy * count, count), count)
+        tested = shares[simplest_of_the_best(shares[:, drawn], costs), left_out]
+        if np.isfinite(tested).any():
+            accuracies.append(_mean(tested))
+    chosen = shares[simplest_of_the_best(shares, costs)]
+    accuracy = min(1.0, float(np.mean(accuracies) if accuracies else _mean(chosen)))  # none with a single image
+    images = int(np.isfinite(chosen).sum())
+    return Estimate(100 * accuracy, wilson_interval(accuracy * images, images), images)

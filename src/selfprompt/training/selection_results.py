@@ -29,8 +29,8 @@ class Result:
         name: The candidate.
         seconds: Time that it took.
         cost: 0 for a method that needs only features and no epochs, 1 for one that is trained.
-        shares: For each image in a fold, the share of repetitions that classified it correctly; of a candidate with
-            fewer folds plus what these cost the best head. None if the candidate was not compared.
+        shares: For each image in a fold, the share of repetitions that classified it correctly; None for an image that
+            it was not tested on, or for all of them if the candidate was not compared.
         note: Why it was not.
         lr: The learning rate that was searched for it; None if none was.
         logits: Cross-fitted logits of the first repetition, (N, C), NaN for an image in no fold; None if they are not
@@ -40,15 +40,15 @@ class Result:
     name: str
     seconds: float
     cost: int
-    shares: list[float] | None = None
+    shares: list[float | None] | None = None
     note: str = ""
     lr: float | None = None
     logits: Tensor | None = field(default=None, compare=False)
 
 
 def shares_of(results: Sequence[Result]) -> Shares:
-    """Return the shares of candidates that were compared, (M, N)."""
-    return np.array([result.shares for result in results])
+    """Return the shares of candidates that were compared, (M, N), NaN where one was not tested."""
+    return np.array([result.shares for result in results], dtype=np.float64)
 
 
 def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -57,9 +57,8 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     for result in results:
         row: dict[str, Any] = {"name": result.name, "seconds": round(result.seconds, 1), "note": result.note}
         if result.shares is not None:
-            shares = np.array(result.shares)
-            accuracy = 100 * min(1.0, float(shares.mean()))
-            row |= {"accuracy": accuracy, "standard_error": 100 * float(standard_error(shares))}
+            shares = np.array(result.shares, dtype=np.float64)
+            row |= {"accuracy": 100 * float(np.nanmean(shares)), "standard_error": 100 * float(standard_error(shares))}
         rows.append(row)
     return rows
 
