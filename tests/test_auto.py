@@ -161,7 +161,7 @@ def test_the_learning_rate_is_searched_once_for_all_folds_and_the_training_of_th
 
     monkeypatch.setattr(comparison, "search_rate", search)
     monkeypatch.setattr(crossfit, "train", train)
-    out, options = tmp_path / "out", {"candidates": ["coop"], "folds": 2, "views": [], "budget": "1h"}
+    out, options = tmp_path / "out", {"candidates": ["linear"], "folds": 2, "views": [], "budget": "1h"}
     settings = {"method": "auto", "backbone": CLIP, "options": options, "shots": 2, "out": out}
     monkeypatch.setattr(tune_module, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -187,7 +187,7 @@ def test_a_short_budget_leaves_fewer_folds(photos, monkeypatch, budget, training
     monkeypatch.setattr(comparison, "search_rate", lambda recipe, *others: (recipe.changed({"epochs": 1}), []))
     monkeypatch.setattr(comparison, "search_cost", lambda *arguments: 0.5)
     monkeypatch.setattr(comparison.Comparison, "_training_seconds", lambda *arguments: 10.0)
-    options = {"candidates": ["coop"], "views": [], "budget": budget}
+    options = {"candidates": ["linear"], "views": [], "budget": budget}
     tuned = tune(photos, method="auto", backbone=CLIP, options=options, calibrate="never")
     images = tuned.results["images"]["train"]
     assert len(sizes) == trainings
