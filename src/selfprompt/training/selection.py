@@ -113,7 +113,7 @@ def corrected_estimate(shares: Shares, costs: Sequence[int], *, seed: int, resam
     resamples covers too little.
 
     Args:
-        shares: (M, N).
+        shares: (M, N), NaN for an image that a candidate was not tested on.
         costs: The cost class of each candidate, (M,).
         seed: Seed of the resampling.
         resamples: Number of resamples.

@@ -59,6 +59,8 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
         if result.shares is not None:
             shares = np.array(result.shares, dtype=np.float64)
             row |= {"accuracy": 100 * float(np.nanmean(shares)), "standard_error": 100 * float(standard_error(shares))}
+            if untested := np.count_nonzero(np.isnan(shares)):  # then it is compared on fewer images than the others
+                row["note"] = f"tested on {len(shares) - untested} of {len(shares)} images"
         rows.append(row)
     return rows
 

@@ -121,7 +121,9 @@ def tune(
             classifier, recipe = trained.classifier, trained.recipe
             classifier.calibration = calibrate(classifier, images, recipe, fabric, reporter, choice.logits)
             floors = floor_logits(classifier, images, recipe, fabric, reporter)
-            measured = comparison(classifier, images, floors, _test_logits(classifier, images, reporter), trained.share)
+            measured = comparison(
+                classifier, images, floors, _test_logits(classifier, images, reporter), trained.accuracy
+            )
             record = run_record(classifier, images.dataset, trained.result) | choice.record
             seconds, path = time.monotonic() - start, data_path(data)
             classifier.results = record | measured | _facts(classifier, images)
@@ -228,21 +230,21 @@ class _Trained:
         recipe: How it was trained.
         logs: Where the training was logged, still open.
         result: The outcome of the training; None without epochs.
-        share: Accuracy on the training images as they are, in percent; None if nothing was learnt from them.
-        trials: Learning rates that were tried for it.
+        accuracy: That on the training images as they are, in percent; None if nothing was learnt from them.
+        trials: The learning rates that were tried for it.
     """
 
     classifier: Classifier
     recipe: Recipe
     logs: RunLog
     result: FitResult | None
-    share: float | None
+    accuracy: float | None
     trials: Sequence[Trial] = ()
 
     @property
     def has_learnt_little(self) -> bool:
         """Whether epochs of training left too few of the training images classified correctly."""
-        return self.result is not None and self.share is not None and self.share < LEAST_TRAINING_ACCURACY
+        return self.result is not None and self.accuracy is not None and self.accuracy < LEAST_TRAINING_ACCURACY
 
 
 @dataclass(frozen=True)
@@ -269,8 +271,8 @@ class _Run:
         result = train(
             classifier, data, recipe, fabric, self.folder, reporter, resume=resume, progress=self.progress, logs=logs
         )
-        share = _training_accuracy(classifier, data, recipe, fabric, reporter)
-        return _Trained(classifier, recipe, logs, result, share, trials)
+        accuracy = _training_accuracy(classifier, data, recipe, fabric, reporter)
+        return _Trained(classifier, recipe, logs, result, accuracy, trials)
 
     def train_at_another_rate(self, first: _Trained, stack: ExitStack) -> _Trained:
         """Search a learning rate and train anew with it; return the first training if there is no better one."""
@@ -278,7 +280,7 @@ class _Run:
         if found == first.recipe:
             return replace(first, trials=trials)
         self.reporter.message(
-            f"only {first.share:.1f} % of the training images are classified correctly with the published rate: "
+            f"only {first.accuracy:.1f} % of the training images are classified correctly with the published rate: "
             "training again"
         )
         stack.close()
